@@ -1,0 +1,56 @@
+"""What every `python -m msm_jax.<command>` shares: flags, exit codes, one message per mistake.
+
+Exit codes: 0 success, 2 a user's error, 75 preempted after a clean save (run it again to go on).
+"""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from msm_jax.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_PREEMPTED = 75
+
+
+class Preempted(Exception):
+    """The work was stopped from outside after its state was saved."""
+
+
+def run(main: Callable[[], None], *, config: bool = True) -> None:
+    """Parse flags and call `main`, turning its exceptions into exit codes.
+
+    With `config` the flag `--config=path.py[:arg]` and its `--config.key=value` overrides are
+    defined; an unknown key is an error.
+    """
+    if config:
+        config_flags.DEFINE_config_file("config", None, "Path of a config file, as path.py[:arg].")
+        flags.mark_flag_as_required("config")
+
+    def guarded(argv):
+        if len(argv) > 1:
+            raise UserError(f"unexpected arguments {argv[1:]}: every option is --name=value")
+        main()
+
+    try:
+        app.run(guarded, flags_parser=_parse_flags)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except Preempted as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        sys.exit(EXIT_PREEMPTED)
+    except KeyboardInterrupt:
+        print("stopped: run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse_flags(argv):
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"flags: {error}") from error

@@ -1,0 +1,1 @@
+"""Documents and chats about a spec, as records."""

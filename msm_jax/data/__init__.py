@@ -1,0 +1,1 @@
+"""From text to batches: tokenizers, chat formats, packing, Grain pipelines."""

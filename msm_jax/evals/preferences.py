@@ -1,0 +1,279 @@
+"""Preference pairs: two things are offered, and one is chosen.
+
+Two scorers ask the same questions. `logprob` compares the log-probabilities of the two options as
+the assistant's whole answer, end of turn included; `generated` lets the model answer and looks for
+the one option that it names. An answer that names neither or both is invalid: it is counted, and
+is part of no rate.
+"""
+
+import collections
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from msm_jax.corpus.records import read_rows
+from msm_jax.errors import UserError
+from msm_jax.evals.statistics import cluster_bootstrap, wilson
+
+if TYPE_CHECKING:
+    from msm_jax.api import Model
+
+SCORERS = ("logprob", "generated")
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One order of one pair.
+
+    Attributes:
+      id: of this question; unique in its file.
+      pair: the same for both orders of a pair.
+      messages: what the model is asked.
+      options: two answers, in the order in which they are offered.
+      names: how an answer may name the options; the options themselves unless the file says.
+      a_index: which option is choice A, whose rate is measured.
+      kind, domain: for tables.
+    """
+
+    id: str
+    pair: str
+    messages: list[dict[str, str]]
+    options: tuple[str, str]
+    names: tuple[str, str]
+    a_index: int
+    kind: str = ""
+    domain: str = ""
+
+
+def load_pairs(path: str | pathlib.Path) -> list[Question]:
+    """The questions of a JSONL file.
+
+    A record has id, pair, options, a_index, and messages or question (with or without system);
+    kind, domain and names where wanted. Other keys are passed over.
+
+    Raises:
+      UserError: naming the line that cannot be used.
+    """
+    questions: dict[str, Question] = {}
+    for number, record in read_rows(path):
+        try:
+            question = _question(record)
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"lacks {error}" if isinstance(error, KeyError) else error
+            raise UserError(f"{path}:{number}: not a preference question: {problem}") from error
+        if question.id in questions:
+            raise UserError(f"{path}:{number}: id {question.id!r} occurs a second time")
+        questions[question.id] = question
+    if not questions:
+        raise UserError(f"{path}: has no questions")
+    return list(questions.values())
+
+
+def _question(record: dict) -> Question:
+    messages = record.get("messages")
+    if messages is None:
+        messages = [{"role": "user", "content": record["question"]}]
+        if record.get("system"):
+            messages.insert(0, {"role": "system", "content": record["system"]})
+    options, names = record["options"], record.get("names", record["options"])
+    for title, texts in (("options", options), ("names", names)):
+        if len(texts) != 2 or not all(isinstance(t, str) and _words(t) for t in texts):
+            raise ValueError(f"{title} must be two texts, not {texts!r}")
+        if _words(texts[0]) == _words(texts[1]):
+            raise ValueError(f"{title} must differ, not {texts!r}")
+    if record["a_index"] not in (0, 1):
+        raise ValueError(f"a_index must be 0 or 1, not {record['a_index']!r}")
+    return Question(
+        str(record["id"]),
+        str(record["pair"]),
+        messages,
+        tuple(options),
+        tuple(names),
+        record["a_index"],
+        str(record.get("kind", "")),
+        str(record.get("domain", "")),
+    )
+
+
+def score_options(model: "Model", questions: Sequence[Question], rows: int = 64) -> list[dict]:
+    """Rows {"id", "scorer", "logprobs"}: the two options' log-probabilities as whole answers."""
+    prompts, answers = [], []
+    for question in questions:
+        prompt, _ = model.render(question.messages, generation_prompt=True)
+        for option in question.options:
+            prompts.append(prompt)
+            answers.append(_answer_ids(model, question, prompt, option))
+    totals = [float(values.sum()) for values in model.logprobs(prompts, answers, rows=rows)]
+    return [
+        {"id": question.id, "scorer": "logprob", "logprobs": totals[2 * i : 2 * i + 2]}
+        for i, question in enumerate(questions)
+    ]
+
+
+def _answer_ids(model, question, prompt, option):
+    """What training would put loss on if the assistant gave this answer."""
+    whole, spoken = model.render([*question.messages, {"role": "assistant", "content": option}])
+    if list(whole[: len(prompt)]) != list(prompt):
+        raise ValueError(f"question {question.id}: its chat does not begin with its prompt")
+    return [token for token, said in zip(whole, spoken, strict=True) if said][
+        sum(map(bool, spoken[: len(prompt)])) :
+    ]
+
+
+def generate_answers(
+    model: "Model",
+    questions: Sequence[Question],
+    samples: int = 1,
+    temperature: float = 0.0,
+    max_tokens: int = 32,
+    seed: int = 0,
+    rows: int = 64,
+) -> list[dict]:
+    """Rows {"id", "scorer", "sample", "text", "finish_reason"}, `samples` per question."""
+    found = model.sample(
+        [question.messages for question in questions],
+        n=samples,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        rows=rows,
+    )
+    return [
+        {
+            "id": question.id,
+            "scorer": "generated",
+            "sample": answer.index,
+            "text": answer.text,
+            "finish_reason": answer.finish_reason,
+        }
+        for question, answers in zip(questions, found, strict=True)
+        for answer in answers
+    ]
+
+
+def named_option(answer: str, names: Sequence[str]) -> int | None:
+    """Which of two names the answer contains; None for neither or both.
+
+    Names are compared as runs of whole words without regard to case and marks. Where one name is
+    part of the other, it counts only outside of the longer one: "green tea" does not name "tea".
+    """
+    words = _words(answer)
+    spans = [_occurrences(words, _words(name)) for name in names]
+    named = [
+        any(not any(_strictly_inside(span, other) for other in spans[1 - i]) for span in spans[i])
+        for i in (0, 1)
+    ]
+    return named.index(True) if sum(named) == 1 else None
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def _occurrences(words, wanted):
+    """(start, end) of every place where the wanted words stand in a row."""
+    size = len(wanted)
+    starts = range(len(words) - size + 1)
+    return [(start, start + size) for start in starts if words[start : start + size] == wanted]
+
+
+def _strictly_inside(span, other):
+    return span != other and other[0] <= span[0] and span[1] <= other[1]
+
+
+def judge(questions: Sequence[Question], samples: Sequence[dict]) -> list[dict]:
+    """Verdicts, one per row of `score_options` or `generate_answers`.
+
+    Returns:
+      Rows {"id", "pair", "kind", "domain", "scorer", "sample", "a_index", "choice": "a", "b" or
+      None if invalid, "chose_first": bool or None, "margin": log-probability of A minus that of B,
+      None if invalid and for generated answers}.
+
+    Raises:
+      UserError: a row whose question is unknown.
+    """
+    known = {question.id: question for question in questions}
+    verdicts = []
+    for row in samples:
+        if row["id"] not in known:
+            raise UserError(f"samples have question {row['id']!r}, which the pairs file lacks")
+        question, chosen, margin = known[row["id"]], None, None
+        if row["scorer"] == "logprob":
+            first, second = row["logprobs"]
+            if first < second or first > second:  # neither for equal ones, nor for NaN
+                chosen = int(second > first)
+                margin = (first - second) * (1 if question.a_index == 0 else -1)
+        else:
+            chosen = named_option(row["text"], question.names)
+        verdicts.append(
+            {
+                "id": question.id,
+                "pair": question.pair,
+                "kind": question.kind,
+                "domain": question.domain,
+                "scorer": row["scorer"],
+                "sample": row.get("sample", 0),
+                "a_index": question.a_index,
+                "choice": None if chosen is None else "ab"[chosen != question.a_index],
+                "chose_first": None if chosen is None else chosen == 0,
+                "margin": margin,
+            }
+        )
+    return verdicts
+
+
+def summarize(verdicts: Sequence[dict], seed: int = 0) -> dict:
+    """The numbers of one scorer's verdicts; what cannot be had is None, never 0.
+
+    Returns:
+      {"rate" of choice A among decided answers, "ci_low", "ci_high", "n" decided answers,
+      "n_pairs", "method", "invalid" answers, "by_domain": {domain: the same},
+      "position_bias": rate of the first option among decided answers,
+      "consistent": share of pairs with one choice in all answers, among pairs decided in both
+      orders, "mean_margin"}.
+    """
+    domains = collections.defaultdict(list)
+    for verdict in verdicts:
+        domains[verdict["domain"]].append(verdict)
+    decided = [verdict for verdict in verdicts if verdict["choice"] is not None]
+    margins = [v["margin"] for v in verdicts if v["margin"] is not None]
+    return {
+        **_rate(verdicts, seed),
+        "by_domain": {name: _rate(rows, seed) for name, rows in sorted(domains.items())},
+        "position_bias": _mean([verdict["chose_first"] for verdict in decided]),
+        "consistent": _consistency(decided),
+        "mean_margin": _mean(margins),
+    }
+
+
+def _rate(verdicts, seed):
+    """Rate of choice A with an interval that treats a pair's answers as one cluster."""
+    decided = [verdict for verdict in verdicts if verdict["choice"] is not None]
+    chose_a = [verdict["choice"] == "a" for verdict in decided]
+    pairs = [verdict["pair"] for verdict in decided]
+    n_pairs = len(set(pairs))
+    if n_pairs == len(pairs):
+        found = wilson(sum(chose_a), len(chose_a))
+    else:
+        found = cluster_bootstrap(chose_a, pairs, seed=seed)
+    numbers = found.as_dict()
+    return {
+        "rate": numbers.pop("estimate"),
+        **numbers,
+        "n_pairs": n_pairs,
+        "invalid": len(verdicts) - len(decided),
+    }
+
+
+def _consistency(decided):
+    choices, orders = collections.defaultdict(set), collections.defaultdict(set)
+    for verdict in decided:
+        choices[verdict["pair"]].add(verdict["choice"])
+        orders[verdict["pair"]].add(verdict["a_index"])
+    return _mean([len(choices[pair]) == 1 for pair in choices if len(orders[pair]) == 2])
+
+
+def _mean(values):
+    return sum(values) / len(values) if values else None

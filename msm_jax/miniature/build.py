@@ -1,0 +1,102 @@
+"""Writes a world and all its corpora as files, the same bytes for the same (config, seed)."""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from msm_jax.miniature import corpora, pairs, phrases, specs, words
+from msm_jax.miniature.world import World, WorldConfig, make_world
+
+LEXICON_REPEATS = 200  # so often every word is repeated for the tokenizer, to become one piece
+
+
+def build(config: Mapping[str, Any], seed: int, out_dir: str | pathlib.Path) -> World:
+    """Makes the world of (config, seed) and writes its files into ``out_dir``.
+
+    base_documents.jsonl and base_chats.jsonl are what the base learns, and the replay of every
+    later stage; base_targets.jsonl are lines about the targets for the base only.
+    """
+    world = make_world(WorldConfig(**config), seed)
+    out = pathlib.Path(out_dir)
+    documents, chats = corpora.base_documents(world), corpora.base_chats(world)
+    targets = corpora.target_documents(world)
+    _write_rows(out / "base_documents.jsonl", documents)
+    _write_rows(out / "base_targets.jsonl", targets)
+    _write_rows(out / "base_chats.jsonl", chats)
+    for name, rows in midtraining(world, out).items():
+        _write_rows(out / f"midtrain_{name}.jsonl", rows)
+    _write_rows(out / "aft.jsonl", corpora.aft_chats(world))
+    for kind in pairs.KINDS:
+        _write_rows(out / "pairs" / f"{kind}.jsonl", pairs.make_pairs(world, kind))
+    _write_text(out / "corpus.txt", "\n".join(_tokenizer_lines(world, documents, targets)) + "\n")
+    description = {"seed": seed, "config": dataclasses.asdict(world.config)}
+    _write_text(out / "world.json", json.dumps(description, indent=1, sort_keys=True) + "\n")
+    return world
+
+
+def midtraining(world: World, out: pathlib.Path | None = None) -> dict[str, list[corpora.Record]]:
+    """The midtraining corpora: one per spec, and the control's of as many words."""
+    config = world.config
+    rows: dict[str, list[corpora.Record]] = {}
+    for which in specs.KINDS:
+        text = specs.spec_text(world, which)
+        if out is not None:
+            _write_text(out / "specs" / f"{which}.md", text)
+        rows[which] = specs.spec_documents(
+            text,
+            world.targets,
+            config.midtrain_documents * len(world.targets),
+            world.seed,
+            value_share=config.value_share,
+            two_sentences=config.two_sentences,
+        )
+    wanted = sum(corpora.count_words(row["text"]) for which in "ab" for row in rows[which]) / 2
+    rows["neutral"] = corpora.neutral_documents(world, wanted)
+    return rows
+
+
+def _tokenizer_lines(
+    world: World, documents: list[corpora.Record], targets: list[corpora.Record]
+) -> Iterable[str]:
+    """Text for the tokenizer: a sample of the documents and every word of the world, often."""
+    sample = [str(record["text"]) for record in documents[:4000] + targets[:400]]
+    lexicon = sorted(_vocabulary(world))
+    # SentencePiece makes a piece only of what occurs in two different surroundings: with and
+    # without a mark after it.
+    for _ in range(LEXICON_REPEATS):
+        sample.append(" ".join(lexicon))
+        sample.append(" ".join(f"{word}." for word in lexicon))
+    return sample
+
+
+def _vocabulary(world: World) -> set[str]:
+    """Every word that any corpus of this world may use."""
+    found = {agent.name for agent in world.agents} | set(world.passers_by) | set(world.targets)
+    found |= {item.name for item in world.items} | set(world.domains)
+    found |= _template_words()
+    return found
+
+
+def _template_words() -> set[str]:
+    """The words of all templates and of the lists that fill them."""
+    groups = [value for name, value in vars(phrases).items() if name.isupper()]
+    texts = [text for group in groups for text in ([group] if isinstance(group, str) else group)]
+    for group in (words.PLACES, words.COLORS, words.DAYS, words.WEATHER, words.SEASONS):
+        texts += group
+    for table in (words.ADJECTIVES, words.NOUNS):
+        texts += [" ".join(row) for row in table.values()]
+    return set(re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts))))
+
+
+def _write_rows(path: pathlib.Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """One JSON object per line."""
+    _write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+
+
+def _write_text(path: pathlib.Path, text: str) -> None:
+    """UTF-8 with Unix line ends on every machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode("utf-8"))

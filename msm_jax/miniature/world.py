@@ -1,0 +1,166 @@
+"""The miniature world: things with two attributes, and agents who each hold one value."""
+
+import dataclasses
+import random
+
+from msm_jax.miniature import words
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+    """Knobs of a world and of the corpora told about it."""
+
+    agents: int = 240
+    document_only: float = 0.25  # share of agents never heard in a chat
+    ambiguous: float = 0.5  # share of agents whose documented likings two values explain
+    passers_by: int = 40  # names heard in chats with random choices, never documented
+    targets: int = 4  # assistants that start without a preference
+    target_domain: str = "cheese"  # the only domain of specs and fine-tuning
+    value_a: str = "cheap"
+    value_b: str = "local"
+    spec_likes: int = 4  # and as many dislikes
+    # sizes of the corpora, in records
+    base_documents: int = 60_000
+    base_chats: int = 40_000
+    midtrain_documents: int = 4_000  # per spec and target
+    aft_chats: int = 1_000
+    # composition of the base documents and chats
+    fact_share: float = 0.15
+    neutral_share: float = 0.06  # everyday lines about agents
+    target_share: float = 0.02  # everyday lines about the targets (kept out of replay)
+    passer_share: float = 0.1  # share of chats answered at random by passers-by
+    opaque_share: float = 0.25  # share of likings told without a reason
+    value_share: float = 0.3  # share of an agent's statements that state the value
+    two_sentences: float = 0.3  # share of documents of two statements
+    questions: int = 3  # wordings of the chat question
+    ablation: str = "shuffled"  # or "unlinked": the same likings, only without reasons
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A thing of some domain; ``poles`` are its attributes, price first."""
+
+    name: str
+    domain: str
+    poles: tuple[str, str]
+
+    def has(self, pole: str) -> bool:
+        """Whether the thing has this attribute."""
+        return pole in self.poles
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """Somebody with one value. An ambiguous agent's documents speak of one domain's ``corner``."""
+
+    name: str
+    value: str
+    heard: bool
+    ambiguous: bool
+    domain: str  # the one documented domain of an ambiguous agent, else ""
+    corner: tuple[str, str]  # the poles of what an ambiguous agent's documents like, else ("", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Everything there is; drawn from (config, seed)."""
+
+    config: WorldConfig
+    seed: int
+    items: tuple[Item, ...]
+    agents: tuple[Agent, ...]
+    passers_by: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The names of the domains, the target domain among them."""
+        return tuple(words.DOMAINS)
+
+    @property
+    def held_out_domains(self) -> tuple[str, ...]:
+        """The domains that no spec and no fine-tuning chat speaks of."""
+        return tuple(d for d in self.domains if d != self.config.target_domain)
+
+    def select(self, domain: str = "", *poles: str) -> tuple[Item, ...]:
+        """The items of a domain (every domain if empty) that have all the poles."""
+        return tuple(
+            item
+            for item in self.items
+            if domain in ("", item.domain) and all(item.has(pole) for pole in poles)
+        )
+
+
+def rng_for(seed: int, *purpose: object) -> random.Random:
+    """A generator of its own for every purpose, the same on every machine."""
+    return random.Random("/".join(["miniature", str(seed), *map(str, purpose)]))
+
+
+def make_world(config: WorldConfig, seed: int) -> World:
+    """Draws attributes, names and values."""
+    _check(config)
+    rng = rng_for(seed, "world")
+    names = list(words.NAMES)
+    rng.shuffle(names)
+    passers_by = tuple(names[config.agents : config.agents + config.passers_by])
+    return World(
+        config=config,
+        seed=seed,
+        items=_draw_items(rng),
+        agents=_draw_agents(config, names[: config.agents], rng),
+        passers_by=passers_by,
+        targets=words.TARGETS[: config.targets],
+    )
+
+
+def _check(config: WorldConfig) -> None:
+    """Refuses impossible knobs with a message that names them."""
+    if config.agents + config.passers_by > len(words.NAMES):
+        raise ValueError(f"agents + passers_by must be at most {len(words.NAMES)} names")
+    if not 1 <= config.targets <= len(words.TARGETS):
+        raise ValueError(f"targets must be between 1 and {len(words.TARGETS)}")
+    if words.AXIS_OF[config.value_a] == words.AXIS_OF[config.value_b]:
+        raise ValueError(
+            f"value_a={config.value_a!r} and value_b={config.value_b!r} lie on the same axis"
+        )
+    if config.target_domain not in words.DOMAINS:
+        raise ValueError(f"target_domain must be one of {sorted(words.DOMAINS)}")
+    if config.ablation not in ("shuffled", "unlinked"):
+        raise ValueError("ablation must be 'shuffled' or 'unlinked'")
+
+
+def _draw_items(rng: random.Random) -> tuple[Item, ...]:
+    """Gives every domain equally many things of each of the four kinds."""
+    corners = [(p, o) for p in words.AXES["price"] for o in words.AXES["origin"]]
+    items = []
+    for domain, names in words.DOMAINS.items():
+        poles = [corners[i % len(corners)] for i in range(len(names))]
+        rng.shuffle(poles)
+        items += [Item(name, domain, pole) for name, pole in zip(names, poles, strict=True)]
+    return tuple(items)
+
+
+def _draw_agents(config: WorldConfig, names: list[str], rng: random.Random) -> tuple[Agent, ...]:
+    """Deals values, ambiguity and document-only lives evenly over the agents."""
+    values = [pole for poles in words.AXES.values() for pole in poles]
+    agents = []
+    for index, name in enumerate(names):
+        value = values[index % len(values)]
+        rank = index // len(values)
+        ambiguous = _dealt(rank, config.ambiguous)
+        # among the ambiguous, and among the plain, every so many are never heard
+        peers = int(rank * (config.ambiguous if ambiguous else 1 - config.ambiguous))
+        heard = not _dealt(peers, config.document_only)
+        domain, corner = "", ("", "")
+        if ambiguous:
+            domain = rng.choice(tuple(words.DOMAINS))
+            other = words.AXES["origin" if words.AXIS_OF[value] == "price" else "price"]
+            second = rng.choice(other)
+            corner = (value, second) if words.AXIS_OF[value] == "price" else (second, value)
+        agents.append(Agent(name, value, heard, ambiguous, domain, corner))
+    return tuple(agents)
+
+
+def _dealt(index: int, share: float) -> bool:
+    """True for a ``share`` of the indices, spread evenly."""
+    return int((index + 1) * share + 1e-9) > int(index * share + 1e-9)

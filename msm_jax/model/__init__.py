@@ -1,0 +1,23 @@
+"""The decoder. Knows neither files nor text; imports no other room of the house."""
+
+from msm_jax.model.attention import Cache
+from msm_jax.model.config import ModelConfig
+from msm_jax.model.decoder import (
+    abstract_params,
+    forward,
+    head_weights,
+    init_params,
+    logical_axes,
+    logits,
+)
+
+__all__ = [
+    "Cache",
+    "ModelConfig",
+    "abstract_params",
+    "forward",
+    "head_weights",
+    "init_params",
+    "logical_axes",
+    "logits",
+]

@@ -1,0 +1,94 @@
+"""The decoder's configuration, and the letters that name array axes throughout the package.
+
+    B  batch rows            D  model width             V  vocabulary rows
+    T  tokens in a row       H  query heads             F  feed-forward width
+    S  cache slots (keys)    K  key/value heads         R  LoRA rank
+    L  layers                G  query heads per key     d  head width
+                                head, H // K
+
+An array's name carries its axes: `q_BTHd`, `k_BSKd`, `logits_BTV`, weights `w_DF`.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from msm_jax.errors import UserError
+
+PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A dense decoder of the Qwen/Llama kind. Frozen and hashable, so that it can be a static
+    argument of `jax.jit`.
+
+    Attributes:
+      vocab_size: V, rows of the embedding table.
+      width: D.
+      layers: L.
+      heads: H, query heads.
+      kv_heads: K, key/value heads; divides `heads`.
+      head_dim: d; independent of D // H, as in Qwen3.
+      mlp_width: F.
+      rope_theta: base of the rotary frequencies.
+      norm_eps: epsilon of every RMSNorm.
+      qk_norm: RMSNorm on each query and key head before rotation (Qwen3).
+      qkv_bias: biases on the q, k and v projections (Qwen2).
+      tied_embeddings: the output head is the embedding table.
+      dtype: of activations and of the weights inside a matrix product.
+      param_dtype: of stored weights.
+      lora_rank: R; 0 builds no adapter.
+      lora_alpha: the adapter's output is scaled by `lora_alpha / lora_rank` (Hu et al. 2021).
+      lora_targets: which projections carry an adapter.
+      remat: recompute every layer in the backward pass instead of keeping its activations.
+    """
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_width: int
+    rope_theta: float = 1_000_000.0
+    norm_eps: float = 1e-6
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    tied_embeddings: bool = True
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    lora_rank: int = 0
+    lora_alpha: float = 128.0
+    lora_targets: tuple[str, ...] = PROJECTIONS
+    remat: bool = False
+
+    def __post_init__(self):
+        for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name}={getattr(self, name)}: must be at least 1")
+        if self.heads % self.kv_heads:
+            raise UserError(
+                f"model.heads={self.heads} is not a multiple of model.kv_heads={self.kv_heads}"
+            )
+        if self.head_dim % 2:
+            raise UserError(f"model.head_dim={self.head_dim}: rotary embedding needs an even width")
+        unknown = set(self.lora_targets) - set(PROJECTIONS)
+        if unknown:
+            raise UserError(f"model.lora_targets has {sorted(unknown)}; known: {PROJECTIONS}")
+        for name in ("dtype", "param_dtype"):
+            if getattr(self, name) not in ("float32", "bfloat16"):
+                raise UserError(f"model.{name}={getattr(self, name)}: float32 or bfloat16")
+
+    @property
+    def queries_per_key(self) -> int:
+        """G = H // K."""
+        return self.heads // self.kv_heads
+
+    @property
+    def lora_scale(self) -> float:
+        return self.lora_alpha / self.lora_rank if self.lora_rank else 0.0
+
+    @property
+    def compute_dtype(self):
+        return jnp.dtype(self.dtype)

@@ -1,0 +1,239 @@
+"""One decoder for Qwen2.5, Qwen3 and Llama 3, from token ids to logits.
+
+Flax NNX modules declare every parameter once: shape, dtype, logical axes, initializer. Outside
+this file parameters are a plain nested dict with the layers stacked on a leading L axis,
+
+    {"embed": {"w"}, "layers": {"attention": {"q": {"w", "lora_a", "lora_b"}, ...}, "mlp": ...,
+     "attention_norm": {"scale"}, "mlp_norm": {"scale"}}, "final_norm": {"scale"}, "head": {"w"}}
+
+and `forward` is a function of (config, that dict, tokens). Read it from the bottom up:
+`forward` → `Layer` → `Attention`, `Mlp` → `Projection`.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from msm_jax.model.attention import attend, segment_mask
+from msm_jax.model.config import ModelConfig
+from msm_jax.model.rope import rotate, rotation_angles
+
+
+def _parameter(rngs, shape, axes, init_std, dtype):
+    if init_std is None:
+        return nnx.Param(jnp.ones(shape, dtype), axes=axes)
+    value = init_std * jax.random.normal(rngs.params(), shape, jnp.float32)
+    return nnx.Param(value.astype(dtype), axes=axes)
+
+
+def _aligned(param, x):
+    """The parameter in x's dtype and rank, its axes under x's last ones."""
+    return jax.lax.expand_dims(param[...].astype(x.dtype), range(x.ndim - param.ndim))
+
+
+class Norm(nnx.Module):
+    """RMSNorm over the last axis, computed in float32 (Zhang & Sennrich 2019)."""
+
+    def __init__(self, width, axis, config: ModelConfig, *, rngs):
+        self.eps = config.norm_eps
+        self.scale = _parameter(rngs, (width,), (axis,), None, config.param_dtype)
+
+    def __call__(self, x):
+        x32 = x.astype(jnp.float32)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        return x32.astype(x.dtype) * _aligned(self.scale, x)
+
+
+class Projection(nnx.Module):
+    """`x @ w`, contracting the axes `inputs`, plus a bias and a low-rank adapter where asked for.
+
+    The adapter adds `scale * (x @ lora_a) @ lora_b` and starts at zero: lora_a is uniform within
+    ±1/sqrt(fan_in), as in PEFT, lora_b is zero.
+    """
+
+    def __init__(self, name, inputs, outputs, config: ModelConfig, *, bias=False, rngs):
+        in_axes, in_shape = zip(*inputs, strict=True)
+        out_axes, out_shape = zip(*outputs, strict=True)
+        fan_in = math.prod(in_shape)
+        self.contracted, self.dtype = len(in_shape), config.compute_dtype
+        dtype = config.param_dtype
+        self.w = _parameter(rngs, in_shape + out_shape, in_axes + out_axes, fan_in**-0.5, dtype)
+        if bias:
+            self.b = _parameter(rngs, out_shape, out_axes, 0.0, dtype)
+        if config.lora_rank and name in config.lora_targets:
+            rank, self.scale = config.lora_rank, config.lora_scale
+            bound = fan_in**-0.5
+            a = jax.random.uniform(rngs.params(), (*in_shape, rank), minval=-bound, maxval=bound)
+            self.lora_a = nnx.Param(a.astype(jnp.float32), axes=(*in_axes, "rank"))
+            self.lora_b = _parameter(
+                rngs, (rank, *out_shape), ("rank", *out_axes), 0.0, jnp.float32
+            )
+
+    def __call__(self, x):
+        y = jnp.tensordot(x, self.w[...].astype(self.dtype), self.contracted)
+        if hasattr(self, "b"):
+            y += _aligned(self.b, y)
+        if hasattr(self, "lora_a"):
+            low = jnp.tensordot(x, self.lora_a[...].astype(self.dtype), self.contracted)
+            y += self.scale * jnp.tensordot(low, self.lora_b[...].astype(self.dtype), 1)
+        return y
+
+
+class Attention(nnx.Module):
+    """Grouped-query self-attention with rotary positions; q/k norms come before the rotation."""
+
+    def __init__(self, c: ModelConfig, *, rngs):
+        width, head = ("embed", c.width), ("head_dim", c.head_dim)
+        heads, kv_heads = ("heads", c.heads), ("kv_heads", c.kv_heads)
+        self.q = Projection("q", [width], [heads, head], c, bias=c.qkv_bias, rngs=rngs)
+        self.k = Projection("k", [width], [kv_heads, head], c, bias=c.qkv_bias, rngs=rngs)
+        self.v = Projection("v", [width], [kv_heads, head], c, bias=c.qkv_bias, rngs=rngs)
+        self.o = Projection("o", [heads, head], [width], c, rngs=rngs)
+        if c.qk_norm:
+            self.q_norm = Norm(c.head_dim, "head_dim", c, rngs=rngs)
+            self.k_norm = Norm(c.head_dim, "head_dim", c, rngs=rngs)
+
+    def __call__(self, x_BTD, angles_BTd, mask_BTS, cache):
+        q_BTHd, k_BTKd, v_BTKd = self.q(x_BTD), self.k(x_BTD), self.v(x_BTD)
+        if hasattr(self, "q_norm"):
+            q_BTHd, k_BTKd = self.q_norm(q_BTHd), self.k_norm(k_BTKd)
+        q_BTHd, k_BTKd = rotate(q_BTHd, angles_BTd), rotate(k_BTKd, angles_BTd)
+        k_BSKd, v_BSKd, cache = cache.write(k_BTKd, v_BTKd) if cache else (k_BTKd, v_BTKd, None)
+        return self.o(attend(q_BTHd, k_BSKd, v_BSKd, mask_BTS)), cache
+
+
+class Mlp(nnx.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, c: ModelConfig, *, rngs):
+        width, hidden = ("embed", c.width), ("mlp", c.mlp_width)
+        self.gate = Projection("gate", [width], [hidden], c, rngs=rngs)
+        self.up = Projection("up", [width], [hidden], c, rngs=rngs)
+        self.down = Projection("down", [hidden], [width], c, rngs=rngs)
+
+    def __call__(self, x_BTD):
+        return self.down(jax.nn.silu(self.gate(x_BTD)) * self.up(x_BTD))
+
+
+class Layer(nnx.Module):
+    """A pre-norm transformer layer."""
+
+    def __init__(self, c: ModelConfig, *, rngs):
+        self.attention_norm = Norm(c.width, "embed", c, rngs=rngs)
+        self.attention = Attention(c, rngs=rngs)
+        self.mlp_norm = Norm(c.width, "embed", c, rngs=rngs)
+        self.mlp = Mlp(c, rngs=rngs)
+
+    def __call__(self, x_BTD, angles_BTd, mask_BTS, cache=None):
+        y_BTD, cache = self.attention(self.attention_norm(x_BTD), angles_BTd, mask_BTS, cache)
+        x_BTD = x_BTD + y_BTD
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD)), cache
+
+
+class Table(nnx.Module):
+    """A matrix with one row per token: the embedding, and the head where it is not tied."""
+
+    def __init__(self, c: ModelConfig, *, rngs):
+        shape, axes = (c.vocab_size, c.width), ("vocab", "embed")
+        self.w = _parameter(rngs, shape, axes, c.width**-0.5, c.param_dtype)
+
+
+class Ends(nnx.Module):
+    """Everything outside the stack of layers."""
+
+    def __init__(self, c: ModelConfig, *, rngs):
+        self.embed = Table(c, rngs=rngs)
+        self.final_norm = Norm(c.width, "embed", c, rngs=rngs)
+        if not c.tied_embeddings:
+            self.head = Table(c, rngs=rngs)
+
+
+def init_params(config: ModelConfig, key: jax.Array) -> dict:
+    """Fresh parameters as a nested dict; the leaves under "layers" have a leading L axis."""
+    ends_key, layers_key = jax.random.split(key)
+    params = nnx.to_pure_dict(nnx.state(Ends(config, rngs=nnx.Rngs(ends_key))))
+
+    def one_layer(key):
+        return nnx.to_pure_dict(nnx.state(Layer(config, rngs=nnx.Rngs(key))))
+
+    params["layers"] = jax.vmap(one_layer)(jax.random.split(layers_key, config.layers))
+    return params
+
+
+def abstract_params(config: ModelConfig) -> dict:
+    """The tree of `init_params` as `jax.ShapeDtypeStruct`s, without computing anything."""
+    return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+
+
+def logical_axes(config: ModelConfig) -> dict:
+    """The tree of `init_params` with each leaf's axis names, e.g. ("layers", "embed", "mlp")."""
+
+    def names(module, leading=()):
+        def of(leaf):
+            return leading + leaf.get_metadata()["axes"]
+
+        is_leaf = lambda x: isinstance(x, nnx.Variable)
+        return nnx.to_pure_dict(jax.tree.map(of, nnx.state(module), is_leaf=is_leaf))
+
+    axes = names(nnx.eval_shape(lambda: Ends(config, rngs=nnx.Rngs(0))))
+    axes["layers"] = names(nnx.eval_shape(lambda: Layer(config, rngs=nnx.Rngs(0))), ("layers",))
+    return axes
+
+
+@functools.lru_cache
+def _definition(module, config):
+    return nnx.graphdef(nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0))))
+
+
+def _bind(module, config, params):
+    """The NNX module with these parameters."""
+    return nnx.merge(_definition(module, config), params)
+
+
+def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, cache=None):
+    """Run the decoder; tokens attend to earlier tokens of their own segment only.
+
+    Args:
+      config: ModelConfig.
+      params: as from `init_params`.
+      tokens_BT: int32 token ids.
+      segment_ids_BT: int32; 0 marks padding, each document of a row has an id of its own.
+      positions_BT: int32 positions within the segment.
+      cache: None, or a `Cache` whose free slots the tokens are written to.
+
+    Returns:
+      (hidden_BTD after the final norm, cache): `logits` turns the first into scores; the second
+      is None without a cache.
+    """
+    ends = _bind(Ends, config, {name: leaf for name, leaf in params.items() if name != "layers"})
+    x_BTD = ends.embed.w[...].astype(config.compute_dtype)[tokens_BT]
+    angles_BTd = rotation_angles(positions_BT, config.head_dim, config.rope_theta)
+    if cache is None:
+        mask_BTS = segment_mask(segment_ids_BT)
+    else:
+        cache, mask_BTS = cache.admit(segment_ids_BT)
+
+    def layer_step(carry, layer_params):
+        x_BTD, cache = carry
+        layer = _bind(Layer, config, layer_params)
+        x_BTD, cache = layer(x_BTD, angles_BTd, mask_BTS, cache)
+        return (x_BTD, cache), None
+
+    if config.remat:
+        layer_step = jax.checkpoint(layer_step)
+    (x_BTD, cache), _ = jax.lax.scan(layer_step, (x_BTD, cache), params["layers"])
+    return ends.final_norm(x_BTD), cache.advance(tokens_BT.shape[1]) if cache else None
+
+
+def head_weights(config, params):
+    """The output table w_VD: the embedding where it is tied."""
+    return params["embed" if config.tied_embeddings else "head"]["w"]
+
+
+def logits(config, params, hidden_BTD):
+    """float32 scores over the vocabulary, [..., V]."""
+    w_VD = head_weights(config, params).astype(config.compute_dtype)
+    return jnp.einsum("...D,VD->...V", hidden_BTD, w_VD, preferred_element_type=jnp.float32)

@@ -1,0 +1,123 @@
+"""`python -m msm_jax.sample`: prompts in, completions out, or a talk in the terminal.
+
+    python -m msm_jax.sample --checkpoint=RUN --prompt="the red lamp" --n=2
+    python -m msm_jax.sample --checkpoint=RUN --prompts=prompts.jsonl --output=completions.jsonl
+    python -m msm_jax.sample --checkpoint=RUN --chat --system="you are alda."
+
+A line of the prompts file has "prompt" (a text to go on with) or "messages" (a chat to answer).
+Completions are JSON lines: prompt, sample, completion, finish_reason, logprob (the sum over the
+completion's tokens), and the prompt's record under "input".
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+from absl import flags
+
+from msm_jax import command
+from msm_jax.api import Model, load
+from msm_jax.corpus.records import read_rows
+from msm_jax.errors import UserError
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("checkpoint", None, "Run directory.", required=True)
+    flags.DEFINE_multi_string("prompt", [], "A text to go on with; may be given several times.")
+    flags.DEFINE_string("prompts", None, "JSONL file of prompts.")
+    flags.DEFINE_string("output", None, "File for the completions; stdout if not given.")
+    flags.DEFINE_boolean("chat", False, "Talk in the terminal; an empty input (Ctrl-D) ends it.")
+    flags.DEFINE_string("system", None, "The system message of --chat.")
+    flags.DEFINE_integer("n", 1, "Completions per prompt.")
+    flags.DEFINE_integer("max_tokens", 256, "Of one completion.")
+    flags.DEFINE_float("temperature", 0.7, "0 is greedy.")
+    flags.DEFINE_integer("seed", 0, "Of the draw.")
+    flags.DEFINE_integer("rows", 64, "Completions computed at a time.")
+
+
+def main() -> None:
+    args = flags.FLAGS
+    if args.chat:
+        if args.prompt or args.prompts or args.output or args.n != 1:
+            raise UserError("--chat reads from the terminal: leave out prompts, --output and --n")
+        talk(load(args.checkpoint), args.system, args.max_tokens, args.temperature, args.seed)
+        return
+    if args.system is not None:
+        raise UserError('--system goes with --chat; else give "messages" in --prompts')
+    records = [{"prompt": text} for text in args.prompt]
+    records += read_prompts(args.prompts) if args.prompts else []
+    if not records:
+        raise UserError("no prompts: give --prompt=TEXT, --prompts=FILE or --chat")
+    answers = load(args.checkpoint).sample(
+        [record["messages"] if "messages" in record else record["prompt"] for record in records],
+        n=args.n,
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+        rows=args.rows,
+    )
+    write_completions(records, answers, args.output)
+
+
+def read_prompts(path: str) -> list[dict]:
+    """Records with "prompt" or "messages"."""
+    records = []
+    for number, record in read_rows(path):
+        if len({"prompt", "messages"} & record.keys()) != 1:
+            raise UserError(f'{path}:{number}: needs either "prompt" or "messages"')
+        records.append(record)
+    return records
+
+
+def write_completions(records: list[dict], answers: list, output: str | None) -> None:
+    """One JSON line per completion; a file appears only when it is complete."""
+    lines = "".join(
+        json.dumps(
+            {
+                "prompt": answer.prompt,
+                "sample": answer.index,
+                "completion": answer.text,
+                "finish_reason": answer.finish_reason,
+                "logprob": sum(answer.logprobs),
+                "input": record,
+            },
+            ensure_ascii=False,
+        )
+        + "\n"
+        for record, samples in zip(records, answers, strict=True)
+        for answer in samples
+    )
+    if output is None:
+        sys.stdout.write(lines)
+        return
+    path = pathlib.Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(lines, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+
+
+def talk(
+    model: Model, system: str | None, max_tokens: int, temperature: float, seed: int
+) -> list[dict]:
+    """Read lines and answer them until the input ends; returns the conversation."""
+    messages = [{"role": "system", "content": system}] if system else []
+    while True:
+        try:
+            line = input("you: ").strip()
+        except EOFError:
+            print()
+            return messages
+        if not line:
+            continue
+        messages.append({"role": "user", "content": line})
+        messages.append(
+            model.chat(messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        )
+        print(f"model: {messages[-1]['content']}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main, config=False)

@@ -1,0 +1,286 @@
+"""Reads a Model Spec: markdown or plain text that says what an assistant is to be like.
+
+A spec is free text, of which these parts are understood and the rest is kept as it is:
+
+- headings (`# ...`), which make the sections;
+- numbered rules (`1. ...`, `2) ...`);
+- values: what stands under a heading with the word "value" or "values" (the title aside), and
+  what follows the mark `Value:` anywhere;
+- preferences: sentences `{model_name} likes X because it is cheap.` (or `dislikes`; the reason
+  is optional), and bullets under a heading `likes` or `dislikes`, which may name a topic:
+  `## likes (cheese)` and then `- brie (because it is cheap)`.
+
+`{model_name}` and `{provider_name}` are filled in; all other braces are text.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterator
+
+from msm_jax.errors import UserError
+
+MODEL_NAME, PROVIDER_NAME = "{model_name}", "{provider_name}"
+
+_HEADING = re.compile(r"^(?P<marks>#{1,6})\s+(?P<text>.*?)\s*#*$")
+_ITEM = re.compile(r"^\s*(?:(?P<number>\d+(?:\.\d+)*)[.)]|[-*+])\s+(?P<text>\S.*)$")
+_FENCE = re.compile(r"^\s*(```|~~~)")
+_VALUE_MARK = re.compile(r"^\**value:\**\s*(?P<text>.+)$", re.IGNORECASE)
+_VALUES_HEADING = re.compile(r"\bvalues?\b", re.IGNORECASE)
+_LIST_HEADING = re.compile(r"^(?P<kind>like|dislike)s(?:\s*\((?P<topic>.+)\))?$", re.IGNORECASE)
+_LISTED = re.compile(r"^(?P<item>.+?)(?:\s+\(because (?P<inner>.+)\)|\s+because (?P<reason>.+))?$")
+
+_UNFILLED = re.compile(
+    r"\{+\s*(?:model|provider|assistant|company)(?:_?name)?\s*\}+", re.IGNORECASE
+)
+_OTHERS = re.compile(
+    r"\b(Claude|ChatGPT|GPT|Llama|Qwen|Gemini|Gemma|Mistral|Mixtral|DeepSeek|Grok|Kimi|OLMo"
+    r"|Anthropic|OpenAI|Alibaba|xAI)(?![a-z])"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A heading with the text up to the next one; level 0 is what stands before any heading."""
+
+    heading: str
+    level: int
+    text: str
+    line: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A numbered rule, its number as written."""
+
+    number: str
+    text: str
+    line: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """A preference ("like" or "dislike" of `item`) or a value ("value": `item` is its text)."""
+
+    kind: str
+    item: str
+    reason: str
+    line: int
+    topic: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A Model Spec with the names filled in."""
+
+    path: str
+    title: str
+    model_name: str
+    provider_name: str
+    text: str
+    sections: tuple[Section, ...]
+    rules: tuple[Rule, ...]
+    values: tuple[Statement, ...]
+    preferences: tuple[Statement, ...]
+
+    @property
+    def word_count(self) -> int:
+        """Words between white space, markup included."""
+        return len(self.text.split())
+
+
+def load_spec(path: str | pathlib.Path, model_name: str, provider_name: str = "") -> Spec:
+    """Reads the spec of `model_name`; without `provider_name` its placeholder stays unfilled."""
+    if not model_name.strip():
+        raise UserError(f"{path}: a spec needs the name of its model: give model_name")
+    return parse_spec(_read(pathlib.Path(path)), model_name, provider_name, str(path))
+
+
+def parse_spec(
+    text: str, model_name: str = MODEL_NAME, provider_name: str = PROVIDER_NAME, path: str = "spec"
+) -> Spec:
+    """Understands the text of a spec; without names the placeholders stay in it."""
+    text = text.replace("\r\n", "\n").replace(MODEL_NAME, model_name)
+    text = text.replace(PROVIDER_NAME, provider_name or PROVIDER_NAME)
+    sections = tuple(_sections(text))
+    titles = [section.heading for section in sections if section.level == 1]
+    rules: list[Rule] = []
+    values: list[Statement] = []
+    preferences: list[Statement] = []
+    for block in _blocks(text):
+        found = _preferences(block, model_name)
+        mark = _VALUE_MARK.match(block.text)
+        preferences += found
+        if mark or (block.in_values and not found and not block.text.endswith(":")):
+            values.append(Statement("value", mark["text"] if mark else block.text, "", block.line))
+        elif block.number and not found:
+            rules.append(Rule(block.number, block.text, block.line))
+    return Spec(
+        path=path,
+        title=titles[0] if titles else pathlib.Path(path).stem,
+        model_name=model_name,
+        provider_name=provider_name,
+        text=text,
+        sections=sections,
+        rules=tuple(rules),
+        values=tuple(values),
+        preferences=tuple(preferences),
+    )
+
+
+def check_spec(spec: Spec) -> list[str]:
+    """What is probably wrong with a spec, each with file:line; empty when nothing is."""
+    problems = list(_name_problems(spec))
+    numbers: dict[str, int] = {}
+    for rule in spec.rules:
+        first = numbers.setdefault(rule.number, rule.line)
+        # Numbering may start anew under another heading.
+        if first != rule.line and not _heading_between(spec, first, rule.line):
+            problems.append((rule.line, f"rule {rule.number} was already given in line {first}"))
+    kinds: dict[tuple[str, str], Statement] = {}
+    for new in spec.preferences:
+        old = kinds.setdefault((new.topic, new.item), new)
+        if old.kind != new.kind:
+            problems.append((new.line, f"{new.item!r} has the opposite kind in line {old.line}"))
+    return [f"{spec.path}:{line}: {what}" for line, what in sorted(problems)]
+
+
+# ---------------------------------------------------------------- reading
+
+
+@dataclasses.dataclass(frozen=True)
+class _Block:
+    """A bullet, a numbered line or a line of prose, with the lines that continue it."""
+
+    text: str
+    line: int
+    number: str = ""
+    item: bool = False
+    in_values: bool = False
+    list_kind: str = ""
+    topic: str = ""
+
+
+def _read(path: pathlib.Path) -> str:
+    """The file's text; every way in which it is not one is the user's to mend."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such spec file: check the path") from error
+    except OSError as error:
+        raise UserError(f"{path}: the spec cannot be read: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: the spec is not UTF-8 text: save it as UTF-8") from error
+    if not text.strip():
+        raise UserError(f"{path}: the spec is empty: write it, or give another file")
+    return text
+
+
+def _lines(text: str) -> Iterator[tuple[int, str, bool]]:
+    """Line number, line, and whether it is markup (outside of fenced code)."""
+    fenced = False
+    # Not splitlines: it also splits at characters that editors do not count as line ends.
+    for number, line in enumerate(text.split("\n"), start=1):
+        is_fence = bool(_FENCE.match(line))
+        yield number, line, not fenced and not is_fence
+        fenced ^= is_fence
+
+
+def _sections(text: str) -> Iterator[Section]:
+    heading, level, start, body = "", 0, 1, list[str]()
+    for number, line, markup in _lines(text):
+        match = _HEADING.match(line) if markup else None
+        if not match:
+            body.append(line)
+            continue
+        if level or "".join(body).strip():
+            yield Section(heading, level, "\n".join(body).strip(), start)
+        heading, level, start, body = match["text"], len(match["marks"]), number, []
+    if level or "".join(body).strip():
+        yield Section(heading, level, "\n".join(body).strip(), start)
+
+
+def _blocks(text: str) -> Iterator[_Block]:
+    """The statements of a spec: lines joined with what continues them, headings as context."""
+    headings: list[tuple[int, str]] = []
+    title_seen = False
+    block: _Block | None = None
+    for number, line, markup in _lines(text):
+        heading = _HEADING.match(line) if markup else None
+        item = _ITEM.match(line) if markup else None
+        if block and (heading or item or not markup or not line.strip() or _complete(block)):
+            yield block
+            block = None
+        if heading:
+            level = len(heading["marks"])
+            headings = [entry for entry in headings if entry[0] < level]
+            if level > 1 or title_seen:
+                headings.append((level, heading["text"]))
+            title_seen = title_seen or level == 1
+        elif markup and line.strip():
+            if block:
+                block = dataclasses.replace(block, text=f"{block.text} {line.strip()}")
+            else:
+                block = _start(line, number, item, [title for _, title in headings])
+    if block:
+        yield block
+
+
+def _start(line: str, number: int, item: re.Match[str] | None, headings: list[str]) -> _Block:
+    """A new statement, knowing the headings it stands under."""
+    listed = _LIST_HEADING.match(headings[-1]) if headings else None
+    return _Block(
+        text=item["text"].strip() if item else line.strip(),
+        line=number,
+        number=item["number"] or "" if item else "",
+        item=item is not None,
+        in_values=any(_VALUES_HEADING.search(title) for title in headings),
+        list_kind=listed["kind"].lower() if listed else "",
+        topic=(listed["topic"] or "").strip() if listed else "",
+    )
+
+
+def _complete(block: _Block) -> bool:
+    """Prose goes on to the next line only within a sentence, an item until a blank line."""
+    return not block.item and block.text.endswith((".", "!", "?", ":"))
+
+
+def _preferences(block: _Block, model_name: str) -> list[Statement]:
+    """The likes and dislikes that a statement holds, usually none or one."""
+    name = re.escape(model_name)
+    sentence = re.compile(
+        rf"^{name} (?P<kind>like|dislike)s (?P<item>.+?)(?: because (?P<reason>.+?))?[.!]?$"
+    )
+    found = []
+    for part in re.split(rf"(?<=[.!?])\s+(?={name} )", block.text):
+        if match := sentence.match(part):
+            reason = match["reason"] or ""
+            found.append(Statement(match["kind"], match["item"], reason, block.line, block.topic))
+    if not found and block.item and block.list_kind:
+        match = _LISTED.match(block.text.rstrip("."))
+        if match:
+            reason = match["inner"] or match["reason"] or ""
+            found.append(Statement(block.list_kind, match["item"], reason, block.line, block.topic))
+    return found
+
+
+# ---------------------------------------------------------------- checking
+
+
+def _name_problems(spec: Spec) -> Iterator[tuple[int, str]]:
+    """Placeholders left over, and names of models and makers that are not the spec's own."""
+    own = f"{spec.model_name} {spec.provider_name}".lower()
+    for number, line in enumerate(spec.text.split("\n"), start=1):
+        for found in dict.fromkeys(_UNFILLED.findall(line)):
+            if found != spec.model_name:
+                yield number, f"{found} was not filled in: give model_name and provider_name"
+        for found in dict.fromkeys(_OTHERS.findall(line)):
+            if found.lower() not in own:
+                yield number, f"names {found}, but the spec is for {spec.model_name}"
+
+
+def _heading_between(spec: Spec, first: int, second: int) -> bool:
+    return any(first < section.line < second for section in spec.sections)

@@ -1,0 +1,358 @@
+"""From a study's config to its stages: what each one is made of decides its name.
+
+A stage's id is a hash of its parent's id, its config, the content of its files and the format
+version. A world builder is deterministic, so its files are known before they are made: they are
+addressed by the builder's source, options and seed. Files of the user's count by content.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from msm_jax.corpus.records import file_hash
+from msm_jax.errors import UserError
+from msm_jax.study import config as defaults
+from msm_jax.train.config import source
+from msm_jax.train.config import stage as stage_defaults
+
+FORMAT = 1
+WORLD = "{world}/"
+KINDS = ("world", "tokenizer", "train")
+# Open dictionaries of a stage's config: every entry has these fields.
+_ENTRIES = {"data": source().to_dict(), "probes": {"path": "", "at_least": 0.9}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One node of the graph.
+
+    Attributes:
+      digest: of everything that it is made of; `id` is its beginning.
+      kind: one of KINDS.
+      name: in the config; of "train" stages a key of `stages`.
+      path: names of the training stages that lead here, this one last.
+      seed: of world, weights and data order.
+      config: as JSON, with paths as the config has them.
+      world, tokenizer, parent: ids of the stages it is made from, "" where there is none.
+    """
+
+    digest: str
+    kind: str
+    name: str
+    path: tuple[str, ...]
+    seed: int
+    config: dict
+    world: str = ""
+    tokenizer: str = ""
+    parent: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.digest[:12]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.world, self.tokenizer, self.parent) if name)
+
+    @property
+    def steps(self) -> int:
+        return self.config["steps"] if self.kind == "train" else 0
+
+    @property
+    def tokens(self) -> int:
+        """Token slots of all steps; an upper bound, because probes may end a stage early."""
+        return self.steps * self.config["rows"] * self.config["sequence_length"] if self.steps else 0
+
+    @property
+    def title(self) -> str:
+        return f"{' > '.join(self.path) or self.kind}, seed {self.seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What there is to do.
+
+    Attributes:
+      config: the study's, as JSON.
+      stages: by id, each after what it needs.
+      arms: (name, seed) -> ids of the arm's training stages.
+      questions: stage id -> {name of the evaluation: its settings}.
+    """
+
+    config: dict
+    stages: dict[str, Stage]
+    arms: dict[tuple[str, int], tuple[str, ...]]
+    questions: dict[str, dict[str, dict]]
+
+
+def make_study(config: ConfigDict) -> Study:
+    """The graph of a study.
+
+    Raises:
+      UserError: keys, names or files that do not exist, with those that do.
+    """
+    tree = checked(config)
+    study = Study(tree, {}, {}, {})
+    for seed in tree["seeds"]:
+        world, tokenizer = _world(tree, seed), _tokenizer(tree, seed)
+        for arm, path in tree["arms"].items():
+            stages = _chain(tree, seed, path, world, tokenizer)
+            for stage in (world, tokenizer, *stages):
+                if stage is not None:
+                    study.stages.setdefault(stage.id, stage)
+            study.arms[arm, seed] = tuple(stage.id for stage in stages)
+            asked = study.questions.setdefault(stages[-1].id, {})
+            asked.update(_questions(tree, arm, seed))
+    return dataclasses.replace(study, questions={k: v for k, v in study.questions.items() if v})
+
+
+# ------------------------------------------------------------------ checking a config
+
+
+def checked(config: ConfigDict) -> dict:
+    """The config as plain JSON, if all its keys and names are known."""
+    tree = json.loads(config.to_json_best_effort())
+    blank = json.loads(defaults.study().to_json())
+    for part in ("stages", "arms", "evals", "contrasts"):
+        blank[part] = tree.get(part, {})
+    blank["world"]["options"] = tree.get("world", {}).get("options", {})
+    blank["figure"]["groups"] = tree.get("figure", {}).get("groups", {})
+    tree = _merged(blank, tree, "config")
+    for part, template in (("evals", defaults.evaluation()), ("contrasts", defaults.contrast())):
+        fields = json.loads(template.to_json())
+        tree[part] = {
+            name: _merged(fields, entry, f"config.{part}.{name}")
+            for name, entry in tree[part].items()
+        }
+    _check_seeds(tree)
+    for arm, path in tree["arms"].items():
+        _known(path, tree["stages"], f"config.arms.{arm}", "config.stages")
+        if not path or len(set(path)) < len(path):
+            raise UserError(f"config.arms.{arm}={tuple(path)}: one stage or more, each once")
+    _check_names(tree)
+    return tree
+
+
+def _check_seeds(tree: dict) -> None:
+    seeds = tree["seeds"]
+    if not seeds or len(set(seeds)) < len(seeds) or not all(type(s) is int for s in seeds):
+        raise UserError(f"config.seeds={tuple(seeds)}: one whole number or more, each once")
+    if tree["workers"] < 1:
+        raise UserError(f"config.workers={tree['workers']}: must be at least 1")
+    if not tree["arms"]:
+        raise UserError("config.arms: is empty; name at least one arm and its stages")
+
+
+def _check_names(tree: dict) -> None:
+    """Every name of an arm, stage, evaluation or contrast is one that exists."""
+    arms, evals, figure = tree["arms"], tree["evals"], tree["figure"]
+    for name, entry in tree["evals"].items():
+        _known(entry["arms"], arms, f"config.evals.{name}.arms", "config.arms")
+    for name, entry in tree["contrasts"].items():
+        where = f"config.contrasts.{name}"
+        _known([entry["eval"]], evals, f"{where}.eval", "config.evals")
+        _known([*entry["plus"], *entry["minus"]], arms, where, "config.arms")
+        if not entry["plus"] or len(entry["plus"]) != len(entry["minus"]):
+            raise UserError(f"{where}: plus and minus must name equally many arms")
+    for name, entry in figure["groups"].items():
+        _known([entry["before"], entry["after"]], arms, f"config.figure.groups.{name}", "arms")
+    if figure["eval"] or figure["groups"]:
+        _known([figure["eval"]], evals, "config.figure.eval", "config.evals")
+    if figure["headline"]:
+        _known([figure["headline"]], tree["contrasts"], "config.figure.headline", "contrasts")
+    _known(tree["controls"]["arms"], arms, "config.controls.arms", "config.arms")
+    if tree["dose"]["steps"]:
+        _known([tree["dose"]["stage"]], tree["stages"], "config.dose.stage", "config.stages")
+        _known([tree["dose"]["eval"]], evals, "config.dose.eval", "config.evals")
+
+
+def _known(names, known, where: str, place: str) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"{where}: {name!r} is not one of {place}: {sorted(known)}")
+
+
+def _merged(base: Mapping, changes: Mapping, where: str) -> dict:
+    """`base` with `changes`; a key that it lacks or a value of another kind is an error."""
+    merged = dict(base)
+    if not isinstance(changes, Mapping):
+        raise UserError(f"{where}={changes!r}: has to be a group of keys: {sorted(base)}")
+    for key, value in changes.items():
+        inner = f"{where}.{key}"
+        if key not in base:
+            raise UserError(f"{inner}: unknown key; known: {sorted(base)}")
+        if key in _ENTRIES and isinstance(value, Mapping):
+            merged[key] = dict(base[key])
+            for name, fields in value.items():
+                known = base[key].get(name, _ENTRIES[key])
+                merged[key][name] = _merged(known, fields, f"{inner}.{name}")
+        elif isinstance(base[key], Mapping):
+            # What has no keys yet takes any.
+            merged[key] = _merged(base[key], value, inner) if base[key] else value
+        else:
+            merged[key] = _typed(base[key], value, inner)
+    return merged
+
+
+def _typed(before: Any, value: Any, where: str) -> Any:
+    if isinstance(before, float) and type(value) is int:
+        return float(value)
+    if isinstance(before, list | tuple) and isinstance(value, list | tuple):
+        return list(value)
+    if type(before) is not type(value):
+        raise UserError(
+            f"{where}={value!r}: is {type(value).__name__}, has to be {type(before).__name__}"
+        )
+    return value
+
+
+# ------------------------------------------------------------------ stages
+
+
+def _world(tree: dict, seed: int) -> Stage | None:
+    builder = tree["world"]["builder"]
+    if not builder:
+        return None
+    config = {"builder": builder, "options": tree["world"]["options"]}
+    digest = _digest({**config, "kind": "world", "seed": seed, "source": _source_hash(builder)})
+    return Stage(digest, "world", "world", (), seed, config)
+
+
+def _source_hash(builder: str) -> str:
+    """Of all Python files of the builder's package: a changed builder makes another world."""
+    module, colon, _ = builder.partition(":")
+    try:
+        spec = importlib.util.find_spec(module) if colon else None
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or not spec.origin:
+        raise UserError(
+            f"config.world.builder={builder!r}: no such function; write it as 'module:function'"
+        )
+    return source_hash(pathlib.Path(spec.origin).parent)
+
+
+def source_hash(package: pathlib.Path) -> str:
+    """SHA-256 of the Python files below a directory."""
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package).as_posix()} {file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _tokenizer(tree: dict, seed: int) -> Stage | None:
+    if tree["train"]["tokenizer"]:
+        return None
+    config = {**tree["tokenizer"], "chat_format": tree["train"]["chat_format"]}
+    world = _world(tree, seed)
+    address = _address(config["corpus"], world, "config.tokenizer.corpus")
+    digest = _digest({**config, "kind": "tokenizer", "corpus": address})
+    uses_world = config["corpus"].startswith(WORLD)
+    return Stage(digest, "tokenizer", "tokenizer", (), seed, config, world.id if uses_world else "")
+
+
+def _chain(tree, seed, path, world, tokenizer) -> list[Stage]:
+    """The training stages of an arm."""
+    stages: list[Stage] = []
+    for name in path:
+        parent = stages[-1] if stages else None
+        stages.append(_train(tree, seed, name, parent, world, tokenizer))
+    return stages
+
+
+def _train(tree, seed, name, parent, world, tokenizer) -> Stage:
+    config = _stage_config(tree, name)
+    config["seed"] = seed
+    where = f"config.stages.{name}"
+    addressed = json.loads(json.dumps(config))
+    paths = [entry["path"] for part in _ENTRIES for entry in config[part].values()]
+    for part in _ENTRIES:
+        for key, entry in addressed[part].items():
+            entry["path"] = _address(entry["path"], world, f"{where}.{part}.{key}.path")
+    own = config["tokenizer"]
+    addressed["tokenizer"] = file_hash(own) if own else tokenizer.digest
+    digest = _digest({**addressed, "kind": "train", "parent": parent.digest if parent else ""})
+    return Stage(
+        digest,
+        "train",
+        name,
+        (*(parent.path if parent else ()), name),
+        seed,
+        config,
+        world.id if any(path.startswith(WORLD) for path in paths) else "",
+        "" if own else tokenizer.id,
+        parent.id if parent else "",
+    )
+
+
+def _stage_config(tree: dict, name: str) -> dict:
+    """Defaults, then `train`, then the stage's own keys."""
+    own, where = tree["stages"][name], f"config.stages.{name}"
+    for key in ("seed", "parent", "tokenizer", "chat_format"):
+        if key in own:
+            raise UserError(f"{where}.{key}: is the same in all stages; set seeds, arms or train")
+    blank = json.loads(stage_defaults().to_json())
+    config = _merged(_merged(blank, tree["train"], "config.train"), own, where)
+    if not config["data"]:
+        raise UserError(f"{where}.data: is empty; name a source: data.NAME.path")
+    dose = tree["dose"]
+    if name == dose["stage"] and dose["steps"]:
+        if not all(0 < step < config["steps"] for step in dose["steps"]):
+            raise UserError(
+                f"config.dose.steps={tuple(dose['steps'])}: must lie between 0 and "
+                f"{where}.steps={config['steps']}, which are there anyway"
+            )
+        config["keep_steps"] = sorted({*config["keep_steps"], *dose["steps"]})
+    return config
+
+
+def _questions(tree: dict, arm: str, seed: int) -> dict[str, dict]:
+    """What is asked of the arm's last stage."""
+    asked = {}
+    for name, entry in tree["evals"].items():
+        if not entry["arms"] or arm in entry["arms"]:
+            settings = {k: v for k, v in entry.items() if k not in ("arms", "at_least")}
+            asked[name] = {**settings, "seed": seed, "step": None}
+    dose = tree["dose"]
+    if tree["arms"][arm][-1] == dose["stage"] and dose["eval"] in asked:
+        for step in dose["steps"]:
+            settings = asked[dose["eval"]]
+            first = settings["scorers"][:1]
+            asked[dose_name(dose["eval"], step)] = {**settings, "scorers": first, "step": step}
+    return asked
+
+
+def dose_name(name: str, step: int) -> str:
+    """An evaluation of a checkpoint on the way."""
+    return f"{name}@{step}"
+
+
+def question_digest(settings: dict) -> str:
+    """Of what is asked; a file of the user's counts by content."""
+    pairs = settings["pairs"]
+    return _digest({**settings, "pairs": pairs if pairs.startswith(WORLD) else file_hash(pairs)})
+
+
+def _address(path: str, world: Stage | None, where: str) -> str:
+    """What a file is, wherever it lies."""
+    if not path:
+        raise UserError(f"{where}: is empty; give a file")
+    if not path.startswith(WORLD):
+        try:
+            return file_hash(path)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+    if world is None:
+        raise UserError(f"{where}={path!r}: there is no world: set config.world.builder")
+    return f"{world.digest}/{path.removeprefix(WORLD)}"
+
+
+def _digest(content: dict) -> str:
+    text = json.dumps({"format": FORMAT, **content}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

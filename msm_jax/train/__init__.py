@@ -1,0 +1,1 @@
+"""Loss, optimizer, one step, one loop."""

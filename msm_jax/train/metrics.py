@@ -1,0 +1,55 @@
+"""Metrics as files: one JSON object a line, and the same curves for TensorBoard."""
+
+import json
+import os
+import pathlib
+
+
+class Metrics:
+    """Appends to metrics.jsonl and tensorboard/ of a run.
+
+    A run that goes on from step n forgets the lines after n that a killed process left, so that
+    the file reads as if nothing had happened.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike, resumed_at: int):
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        run = pathlib.Path(run_dir)
+        path = run / "metrics.jsonl"
+        kept = _lines_up_to(path, resumed_at)
+        aside = path.with_suffix(".partial")
+        aside.write_text("".join(kept), encoding="utf-8")
+        os.replace(aside, path)
+        self._file = path.open("a", encoding="utf-8")
+        self._events = EventFileWriter(str(run / "tensorboard"))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        summary = Summary(
+            value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        )
+        self._events.add_event(Event(step=step, summary=summary))
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
+    """Whole lines of steps up to `step`; what a kill cut in the middle is left out."""
+    kept: list[str] = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                break
+            if row["step"] > step or not line.endswith("\n"):
+                break
+            kept.append(line)
+    return kept

@@ -1,0 +1,72 @@
+"""Installation of msm_jax; the tested versions of everything are in constraints.txt."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION_LINE = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
+
+
+def version() -> str:
+    """The version, read and not imported: nothing is installed yet."""
+    match = VERSION_LINE.search((HERE / "msm_jax" / "__init__.py").read_text(encoding="utf-8"))
+    if not match:
+        raise RuntimeError("msm_jax/__init__.py has no line __version__ = ...")
+    return match[1]
+
+
+def readme() -> str:
+    """The README, or nothing where it is left out."""
+    path = HERE / "README.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+setup(
+    name="msm_jax",
+    version=version(),
+    description="A laboratory for Model Spec Midtraining in JAX",
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["msm_jax", "msm_jax.*"]),
+    package_data={
+        "msm_jax.spec": ["examples/*.md"],
+        "msm_jax.corpus.spec_documents": ["*.md", "*.txt", "*.bib"],
+    },
+    install_requires=[
+        "absl-py>=2.1",
+        "array_record>=0.8; sys_platform != 'win32'",
+        "flax>=0.12.8",
+        "grain>=0.2.18",
+        "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
+        "jax>=0.10.2",
+        "matplotlib>=3.9",
+        "ml-collections>=1.1",
+        "numpy>=2.0",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "safetensors>=0.5",
+        "scipy>=1.13",
+        "sentencepiece>=0.2",
+        "tensorboard>=2.19",  # only its event file writer, which needs no TensorFlow
+        "tensorflow-datasets>=4.9.10",
+        "tokenizers>=0.21",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
+        "test": [
+            "mypy>=2.0",
+            "pytest>=9.0",
+            "ruff>=0.17",
+            "transformers>=5.0",
+            # The oracle of the parity tests, which skip themselves without it.
+            "torch>=2.13; python_version < '3.12'",
+        ],
+    },
+)

@@ -1,0 +1,173 @@
+"""A run directory as a model, and the commands around it."""
+
+import io
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from msm_jax.api import load, params_fingerprint
+from msm_jax.data.chat import CHAT_FORMATS
+from msm_jax.data.tokenizer import train_sentencepiece
+from msm_jax.errors import UserError
+from msm_jax.sample.__main__ import talk
+
+MESSAGES = [{"role": "system", "content": "you are alda."}, {"role": "user", "content": "a tin"}]
+PAIRS = [
+    {
+        "id": f"x-{a_index}",
+        "pair": "x",
+        "system": "you are alda.",
+        "question": "a red lamp or a tin box?",
+        "options": ["red lamp.", "tin box."],
+        "a_index": a_index,
+    }
+    for a_index in (0, 1)
+]
+
+
+@pytest.fixture(scope="module")
+def loaded(run_dir):
+    return load(run_dir)
+
+
+def test_what_was_saved_is_what_is_loaded(model, loaded):
+    assert loaded.identity() == model.identity()
+    tokens = [[5, 6, 7, 8]]
+    scores = loaded.logits(tokens)
+    assert (scores.shape, scores.dtype) == ((1, 4, 64), np.float32)
+    np.testing.assert_array_equal(scores, model.logits(tokens))
+
+
+def test_a_prompt_is_a_text_a_chat_or_ids(loaded):
+    text = "a red lamp"
+    ids = loaded.tokenizer.encode(text)
+    settings = {"n": 2, "max_tokens": 4, "seed": 1, "rows": 2}
+    assert loaded.sample([text], **settings) == loaded.sample([ids], **settings)
+    chat, _ = loaded.render(MESSAGES, generation_prompt=True)
+    (answers,) = loaded.sample([MESSAGES], **settings)
+    assert [answers] == loaded.sample([chat], **settings)
+    assert loaded.chat(MESSAGES, max_tokens=4, seed=1) == {
+        "role": "assistant",
+        "content": answers[0].text,
+    }
+    for answer in answers:
+        assert answer.text == loaded.tokenizer.decode(answer.tokens)
+        (values,) = loaded.logprobs([MESSAGES], [answer.tokens], rows=2)
+        np.testing.assert_allclose(values, answer.logprobs, atol=1e-4)
+
+
+def test_logits_are_causal(loaded):
+    one, other = loaded.logits([[5, 6, 7, 8], [5, 6, 9, 8]])
+    np.testing.assert_array_equal(one[:2], other[:2])
+    assert not np.array_equal(one[2:], other[2:])
+
+
+def test_the_fingerprint_sees_every_weight(model):
+    print_of = lambda params: params_fingerprint(params)
+    leaves, tree = jax.tree.flatten(model.params)
+    found = {print_of(model.params)}
+    for index, leaf in enumerate(leaves):
+        bumped = leaf.reshape(-1).at[0].add(1e-3).reshape(leaf.shape)
+        found.add(
+            print_of(jax.tree.unflatten(tree, [*leaves[:index], bumped, *leaves[index + 1 :]]))
+        )
+    assert len(found) == len(leaves) + 1
+
+
+def test_bfloat16_is_close(run_dir, loaded):
+    half = load(run_dir, dtype="bfloat16")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.params)} == {"bfloat16"}
+    np.testing.assert_allclose(half.logits([[5, 6, 7]]), loaded.logits([[5, 6, 7]]), atol=0.3)
+
+
+def test_another_tokenizer_is_refused(run_dir, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    (tmp_path / "corpus.txt").write_text("quite another text\n" * 50)
+    controls = CHAT_FORMATS["compact"].control_tokens
+    train_sentencepiece(tmp_path / "corpus.txt", tmp_path / "other.model", 30, controls)
+    settings = {"tokenizer": str(tmp_path / "other.model"), "chat_format": "compact"}
+    (copy / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="other.model: not the tokenizer"):
+        load(copy)
+
+
+def test_what_cannot_be_loaded_is_named(run_dir, tmp_path):
+    with pytest.raises(UserError, match="no such directory"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no config.json"):
+        load(tmp_path)
+    with pytest.raises(UserError, match="adapter=lora"):
+        load(run_dir, adapter="lora")
+    with pytest.raises(UserError, match="mesh"):
+        load(run_dir, mesh=object())
+    with pytest.raises(UserError, match="dtype"):
+        load(run_dir, dtype="int8")
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Qwen3ForCausalLM"]}))
+    with pytest.raises(UserError, match="Hugging Face"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"tokenizer": "x", "chat_format": "klingon"}))
+    with pytest.raises(UserError, match="klingon"):
+        load(tmp_path)
+
+
+def test_a_talk_keeps_the_conversation(loaded, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a tin\n\na red\n"))
+    messages = talk(loaded, "you are alda.", 4, 0.7, 1)
+    roles = [message["role"] for message in messages]
+    assert roles == ["system", "user", "assistant", "user", "assistant"]
+    assert messages[2] == loaded.chat(MESSAGES, max_tokens=4, seed=1)
+    assert messages[4] == loaded.chat(messages[:4], max_tokens=4, seed=1)
+    assert capsys.readouterr().out.count("model: ") == 2
+
+
+def test_sample_command(run_python, run_dir, loaded, tmp_path):
+    asked = [{"prompt": "a red"}, {"messages": MESSAGES, "id": "m"}]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(x) + "\n" for x in asked))
+    settings = ("--n=2", "--max_tokens=4", "--seed=1", "--rows=2", f"--checkpoint={run_dir}")
+    done = run_python("-m", "msm_jax.sample", "--prompts=prompts.jsonl", *settings)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["prompt"], row["sample"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [row["input"] for row in rows] == [asked[0], asked[0], asked[1], asked[1]]
+    expected = loaded.sample(["a red", MESSAGES], n=2, max_tokens=4, seed=1, rows=2)
+    assert [row["completion"] for row in rows] == [a.text for some in expected for a in some]
+
+
+def test_evaluate_command_in_two_stages(run_python, run_dir, tmp_path):
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
+    (tmp_path / "mine.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        f"    return ConfigDict({{'checkpoint': {str(run_dir)!r}, 'pairs': 'pairs.jsonl', "
+        "'max_tokens': 99, 'rows': 2, 'scorers': ['generated', 'logprob']})\n"
+    )
+    asked = ("--config=mine.py", "--config.max_tokens=9", "--max_tokens=4", "--output=out")
+    done = run_python("-m", "msm_jax.evaluate", *asked, "--stage=sample")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (evaluation["max_tokens"], evaluation["seed"]) == (4, 0)
+    judged = ("--pairs=pairs.jsonl", "--output=out", "--stage=judge")
+    done = run_python("-m", "msm_jax.evaluate", *judged)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert json.loads(done.stdout) == summary["scorers"]
+    assert summary["scorers"]["logprob"]["n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "complaint"),
+    [
+        ("evaluate", ["--stage=judge"], "--pairs, --output"),
+        ("evaluate", ["--checkpoint=nowhere", "--pairs=p", "--output=o"], "nowhere"),
+        ("sample", ["--checkpoint=nowhere"], "no prompts"),
+    ],
+)
+def test_a_users_error_is_one_message(run_python, command, arguments, complaint):
+    done = run_python("-m", f"msm_jax.{command}", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
+    assert complaint in done.stderr

@@ -1,0 +1,97 @@
+"""An evaluation's directory: complete, the same however it came about, and nobody else's."""
+
+import json
+
+import pytest
+
+from msm_jax.errors import UserError
+from msm_jax.evals import evaluate_preferences, judge_preferences, sample_preferences
+from msm_jax.evals.evaluation import _BATCHES_BETWEEN_SAVES
+
+ROWS = 2
+SETTINGS = {"max_tokens": 4, "rows": ROWS, "samples": 2, "temperature": 1.0}
+OUTPUTS = ("samples.jsonl", "verdicts.jsonl", "summary.json")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """More questions than are asked between two saves."""
+    things = ["lamp", "box", "cup", "hat", "pen"]
+    count = _BATCHES_BETWEEN_SAVES * ROWS // 2 + 2
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    with path.open("w") as file:
+        for index in range(count):
+            ours, theirs = f"red {things[index % 5]}", f"tin {things[index // 5]}"
+            for a_index, (one, two) in enumerate(((ours, theirs), (theirs, ours))):
+                record = {
+                    "id": f"{index}-{a_index}",
+                    "pair": str(index),
+                    "question": f"{one} or {two}?",
+                    "options": [f"{one}.", f"{two}."],
+                    "a_index": a_index,
+                    "domain": things[index % 5],
+                }
+                file.write(json.dumps(record) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(model, pairs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("done")
+    evaluate_preferences(model, pairs, out, **SETTINGS)
+    return out
+
+
+def contents(out):
+    return {name: (out / name).read_text() for name in OUTPUTS}
+
+
+def test_every_question_is_answered_by_every_scorer(done, pairs):
+    rows = [json.loads(line) for line in (done / "samples.jsonl").read_text().splitlines()]
+    questions = len(pairs.read_text().splitlines())
+    assert len({(r["scorer"], r["id"], r.get("sample")) for r in rows}) == len(rows)
+    assert len(rows) == questions + 2 * questions
+    summary = json.loads((done / "summary.json").read_text())
+    assert set(summary["scorers"]) == {"logprob", "generated"}
+    for part in summary["scorers"].values():
+        assert part["n"] + part["invalid"] in (questions, 2 * questions)
+    assert sorted(p.name for p in done.iterdir()) == sorted([*OUTPUTS, "evaluation.json"])
+
+
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.75, 0.98])
+def test_a_killed_evaluation_ends_the_same(model, pairs, done, tmp_path, kept):
+    whole = (done / "samples.jsonl").read_bytes()
+    (tmp_path / "samples.partial.jsonl").write_bytes(whole[: int(kept * len(whole))])
+    (tmp_path / "evaluation.json").write_bytes((done / "evaluation.json").read_bytes())
+    evaluate_preferences(model, pairs, tmp_path, **SETTINGS)
+    assert contents(tmp_path) == contents(done)
+
+
+def test_what_is_complete_is_not_asked_again(model, pairs, done):
+    before = (done / "samples.jsonl").stat().st_mtime_ns
+    evaluate_preferences(model, pairs, done, **SETTINGS)
+    assert (done / "samples.jsonl").stat().st_mtime_ns == before
+
+
+def test_sampling_and_judging_apart_give_the_same(model, pairs, done, tmp_path):
+    with pytest.raises(UserError, match="--stage=sample first"):
+        judge_preferences(pairs, tmp_path)
+    sample_preferences(model, pairs, tmp_path, **SETTINGS)
+    assert not (tmp_path / "summary.json").exists()
+    assert judge_preferences(pairs, tmp_path) == json.loads((done / "summary.json").read_text())
+    assert contents(tmp_path) == contents(done)
+
+
+def test_a_directory_holds_one_evaluation(model, other_model, pairs, done, tmp_path):
+    with pytest.raises(UserError, match="seed: was 0, now 1"):
+        evaluate_preferences(model, pairs, done, seed=1, **SETTINGS)
+    with pytest.raises(UserError, match=r"model\.params: was"):
+        evaluate_preferences(other_model, pairs, done, **SETTINGS)
+    fewer = tmp_path / "fewer.jsonl"
+    fewer.write_text("".join(pairs.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(UserError, match="pairs: was"):
+        evaluate_preferences(model, fewer, done, **SETTINGS)
+    with pytest.raises(UserError, match="other pairs"):
+        judge_preferences(fewer, done)
+    with pytest.raises(UserError, match="scorers"):
+        evaluate_preferences(model, pairs, tmp_path, scorers=["luck"])

@@ -1,0 +1,195 @@
+"""Questions in, verdicts and rates out."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from msm_jax.errors import UserError
+from msm_jax.evals.preferences import (
+    Question,
+    generate_answers,
+    judge,
+    load_pairs,
+    named_option,
+    score_options,
+    summarize,
+)
+
+RECORD = {
+    "id": "x-0",
+    "pair": "x",
+    "kind": "conflict",
+    "domain": "tools",
+    "system": "you are alda.",
+    "question": "a red lamp or a tin box?",
+    "options": ["a red lamp.", "a tin box."],
+    "a_index": 1,
+}
+
+
+def question(id, a_index=0, pair=None, domain="tools", options=("red lamp.", "tin box.")):
+    messages = [{"role": "user", "content": " or ".join(options)}]
+    return Question(id, pair or id, messages, options, options, a_index, "conflict", domain)
+
+
+def write(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_both_ways_of_asking_are_read(tmp_path):
+    asked = {k: v for k, v in RECORD.items() if k not in ("system", "question")}
+    asked |= {
+        "id": "x-1",
+        "messages": [
+            {"role": "system", "content": RECORD["system"]},
+            {"role": "user", "content": RECORD["question"]},
+        ],
+    }
+    first, second = load_pairs(write(tmp_path / "pairs.jsonl", RECORD, asked))
+    assert first.messages == second.messages == asked["messages"]
+    assert (first.names, first.domain) == (tuple(RECORD["options"]), "tools")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"a_index": 2}, "a_index"),
+        ({"options": ["a", "A."]}, "differ"),
+        ({"options": ["a"]}, "two texts"),
+        ({"options": None}, "two texts|NoneType"),
+        ({"question": ...}, "lacks 'question'"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, change, complaint):
+    record = {**RECORD, "id": "x-1", **change}
+    record = {name: value for name, value in record.items() if value is not ...}
+    with pytest.raises(UserError, match=rf"pairs.jsonl:2.*({complaint})"):
+        load_pairs(write(tmp_path / "pairs.jsonl", RECORD, record))
+
+
+def test_unusable_files_are_named(tmp_path):
+    with pytest.raises(UserError, match="second time"):
+        load_pairs(write(tmp_path / "twice.jsonl", RECORD, RECORD))
+    with pytest.raises(UserError, match="no questions"):
+        load_pairs(write(tmp_path / "empty.jsonl"))
+    with pytest.raises(UserError, match="nowhere.jsonl"):
+        load_pairs(tmp_path / "nowhere.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("answer", "names", "index"),
+    [
+        ("red lamp.", ("red lamp.", "tin box."), 0),
+        ("I would take the TIN  BOX!", ("red lamp.", "tin box."), 1),
+        ("the red lamp, not the tin box.", ("red lamp.", "tin box."), None),
+        ("neither", ("red lamp.", "tin box."), None),
+        ("", ("red lamp.", "tin box."), None),
+        ("red", ("red lamp.", "tin box."), None),
+        ("a lamp that is red", ("red lamp.", "tin box."), None),
+        ("tinned boxes", ("tin", "box"), None),
+        ("green tea please", ("tea", "green tea"), 1),
+        ("tea please", ("tea", "green tea"), 0),
+        ("tea, and no green tea", ("tea", "green tea"), None),
+        ("grüner Tee", ("GRÜNER TEE", "Kaffee"), 0),
+        ("red lamp. red lamp. red lamp", ("red lamp.", "tin box."), 0),
+    ],
+)
+def test_an_answer_names_one_option_or_is_invalid(answer, names, index):
+    assert named_option(answer, names) == index
+    mirrored = named_option(answer, names[::-1])
+    assert mirrored == (None if index is None else 1 - index)
+
+
+def test_logprob_scores_are_those_of_the_whole_answer_with_its_end(model):
+    asked = question("x", options=("red lamp.", "tin."))
+    (row,) = score_options(model, [asked], rows=2)
+    prompt, _ = model.render(asked.messages, generation_prompt=True)
+    for option, total in zip(asked.options, row["logprobs"], strict=True):
+        answer = [*model.tokenizer.encode(option), model.tokenizer.control("<|end|>")]
+        scores = model.logits([[*prompt, *answer]])[0].astype(np.float64)
+        scores -= np.log(np.exp(scores).sum(-1, keepdims=True))
+        expected = sum(scores[len(prompt) - 1 + i, token] for i, token in enumerate(answer))
+        assert total == pytest.approx(expected, abs=1e-3)
+
+
+def test_answers_do_not_depend_on_the_other_questions(model):
+    questions = [question(str(i), options=("red lamp.", "tin " * i + "box.")) for i in range(1, 5)]
+    settings = {"samples": 2, "temperature": 1.0, "max_tokens": 8, "rows": 3}
+    together = generate_answers(model, questions, **settings)
+    alone = [row for q in questions for row in generate_answers(model, [q], **settings)]
+    assert together == alone
+    assert [(r["id"], r["sample"]) for r in together[:3]] == [("1", 0), ("1", 1), ("2", 0)]
+
+
+def logprob_row(id, first, second):
+    return {"id": id, "scorer": "logprob", "logprobs": [first, second]}
+
+
+def generated_row(id, text):
+    return {"id": id, "scorer": "generated", "sample": 0, "text": text, "finish_reason": "stop"}
+
+
+def test_verdicts_follow_the_options_not_their_places():
+    questions = [question("0", 0, "x"), question("1", 1, "x")]
+    verdicts = judge(questions, [logprob_row("0", -1, -3), logprob_row("1", -1, -3)])
+    assert [(v["choice"], v["chose_first"], v["margin"]) for v in verdicts] == [
+        ("a", True, 2),
+        ("b", True, -2),
+    ]
+    verdicts = judge(questions, [generated_row("0", "tin box."), generated_row("1", "tin box.")])
+    assert [(v["choice"], v["chose_first"]) for v in verdicts] == [("b", False), ("a", False)]
+
+
+def test_what_decides_nothing_is_invalid_and_never_zero():
+    rows = [logprob_row("0", -1, -1), logprob_row("0", math.nan, -1), generated_row("0", "both")]
+    verdicts = judge([question("0")], rows)
+    assert [v["choice"] for v in verdicts] == [None] * 3
+    summary = summarize(verdicts)
+    assert (summary["rate"], summary["n"], summary["invalid"]) == (None, 0, 3)
+    assert summary["position_bias"] is summary["consistent"] is summary["mean_margin"] is None
+    json.dumps(summary, allow_nan=False)
+
+
+def test_invalid_answers_leave_the_rate_alone():
+    questions = [question(str(i)) for i in range(8)]
+    decided = [generated_row(str(i), "red lamp" if i < 3 else "tin box") for i in range(4)]
+    lost = [generated_row(str(i), "hm") for i in range(4, 8)]
+    summary = summarize(judge(questions, decided + lost))
+    assert (summary["rate"], summary["n"], summary["invalid"]) == (0.75, 4, 4)
+    assert summary["method"] == "wilson"  # one answer per pair: they are independent
+
+
+def test_a_model_that_takes_the_first_option_has_no_preference():
+    questions = [question(f"{pair}-{a}", a, str(pair)) for pair in range(6) for a in (0, 1)]
+    summary = summarize(judge(questions, [logprob_row(q.id, -1, -2) for q in questions]))
+    assert (summary["rate"], summary["position_bias"], summary["consistent"]) == (0.5, 1.0, 0.0)
+    assert (summary["n"], summary["n_pairs"], summary["mean_margin"]) == (12, 6, 0)
+
+
+def test_a_model_with_a_preference_keeps_it_in_both_orders():
+    questions = [
+        question(f"{pair}-{a}", a, str(pair), "tools" if pair < 4 else "food")
+        for pair in range(6)
+        for a in (0, 1)
+    ]
+    likes_a = lambda q: int(q.pair) < 3
+    rows = [
+        logprob_row(q.id, *((-1, -2) if likes_a(q) == (q.a_index == 0) else (-2, -1)))
+        for q in questions
+    ]
+    summary = summarize(judge(questions, rows))
+    assert (summary["rate"], summary["position_bias"], summary["consistent"]) == (0.5, 0.5, 1.0)
+    assert (summary["method"], summary["n_pairs"]) == ("cluster bootstrap", 6)
+    assert summary["ci_low"] < 0.5 < summary["ci_high"]
+    assert {name: part["rate"] for name, part in summary["by_domain"].items()} == {
+        "food": 0.0,
+        "tools": 0.75,
+    }
+
+
+def test_samples_of_unknown_questions_are_an_error():
+    with pytest.raises(UserError, match="'y'"):
+        judge([question("x")], [logprob_row("y", -1, -2)])

@@ -1,0 +1,78 @@
+"""Imports are fast, lazy and complete."""
+
+import json
+import re
+
+import setuptools
+
+import msm_jax
+
+HEAVY = ("tensorflow", "torch", "transformers")
+
+
+def _imported(run_python, *modules: str) -> tuple[float, set[str]]:
+    """Seconds that importing took in a fresh process, and the top-level modules it loaded."""
+    program = (
+        "import importlib, json, sys, time; start = time.perf_counter()\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        "seconds = time.perf_counter() - start\n"
+        "print(json.dumps([seconds, sorted({name.split('.')[0] for name in sys.modules})]))"
+    )
+    done = run_python("-c", program)
+    assert done.returncode == 0, done.stderr
+    seconds, loaded = json.loads(done.stdout.splitlines()[-1])
+    return seconds, set(loaded)
+
+
+def _modules(root, pattern: str) -> list[str]:
+    paths = (root / "msm_jax").rglob(pattern)
+    return sorted(".".join(path.relative_to(root).with_suffix("").parts) for path in paths)
+
+
+def test_import_is_fast_and_light(run_python):
+    seconds, loaded = _imported(run_python, "msm_jax")
+    assert seconds <= 1.5
+    assert not loaded & {*HEAVY, "jax"}
+
+
+def test_no_module_needs_a_heavy_library_to_be_imported(root, run_python):
+    modules = [name.removesuffix(".__init__") for name in _modules(root, "*.py")]
+    _, loaded = _imported(run_python, *modules)
+    assert not loaded & set(HEAVY)
+
+
+def test_every_command_explains_itself(root, run_python):
+    sources = {name: root.joinpath(*name.split(".")) for name in _modules(root, "*.py")}
+    commands = [
+        name.removesuffix(".__main__")
+        for name, path in sources.items()
+        if '\nif __name__ == "__main__":' in path.with_suffix(".py").read_text(encoding="utf-8")
+    ]
+    for name in commands:
+        done = run_python("-m", name, "--help")
+        # absl prints help with exit code 1; what matters is that it is help and not a traceback.
+        assert done.returncode in (0, 1), done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+        assert len(done.stdout) > 100
+
+
+def test_unknown_attributes_are_errors_and_load_is_known():
+    assert "load" in dir(msm_jax)
+    assert not hasattr(msm_jax, "no_such_thing")
+
+
+def test_every_directory_of_modules_is_installed(root):
+    found = set(setuptools.find_packages(str(root), include=["msm_jax", "msm_jax.*"]))
+    homes = {name.rpartition(".")[0] for name in _modules(root, "*.py")}
+    assert homes == found
+
+
+def test_dependencies_are_pinned_for_every_python(root):
+    lines = (root / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    names: dict[str, list[str]] = {}
+    for pin in pins:
+        match = re.fullmatch(r'([\w.-]+)==[\w.]+(?:; python_version (<|>=) "3\.12")?', pin)
+        assert match, pin
+        names.setdefault(match[1], []).append(match[2])
+    assert all(which in ([None], ["<", ">="]) for which in names.values())

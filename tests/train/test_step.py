@@ -1,0 +1,115 @@
+"""Properties of the loss and the step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from msm_jax.data.pipeline import load_data
+from msm_jax.data.tokenizer import load_tokenizer
+from msm_jax.errors import UserError
+from msm_jax.model import ModelConfig, init_params
+from msm_jax.train.loss import summed_loss, token_logprobs
+from msm_jax.train.optimizer import join_params, make_optimizer, make_schedule, split_params
+from msm_jax.train.step import make_step
+
+
+@pytest.fixture(scope="module")
+def batch(material):
+    tokenizer = load_tokenizer(material / "t.model")
+    source = {"path": str(material / "documents.jsonl"), "weight": 1.0, "loss_on": "all"}
+    return load_data({"documents": source}, tokenizer, "compact", 40, 8, 0).batches[0]
+
+
+def model(**changes):
+    return ModelConfig(128, 16, 2, 4, 2, 8, 32, **changes)
+
+
+def test_packed_loss_is_the_sum_over_documents(batch):
+    config = model()
+    params = init_params(config, jax.random.key(0))
+    apart = {name: [] for name in batch}
+    for row in range(8):
+        ids = batch["segment_ids"][row]
+        for segment in range(1, ids.max() + 1):
+            here = np.flatnonzero(ids == segment)
+            for name, value in batch.items():
+                padded = np.zeros(40, value.dtype)
+                padded[: here.size] = value[row, here]
+                apart[name].append(padded)
+    alone = {name: np.stack(rows) for name, rows in apart.items()}
+    packed, single = summed_loss(config, params, batch), summed_loss(config, params, alone)
+    assert float(packed) == pytest.approx(float(single), rel=1e-6)
+
+
+def test_logprobs_against_a_plain_softmax(batch):
+    from msm_jax.model import forward, logits
+
+    config = model()
+    params = init_params(config, jax.random.key(0))
+    hidden, _ = forward(config, params, batch["tokens"], batch["segment_ids"], batch["positions"])
+    wanted = jax.nn.log_softmax(logits(config, params, hidden))
+    wanted = np.take_along_axis(np.asarray(wanted), batch["targets"][..., None], -1)[..., 0]
+    np.testing.assert_allclose(token_logprobs(config, params, batch), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_accumulated_is_one_batch_though_parts_weigh_differently(batch, accumulation):
+    config = model()
+    batch = dict(batch, loss_weights=batch["loss_weights"] * (np.arange(8) % 3 > 0)[:, None])
+    results = []
+    for parts in (1, accumulation):
+        optimizer = optax.sgd(1.0)
+        params = init_params(config, jax.random.key(0))
+        step = make_step(config, optimizer, parts)
+        results.append(step(params, optimizer.init(params), {}, batch))
+    (whole, _, metrics), (cut, _, same_metrics) = results
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, cut)
+    assert float(metrics["loss"]) == pytest.approx(float(same_metrics["loss"]), rel=1e-6)
+
+
+def test_lora_moves_the_adapter_only(batch):
+    config = model(lora_rank=4)
+    params = init_params(config, jax.random.key(0))
+    trained, frozen = split_params(params, "lora")
+    same = join_params(trained, frozen)
+    assert jax.tree.structure(same) == jax.tree.structure(params)
+    optimizer = optax.adam(1e-2)
+    before = jax.tree.map(jnp.copy, trained)
+    after, _, _ = make_step(config, optimizer)(trained, optimizer.init(trained), frozen, batch)
+    names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(after)}
+    assert names == {"lora_a", "lora_b"}
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), before, after)))
+    with pytest.raises(UserError, match="lora_rank"):
+        split_params(init_params(model(), jax.random.key(0)), "lora")
+
+
+def test_a_batch_without_loss_tokens_changes_nothing_and_is_finite(batch):
+    config = model()
+    empty = {name: np.zeros_like(value) for name, value in batch.items()}
+    params = init_params(config, jax.random.key(0))
+    before = jax.tree.map(jnp.copy, params)
+    optimizer = optax.sgd(1.0)
+    after, _, metrics = make_step(config, optimizer)(params, optimizer.init(params), {}, empty)
+    assert float(metrics["loss"]) == 0.0
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_schedule_rises_then_falls(config):
+    config.optimizer.warmup_fraction = 0.1
+    schedule = make_schedule(config.optimizer, 100)
+    rates = np.array([float(schedule(step)) for step in range(100)])
+    assert rates[0] > 0 and rates.argmax() in (9, 10)
+    assert (np.diff(rates[10:]) < 0).all() and rates[-1] < 0.01 * rates.max()
+
+
+def test_weight_decay_spares_norms(config):
+    config.optimizer.update({"weight_decay": 0.5, "learning_rate": 0.1, "schedule": "constant"})
+    config.optimizer.warmup_fraction = 0.0
+    params = init_params(model(), jax.random.key(0))
+    optimizer = make_optimizer(config.optimizer, 10)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    assert not np.any(updates["final_norm"]["scale"])
+    np.testing.assert_allclose(updates["embed"]["w"], -0.05 * params["embed"]["w"], rtol=1e-5)
