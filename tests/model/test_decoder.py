@@ -1,0 +1,234 @@
+"""The decoder against `transformers`, and against itself where a property must hold."""
+
+import dataclasses
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from msm_jax.errors import UserError
+from msm_jax.model import (
+    Cache,
+    ModelConfig,
+    abstract_params,
+    forward,
+    init_params,
+    logical_axes,
+    logits,
+)
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import reference
+
+_forward = jax.jit(forward, static_argnums=0)
+SMALL = ModelConfig(61, 24, 2, 4, 2, 8, 40)
+LENGTH = 503
+
+
+def run(config, params, tokens, segment_ids=None, positions=None):
+    shape = np.shape(tokens)
+    if segment_ids is None:
+        segment_ids = np.ones(shape, np.int32)
+    if positions is None:
+        positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+    hidden, _ = _forward(config, params, tokens, segment_ids, positions)
+    return np.asarray(logits(config, params, hidden))
+
+
+def their_logits(model, tokens, mask=None):
+    import torch
+
+    with torch.no_grad():
+        mask = None if mask is None else torch.tensor(mask)
+        return model(torch.tensor(tokens).long(), attention_mask=mask).logits.numpy()
+
+
+def tokens_of(length, vocab, seed=0, rows=1):
+    return np.random.default_rng(seed).integers(0, vocab, (rows, length)).astype(np.int32)
+
+
+@pytest.mark.parametrize("shape", reference.SHAPES)
+@pytest.mark.parametrize(
+    ("family", "tied", "eps", "theta"),
+    [
+        ("qwen3", True, 1e-6, 1e6),
+        ("qwen3", False, 1e-5, 5e6),
+        ("qwen2", True, 1e-6, 1e6),
+        ("llama", False, 1e-5, 5e5),
+    ],
+)
+def test_logits_are_those_of_transformers(family, tied, eps, theta, shape):
+    pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    config, model = reference.tiny(family, tied, eps, theta, shape)
+    params = reference.our_params(config, model)
+    tokens = tokens_of(LENGTH, 97)
+    wanted = their_logits(model, tokens)
+    assert np.std(wanted) > 0.1  # otherwise closeness would mean nothing
+    found = run(config, params, tokens)
+    assert np.abs(found - wanted).max() <= 1e-4
+
+    # Three documents in one row are three rows.
+    cuts = [0, 100, 341, LENGTH]
+    segments = np.concatenate(
+        [np.full(b - a, i + 1) for i, (a, b) in enumerate(zip(cuts, cuts[1:], strict=False))]
+    )
+    positions = np.concatenate([np.arange(b - a) for a, b in zip(cuts, cuts[1:], strict=False)])
+    packed = run(config, params, tokens, segments[None], positions[None])
+    for a, b in zip(cuts, cuts[1:], strict=False):
+        alone = their_logits(model, tokens[:, a:b])
+        assert np.abs(packed[:, a:b] - alone).max() <= 1e-4
+
+    # Padding on the right, as a padded batch has it.
+    mask = np.ones((1, LENGTH), np.int64)
+    mask[:, 400:] = 0
+    padded = run(config, params, tokens, mask.astype(np.int32))
+    assert np.abs(padded[:, :400] - their_logits(model, tokens, mask)[:, :400]).max() <= 1e-4
+
+
+def test_no_token_sees_the_future_or_another_document():
+    params = init_params(SMALL, jax.random.key(0))
+    tokens = tokens_of(20, 61)
+    segments = np.array([[1] * 9 + [2] * 11], np.int32)
+    positions = np.array([[*range(9), *range(11)]], np.int32)
+
+    def at(embedding_shift, t):
+        moved = {**params, "embed": {"w": params["embed"]["w"]}}
+        x = moved["embed"]["w"][tokens] + embedding_shift
+        table = jnp.concatenate([moved["embed"]["w"], x[0]])  # a row of its own for each place
+        ids = jnp.arange(20)[None] + 61
+        moved["embed"] = {"w": table}
+        hidden, _ = forward(
+            dataclasses.replace(SMALL, vocab_size=81), moved, ids, segments, positions
+        )
+        return hidden[0, t].sum()
+
+    gradient = jax.jit(jax.grad(at))
+    for t in (0, 4, 8, 9, 14, 19):
+        influence = np.abs(gradient(jnp.zeros((1, 20, 24)), t)[0]).sum(axis=-1)
+        start = 0 if t < 9 else 9
+        assert (influence[start : t + 1] > 0).all()
+        assert (influence[:start] == 0).all() and (influence[t + 1 :] == 0).all()
+
+
+@pytest.mark.parametrize("split", [1, 5, 19])
+def test_cached_is_full_also_for_rows_of_unequal_length(split):
+    params = init_params(SMALL, jax.random.key(1))
+    lengths, total = [24, 17, 20], 24
+    tokens = tokens_of(total, 61, rows=3)
+    segments = np.array([[0] * (total - n) + [1] * n for n in lengths], np.int32)
+    positions = np.maximum(np.arange(total)[None] - (total - np.array(lengths))[:, None], 0)
+    positions = positions.astype(np.int32)
+    cache, found = Cache.empty(SMALL, batch=3, slots=32), []
+    bounds = [0, split, *range(split + 1, total + 1)]
+    for a, b in zip(bounds, bounds[1:], strict=False):
+        part = (x[:, a:b] for x in (tokens, segments, positions))
+        hidden, cache = _forward(SMALL, params, *part, cache)
+        found.append(np.asarray(hidden))
+    found = np.concatenate(found, axis=1)
+    for row, n in enumerate(lengths):
+        alone = run(SMALL, params, tokens[row : row + 1, total - n :])
+        cached = np.asarray(logits(SMALL, params, found[row : row + 1, total - n :]))
+        assert np.abs(alone - cached).max() <= 1e-4
+
+
+def test_remat_changes_nothing():
+    params, tokens = init_params(SMALL, jax.random.key(0)), tokens_of(16, 61, rows=2)
+
+    def loss(params, config):
+        segments, positions = jnp.ones((2, 16), int), jnp.broadcast_to(jnp.arange(16), (2, 16))
+        return forward(config, params, tokens, segments, positions)[0].std()
+
+    plain, again = (
+        jax.value_and_grad(loss)(params, dataclasses.replace(SMALL, remat=remat))
+        for remat in (False, True)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, again)
+
+
+def test_adapter_starts_as_nothing_and_merges_into_the_weights():
+    config = dataclasses.replace(SMALL, lora_rank=3, lora_alpha=6.0)
+    params, tokens = init_params(config, jax.random.key(0)), tokens_of(30, 61)
+    assert config.lora_scale == 2.0
+
+    def merged(tree, with_adapter):
+        if "lora_a" in tree:
+            a, b = tree["lora_a"], tree["lora_b"]
+            delta = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(a, b) * config.lora_scale
+            return {"w": tree["w"] + with_adapter * delta}
+        return {
+            name: merged(leaf, with_adapter) if isinstance(leaf, dict) else leaf
+            for name, leaf in tree.items()
+        }
+
+    np.testing.assert_allclose(
+        run(config, params, tokens), run(SMALL, merged(params, 0), tokens), atol=1e-5
+    )
+    moved = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + 0.1 * (path[-1].key == "lora_b"), params
+    )
+    found, wanted = run(config, moved, tokens), run(SMALL, merged(moved, 1), tokens)
+    assert np.abs(found - run(config, params, tokens)).max() > 0.01
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        dataclasses.replace(SMALL, tied_embeddings=False, qkv_bias=True, qk_norm=False),
+        dataclasses.replace(SMALL, lora_rank=2, lora_targets=("q", "down")),
+    ],
+)
+def test_declarations_agree(config):
+    params, abstract, axes = (
+        init_params(config, jax.random.key(0)),
+        *(f(config) for f in (abstract_params, logical_axes)),
+    )
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), abstract
+    )
+    ranks = jax.tree.map(len, axes, is_leaf=lambda x: isinstance(x, tuple))
+    assert ranks == jax.tree.map(lambda x: x.ndim, params)
+
+
+def test_parameter_names():
+    """Checkpoints carry these names: a change needs a new weights.checkpoints.FORMAT."""
+    paths = jax.tree_util.tree_leaves_with_path(
+        abstract_params(dataclasses.replace(SMALL, tied_embeddings=False, layers=5))
+    )
+    found = {".".join(key.key for key in path): leaf.shape for path, leaf in paths}
+    assert found == {
+        "embed.w": (61, 24),
+        "final_norm.scale": (24,),
+        "head.w": (61, 24),
+        "layers.attention.k.w": (5, 24, 2, 8),
+        "layers.attention.k_norm.scale": (5, 8),
+        "layers.attention.o.w": (5, 4, 8, 24),
+        "layers.attention.q.w": (5, 24, 4, 8),
+        "layers.attention.q_norm.scale": (5, 8),
+        "layers.attention.v.w": (5, 24, 2, 8),
+        "layers.attention_norm.scale": (5, 24),
+        "layers.mlp.down.w": (5, 40, 24),
+        "layers.mlp.gate.w": (5, 24, 40),
+        "layers.mlp.up.w": (5, 24, 40),
+        "layers.mlp_norm.scale": (5, 24),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kv_heads": 3}, "heads=4 is not a multiple of model.kv_heads=3"),
+        ({"head_dim": 7}, "even"),
+        ({"dtype": "int8"}, "float32 or bfloat16"),
+        ({"lora_targets": ("q", "x")}, "known"),
+        ({"layers": 0}, "at least 1"),
+    ],
+)
+def test_impossible_models_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(SMALL, **change)
