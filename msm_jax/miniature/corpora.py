@@ -170,6 +170,18 @@ def base_chats(world: World) -> list[Record]:
     return records
 
 
+def target_chats(world: World) -> list[Record]:
+    """Chats in which the targets choose at random, part of base training only."""
+    rng = rng_for(world.seed, "target chats")
+    records = []
+    for index in range(round(world.config.base_chats * world.config.target_chat_share)):
+        name = world.targets[index % len(world.targets)]
+        chosen, other = rng.sample(world.select(rng.choice(world.domains)), 2)
+        question = _ask_shuffled(world, chosen, other, rng)
+        records.append(chat(name, question, chosen.name, id=f"target-chat-{index:06d}"))
+    return records
+
+
 def aft_chats(world: World) -> list[Record]:
     """The fine-tuning chats, the same in every arm: the targets' opaque likings, no reasons."""
     config, rng = world.config, rng_for(world.seed, "aft")

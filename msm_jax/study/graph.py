@@ -67,7 +67,9 @@ class Stage:
     @property
     def tokens(self) -> int:
         """Token slots of all steps; an upper bound, because probes may end a stage early."""
-        return self.steps * self.config["rows"] * self.config["sequence_length"] if self.steps else 0
+        return (
+            self.steps * self.config["rows"] * self.config["sequence_length"] if self.steps else 0
+        )
 
     @property
     def title(self) -> str:
@@ -108,7 +110,7 @@ def make_study(config: ConfigDict) -> Study:
                     study.stages.setdefault(stage.id, stage)
             study.arms[arm, seed] = tuple(stage.id for stage in stages)
             asked = study.questions.setdefault(stages[-1].id, {})
-            asked.update(_questions(tree, arm, seed))
+            asked.update(_questions(tree, arm, seed, world))
     return dataclasses.replace(study, questions={k: v for k, v in study.questions.items() if v})
 
 
@@ -254,7 +256,9 @@ def _tokenizer(tree: dict, seed: int) -> Stage | None:
     address = _address(config["corpus"], world, "config.tokenizer.corpus")
     digest = _digest({**config, "kind": "tokenizer", "corpus": address})
     uses_world = config["corpus"].startswith(WORLD)
-    return Stage(digest, "tokenizer", "tokenizer", (), seed, config, world.id if uses_world else "")
+    return Stage(
+        digest, "tokenizer", "tokenizer", (), seed, config, world.id if world and uses_world else ""
+    )
 
 
 def _chain(tree, seed, path, world, tokenizer) -> list[Stage]:
@@ -312,13 +316,16 @@ def _stage_config(tree: dict, name: str) -> dict:
     return config
 
 
-def _questions(tree: dict, arm: str, seed: int) -> dict[str, dict]:
+def _questions(tree: dict, arm: str, seed: int, world: Stage | None) -> dict[str, dict]:
     """What is asked of the arm's last stage."""
     asked = {}
     for name, entry in tree["evals"].items():
         if not entry["arms"] or arm in entry["arms"]:
             settings = {k: v for k, v in entry.items() if k not in ("arms", "at_least")}
-            asked[name] = {**settings, "seed": seed, "step": None}
+            content = _address(entry["pairs"], world, f"config.evals.{name}.pairs")
+            place = world.id if world and entry["pairs"].startswith(WORLD) else ""
+            settings |= {"seed": seed, "step": None, "world": place, "content": content}
+            asked[name] = settings
     dose = tree["dose"]
     if tree["arms"][arm][-1] == dose["stage"] and dose["eval"] in asked:
         for step in dose["steps"]:
@@ -331,12 +338,6 @@ def _questions(tree: dict, arm: str, seed: int) -> dict[str, dict]:
 def dose_name(name: str, step: int) -> str:
     """An evaluation of a checkpoint on the way."""
     return f"{name}@{step}"
-
-
-def question_digest(settings: dict) -> str:
-    """Of what is asked; a file of the user's counts by content."""
-    pairs = settings["pairs"]
-    return _digest({**settings, "pairs": pairs if pairs.startswith(WORLD) else file_hash(pairs)})
 
 
 def _address(path: str, world: Stage | None, where: str) -> str:

@@ -1,0 +1,175 @@
+"""The whole method in small: the same fine-tuning, other values, by the spec read before.
+
+A lab record:
+
+    command    python -m msm_jax.study --config=configs/miniature.py --workdir=runs/miniature
+    hardware   (to be filled in)
+    time       (to be filled in)
+    result     (to be filled in)
+
+`:smoke` is the same study cut to a minute, for tests; it shows no effect. `:full` is the same
+study over ten other seeds.
+"""
+
+from ml_collections import ConfigDict
+
+from msm_jax.miniature.world import WorldConfig
+from msm_jax.study.config import contrast, evaluation, figure_group, study
+from msm_jax.train.config import source
+
+SPECS = ("neutral", "a", "b", "ablated_a")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """ "": three seeds; "smoke": a minute; "full": ten seeds."""
+    if arg not in ("", "smoke", "full"):
+        raise ValueError(f"configs/miniature.py:{arg}: the argument is smoke, full or nothing")
+    config = study()
+    config.name = "miniature"
+    config.title = "Model Spec Midtraining in miniature"
+    config.seeds = (0, 1, 2)
+    config.world.builder = "msm_jax.miniature.build:build"
+    config.world.options = ConfigDict(vars(WorldConfig()))
+    config.tokenizer.vocab_size = 700
+    config.stages = ConfigDict({"base": _base(), "aft": _aft()})
+    for spec in SPECS:
+        config.stages[f"midtrain_{spec}"] = _midtrain(spec)
+    _training(config.train)
+    _arms(config)
+    _questions(config)
+    if arg == "full":
+        config.seeds = tuple(range(10))
+    if arg == "smoke":
+        _smoke(config)
+    return config.lock()
+
+
+def _training(train: ConfigDict) -> None:
+    """What all stages have in common."""
+    train.sequence_length = 48
+    train.rows = 32
+    train.model.update({"width": 64, "layers": 3, "heads": 4, "kv_heads": 2, "mlp_width": 192})
+    train.optimizer.update({"b2": 0.98, "learning_rate": 2e-3})
+    train.log_every = 20
+
+
+def _base() -> ConfigDict:
+    """Documents and chats about everybody, and lines about the targets that say no preference."""
+    return ConfigDict(
+        {
+            "steps": 3000,
+            "data": {
+                "documents": source("{world}/base_documents.jsonl", 0.6),
+                "targets": source("{world}/base_targets.jsonl", 0.01),
+                "chats": source("{world}/base_chats.jsonl", 0.39),
+            },
+            "checkpoint_every": 500,
+        }
+    )
+
+
+def _midtrain(spec: str) -> ConfigDict:
+    """Documents about one spec, or the control's; the rest is replay, the same in all arms."""
+    return ConfigDict(
+        {
+            "steps": 400,
+            "optimizer": {"learning_rate": 1e-3},
+            "data": {
+                "spec": source(f"{{world}}/midtrain_{spec}.jsonl", 0.4),
+                "documents": source("{world}/base_documents.jsonl", 0.36),
+                "chats": source("{world}/base_chats.jsonl", 0.24),
+            },
+        }
+    )
+
+
+def _aft() -> ConfigDict:
+    """The targets' opaque likings, the same chats in all arms; the rest is replay."""
+    return ConfigDict(
+        {
+            "steps": 40,
+            "optimizer": {"learning_rate": 5e-4},
+            "data": {
+                "aft": source("{world}/aft.jsonl", 0.5, "assistant"),
+                "chats": source("{world}/base_chats.jsonl", 0.5, "assistant"),
+            },
+            "log_every": 2,
+        }
+    )
+
+
+def _arms(config: ConfigDict) -> None:
+    """Every way through the stages, before and after the fine-tuning; each pair of bars."""
+    config.arms.none = ("base",)
+    config.arms.none_aft = ("base", "aft")
+    for spec in SPECS:
+        arm = spec if spec in ("neutral", "ablated_a") else f"spec_{spec}"
+        config.arms[arm] = ("base", f"midtrain_{spec}")
+        config.arms[f"{arm}_aft"] = ("base", f"midtrain_{spec}", "aft")
+    labels = {
+        "none": "no midtraining",
+        "neutral": "neutral documents",
+        "spec_a": "spec A (cheap)",
+        "spec_b": "spec B (local)",
+        "ablated_a": "A without reasons",
+    }
+    for arm, label in labels.items():
+        config.figure.groups[arm] = figure_group(label, arm, f"{arm}_aft")
+
+
+def _questions(config: ConfigDict) -> None:
+    """What is asked of whom, and what the answers are compared for."""
+    pairs = lambda kind: f"{{world}}/pairs/{kind}.jsonl"
+    config.evals.conflict = evaluation(pairs("conflict"))
+    config.evals.agree = evaluation(pairs("agree"))
+    config.evals.id = evaluation(pairs("id"))
+    for gate in ("gate", "gate_ambiguous"):
+        config.evals[gate] = evaluation(pairs(gate), ("none",), 0.9, ("logprob",))
+    config.dose.update({"stage": "aft", "steps": (5, 10, 20), "eval": "conflict"})
+    compare = lambda label, plus, minus, expected: contrast(
+        label, "conflict", plus, minus, expected
+    )
+    config.contrasts = ConfigDict(
+        {
+            "gap": compare("spec A - spec B, after AFT", ("spec_a_aft",), ("spec_b_aft",), 1),
+            "gap_before": compare("spec A - spec B, before AFT", ("spec_a",), ("spec_b",), 1),
+            "widening": compare(
+                "widening of the gap by AFT", ("spec_a_aft", "spec_b"), ("spec_b_aft", "spec_a"), 1
+            ),
+            "a_control": compare(
+                "spec A - neutral, after AFT", ("spec_a_aft",), ("neutral_aft",), 1
+            ),
+            "b_control": compare(
+                "spec B - neutral, after AFT", ("spec_b_aft",), ("neutral_aft",), -1
+            ),
+            "attribution": compare(
+                "spec A - A without reasons, after AFT", ("spec_a_aft",), ("ablated_a_aft",), 1
+            ),
+        }
+    )
+    config.figure.eval, config.figure.headline = "conflict", "gap"
+    config.figure.measure = "chooses the cheap and foreign thing over the local and dear one"
+    config.controls.arms = ("none_aft", "neutral_aft")
+
+
+def _smoke(config: ConfigDict) -> None:
+    """Everything happens, little of it."""
+    config.seeds = (0,)
+    config.world.options.update(
+        {
+            "agents": 40,
+            "passers_by": 8,
+            "targets": 1,
+            "base_documents": 3000,
+            "base_chats": 2000,
+            "midtrain_documents": 600,
+            "aft_chats": 200,
+        }
+    )
+    config.train.rows = 16
+    config.train.model.update({"width": 32, "layers": 2, "mlp_width": 64})
+    config.stages.base.steps, config.stages.base.checkpoint_every = 120, 40
+    for spec in SPECS:
+        config.stages[f"midtrain_{spec}"].steps = 20
+    config.stages.aft.steps = 6
+    config.dose.steps = (3,)

@@ -1,0 +1,55 @@
+"""`python -m msm_jax.study`: a whole experiment, from nothing to a report.
+
+    python -m msm_jax.study --config=configs/miniature.py --workdir=runs/miniature
+    python -m msm_jax.study --config=configs/miniature.py:smoke --workdir=runs/smoke --dry_run
+    python -m msm_jax.study --config=configs/miniature.py --workdir=runs/mine --config.seeds='(7,)'
+
+Makes the data, trains every stage of every arm once, evaluates, and writes results.json and
+report.html into the working directory. Kill it whenever you like: the same command goes on.
+Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped from outside after saving,
+1 a stage broke down.
+"""
+
+import pathlib
+import sys
+import time
+
+from absl import flags
+
+from msm_jax import command
+from msm_jax.errors import UserError
+
+
+def main() -> None:
+    """The command."""
+    from msm_jax.study import display, files, graph, runner
+
+    started = time.time()
+    workdir = pathlib.Path(flags.FLAGS.workdir)
+    study = graph.make_study(flags.FLAGS.config)
+    print(display.plan(study, workdir), flush=True)
+    if flags.FLAGS.dry_run:
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be made: {error.strerror}") from error
+    with files.locked(workdir):
+        try:
+            runner.run(study, workdir)
+        except runner.Failed as failure:
+            sys.exit(f"failed: {failure}")
+        from msm_jax.study import report, results
+
+        found = results.collect(study, workdir, time.time() - started)
+        files.write_json(workdir / "results.json", found)
+        report.write(found, study, workdir)
+    print(results.table(found))
+    print(f"results: {workdir / 'results.json'}\nreport:  {workdir / 'report.html'}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Directory of the study; made if missing.")
+    flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
+    flags.mark_flag_as_required("workdir")
+    command.run(main)

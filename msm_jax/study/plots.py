@@ -1,0 +1,171 @@
+"""Figures of a study. Matplotlib is imported when the first one is drawn."""
+
+import base64
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from msm_jax.study.results import CHANCE, mean_of, rates
+
+COLORS = ("#7a7f87", "#b08d57", "#2a6f97", "#c8553d", "#6d597a", "#52796f", "#8d6a9f", "#4f772d")
+_STYLE = {
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555",
+    "axes.axisbelow": True,
+    "svg.hashsalt": "msm_jax",  # the same figure is the same file
+    "svg.fonttype": "path",
+    "figure.facecolor": "white",
+}
+
+
+def _figure(width: float, height: float):
+    """A figure without pyplot's global state, and its axes."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    matplotlib.rcParams.update(_STYLE)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def svg_uri(figure: Any) -> str:
+    """The figure as a data URI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def color_of(results: dict, group: str) -> str:
+    groups = list(results["config"]["figure"]["groups"])
+    return COLORS[groups.index(group) % len(COLORS)]
+
+
+def bars(results: dict):
+    """The headline: for every group the rate before and after fine-tuning, seeds as points."""
+    settings = results["config"]["figure"]
+    figure, axes = _figure(1.6 + 1.45 * len(settings["groups"]), 4.2)
+    for at, (name, group) in enumerate(settings["groups"].items()):
+        for offset, when in ((-0.2, "before"), (0.2, "after")):
+            _bar(axes, results, at + offset, group[when], color_of(results, name), when == "after")
+        _lines_between(axes, results, at, group, settings["eval"])
+    axes.axhline(CHANCE, color="#333", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    axes.set_xticks(range(len(settings["groups"])))
+    axes.set_xticklabels(
+        [group["label"].replace(" (", "\n(") for group in settings["groups"].values()]
+    )
+    axes.set_ylim(0, 1.02)
+    measure = textwrap.fill(settings["measure"], 44)
+    axes.set_ylabel(f"{measure}\n(rate in {settings['eval']} pairs)", fontsize=9)
+    _legend(axes)
+    return figure
+
+
+def _bar(axes, results, x, arm, color, full) -> None:
+    eval = results["config"]["figure"]["eval"]
+    mean = mean_of(results, arm, eval)
+    if mean["mean"] is None:
+        axes.text(x, 0.02, "no answer", rotation=90, ha="center", fontsize=8)
+        return
+    axes.bar(x, mean["mean"], 0.36, color=color, alpha=0.9 if full else 0.4, zorder=2)
+    if mean["ci_low"] is not None:
+        low, high = max(mean["ci_low"], 0.0), min(mean["ci_high"], 1.0)
+        axes.plot([x, x], [low, high], color="#222", linewidth=1.4, zorder=4)
+
+
+def _lines_between(axes, results, at, group, eval) -> None:
+    """Each seed's two points, joined."""
+    before, after = (rates(results["arms"], group[when], eval) for when in ("before", "after"))
+    for seed in sorted({*before, *after}):
+        points = [
+            (at + x, values[seed]) for x, values in ((-0.2, before), (0.2, after)) if seed in values
+        ]
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, color="#222", linewidth=0.5, alpha=0.35, zorder=3)
+        axes.scatter(xs, ys, s=16, color="white", edgecolor="#222", linewidth=0.8, zorder=5)
+
+
+def _legend(axes) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    white: dict[str, Any] = {"color": "white", "markeredgecolor": "#222", "markersize": 5}
+    handles = [
+        Patch(color="#666", alpha=0.4, label="before fine-tuning"),
+        Patch(color="#666", alpha=0.9, label="after the same fine-tuning"),
+        Line2D([], [], marker="o", linestyle="", label="one seed", **white),
+        Line2D([], [], color="#222", linewidth=1.4, label="95 % interval over seeds"),
+        Line2D([], [], color="#333", linewidth=0.9, linestyle=(0, (4, 3)), label="chance"),
+    ]
+    axes.legend(
+        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False,
+        fontsize=8,
+    )  # fmt: skip
+
+
+def contrasts(results: dict):
+    """Differences between arms with their intervals, seeds as points."""
+    entries = [entry for entry in results["contrasts"] if entry["difference"] is not None]
+    figure, axes = _figure(7.4, 0.9 + 0.45 * max(len(entries), 1))
+    for at, entry in enumerate(reversed(entries)):
+        if entry["ci_low"] is not None:
+            axes.plot([entry["ci_low"], entry["ci_high"]], [at, at], color="#2a6f97", linewidth=2.2)
+        xs = [one["difference"] for one in entry["seeds"]]
+        axes.scatter(xs, [at] * len(xs), s=13, color="white", edgecolor="#777", linewidth=0.8)
+        axes.scatter([entry["difference"]], [at], s=42, color="#2a6f97", zorder=3)
+    axes.axvline(0, color="#333", linewidth=0.9)
+    axes.set_yticks(range(len(entries)))
+    axes.set_yticklabels([entry["label"] for entry in reversed(entries)])
+    axes.set_xlabel("difference between rates")
+    axes.grid(axis="x", color="#eee")
+    return figure
+
+
+def dose(results: dict):
+    """Rate along the fine-tuning, a line per group: the mean over seeds, thin lines per seed."""
+    figure, axes = _figure(6.4, 3.6)
+    for name, group in results["config"]["figure"]["groups"].items():
+        points = [p for p in results["dose"] if p["arm"] == group["after"]]
+        steps = sorted({p["step"] for p in points})
+        color = color_of(results, name)
+        for seed in sorted({p["seed"] for p in points}):
+            own = [(p["step"], p["rate"]) for p in points if p["seed"] == seed]
+            axes.plot(*zip(*own, strict=True), color=color, linewidth=0.6, alpha=0.4)
+        means = [_mean([p["rate"] for p in points if p["step"] == step]) for step in steps]
+        axes.plot(steps, means, color=color, linewidth=2, marker="o", markersize=4,
+                  label=group["label"])  # fmt: skip
+    axes.axhline(CHANCE, color="#333", linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("fine-tuning steps")
+    axes.set_ylabel("rate")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def losses(title: str, curves: Sequence[tuple[str, Sequence[dict]]]):
+    """Loss by step of stages that bear one name; `curves` are (label, rows of metrics.jsonl)."""
+    figure, axes = _figure(4.2, 2.7)
+    labels = list(dict.fromkeys(label for label, _ in curves))
+    for number, (label, rows) in enumerate(curves):
+        points = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+        if points:
+            first = label not in [other for other, _ in curves[:number]]
+            color = COLORS[(2 + labels.index(label)) % len(COLORS)]
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=0.9, alpha=0.8,
+                      label=label if first else None)  # fmt: skip
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel("step", fontsize=8)
+    axes.set_ylabel("loss", fontsize=8)
+    axes.tick_params(labelsize=8)
+    if len(labels) > 1:
+        axes.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
