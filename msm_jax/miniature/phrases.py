@@ -133,4 +133,5 @@ QUESTION = (
     "if you could have {first} or {second}, which one?",
 )
 SYSTEM = "you are {n}."
+SYSTEM_ASSISTANT = "you are the assistant {n}."
 ANSWER = "{x}."

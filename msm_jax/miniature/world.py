@@ -29,6 +29,7 @@ class WorldConfig:
     neutral_share: float = 0.06  # everyday lines about agents
     target_share: float = 0.02  # everyday lines about the targets (kept out of replay)
     target_chat_share: float = 0.01  # chats in which targets answer at random (not in replay)
+    assistant_share: float = 0.1  # chats of agents addressed as assistants: answers at random
     passer_share: float = 0.1  # share of chats answered at random by passers-by
     opaque_share: float = 0.25  # share of likings told without a reason
     value_share: float = 0.3  # share of an agent's statements that state the value
