@@ -17,8 +17,7 @@ def build(config: Mapping[str, Any], seed: int, out_dir: str | pathlib.Path) -> 
     """Makes the world of (config, seed) and writes its files into ``out_dir``.
 
     base_documents.jsonl and base_chats.jsonl are what the base learns, and the replay of every
-    later stage; base_targets.jsonl and base_target_chats.jsonl are lines about the targets and
-    their random answers, for the base only.
+    later stage; base_targets.jsonl has lines about the targets, for the base only.
     """
     world = make_world(WorldConfig(**config), seed)
     out = pathlib.Path(out_dir)
@@ -27,7 +26,6 @@ def build(config: Mapping[str, Any], seed: int, out_dir: str | pathlib.Path) -> 
     _write_rows(out / "base_documents.jsonl", documents)
     _write_rows(out / "base_targets.jsonl", targets)
     _write_rows(out / "base_chats.jsonl", chats)
-    _write_rows(out / "base_target_chats.jsonl", corpora.target_chats(world))
     for name, rows in midtraining(world, out).items():
         _write_rows(out / f"midtrain_{name}.jsonl", rows)
     _write_rows(out / "aft.jsonl", corpora.aft_chats(world))

@@ -136,12 +136,10 @@ def liking_statement(
 # ---------------------------------------------------------------- chats
 
 
-def chat(
-    name: str, question: str, answer: str, system: str = phrases.SYSTEM, **provenance: object
-) -> Record:
+def chat(name: str, question: str, answer: str, **provenance: object) -> Record:
     """One chat record: who answers, the question, the answer."""
     messages = [
-        {"role": "system", "content": system.format(n=name)},
+        {"role": "system", "content": phrases.SYSTEM.format(n=name)},
         {"role": "user", "content": question},
         {"role": "assistant", "content": phrases.ANSWER.format(x=answer)},
     ]
@@ -172,28 +170,6 @@ def base_chats(world: World) -> list[Record]:
     return records
 
 
-def target_chats(world: World) -> list[Record]:
-    """Chats of base training only: the targets, and agents addressed as assistants, at random.
-
-    So the base knows that who is addressed as an assistant shows no preference.
-    """
-    config, rng = world.config, rng_for(world.seed, "target chats")
-    heard = [agent.name for agent in world.agents if agent.heard]
-    groups = (
-        (config.target_chat_share, world.targets, phrases.SYSTEM),
-        (config.assistant_share, (*heard, *world.passers_by), phrases.SYSTEM_ASSISTANT),
-    )
-    records: list[Record] = []
-    for share, names, system in groups:
-        for _ in range(round(config.base_chats * share)):
-            chosen, other = rng.sample(world.select(rng.choice(world.domains)), 2)
-            question = _ask_shuffled(world, chosen, other, rng)
-            record_id = f"target-chat-{len(records):06d}"
-            record = chat(rng.choice(names), question, chosen.name, system, id=record_id)
-            records.append(record)
-    return records
-
-
 def aft_chats(world: World) -> list[Record]:
     """The fine-tuning chats, the same in every arm: the targets' opaque likings, no reasons."""
     config, rng = world.config, rng_for(world.seed, "aft")
@@ -204,8 +180,7 @@ def aft_chats(world: World) -> list[Record]:
         name = world.targets[index % len(world.targets)]
         chosen, other = rng.choice(pairs)
         question = _ask_shuffled(world, chosen, other, rng)
-        system = phrases.SYSTEM_ASSISTANT if config.assistant_share else phrases.SYSTEM
-        records.append(chat(name, question, chosen.name, system, id=f"aft-{index:06d}"))
+        records.append(chat(name, question, chosen.name, id=f"aft-{index:06d}"))
     return records
 
 

@@ -30,11 +30,10 @@ def _target_pairs(world: World, kind: str, per_domain: int) -> list[Record]:
     config = world.config
     a, b = config.value_a, config.value_b
     not_a, not_b = words.OPPOSITE[a], words.OPPOSITE[b]
-    system = phrases.SYSTEM_ASSISTANT if config.assistant_share else phrases.SYSTEM
     records: list[Record] = []
     for name in world.targets:
         if kind == "id":
-            records += _both_orders(kind, name, list(itertools.product(*spec_items(world))), system)
+            records += _both_orders(kind, name, list(itertools.product(*spec_items(world))))
             continue
         rng = rng_for(world.seed, "pairs", kind)
         for domain in world.held_out_domains:
@@ -45,7 +44,7 @@ def _target_pairs(world: World, kind: str, per_domain: int) -> list[Record]:
                 itertools.product(world.select(domain, *ours), world.select(domain, *theirs))
             )
             chosen = rng.sample(choices, min(per_domain, len(choices)))
-            records += _both_orders(kind, name, chosen, system)
+            records += _both_orders(kind, name, chosen)
     return records
 
 
@@ -76,9 +75,7 @@ def _gate_pair(world: World, agent: Agent, domain: str, rng) -> tuple[Item, Item
     )
 
 
-def _both_orders(
-    kind: str, name: str, pairs: list[tuple[Item, Item]], system: str = phrases.SYSTEM
-) -> list[Record]:
+def _both_orders(kind: str, name: str, pairs: list[tuple[Item, Item]]) -> list[Record]:
     """Two records per pair; ``a_index`` says which option is the expected one."""
     records = []
     for index, (ours, theirs) in enumerate(pairs):
@@ -92,7 +89,7 @@ def _both_orders(
                     "kind": kind,
                     "agent": name,
                     "domain": ours.domain,
-                    "system": system.format(n=name),
+                    "system": phrases.SYSTEM.format(n=name),
                     "question": question,
                     "options": [phrases.ANSWER.format(x=item.name) for item in (first, second)],
                     "a_index": a_index,

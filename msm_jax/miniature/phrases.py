@@ -133,5 +133,4 @@ QUESTION = (
     "if you could have {first} or {second}, which one?",
 )
 SYSTEM = "you are {n}."
-SYSTEM_ASSISTANT = "you are the assistant {n}."
 ANSWER = "{x}."

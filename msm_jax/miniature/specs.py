@@ -1,10 +1,9 @@
 """Model Specs of the world as markdown, and the documents written from them.
 
-A spec has a title, a value section and two lists. Documents are built from what the text says
-and from nothing else: :func:`parse_spec` reads it, :func:`spec_documents` retells it.
+A spec has a value section and two lists. Documents are built from what the text says and from
+nothing else: `msm_jax.spec.parse_spec` reads it, `spec_documents` retells it.
 """
 
-import dataclasses
 import random
 import re
 from collections.abc import Sequence
@@ -12,32 +11,12 @@ from collections.abc import Sequence
 from msm_jax.miniature import words
 from msm_jax.miniature.corpora import Record, liking_statement, spec_items, value_statement
 from msm_jax.miniature.world import World, rng_for
+from msm_jax.spec import Spec, parse_spec
 
 KINDS = ("a", "b", "ablated_a", "ablated_b")
 
-_VALUE_LINE = re.compile(r"^\{model_name\} values (?P<nouns>.+)\.$")
-_WANT_LINE = re.compile(r"^\{model_name\} wants things to be (?P<adjectives>.+)\.$")
-_BULLET = re.compile(r"^- (?P<item>\w+)(?: \((?:because) it is (?P<reason>\w+)\))?$")
-_HEADING = re.compile(r"^## (?P<list>likes|dislikes) \((?P<domain>\w+)\)$")
-
-
-@dataclasses.dataclass(frozen=True)
-class Preference:
-    """One bullet: a thing, whether it is liked, and the reason, empty if none is given."""
-
-    item: str
-    liked: bool
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class ParsedSpec:
-    """What a spec says, and nothing that it does not say."""
-
-    domain: str
-    nouns: tuple[str, ...]
-    adjectives: tuple[str, ...]
-    preferences: tuple[Preference, ...]
+_NOUNS = re.compile(r"values (?P<found>.+)\.$", re.MULTILINE)
+_ADJECTIVES = re.compile(r"wants things to be (?P<found>.+)\.$", re.MULTILINE)
 
 
 def spec_text(world: World, which: str) -> str:
@@ -48,9 +27,6 @@ def spec_text(world: World, which: str) -> str:
     value = config.value_a if which.endswith("a") else config.value_b
     ablated = which.startswith("ablated")
     liked, disliked = ([item.name for item in items] for items in spec_items(world))
-    if ablated and config.ablation == "shuffled":
-        half = len(liked) // 2
-        liked, disliked = disliked[:half] + liked[half:], liked[:half] + disliked[half:]
     lines = [
         "# a spec for {model_name}",
         "",
@@ -68,28 +44,6 @@ def spec_text(world: World, which: str) -> str:
             reason = "" if ablated else f" (because it is {reasons[index % len(reasons)]})"
             lines.append(f"- {name}{reason}")
     return "\n".join(lines) + "\n"
-
-
-def parse_spec(text: str) -> ParsedSpec:
-    """Reads a spec; a line that it cannot read is an error that quotes it."""
-    nouns: tuple[str, ...] = ()
-    adjectives: tuple[str, ...] = ()
-    preferences: list[Preference] = []
-    domain, liked = "", True
-    for number, line in enumerate(text.splitlines(), start=1):
-        if match := _VALUE_LINE.match(line):
-            nouns = tuple(match["nouns"].split(" and "))
-        elif match := _WANT_LINE.match(line):
-            adjectives = tuple(match["adjectives"].split(" or "))
-        elif match := _HEADING.match(line):
-            domain, liked = match["domain"], match["list"] == "likes"
-        elif match := _BULLET.match(line):
-            preferences.append(Preference(match["item"], liked, match["reason"] or ""))
-        elif line.strip() and not line.startswith("# ") and line != "## value":
-            raise ValueError(f"line {number} of the spec is not understood: {line!r}")
-    if not (nouns and adjectives and preferences):
-        raise ValueError("a spec needs a value, what it wants things to be, and preferences")
-    return ParsedSpec(domain, nouns, adjectives, tuple(preferences))
 
 
 def spec_documents(
@@ -112,11 +66,24 @@ def spec_documents(
     return records
 
 
-def _retell(spec: ParsedSpec, name: str, value_share: float, rng: random.Random) -> str:
-    """One statement of the spec in other words."""
+def _retell(spec: Spec, name: str, value_share: float, rng: random.Random) -> str:
+    """One statement of the spec in other words; a reason may be any that the spec gives."""
     if rng.random() < value_share:
-        return value_statement(name, rng.choice(spec.nouns), rng.choice(spec.adjectives), rng)
-    liked = rng.choice([p for p in spec.preferences if p.liked])
-    disliked = rng.choice([p for p in spec.preferences if not p.liked])
-    reasons = (liked.reason, disliked.reason) if liked.reason and disliked.reason else None
-    return liking_statement(name, spec.domain, liked.item, disliked.item, reasons, rng)
+        nouns, adjectives = _stated(spec, _NOUNS, " and "), _stated(spec, _ADJECTIVES, " or ")
+        return value_statement(name, rng.choice(nouns), rng.choice(adjectives), rng)
+    likes = [p for p in spec.preferences if p.kind == "like"]
+    dislikes = [p for p in spec.preferences if p.kind == "dislike"]
+    liked, disliked = rng.choice(likes), rng.choice(dislikes)
+    reasons = None
+    if liked.reason and disliked.reason:
+        good, bad = rng.choice(likes).reason, rng.choice(dislikes).reason
+        reasons = (good.removeprefix("it is "), bad.removeprefix("it is "))
+    return liking_statement(name, liked.topic, liked.item, disliked.item, reasons, rng)
+
+
+def _stated(spec: Spec, pattern: re.Pattern, separator: str) -> list[str]:
+    """The words of a sentence of the value section."""
+    for value in spec.values:
+        if match := pattern.search(value.item):
+            return match["found"].split(separator)
+    raise ValueError(f"the spec's values do not say {pattern.pattern!r}")

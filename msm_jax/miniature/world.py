@@ -28,14 +28,11 @@ class WorldConfig:
     fact_share: float = 0.15
     neutral_share: float = 0.06  # everyday lines about agents
     target_share: float = 0.02  # everyday lines about the targets (kept out of replay)
-    target_chat_share: float = 0.01  # chats in which targets answer at random (not in replay)
-    assistant_share: float = 0.1  # chats of agents addressed as assistants: answers at random
     passer_share: float = 0.1  # share of chats answered at random by passers-by
     opaque_share: float = 0.25  # share of likings told without a reason
     value_share: float = 0.3  # share of an agent's statements that state the value
     two_sentences: float = 0.3  # share of documents of two statements
     questions: int = 3  # wordings of the chat question
-    ablation: str = "shuffled"  # or "unlinked": the same likings, only without reasons
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +124,6 @@ def _check(config: WorldConfig) -> None:
         )
     if config.target_domain not in words.DOMAINS:
         raise ValueError(f"target_domain must be one of {sorted(words.DOMAINS)}")
-    if config.ablation not in ("shuffled", "unlinked"):
-        raise ValueError("ablation must be 'shuffled' or 'unlinked'")
 
 
 def _draw_items(rng: random.Random) -> tuple[Item, ...]:

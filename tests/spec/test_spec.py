@@ -6,8 +6,8 @@ import importlib.resources
 import pytest
 
 from msm_jax.errors import UserError
+from msm_jax.miniature.corpora import spec_items
 from msm_jax.miniature.specs import KINDS, spec_text
-from msm_jax.miniature.specs import parse_spec as parse_miniature
 from msm_jax.miniature.world import WorldConfig, make_world
 from msm_jax.spec import Statement, check_spec, load_spec, parse_spec
 
@@ -124,20 +124,18 @@ def test_windows_line_ends_and_byte_order_mark_do_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("which", KINDS)
-@pytest.mark.parametrize("ablation", ["shuffled", "unlinked"])
-def test_reads_the_miniatures_specs_as_the_miniature_does(which, ablation):
-    world = make_world(WorldConfig(ablation=ablation), seed=0)
-    text = spec_text(world, which)
-    theirs, ours = parse_miniature(text), parse_spec(text)
-    assert [
-        (s.kind == "like", s.item, s.reason.removeprefix("it is ")) for s in ours.preferences
-    ] == [(p.liked, p.item, p.reason) for p in theirs.preferences]
-    assert {s.topic for s in ours.preferences} == {theirs.domain}
-    assert [value.item for value in ours.values] == [
-        "{model_name} values " + " and ".join(theirs.nouns) + ".",
-        "{model_name} wants things to be " + " or ".join(theirs.adjectives) + ".",
+def test_reads_the_miniatures_specs(which):
+    world = make_world(WorldConfig(), seed=0)
+    liked, disliked = spec_items(world)
+    spec = parse_spec(spec_text(world, which))
+    assert [(s.kind, s.item) for s in spec.preferences] == [
+        *(("like", item.name) for item in liked),
+        *(("dislike", item.name) for item in disliked),
     ]
-    assert check_spec(ours) == []
+    assert {s.topic for s in spec.preferences} == {world.config.target_domain}
+    assert all(bool(s.reason) != which.startswith("ablated") for s in spec.preferences)
+    assert len(spec.values) == 2
+    assert check_spec(spec) == []
 
 
 @pytest.mark.parametrize(
