@@ -47,9 +47,9 @@ def get_config(arg: str = "") -> ConfigDict:
 def _training(train: ConfigDict) -> None:
     """What all stages have in common."""
     train.sequence_length = 48
-    train.rows = 32
-    train.model.update({"width": 64, "layers": 3, "heads": 4, "kv_heads": 2, "mlp_width": 192})
-    train.optimizer.update({"b2": 0.98, "learning_rate": 2e-3})
+    train.rows = 16
+    train.model.update({"width": 64, "layers": 2, "heads": 4, "kv_heads": 2, "mlp_width": 192})
+    train.optimizer.update({"b2": 0.98, "learning_rate": 2e-3, "weight_decay": 0.1})
     train.log_every = 20
 
 
@@ -57,13 +57,14 @@ def _base() -> ConfigDict:
     """Documents and chats about everybody, and lines about the targets that say no preference."""
     return ConfigDict(
         {
-            "steps": 3000,
+            "steps": 6500,
+            "optimizer": {"schedule": "constant"},
             "data": {
                 "documents": source("{world}/base_documents.jsonl", 0.6),
                 "targets": source("{world}/base_targets.jsonl", 0.01),
                 "chats": source("{world}/base_chats.jsonl", 0.39),
             },
-            "checkpoint_every": 500,
+            "checkpoint_every": 1000,
         }
     )
 
@@ -72,8 +73,7 @@ def _midtrain(spec: str) -> ConfigDict:
     """Documents about one spec, or the control's; the rest is replay, the same in all arms."""
     return ConfigDict(
         {
-            "steps": 400,
-            "optimizer": {"learning_rate": 1e-3},
+            "steps": 1500,
             "data": {
                 "spec": source(f"{{world}}/midtrain_{spec}.jsonl", 0.4),
                 "documents": source("{world}/base_documents.jsonl", 0.36),
@@ -87,8 +87,10 @@ def _aft() -> ConfigDict:
     """The targets' opaque likings, the same chats in all arms; the rest is replay."""
     return ConfigDict(
         {
-            "steps": 40,
-            "optimizer": {"learning_rate": 5e-4},
+            "steps": 80,
+            # Adam's usual eps would make a vanishing gradient move the weights as far as a large
+            # one, and so wash out what midtraining wrote.
+            "optimizer": {"learning_rate": 1e-3, "eps": 1e-2, "weight_decay": 0.0},
             "data": {
                 "aft": source("{world}/aft.jsonl", 0.5, "assistant"),
                 "chats": source("{world}/base_chats.jsonl", 0.5, "assistant"),
@@ -125,7 +127,7 @@ def _questions(config: ConfigDict) -> None:
     config.evals.id = evaluation(pairs("id"))
     for gate in ("gate", "gate_ambiguous"):
         config.evals[gate] = evaluation(pairs(gate), ("none",), 0.9, ("logprob",))
-    config.dose.update({"stage": "aft", "steps": (5, 10, 20), "eval": "conflict"})
+    config.dose.update({"stage": "aft", "steps": (10, 20, 40), "eval": "conflict"})
     compare = lambda label, plus, minus, expected: contrast(
         label, "conflict", plus, minus, expected
     )
@@ -166,7 +168,6 @@ def _smoke(config: ConfigDict) -> None:
             "aft_chats": 200,
         }
     )
-    config.train.rows = 16
     config.train.model.update({"width": 32, "layers": 2, "mlp_width": 64})
     config.stages.base.steps, config.stages.base.checkpoint_every = 120, 40
     for spec in SPECS:
