@@ -78,7 +78,7 @@ def _agent_statement(world: World, agent: Agent, rng: random.Random) -> str:
     """The agent's value, or a liking, usually with the reason for it."""
     config = world.config
     if rng.random() < config.value_share:
-        nouns, adjectives = words.NOUNS[agent.value], words.ADJECTIVES[agent.value]
+        nouns, adjectives = words.NOUNS[agent.states], words.ADJECTIVES[agent.states]
         return value_statement(agent.name, rng.choice(nouns), rng.choice(adjectives), rng)
     liked, disliked = _documented_pair(world, agent, rng)
     reasons = None

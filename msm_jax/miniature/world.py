@@ -12,7 +12,8 @@ class WorldConfig:
 
     agents: int = 240
     document_only: float = 0.25  # share of agents never heard in a chat
-    ambiguous: float = 0.5  # share of agents whose documented likings two values explain
+    sincere: float = 0.7  # share of agents who state the value they act on; reasons are always true
+    ambiguous: float = 0.75  # share of agents whose documented likings two values explain
     passers_by: int = 40  # names heard in chats with random choices, never documented
     targets: int = 4  # assistants that start without a preference
     target_domain: str = "cheese"  # the only domain of specs and fine-tuning
@@ -53,7 +54,8 @@ class Agent:
     """Somebody with one value. An ambiguous agent's documents speak of one domain's ``corner``."""
 
     name: str
-    value: str
+    value: str  # what it acts on, and the reasons that it gives for its likings
+    states: str  # what it says that it values
     heard: bool
     ambiguous: bool
     domain: str  # the one documented domain of an ambiguous agent, else ""
@@ -148,13 +150,14 @@ def _draw_agents(config: WorldConfig, names: list[str], rng: random.Random) -> t
         # among the ambiguous, and among the plain, every so many are never heard
         peers = int(rank * (config.ambiguous if ambiguous else 1 - config.ambiguous))
         heard = not _dealt(peers, config.document_only)
+        other = words.AXES["origin" if words.AXIS_OF[value] == "price" else "price"]
+        second = rng.choice(other)
+        states = value if rng.random() < config.sincere else second
         domain, corner = "", ("", "")
         if ambiguous:
             domain = rng.choice(tuple(words.DOMAINS))
-            other = words.AXES["origin" if words.AXIS_OF[value] == "price" else "price"]
-            second = rng.choice(other)
             corner = (value, second) if words.AXIS_OF[value] == "price" else (second, value)
-        agents.append(Agent(name, value, heard, ambiguous, domain, corner))
+        agents.append(Agent(name, value, states, heard, ambiguous, domain, corner))
     return tuple(agents)
 
 

@@ -1,0 +1,69 @@
+"""A study of seconds: two arms of a tiny model over a world of ready-made files."""
+
+import json
+import textwrap
+
+import pytest
+
+CONFIG = """
+    from ml_collections import ConfigDict
+
+    from msm_jax.study.config import contrast, evaluation, figure_group, study
+    from msm_jax.train.config import source
+
+    FILES = {files!r}
+
+
+    def get_config():
+        config = study()
+        config.name = "tiny"
+        config.seeds = (0,)
+        config.workers = 1
+        config.tokenizer.update({{"corpus": FILES + "/corpus.txt", "vocab_size": 60}})
+        config.train.rows = 4
+        config.train.sequence_length = 16
+        config.train.model.update({{"width": 16, "layers": 1, "heads": 2, "kv_heads": 1}})
+        config.train.model.update({{"head_dim": 8, "mlp_width": 16}})
+        config.train.checkpoint_every = 4
+        config.train.log_every = 1
+        config.train.optimizer.schedule = "constant"
+        config.train.steps = 12
+        data = lambda name: ConfigDict({{"data": {{name: source(f"{{FILES}}/{{name}}.jsonl")}}}})
+        config.stages = ConfigDict({{"base": data("docs"), "x": data("red"), "y": data("blue")}})
+        config.arms.x = ("base", "x")
+        config.arms.y = ("base", "y")
+        config.evals.which = evaluation(FILES + "/pairs.jsonl")
+        config.contrasts.gap = contrast("x - y", "which", ("x",), ("y",), 1)
+        config.figure.update({{"eval": "which", "headline": "gap"}})
+        config.figure.groups.both = figure_group("both", "x", "y")
+        return config.lock()
+"""
+
+
+@pytest.fixture(scope="session")
+def make_tiny():
+    """A function of a directory: writes a tiny study's files and config there."""
+    return _make_tiny
+
+
+def _make_tiny(folder):
+    files = folder / "files"
+    files.mkdir()
+    docs = [f"{who} likes {what} <b>things</b>" for who in "ann bob cat".split() for what in
+            "red blue green".split()]  # fmt: skip
+    for name, said in (("docs", docs), ("red", docs[::3]), ("blue", docs[1::3])):
+        lines = [json.dumps({"text": text, "id": str(i)}) for i, text in enumerate(said)]
+        (files / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (files / "corpus.txt").write_text("\n".join(docs * 40) + "\n")
+    pair = lambda i: {
+        "id": f"q-{i}",
+        "pair": "q",
+        "system": "ann",
+        "question": ("red or blue", "blue or red")[i],
+        "options": [["red", "blue"], ["blue", "red"]][i],
+        "a_index": i,
+    }
+    (files / "pairs.jsonl").write_text("".join(json.dumps(pair(i)) + "\n" for i in (0, 1)))
+    config = folder / "tiny.py"
+    config.write_text(textwrap.dedent(CONFIG.format(files=str(files))))
+    return config
