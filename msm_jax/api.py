@@ -14,7 +14,7 @@ import numpy as np
 
 from msm_jax import sample as sampling
 from msm_jax.data.chat import CHAT_FORMATS, render_chat
-from msm_jax.data.tokenizer import END_OF_DOCUMENT, Tokenizer, load_tokenizer
+from msm_jax.data.tokenizer import END_OF_DOCUMENT, TOKENIZER_FILE, Tokenizer, load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, forward, logits
 from msm_jax.sample import Sample
@@ -159,13 +159,15 @@ def load(
             f"{path / 'config.json'}: chat_format {settings['chat_format']!r} is unknown; "
             f"known: {sorted(CHAT_FORMATS)}"
         )
-    tokenizer = load_tokenizer(settings["tokenizer"])
+    own = path / TOKENIZER_FILE
+    tokenizer_file = own if own.exists() else settings["tokenizer"]
+    tokenizer = load_tokenizer(tokenizer_file)
     config, params, facts = load_params(path)
     if tokenizer.fingerprint != facts["tokenizer"]:
         raise UserError(
-            f"{settings['tokenizer']}: not the tokenizer that {path} was trained with (sha256 "
+            f"{tokenizer_file}: not the tokenizer that {path} was trained with (sha256 "
             f"{tokenizer.fingerprint[:12]}, trained with {facts['tokenizer'][:12]}); "
-            f"put that one back, or mend 'tokenizer' in {path / 'config.json'}"
+            f"put that one back"
         )
     if dtype is not None:
         config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)

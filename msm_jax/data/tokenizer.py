@@ -10,6 +10,7 @@ import sentencepiece
 from msm_jax.errors import UserError
 
 END_OF_DOCUMENT = "<|endoftext|>"
+TOKENIZER_FILE = "tokenizer.model"  # in the directory of a run
 
 
 class Tokenizer:

@@ -10,14 +10,18 @@ from msm_jax.model.decoder import (
     logical_axes,
     logits,
 )
+from msm_jax.model.sharding import batch_sharding, make_mesh, param_shardings
 
 __all__ = [
     "Cache",
     "ModelConfig",
     "abstract_params",
+    "batch_sharding",
     "forward",
     "head_weights",
     "init_params",
     "logical_axes",
     "logits",
+    "make_mesh",
+    "param_shardings",
 ]

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from msm_jax.errors import UserError
 from msm_jax.study.graph import WORLD, Stage, Study
 
-TOKENIZER_FILE = "tokenizer.model"
-
 
 def stage_dir(workdir: pathlib.Path, stage_id: str) -> pathlib.Path:
     return workdir / "stages" / stage_id

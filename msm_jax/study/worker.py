@@ -171,7 +171,7 @@ def _build_world(stage: Stage, workdir: pathlib.Path, run: pathlib.Path) -> dict
 
 def _train_tokenizer(stage: Stage, workdir: pathlib.Path, run: pathlib.Path) -> dict:
     from msm_jax.data.chat import CHAT_FORMATS
-    from msm_jax.data.tokenizer import load_tokenizer, train_sentencepiece
+    from msm_jax.data.tokenizer import TOKENIZER_FILE, load_tokenizer, train_sentencepiece
 
     config = stage.config
     if config["chat_format"] not in CHAT_FORMATS:
@@ -180,7 +180,7 @@ def _train_tokenizer(stage: Stage, workdir: pathlib.Path, run: pathlib.Path) -> 
         )
     corpus = _existing(workdir, config["corpus"], stage.world)
     controls = CHAT_FORMATS[config["chat_format"]].control_tokens
-    target = run / files.TOKENIZER_FILE
+    target = run / TOKENIZER_FILE
     train_sentencepiece(corpus, target, config["vocab_size"], controls)
     return {"pieces": load_tokenizer(target).vocab_size}
 
@@ -188,6 +188,7 @@ def _train_tokenizer(stage: Stage, workdir: pathlib.Path, run: pathlib.Path) -> 
 def _train(stage: Stage, workdir: pathlib.Path, run: pathlib.Path) -> dict:
     from ml_collections import ConfigDict
 
+    from msm_jax.data.tokenizer import TOKENIZER_FILE
     from msm_jax.train.loop import train
 
     config = json.loads(json.dumps(stage.config))
@@ -195,7 +196,7 @@ def _train(stage: Stage, workdir: pathlib.Path, run: pathlib.Path) -> dict:
         for entry in config[part].values():
             entry["path"] = _existing(workdir, entry["path"], stage.world)
     if stage.tokenizer:
-        tokenizer = files.stage_dir(workdir, stage.tokenizer) / files.TOKENIZER_FILE
+        tokenizer = files.stage_dir(workdir, stage.tokenizer) / TOKENIZER_FILE
         config["tokenizer"] = str(tokenizer)
     if stage.parent:
         config["parent"] = str(files.stage_dir(workdir, stage.parent))

@@ -48,6 +48,8 @@ def stage() -> ConfigDict:
             "remat": False,
         }
     )
+    # Devices: rows are dealt to data x fsdp, weights are cut by fsdp and tensor; -1: what is left.
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
     config.optimizer = ConfigDict(
         {
             "learning_rate": 1e-4,

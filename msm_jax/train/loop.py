@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import platform
+import shutil
 import signal
 import time
 from typing import Any
@@ -18,11 +19,16 @@ from ml_collections import ConfigDict
 from msm_jax import __version__
 from msm_jax.command import Preempted
 from msm_jax.data.pipeline import Data, load_data
-from msm_jax.data.tokenizer import Tokenizer, load_tokenizer
+from msm_jax.data.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer
 from msm_jax.errors import UserError
-from msm_jax.model import ModelConfig, init_params
+from msm_jax.model import ModelConfig, batch_sharding, init_params, make_mesh, param_shardings
 from msm_jax.train.metrics import Metrics
-from msm_jax.train.optimizer import join_params, make_optimizer, split_params
+from msm_jax.train.optimizer import (
+    join_params,
+    make_optimizer,
+    optimizer_shardings,
+    split_params,
+)
 from msm_jax.train.probes import Probe
 from msm_jax.train.step import make_step
 from msm_jax.weights import checkpoints
@@ -64,6 +70,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     _check(config)
     tokenizer = load_tokenizer(config.tokenizer)
     model = model_config(config, tokenizer)
+    mesh = make_mesh(config.mesh)
+    param_shardings(model, mesh)  # refuses a mesh that does not fit before anything is read
+    place = batch_sharding(mesh, config.rows // config.accumulation)
     data = load_data(
         config.data, tokenizer, config.chat_format, config.sequence_length, config.rows, config.seed
     )
@@ -76,14 +85,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     run.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         keeper = stack.enter_context(checkpoints.checkpointer(run, config.keep, config.keep_steps))
-        state = _start(config, model, optimizer, keeper, facts)
+        state = _start(config, model, mesh, optimizer, keeper, facts)
         _write_config(run, config, model, tokenizer, data)
         metrics = stack.enter_context(contextlib.closing(Metrics(run, state.step)))
         asked_to_stop = stack.enter_context(_signals())
         clock = _Clock()
         pending = None
         while not state.done:
-            batch = clock.of_data(lambda: jax.device_put(data.batches[state.step]))
+            batch = clock.of_data(lambda: jax.device_put(data.batches[state.step], place))
             state.trained, state.optimizer_state, values = step_fn(
                 state.trained, state.optimizer_state, state.frozen, batch
             )
@@ -160,16 +169,17 @@ def _step(model, optimizer_json, steps, accumulation):
     return _compiled[key]
 
 
-def _start(config, model, optimizer, keeper, facts) -> State:
+def _start(config, model, mesh, optimizer, keeper, facts) -> State:
     """The state to go on from; the first that exists:
 
     1. the newest checkpoint of this run
     2. the weights of the parent run, with a fresh optimizer
     3. fresh weights from the seed
     """
-    params = _initial_params(config, model)
+    params = _initial_params(config, model, mesh)
     trained, frozen = split_params(params, config.trainable)
-    optimizer_state = jax.jit(optimizer.init)(trained)
+    places = optimizer_shardings(optimizer, trained, mesh)
+    optimizer_state = jax.jit(optimizer.init, out_shardings=places)(trained)
     found = checkpoints.restore(keeper, params, optimizer_state, facts)
     if found is None:
         return State(0, trained, frozen, optimizer_state)
@@ -178,11 +188,12 @@ def _start(config, model, optimizer, keeper, facts) -> State:
     return State(step, trained, frozen, optimizer_state, **progress)
 
 
-def _initial_params(config, model) -> dict:
-    fresh = jax.jit(init_params, static_argnums=0)(model, jax.random.key(config.seed))
+def _initial_params(config, model, mesh) -> dict:
+    initialize = jax.jit(init_params, static_argnums=0, out_shardings=param_shardings(model, mesh))
+    fresh = initialize(model, jax.random.key(config.seed))
     if not config.parent:
         return fresh
-    parent_model, params, _ = checkpoints.load_params(config.parent)
+    parent_model, params, _ = checkpoints.load_params(config.parent, mesh=mesh)
     changed = {
         field.name: (getattr(parent_model, field.name), getattr(model, field.name))
         for field in dataclasses.fields(ModelConfig)
@@ -293,6 +304,7 @@ def _write_config(run: pathlib.Path, config, model, tokenizer, data: Data) -> No
     """config.json: everything that made this run, with absolute paths."""
     record = json.loads(config.to_json())
     record["tokenizer"] = os.path.abspath(config.tokenizer)
+    _copy_tokenizer(config.tokenizer, run / TOKENIZER_FILE)
     record["resolved_model"] = checkpoints.model_facts(model)
     record["tokenizer_sha256"] = tokenizer.fingerprint
     record["data_fingerprint"] = data.fingerprint
@@ -315,6 +327,13 @@ def _write_config(run: pathlib.Path, config, model, tokenizer, data: Data) -> No
     aside = run / "config.json.partial"
     aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(aside, run / "config.json")
+
+
+def _copy_tokenizer(source: str, target: pathlib.Path) -> None:
+    """Beside the weights, so that a run can be moved or published."""
+    aside = target.with_suffix(".partial")
+    shutil.copyfile(source, aside)
+    os.replace(aside, target)
 
 
 @contextlib.contextmanager

@@ -45,6 +45,18 @@ def make_optimizer(config, steps: int) -> optax.GradientTransformation:
     return adamw
 
 
+def optimizer_shardings(optimizer, trained: dict, mesh) -> optax.OptState:
+    """The tree of `optimizer.init(trained)`: a moment lies as its parameter does, counts whole."""
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, param: param.sharding,
+        jax.eval_shape(optimizer.init, trained),
+        trained,
+        transform_non_params=lambda _: whole,
+    )
+
+
 def split_params(params: dict, trainable: str) -> tuple[dict, dict]:
     """(trained, frozen) trees that `join_params` puts together again.
 

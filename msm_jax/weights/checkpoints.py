@@ -12,7 +12,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from msm_jax.errors import UserError
-from msm_jax.model import ModelConfig, abstract_params
+from msm_jax.model import ModelConfig, abstract_params, param_shardings
 
 FORMAT = 1
 
@@ -106,8 +106,10 @@ def model_facts(config: ModelConfig) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def load_params(run_dir: str | os.PathLike, step: int | None = None):
+def load_params(run_dir: str | os.PathLike, step: int | None = None, mesh=None):
     """(ModelConfig, params, metadata) of a run's newest checkpoint, or of one of its steps.
+
+    The params lie on the first device, or cut by a mesh as `param_shardings` says.
 
     Raises:
       UserError: no such run or checkpoint.
@@ -128,6 +130,8 @@ def load_params(run_dir: str | os.PathLike, step: int | None = None):
         fields["lora_targets"] = tuple(fields["lora_targets"])
         config = ModelConfig(**fields)
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        abstract = jax.tree.map(lambda leaf: _abstract(leaf, here), abstract_params(config))
+        shapes = abstract_params(config)
+        places = param_shardings(config, mesh) if mesh else jax.tree.map(lambda _: here, shapes)
+        abstract = jax.tree.map(_abstract, shapes, places)
         params = reader.load_checkpointables(step, {"params": abstract})["params"]
     return config, params, {"step": step, **metadata["facts"], **metadata["progress"]}

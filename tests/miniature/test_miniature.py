@@ -18,7 +18,7 @@ from msm_jax.miniature.specs import KINDS, spec_documents, spec_text
 from msm_jax.miniature.world import WorldConfig, make_world
 
 SMALL = {
-    "agents": 48,
+    "agents": 96,
     "passers_by": 8,
     "base_documents": 2000,
     "base_chats": 1500,

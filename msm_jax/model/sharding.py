@@ -1,0 +1,79 @@
+"""Where arrays lie on many devices: a mesh of three axes, and which of them cuts which dimension.
+
+data     rows of a batch; every device has all the weights
+fsdp     rows of a batch, and the weights along the model width (ZeRO-3, Rajbhandari et al. 2020)
+tensor   the weights along heads, feed-forward width and vocabulary (Shoeybi et al. 2019)
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from msm_jax.errors import UserError
+from msm_jax.model.config import ModelConfig
+from msm_jax.model.decoder import abstract_params, logical_axes
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+RULES = {  # logical axis of a parameter -> mesh axis; all others lie whole on every device
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+}
+
+
+def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
+    """A mesh over all devices; at most one size may be -1, which takes what the others leave.
+
+    Raises:
+      UserError: sizes whose product is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = [int(sizes[axis]) for axis in AXES]
+    asked = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+    if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
+        raise UserError(f"{asked}: sizes are at least 1, and one of them may be -1 (what is left)")
+    fixed = math.prod(size for size in shape if size != -1)
+    if -1 in shape and len(devices) % fixed == 0:
+        shape[shape.index(-1)] = len(devices) // fixed
+    if -1 in shape or math.prod(shape) != len(devices):
+        raise UserError(
+            f"{asked}: impossible mesh: {'a multiple of ' if -1 in shape else ''}{fixed} devices "
+            f"are asked for, this machine has {len(devices)} ({devices[0].device_kind})"
+        )
+    return Mesh(np.asarray(devices).reshape(shape), AXES)
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh) -> dict:
+    """The tree of `init_params` with a NamedSharding per leaf.
+
+    Raises:
+      UserError: naming every dimension that its mesh axis does not divide.
+    """
+    wrong = set()
+
+    def sharding(leaf, axes):
+        for size, name in zip(leaf.shape, axes, strict=True):
+            if (axis := RULES.get(name)) and size % mesh.shape[axis]:
+                wrong.add(f"{name} has {size}, mesh.{axis}={mesh.shape[axis]}")
+        return NamedSharding(mesh, PartitionSpec(*(RULES.get(name) for name in axes)))
+
+    shapes, axes = abstract_params(config), logical_axes(config)
+    shardings = jax.tree.map(sharding, shapes, axes)
+    if wrong:
+        raise UserError(f"the model cannot be cut by the mesh: {'; '.join(sorted(wrong))}")
+    return shardings
+
+
+def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
+    """Of arrays [B, T]; UserError where `rows` cannot be dealt to the batch axes evenly."""
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if rows % parts:
+        asked = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in BATCH_AXES)
+        raise UserError(f"rows={rows} of a micro-batch cannot be dealt to {asked} devices evenly")
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))

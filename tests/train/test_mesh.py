@@ -1,0 +1,87 @@
+"""Sharded training equals training on one device; a run may change its mesh and move away."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import msm_jax
+from msm_jax.errors import UserError
+from msm_jax.train.loop import train
+
+SHARDED = """
+import json, pathlib, sys
+import jax
+from ml_collections import ConfigDict
+from msm_jax.model import make_mesh
+from msm_jax.train.loop import train
+from msm_jax.weights.checkpoints import load_params
+
+config, out = ConfigDict(json.loads(sys.argv[1])), pathlib.Path(sys.argv[2])
+for name, sizes in {"data": (8, 1, 1), "fsdp": (1, 8, 1), "all": (2, 2, 2)}.items():
+    config.mesh.update(dict(zip(("data", "fsdp", "tensor"), sizes)))
+    train(config, out / name)
+# What one mesh saved is read under another, and cut by it.
+config.mesh.update({"data": 1, "fsdp": 4, "tensor": 2})
+_, params, _ = load_params(out / "all", mesh=make_mesh(config.mesh))
+leaf = params["layers"]["mlp"]["up"]["w"]
+assert leaf.addressable_shards[0].data.size * 8 == leaf.size, leaf.sharding
+# A run that was stopped half-way goes on under that mesh.
+config.steps = 12
+train(config, out / "stopped")
+"""
+
+
+def losses(run):
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return np.array([row["loss"] for row in rows if "loss" in row])
+
+
+@pytest.fixture
+def wide(config):
+    """Cut into eight: rows, width, heads."""
+    config.rows = 8
+    config.model.update({"heads": 4, "kv_heads": 2, "vocab_size": 96})
+    config.optimizer.learning_rate = 1e-3
+    return config
+
+
+def test_every_mesh_trains_like_one_device(wide, tmp_path, run_python):
+    train(wide, tmp_path / "one")
+    # One that was stopped after step 4: what is left of it is its first checkpoint.
+    wide.keep_steps = (4,)
+    train(wide, tmp_path / "stopped")
+    wide.keep_steps = ()
+    for path in (tmp_path / "stopped" / "checkpoints").iterdir():
+        if path.name not in ("4",):
+            shutil.rmtree(path)
+    done = run_python(
+        "-c",
+        SHARDED,
+        wide.to_json(),
+        str(tmp_path),
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("data", "fsdp", "all", "stopped"):
+        np.testing.assert_allclose(losses(tmp_path / name), losses(tmp_path / "one"), rtol=2e-5)
+
+
+def test_an_impossible_mesh_is_refused_before_anything_is_written(config, tmp_path):
+    config.mesh.data = 3
+    with pytest.raises(UserError, match="impossible mesh"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_can_be_moved_without_its_tokenizer(config, material, tmp_path):
+    lent = tmp_path / "lent.model"
+    shutil.copyfile(material / "t.model", lent)
+    config.tokenizer = str(lent)
+    train(config, tmp_path / "run")
+    before = msm_jax.load(tmp_path / "run").logprobs(["red"], [" small."])
+    lent.unlink()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    after = msm_jax.load(tmp_path / "moved").logprobs(["red"], [" small."])
+    np.testing.assert_array_equal(before[0], after[0])
