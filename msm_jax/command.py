@@ -3,10 +3,11 @@
 Exit codes: 0 success, 2 a user's error, 75 preempted after a clean save (run it again to go on).
 """
 
+import errno
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from msm_jax.errors import UserError
@@ -30,6 +31,8 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
         flags.mark_flag_as_required("config")
 
     def guarded(argv):
+        # What goes wrong in a library reaches us as an exception; its log would say it twice.
+        logging.set_verbosity(logging.FATAL)
         if len(argv) > 1:
             raise UserError(f"unexpected arguments {argv[1:]}: every option is --name=value")
         main()
@@ -38,6 +41,15 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
         app.run(guarded, flags_parser=_parse_flags)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or "the file system"
+        print(
+            f"error: {where}: {error.strerror}: free some space and run the same command again",
+            file=sys.stderr,
+        )
         sys.exit(EXIT_USER_ERROR)
     except Preempted as stop:
         print(f"stopped: {stop}", file=sys.stderr)

@@ -147,6 +147,8 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             f"rows={config.rows} cannot be cut into accumulation={config.accumulation} equal parts"
         )
+    if config.parent and not checkpoints.directory(config.parent).is_dir():
+        raise UserError(f"parent={config.parent}: has no checkpoints; give a run directory")
     for name in ("probe_every", "checkpoint_every", "log_every", "keep", "sequence_length", "rows"):
         if config[name] < 1:
             raise UserError(f"{name}={config[name]}: must be at least 1")

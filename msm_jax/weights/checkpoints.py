@@ -54,8 +54,8 @@ def save(
         if not _out_of_space(error):
             raise
         raise UserError(
-            f"{checkpointer.directory}: no room for the checkpoint of step {step}: free some "
-            "space and run the same command again; earlier checkpoints are whole"
+            f"{checkpointer.directory}: no room for the checkpoint of step {step}: free "
+            "some space and run the same command again; earlier checkpoints are whole"
         ) from error
 
 
