@@ -3,12 +3,14 @@
 A lab record:
 
     command    python -m msm_jax.study --config=configs/miniature.py --workdir=runs/miniature
-    hardware   (to be filled in)
-    time       (to be filled in)
-    result     (to be filled in)
+    hardware   2 cores of a shared AMD EPYC (AVX-512), no accelerator
+    time       about 8 minutes for three seeds; `:full` 20 minutes (eight seeds, other work beside)
+    result     `:full`, seeds 0 to 7, 2026-11-24: conflict questions after AFT .73 with spec A, .15
+               with spec B, .45 neutral; gap +.59 [+.37, +.81]; widening by AFT and the part of
+               the reasons are open (intervals hold 0)
 
 `:smoke` is the same study cut to a minute, for tests; it shows no effect. `:full` is the same
-study over eight seeds.
+study over eight seeds. Why the world is as it is: docs/miniature_search.md.
 """
 
 from ml_collections import ConfigDict
