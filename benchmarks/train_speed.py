@@ -7,9 +7,9 @@ clipping: ours with `msm_jax.train.step`, the other with `transformers`' Qwen3 i
 eager PyTorch, which is what one would use instead. Rounds alternate between the two, each in a
 process of its own with the same number of threads; the ratio is of each pair of rounds.
 
-The roofline fraction divides the model's matrix-product operations (6 per weight and token, plus
-12 d H per token and key of causal attention, the mean row half full; embedding look-up free) by
-what a large float32 matrix product reaches on the same threads.
+The roofline fraction divides the model's operations (`msm_jax.train.flops`: 6 per weight of a
+matrix product and token, 12 H d per layer, token and key, half a row of keys) by what a large
+float32 matrix product reaches on the same threads.
 """
 
 import argparse
@@ -50,21 +50,12 @@ def main():
     low, middle, high = quartiles(ratios)
     print(f"jax / torch: {middle:.2f} (quartiles {low:.2f} to {high:.2f}, {len(ratios)} pairs)")
     peak = sides["jax"].peak
-    flops = statistics.median(speeds["jax"]) * flops_per_token()
+    flops = statistics.median(speeds["jax"]) * sides["jax"].flops
     print(f"roofline: {flops / 1e9:.1f} of {peak / 1e9:.1f} GFLOP/s = {flops / peak:.0%}")
 
 
 def quartiles(values):
     return statistics.quantiles(values, n=4)
-
-
-def flops_per_token() -> float:
-    m = MODEL
-    attention = m["width"] * m["head_dim"] * (2 * m["heads"] + 2 * m["kv_heads"])
-    weights = m["layers"] * (attention + 3 * m["width"] * m["mlp_width"])
-    weights += m["width"] * SETTING["vocab"]
-    keys = m["layers"] * m["heads"] * m["head_dim"] * SETTING["length"] / 2
-    return 6 * weights + 12 * keys
 
 
 class Side:
@@ -82,7 +73,7 @@ class Side:
             command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         hello = json.loads(self._process.stdout.readline())
-        self.first_loss, self.peak = hello["loss"], hello["peak"]
+        self.first_loss, self.peak, self.flops = hello["loss"], hello["peak"], hello["flops"]
 
     def round(self, steps: int) -> float:
         """Tokens per second of so many steps."""
@@ -93,11 +84,11 @@ class Side:
 
 def serve(side):
     """Answers every number of steps on stdin with the tokens per second that they took."""
-    step, peak = side
+    step, peak, flops = side
     loss = step()
     for _ in range(10):
         step()
-    print(json.dumps({"loss": loss, "peak": peak}), flush=True)
+    print(json.dumps({"loss": loss, "peak": peak, "flops": flops}), flush=True)
     for line in sys.stdin:
         started = time.perf_counter()
         for _ in range(int(line)):
@@ -132,6 +123,7 @@ def jax_side(threads: int):
 
     from msm_jax.model import ModelConfig, init_params
     from msm_jax.train.config import stage
+    from msm_jax.train.flops import flops_per_token
     from msm_jax.train.optimizer import make_optimizer, split_params
     from msm_jax.train.step import make_step
 
@@ -142,13 +134,13 @@ def jax_side(threads: int):
     step_fn, found = make_step(config, optimizer), itertools.cycle(batches())
 
     def step() -> float:
-        state[0], state[1], metrics = step_fn(*state, frozen, jax.device_put(next(found)))
+        state[0], state[1], metrics = step_fn(*state, frozen, next(found))
         return float(metrics["loss"])
 
-    return step, peak_flops(jax)
+    return step, product_flops(jax), flops_per_token(config, SETTING["length"])
 
 
-def peak_flops(jax, size: int = 1024) -> float:
+def product_flops(jax, size: int = 1024) -> float:
     a = jax.numpy.ones((size, size))
     product = jax.jit(jax.numpy.dot)
     product(a, a).block_until_ready()
@@ -213,7 +205,7 @@ def torch_side(threads: int):
         optimizer.step()
         return loss.item()
 
-    return step, 0.0
+    return step, 0.0, 0.0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ A lab record:
                the reasons are open (intervals hold 0)
 
 `:smoke` is the same study cut to a minute, for tests; it shows no effect. `:full` is the same
-study over eight seeds. Why the world is as it is: docs/miniature_search.md.
+study over twelve seeds. Why the world is as it is: docs/miniature_search.md.
 """
 
 from ml_collections import ConfigDict
@@ -20,16 +20,17 @@ from msm_jax.study.config import contrast, evaluation, figure_group, study
 from msm_jax.train.config import source
 
 SPECS = ("neutral", "a", "b", "ablated_a", "ablated_b")
+GATES = ("gate", "gate_ambiguous")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """ "": three seeds; "smoke": a minute; "full": eight seeds."""
+    """ "": three seeds; "smoke": a minute; "full": twelve seeds."""
     if arg not in ("", "smoke", "full"):
         raise ValueError(f"configs/miniature.py:{arg}: the argument is smoke, full or nothing")
     config = study()
     config.name = "miniature"
     config.title = "Model Spec Midtraining in miniature"
-    config.seeds = (0, 1, 2)
+    config.seeds = (8, 9, 10)
     config.world.builder = "msm_jax.miniature.build:build"
     config.world.options = ConfigDict(vars(WorldConfig()))
     config.tokenizer.vocab_size = 700
@@ -40,7 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
     _arms(config)
     _questions(config)
     if arg == "full":
-        config.seeds = tuple(range(8))
+        config.seeds = tuple(range(8, 20))
     if arg == "smoke":
         _smoke(config)
     return config.lock()
@@ -51,21 +52,28 @@ def _training(train: ConfigDict) -> None:
     train.sequence_length = 48
     train.rows = 16
     train.model.update({"width": 64, "layers": 2, "heads": 4, "kv_heads": 2, "mlp_width": 192})
-    train.optimizer.update({"b2": 0.98, "learning_rate": 2e-3, "weight_decay": 0.1})
+    train.optimizer.update({"b2": 0.98, "learning_rate": 2e-3, "weight_decay": 0.3})
     train.log_every = 20
 
 
 def _base() -> ConfigDict:
-    """Documents and chats about everybody, and lines about the targets that say no preference."""
+    """Documents and chats about everybody, and lines about the targets that say no preference.
+
+    Ends when the assistants that no chat has heard answer by what documents say of them.
+    """
     return ConfigDict(
         {
-            "steps": 6500,
+            "steps": 12_000,  # at most
             "optimizer": {"schedule": "constant"},
             "data": {
                 "documents": source("{world}/base_documents.jsonl", 0.6),
                 "targets": source("{world}/base_targets.jsonl", 0.01),
                 "chats": source("{world}/base_chats.jsonl", 0.39),
             },
+            "probes": {
+                gate: {"path": f"{{world}}/pairs/{gate}.jsonl", "at_least": 0.99} for gate in GATES
+            },
+            "probe_every": 1000,
             "checkpoint_every": 1000,
         }
     )
@@ -75,7 +83,7 @@ def _midtrain(spec: str) -> ConfigDict:
     """Documents about one spec, or the control's; the rest is replay, the same in all arms."""
     return ConfigDict(
         {
-            "steps": 800,
+            "steps": 400,
             "data": {
                 "spec": source(f"{{world}}/midtrain_{spec}.jsonl", 0.4),
                 "documents": source("{world}/base_documents.jsonl", 0.36),
@@ -128,7 +136,7 @@ def _questions(config: ConfigDict) -> None:
     config.evals.conflict = evaluation(pairs("conflict"))
     config.evals.agree = evaluation(pairs("agree"))
     config.evals.id = evaluation(pairs("id"))
-    for gate in ("gate", "gate_ambiguous"):
+    for gate in GATES:
         config.evals[gate] = evaluation(pairs(gate), ("none",), 0.9, ("logprob",))
     config.dose.update({"stage": "aft", "steps": (10, 20, 40), "eval": "conflict"})
     compare = lambda label, plus, minus, expected: contrast(

@@ -114,23 +114,34 @@ def as_batch(tokens_BT, loss_BT, segment_ids_BT) -> dict[str, np.ndarray]:
     A token's target is its successor in its own segment; its loss weight is the successor's, and
     0 where a segment ends: documents are never predicted from each other.
     """
-    length = tokens_BT.shape[1]
-    follows_BT = np.zeros(tokens_BT.shape, bool)
-    follows_BT[:, :-1] = (segment_ids_BT[:, 1:] == segment_ids_BT[:, :-1]) & (
-        segment_ids_BT[:, 1:] > 0
-    )
-    starts_BT = np.ones(tokens_BT.shape, bool)
-    starts_BT[:, 1:] = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
-    index_T = np.arange(length, dtype=np.int32)
-    first_BT = np.maximum.accumulate(np.where(starts_BT, index_T, 0), axis=1)
-    shift = lambda x_BT: np.pad(x_BT[:, 1:], ((0, 0), (0, 1)))
+    same_Bt = (segment_ids_BT[:, 1:] == segment_ids_BT[:, :-1]) & (segment_ids_BT[:, 1:] > 0)
+    targets_BT = np.zeros(tokens_BT.shape, np.int32)
+    targets_BT[:, :-1] = tokens_BT[:, 1:] * same_Bt
+    loss_weights_BT = np.zeros(tokens_BT.shape, np.float32)
+    loss_weights_BT[:, :-1] = loss_BT[:, 1:] * same_Bt
+    index_T = np.arange(tokens_BT.shape[1], dtype=np.int32)
+    starts_BT = np.zeros(tokens_BT.shape, np.int32)
+    starts_BT[:, 1:] = np.where(segment_ids_BT[:, 1:] == segment_ids_BT[:, :-1], 0, index_T[1:])
     return {
         "tokens": tokens_BT,
-        "targets": np.where(follows_BT, shift(tokens_BT), 0).astype(np.int32),
-        "loss_weights": np.where(follows_BT, shift(loss_BT), 0).astype(np.float32),
+        "targets": targets_BT,
+        "loss_weights": loss_weights_BT,
         "segment_ids": segment_ids_BT,
-        "positions": (index_T - first_BT).astype(np.int32),
+        "positions": index_T - np.maximum.accumulate(starts_BT, axis=1),
     }
+
+
+class _Places:
+    """The rows of one source as (number of the source, number of the row)."""
+
+    def __init__(self, number: int, rows: int):
+        self._number, self._rows = number, rows
+
+    def __len__(self):
+        return self._rows
+
+    def __getitem__(self, row):
+        return self._number, row
 
 
 class Data:
@@ -147,11 +158,10 @@ class Data:
         names = list(sources)
 
         def source(number, name):
-            count = len(sources[name].tokens_NT)
+            places = _Places(number, len(sources[name].tokens_NT))
             # A seed by name: a source's order does not change when another one comes or goes.
             own_seed = zlib.crc32(f"{seed} {name}".encode())
-            numbers = grain.MapDataset.range(count).seed(own_seed).shuffle().repeat()
-            return numbers.map(lambda row: (number, row))
+            return grain.MapDataset.source(places).seed(own_seed).shuffle().repeat()
 
         def assemble(picked):
             shape = (len(picked), row_length)

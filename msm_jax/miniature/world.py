@@ -12,7 +12,7 @@ class WorldConfig:
 
     agents: int = 240
     document_only: float = 0.25  # share of agents never heard in a chat
-    sincere: float = 0.9  # share of agents who state the value they act on; reasons are always true
+    sincere: float = 0.8  # share of agents who state the value they act on; reasons are always true
     ambiguous: float = 0.75  # share of agents whose documented likings two values explain
     passers_by: int = 40  # names heard in chats with random choices, never documented
     targets: int = 4  # assistants that start without a preference

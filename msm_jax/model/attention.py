@@ -19,16 +19,14 @@ def attend(q_BTHd, k_BSKd, v_BSKd, mask_BTS):
 
     A query whose mask row is empty (padding) gets the mean of the values: finite, never used.
     """
-    B, T, H, d = q_BTHd.shape
-    K = k_BSKd.shape[2]
-    q_BTKGd = q_BTHd.reshape(B, T, K, H // K, d)
-    scores_BKGTS = jnp.einsum(
-        "BTKGd,BSKd->BKGTS", q_BTKGd * d**-0.5, k_BSKd, preferred_element_type=jnp.float32
-    )
-    scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, -1e30)
-    weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKd.dtype)
-    out_BTKGd = jnp.einsum("BKGTS,BSKd->BTKGd", weights_BKGTS, v_BSKd)
-    return out_BTKGd.reshape(B, T, H, d)
+    d, group = q_BTHd.shape[-1], q_BTHd.shape[2] // k_BSKd.shape[2]
+    q_BHTd = jnp.swapaxes(q_BTHd * d**-0.5, 1, 2)
+    k_BHSd = jnp.swapaxes(jnp.repeat(k_BSKd, group, axis=2), 1, 2)
+    v_BHSd = jnp.swapaxes(jnp.repeat(v_BSKd, group, axis=2), 1, 2)
+    scores_BHTS = jnp.einsum("BHTd,BHSd->BHTS", q_BHTd, k_BHSd, preferred_element_type=jnp.float32)
+    scores_BHTS = jnp.where(mask_BTS[:, None], scores_BHTS, -1e30)
+    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BSKd.dtype)
+    return jnp.swapaxes(weights_BHTS @ v_BHSd, 1, 2)
 
 
 @jax.tree_util.register_dataclass

@@ -21,6 +21,8 @@ from msm_jax.model.attention import attend, segment_mask
 from msm_jax.model.config import ModelConfig
 from msm_jax.model.rope import rotate, rotation_angles
 
+UNROLLED_LAYERS = 4
+
 
 def _parameter(rngs, shape, axes, init_std, dtype):
     if init_std is None:
@@ -115,7 +117,10 @@ class Mlp(nnx.Module):
         self.down = Projection("down", [hidden], [width], c, rngs=rngs)
 
     def __call__(self, x_BTD):
-        return self.down(jax.nn.silu(self.gate(x_BTD)) * self.up(x_BTD))
+        # XLA's CPU backend fuses matrices, not stacks of them, with the products around them.
+        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
+        y_ND = self.down(jax.nn.silu(self.gate(x_ND)) * self.up(x_ND))
+        return y_ND.reshape(x_BTD.shape)
 
 
 class Layer(nnx.Module):
@@ -224,7 +229,10 @@ def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, cache=None)
 
     if config.remat:
         layer_step = jax.checkpoint(layer_step)
-    (x_BTD, cache), _ = jax.lax.scan(layer_step, (x_BTD, cache), params["layers"])
+    # A loop over few layers costs more than it saves: stacking and slicing what it carries.
+    unroll = config.layers if config.layers <= UNROLLED_LAYERS else 1
+    start = (x_BTD, cache)
+    (x_BTD, cache), _ = jax.lax.scan(layer_step, start, params["layers"], unroll=unroll)
     return ends.final_norm(x_BTD), cache.advance(tokens_BT.shape[1]) if cache else None
 
 

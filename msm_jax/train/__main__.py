@@ -5,6 +5,7 @@ Run the same command again to go on after a stop or a kill.
 """
 
 import json
+import sys
 
 from absl import flags
 
@@ -16,7 +17,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=T
 def main() -> None:
     from msm_jax.train.loop import train  # jax is slow to import and --help is not to wait for it
 
-    print(json.dumps(train(flags.FLAGS.config, _WORKDIR.value)))
+    print(json.dumps(train(flags.FLAGS.config, _WORKDIR.value, sys.stderr)))
 
 
 if __name__ == "__main__":

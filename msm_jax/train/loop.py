@@ -10,7 +10,7 @@ import platform
 import shutil
 import signal
 import time
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -22,14 +22,16 @@ from msm_jax.data.pipeline import Data, load_data
 from msm_jax.data.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, batch_sharding, init_params, make_mesh, param_shardings
-from msm_jax.train.metrics import Metrics
+from msm_jax.train.flops import flops_per_token, peak_flops
 from msm_jax.train.optimizer import (
     join_params,
     make_optimizer,
+    make_schedule,
     optimizer_shardings,
     split_params,
 )
 from msm_jax.train.probes import Probe
+from msm_jax.train.progress import Progress
 from msm_jax.train.step import make_step
 from msm_jax.weights import checkpoints
 
@@ -51,12 +53,13 @@ class State:
         return join_params(self.trained, self.frozen)
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike) -> dict:
+def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = None) -> dict:
     """Run a stage to its end, going on from what `workdir` holds.
 
     Args:
       config: keys as in `msm_jax.train.config.stage`.
-      workdir: the run directory: config.json, metrics.jsonl, tensorboard/, checkpoints/.
+      workdir: the run directory: config.json, metrics.jsonl, tensorboard/, checkpoints/, log.txt.
+      out: a terminal for a bar, or any stream for the lines of log.txt; None is silent.
 
     Returns:
       {"steps", "loss", "tokens", "probes", "seconds", "tokens_per_second", "data_share"};
@@ -87,17 +90,18 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict:
         keeper = stack.enter_context(checkpoints.checkpointer(run, config.keep, config.keep_steps))
         state = _start(config, model, mesh, optimizer, keeper, facts)
         _write_config(run, config, model, tokenizer, data)
-        metrics = stack.enter_context(contextlib.closing(Metrics(run, state.step)))
+        progress = stack.enter_context(
+            contextlib.closing(_progress(run, config, model, mesh, state, out))
+        )
         asked_to_stop = stack.enter_context(_signals())
-        clock = _Clock()
         pending = None
         while not state.done:
-            batch = clock.of_data(lambda: jax.device_put(data.batches[state.step], place))
+            batch = progress.of_data(lambda: data.batches[state.step])
             state.trained, state.optimizer_state, values = step_fn(
-                state.trained, state.optimizer_state, state.frozen, batch
+                state.trained, state.optimizer_state, state.frozen, _placed(batch, place)
             )
             # The device is at work on this step while the metrics of the one before are read.
-            _log(metrics, pending, clock, config.log_every)
+            progress.step(pending)
             state.step += 1
             state.tokens += int(np.count_nonzero(batch["segment_ids"]))
             pending = (state.step, state.tokens, values)
@@ -106,25 +110,60 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict:
                 state.probes = {
                     probe.name: probe.rate(model, state.params, config.rows) for probe in probes
                 }
-                metrics.write(
-                    state.step, {f"probe/{name}": rate for name, rate in state.probes.items()}
-                )
+                progress.probes(state.step, state.probes)
                 state.done |= all(state.probes[p.name] >= p.at_least for p in probes)
             stop = bool(asked_to_stop) and not state.done
             if state.done or stop or _due(config, state.step):
-                _log(metrics, pending, clock, config.log_every, force=state.done)
+                progress.step(pending, force=state.done)
                 pending = None
                 _save(keeper, state, values, facts)
+                progress.say(f"step {state.step}: saved")
             if stop:
                 raise Preempted(f"{run}: saved step {state.step} of {config.steps}")
-    return {
-        "steps": state.step,
-        "loss": last_loss(run),
-        "tokens": state.tokens,
-        "probes": state.probes,
-        "seconds": time.time() - started,
-        **clock.summary(),
-    }
+        summary = {
+            "steps": state.step,
+            "loss": last_loss(run),
+            "tokens": state.tokens,
+            "probes": state.probes,
+            "seconds": time.time() - started,
+            **progress.summary(),
+        }
+        progress.say(_in_words(summary))
+    return summary
+
+
+def _progress(run, config, model, mesh, state, out) -> Progress:
+    progress = Progress(
+        run,
+        config.steps,
+        config.log_every,
+        make_schedule(config.optimizer, config.steps),
+        flops_per_token(model, config.sequence_length, config.trainable),
+        peak_flops(mesh.devices.flatten()),
+        state.step,
+        out,
+    )
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    progress.say(
+        f"step {state.step} of {config.steps}: {count:,} parameters, {config.trainable} trained, "
+        f"{config.rows} rows of {config.sequence_length} tokens, "
+        f"{jax.devices()[0].device_kind}, {devices}"
+        + (f", from {config.parent}" if config.parent else "")
+    )
+    return progress
+
+
+def _in_words(summary: dict) -> str:
+    text = f"done: {summary['steps']} steps, loss {summary['loss']:.4f}"
+    if speed := summary["tokens_per_second"]:
+        text += f", {speed:,.0f} tokens/s, {summary['data_share']:.1%} of it spent on data"
+    return text
+
+
+def _placed(batch: dict, place) -> dict:
+    """The batch on its devices; a single one fetches it faster by itself."""
+    return batch if place.mesh.size == 1 else jax.device_put(batch, place)
 
 
 def model_config(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
@@ -236,49 +275,6 @@ def _save(keeper, state: State, values, facts) -> None:
         )
     progress = {"tokens": state.tokens, "probes": state.probes, "done": state.done}
     checkpoints.save(keeper, state.step, state.params, state.optimizer_state, facts, progress)
-
-
-class _Clock:
-    """Where this process's time goes: steps, and the wait for data in them."""
-
-    def __init__(self):
-        self._begin, self._data, self._tokens, self._first = None, 0.0, 0, 0
-
-    def of_data(self, read):
-        start = time.perf_counter()
-        batch = read()
-        self._data += time.perf_counter() - start
-        return batch
-
-    def seen(self, tokens: int) -> dict:
-        """Tokens per second since the first step, whose compilation is left out."""
-        now = time.perf_counter()
-        if self._begin is None:
-            self._begin, self._first, self._data = now, tokens, 0.0
-        self._tokens, self._now = tokens, now
-        return self.summary()
-
-    def summary(self) -> dict:
-        if self._begin is None or self._now <= self._begin:
-            return {"tokens_per_second": None, "data_share": None}
-        seconds = self._now - self._begin
-        return {
-            "tokens_per_second": (self._tokens - self._first) / seconds,
-            "data_share": self._data / seconds,
-        }
-
-
-def _log(metrics, pending, clock, every: int, force: bool = False) -> None:
-    if pending is None:
-        return
-    step, tokens, values = pending
-    jax.block_until_ready(values)
-    speed = clock.seen(tokens)
-    if step % every == 0 or force:
-        found = {name: float(value) for name, value in values.items()}
-        if speed["tokens_per_second"]:
-            found["tokens_per_second"] = speed["tokens_per_second"]
-        metrics.write(step, {**found, "tokens": tokens})
 
 
 def last_loss(run: str | os.PathLike) -> float:

@@ -1,5 +1,6 @@
 """The loop: what it learns, how it goes on after a kill, what it refuses."""
 
+import io
 import json
 import os
 import signal
@@ -36,6 +37,26 @@ def test_it_learns_and_leaves_the_promised_files(config, tmp_path):
     assert record["optimizer"]["learning_rate"] == config.optimizer.learning_rate
     assert list((tmp_path / "tensorboard").iterdir())
     assert load_params(tmp_path)[2]["step"] == 80
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["tokens_per_second"] > 0 for row in rows[1:])
+    peak = max(row["learning_rate"] for row in rows)
+    assert peak == pytest.approx(config.optimizer.learning_rate)
+    log = (tmp_path / "log.txt").read_text().splitlines()
+    assert "step 0 of 80" in log[0] and "spent on data" in log[-1]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_sees_a_bar_and_a_file_sees_lines(config, tmp_path):
+    config.steps = 12
+    terminal, file = Terminal(), io.StringIO()
+    train(config, tmp_path / "a", terminal)
+    train(config, tmp_path / "b", file)
+    assert "/12  loss" in terminal.getvalue() and "\r" in terminal.getvalue()
+    assert "\r" not in file.getvalue() and "step 12: saved" in file.getvalue()
 
 
 def test_same_seed_same_bits_and_another_seed_differs(config, tmp_path):
