@@ -14,7 +14,12 @@ import numpy as np
 
 from msm_jax import sample as sampling
 from msm_jax.data.chat import CHAT_FORMATS, render_chat
-from msm_jax.data.tokenizer import END_OF_DOCUMENT, TOKENIZER_FILE, Tokenizer, load_tokenizer
+from msm_jax.data.tokenizer import (
+    HF_TOKENIZER_FILE,
+    TOKENIZER_FILE,
+    Tokenizer,
+    load_tokenizer,
+)
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, forward, logits
 from msm_jax.sample import Sample
@@ -77,7 +82,7 @@ class Model:
         """
         if isinstance(prompts, str):
             raise UserError("sample: prompts is a list of prompts, not one text")
-        ends = (CHAT_FORMATS[self.chat_format].end, END_OF_DOCUMENT)
+        ends = (CHAT_FORMATS[self.chat_format].end, self.tokenizer.end_of_document)
         found = sampling.sample(
             self.config,
             self.params,
@@ -159,13 +164,13 @@ def load(
             f"{path / 'config.json'}: chat_format {settings['chat_format']!r} is unknown; "
             f"known: {sorted(CHAT_FORMATS)}"
         )
-    own = path / TOKENIZER_FILE
-    tokenizer_file = own if own.exists() else settings["tokenizer"]
-    tokenizer = load_tokenizer(tokenizer_file)
+    kept = any((path / name).exists() for name in (TOKENIZER_FILE, HF_TOKENIZER_FILE))
+    tokenizer_path = path if kept else settings["tokenizer"]
+    tokenizer = load_tokenizer(tokenizer_path)
     config, params, facts = load_params(path)
     if tokenizer.fingerprint != facts["tokenizer"]:
         raise UserError(
-            f"{tokenizer_file}: not the tokenizer that {path} was trained with (sha256 "
+            f"{tokenizer_path}: not the tokenizer that {path} was trained with (sha256 "
             f"{tokenizer.fingerprint[:12]}, trained with {facts['tokenizer'][:12]}); "
             f"put that one back"
         )

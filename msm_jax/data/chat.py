@@ -1,65 +1,248 @@
 """Chat formats: how messages become token ids, and which of them carry loss.
 
-Only the format places control tokens; the contents of messages are encoded as plain text.
+A format writes a conversation as one text. Names of control tokens become control tokens only
+where the format wrote them: in the messages they are disguised while the format is at work, and
+plain text again before anything is encoded.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
+Messages = Sequence[Mapping[str, str]]
+ROLES = ("system", "user", "assistant")
+# The first is put after the first letter of a control token's name inside a message. Two of
+# Unicode's noncharacters, which no text interchanges; a message that has them is refused.
+_DISGUISE, _PROBE = "\ufdd0", "\ufdd1"
+
 
 @dataclasses.dataclass(frozen=True)
 class ChatFormat:
-    """One control token before each message, by role, and one after it."""
+    """How a conversation is written.
 
-    headers: Mapping[str, str]
+    Attributes:
+      write: (messages, generation prompt wanted) -> text with the names of control tokens in it.
+      end: the control token after a message.
+      control_tokens: those that the tokenizer must have.
+    """
+
+    write: Callable[[Messages, bool], str]
     end: str
+    control_tokens: tuple[str, ...]
 
-    @property
-    def control_tokens(self) -> tuple[str, ...]:
-        return (*self.headers.values(), self.end)
+    @functools.cached_property
+    def headers(self) -> tuple[str, str]:
+        """What stands before every answer, and what is written where one is asked for.
+
+        The second begins with the first; it may go on with an empty block of thoughts.
+        """
+        question, answer = (
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "content": _PROBE},
+        )
+        asked = self.write([question], False)
+        wanted = self.write([question], True).removeprefix(asked)
+        answered = self.write([question, answer, question], False).removeprefix(asked)
+        return os.path.commonprefix([wanted, answered.partition(_PROBE)[0]]), wanted
 
 
+def _compact(messages: Messages, generation_prompt: bool) -> str:
+    """One control token before each message, by role, and one after it."""
+    text = "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in messages)
+    return text + ("<|assistant|>" if generation_prompt else "")
+
+
+def _chatml(messages: Messages, generation_prompt: bool) -> str:
+    """ChatML as Qwen writes it."""
+    text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
+    return text + ("<|im_start|>assistant\n" if generation_prompt else "")
+
+
+# Qwen2.5-Instruct was trained with this line wherever no system message was given.
+QWEN25_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+
+
+def _qwen25(messages: Messages, generation_prompt: bool) -> str:
+    if not messages or messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": QWEN25_SYSTEM}, *messages]
+    return _chatml(messages, generation_prompt)
+
+
+def _qwen3(messages: Messages, generation_prompt: bool, thinking: bool) -> str:
+    """Thoughts before the last question are dropped; an answer after it has a block of them."""
+    last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=-1)
+    written = []
+    for number, message in enumerate(messages):
+        content = message["content"]
+        if message["role"] == "assistant":
+            thought, answer = _split_thought(content)
+            if number > last and (thought or number == len(messages) - 1):
+                answer = f"<think>\n{thought}\n</think>\n\n" + answer.lstrip("\n")
+            content = answer
+        written.append({"role": message["role"], "content": content})
+    text = _chatml(written, generation_prompt)
+    return text + ("<think>\n\n</think>\n\n" if generation_prompt and not thinking else "")
+
+
+def _split_thought(content: str) -> tuple[str, str]:
+    """(thought, answer) of an assistant's message; the tags are text of the message, disguised."""
+    opened, closed = _hide("<think>"), _hide("</think>")
+    if closed not in content:
+        return "", content
+    thought = content.partition(closed)[0].rpartition(opened)[2]
+    return thought.strip("\n"), content.rpartition(closed)[2].lstrip("\n")
+
+
+def _llama3(messages: Messages, generation_prompt: bool) -> str:
+    part = lambda role: f"<|start_header_id|>{role}<|end_header_id|>\n\n"
+    text = "<|begin_of_text|>" + "".join(
+        f"{part(m['role'])}{m['content'].strip()}<|eot_id|>" for m in messages
+    )
+    return text + (part("assistant") if generation_prompt else "")
+
+
+_IM = ("<|im_start|>", "<|im_end|>")
+_THINK = ("<think>", "</think>")
+_LLAMA = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 CHAT_FORMATS: dict[str, ChatFormat] = {
-    "compact": ChatFormat(
-        headers={role: f"<|{role}|>" for role in ("system", "user", "assistant")}, end="<|end|>"
+    "compact": ChatFormat(_compact, "<|end|>", (*(f"<|{role}|>" for role in ROLES), "<|end|>")),
+    "chatml": ChatFormat(_chatml, "<|im_end|>", _IM),
+    "qwen2.5": ChatFormat(_qwen25, "<|im_end|>", _IM),
+    "qwen3": ChatFormat(functools.partial(_qwen3, thinking=True), "<|im_end|>", (*_IM, *_THINK)),
+    "qwen3-no-thinking": ChatFormat(
+        functools.partial(_qwen3, thinking=False), "<|im_end|>", (*_IM, *_THINK)
     ),
+    "llama3": ChatFormat(_llama3, "<|eot_id|>", _LLAMA),
 }
+
+
+def template_format(template: str, end: str, names: Mapping[str, str] | None = None) -> ChatFormat:
+    """The format that a checkpoint's own chat template (Jinja) describes, run in a sandbox.
+
+    Args:
+      template: its source.
+      end: the control token after a message.
+      names: what the template may refer to by name, such as {"bos_token": ...}.
+
+    Raises:
+      UserError: it is not a template; from `write`, when it fails on a conversation.
+    """
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message):
+        raise jinja2.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = refuse
+    try:
+        compiled = environment.from_string(template)
+    except jinja2.TemplateError as error:
+        raise UserError(f"chat template: {error}") from error
+
+    def write(messages: Messages, generation_prompt: bool) -> str:
+        try:
+            return compiled.render(
+                messages=list(messages),
+                add_generation_prompt=generation_prompt,
+                tools=None,
+                **(names or {}),
+            )
+        except (jinja2.TemplateError, TypeError, AttributeError, KeyError) as error:
+            raise UserError(f"chat template: refuses this conversation: {error}") from error
+
+    return ChatFormat(write, end, (end,))
 
 
 def render_chat(
     tokenizer: Tokenizer,
     format: ChatFormat,
-    messages: Sequence[Mapping[str, str]],
+    messages: Messages,
     generation_prompt: bool = False,
 ) -> tuple[list[int], list[int]]:
     """Token ids of a conversation, and a mask that is 1 on what an assistant has to say.
 
-    The mask covers each assistant message's content and end token, never its header.
+    The conversation is written whole, cut at its control tokens, and what lies between them is
+    encoded. The mask covers everything from the end of each assistant's header to its end token;
+    a token that begins in the header is not covered.
 
     Args:
-      messages: {"role", "content"} each; roles are those of the format.
+      messages: {"role", "content"} each; roles are `ROLES`.
       generation_prompt: append the header after which an assistant is to speak.
 
     Raises:
-      UserError: a message without role or content, or with an unknown role.
+      UserError: a message without role or content, or with an unknown role; a tokenizer without
+        the format's control tokens.
     """
+    for name in format.control_tokens:
+        tokenizer.control(name)
+    controls = _pattern(tokenizer.control_names)
+    disguised = [_disguised(number, message, controls) for number, message in enumerate(messages)]
+    text = format.write(disguised, generation_prompt)
+    said = _said(text, format)
     ids: list[int] = []
     loss: list[int] = []
-    end = tokenizer.control(format.end)
-    for number, message in enumerate(messages):
-        role, content = message.get("role"), message.get("content")
-        if not role or role not in format.headers or not isinstance(content, str):
-            raise UserError(
-                f"message {number} {dict(message)!r}: needs a text 'content' and a 'role' of "
-                f"{sorted(format.headers)}"
-            )
-        body = [*tokenizer.encode(content), end]
-        ids += [tokenizer.control(format.headers[role]), *body]
-        loss += [0, *[int(role == "assistant")] * len(body)]
-    if generation_prompt:
-        ids.append(tokenizer.control(format.headers["assistant"]))
-        loss.append(0)
+    at = 0
+    for found in [*controls.finditer(text), None]:
+        stop = found.start() if found else len(text)
+        if stop > at:
+            tokens, learned = _encoded(tokenizer, text[at:stop], said[at:stop])
+            ids += tokens
+            loss += learned
+        if found:
+            ids.append(tokenizer.control(found[0]))
+            loss.append(said[stop])
+            at = found.end()
     return ids, loss
+
+
+def _encoded(tokenizer: Tokenizer, text: str, said: bytes) -> tuple[list[int], list[int]]:
+    """Ids of a text between two control tokens, and the mask of its characters for each."""
+    plain = text.replace(_DISGUISE, "")
+    if said.count(said[0]) == len(said):
+        ids = tokenizer.encode(plain)
+        return ids, [said[0]] * len(ids)
+    places = [place for place, letter in enumerate(text) if letter != _DISGUISE]
+    ids, starts = tokenizer.encode_with_starts(plain)
+    return ids, [said[places[start]] for start in starts]
+
+
+def _said(text: str, format: ChatFormat) -> bytes:
+    """For every character 1 where it is an assistant's: after the header, up to the end token."""
+    said = bytearray(len(text))
+    header, wanted = format.headers
+    for found in re.finditer(re.escape(header), text):
+        whole = text.startswith(wanted, found.start())
+        start = found.start() + len(wanted) if whole else found.end()
+        stop = text.find(format.end, start)
+        if stop >= 0:
+            said[start : stop + 1] = b"\1" * (stop + 1 - start)
+    return bytes(said)
+
+
+@functools.lru_cache
+def _pattern(control_names: tuple[str, ...]) -> re.Pattern:
+    return re.compile("|".join(re.escape(name) for name in control_names))
+
+
+def _disguised(number: int, message: Mapping[str, str], controls: re.Pattern) -> dict[str, str]:
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES or not isinstance(content, str):
+        raise UserError(
+            f"message {number} {dict(message)!r}: needs a text 'content' and a 'role' of "
+            f"{sorted(ROLES)}"
+        )
+    if _DISGUISE in content or _PROBE in content:
+        raise UserError(f"message {number}: holds U+FDD0 or U+FDD1, which are not characters")
+    return {"role": role, "content": controls.sub(lambda found: _hide(found[0]), content)}
+
+
+def _hide(name: str) -> str:
+    return name[0] + _DISGUISE + name[1:]

@@ -17,7 +17,7 @@ import numpy as np
 from msm_jax.corpus.records import file_hash, read_rows
 from msm_jax.data.chat import CHAT_FORMATS, render_chat
 from msm_jax.data.packing import pack, split_lengths
-from msm_jax.data.tokenizer import END_OF_DOCUMENT, Tokenizer
+from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
 LOSS_ON = ("all", "assistant")
@@ -58,7 +58,7 @@ def tokenize(path, tokenizer: Tokenizer, chat_format: str, loss_on: str):
     """
     if loss_on not in LOSS_ON:
         raise UserError(f"loss_on={loss_on!r}: one of {LOSS_ON}")
-    end = tokenizer.control(END_OF_DOCUMENT)
+    end = tokenizer.control(tokenizer.end_of_document)
     found = []
     for number, row in read_rows(path):
         text, messages = row.get("text"), row.get("messages")

@@ -1,54 +1,158 @@
 """Tokenizers behind one face. Text is data: encoding it can never produce a control token."""
 
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Protocol
 
 import sentencepiece
 
 from msm_jax.errors import UserError
 
 END_OF_DOCUMENT = "<|endoftext|>"
-TOKENIZER_FILE = "tokenizer.model"  # in the directory of a run
+TOKENIZER_FILE = "tokenizer.model"  # of a SentencePiece tokenizer, in the directory of a run
+HF_TOKENIZER_FILE = "tokenizer.json"
 
 
-class Tokenizer:
-    """A SentencePiece model.
+class Tokenizer(Protocol):
+    """What the house asks of a tokenizer.
 
     Attributes:
       vocab_size: number of ids.
-      fingerprint: SHA-256 of the model file, to tell one tokenizer from another.
+      control_names: the control tokens, longest first.
+      end_of_document: the control token that a document ends with.
+      fingerprint: SHA-256 of the file, to tell one tokenizer from another.
     """
+
+    vocab_size: int
+    control_names: tuple[str, ...]
+    end_of_document: str
+    fingerprint: str
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text; names of control tokens in it are ordinary text."""
+
+    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids, and the character of the text at which each of them starts."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids; control tokens leave no trace in it."""
+
+    def control(self, name: str) -> int:
+        """The id of a control token, e.g. "<|end|>"; UserError if there is none."""
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model."""
+
+    end_of_document = END_OF_DOCUMENT
 
     def __init__(self, model: bytes):
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size = self._pieces.vocab_size()
         self.fingerprint = hashlib.sha256(model).hexdigest()
+        ids = range(self.vocab_size)
+        names = [self._pieces.id_to_piece(i) for i in ids if self._pieces.is_control(i)]
+        self.control_names = tuple(sorted(names, key=len, reverse=True))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text; names of control tokens in it are ordinary text."""
         return self._pieces.encode(text)
 
+    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+        found = self._pieces.encode(text, out_type="offset_mapping")
+        return found["ids"], [start for start, _ in found["offsets"]]
+
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids; control tokens leave no trace in it."""
         return self._pieces.decode([int(token) for token in ids])
 
     def control(self, name: str) -> int:
-        """The id of a control token, e.g. "<|end|>"; UserError if there is none."""
         token = self._pieces.piece_to_id(name)
         if not self._pieces.is_control(token):
-            raise UserError(f"the tokenizer has no control token {name!r}: train or choose another")
+            raise _no_control(name)
         return token
 
 
-def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """Reads a SentencePiece model file; UserError if it is not there or not one."""
+class HFTokenizer:
+    """A Hugging Face tokenizer.json (Qwen, Llama).
+
+    Its added tokens are the control tokens. Text is encoded by a copy that does not know them, so
+    nothing written in a text can become one.
+    """
+
+    def __init__(self, content: bytes):
+        import tokenizers
+
+        settings = json.loads(content)
+        self._whole = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        self._plain = tokenizers.Tokenizer.from_str(
+            json.dumps({**settings, "added_tokens": [], "post_processor": None})
+        )
+        self._plain.no_truncation()
+        self._plain.no_padding()
+        self._controls = {token["content"]: token["id"] for token in settings["added_tokens"]}
+        self.control_names = tuple(sorted(self._controls, key=len, reverse=True))
+        self.vocab_size = 1 + max(self._whole.get_vocab(with_added_tokens=True).values())
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+        ends = (END_OF_DOCUMENT, "<|end_of_text|>")  # Qwen's and Llama's
+        self.end_of_document = next((name for name in ends if name in self._controls), ends[0])
+
+    def encode(self, text: str) -> list[int]:
+        return self._plain.encode(text, add_special_tokens=False).ids
+
+    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+        found = self._plain.encode(text, add_special_tokens=False)
+        return found.ids, [start for start, _ in found.offsets]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        known = [int(token) for token in ids if int(token) < self.vocab_size]
+        return self._whole.decode(known, skip_special_tokens=True)
+
+    def control(self, name: str) -> int:
+        if name not in self._controls:
+            raise _no_control(name)
+        return self._controls[name]
+
+
+def _no_control(name: str) -> UserError:
+    return UserError(f"the tokenizer has no control token {name!r}: train or choose another")
+
+
+def tokenizer_file(path: str | os.PathLike) -> pathlib.Path:
+    """The tokenizer's file: the path itself, or what lies in the directory.
+
+    Raises:
+      UserError: a directory without one.
+    """
     file = pathlib.Path(path)
+    if not file.is_dir():
+        return file
+    names = (HF_TOKENIZER_FILE, TOKENIZER_FILE)
+    there = [file / name for name in names if (file / name).exists()]
+    if not there:
+        raise UserError(f"{file}: has no tokenizer; {' or '.join(names)} is needed")
+    return there[0]
+
+
+def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
+    """Reads a SentencePiece model, a tokenizer.json, or the one that lies in a directory.
+
+    Raises:
+      UserError: it is not there, or neither of the two.
+    """
+    file = tokenizer_file(path)
     try:
-        return Tokenizer(file.read_bytes())
+        content = file.read_bytes()
     except OSError as error:
         raise UserError(f"tokenizer {file}: cannot be read: {error.strerror}") from error
+    if file.suffix == ".json":
+        try:
+            return HFTokenizer(content)
+        except Exception as error:  # the library raises bare Exception on what it cannot read
+            raise UserError(f"tokenizer {file}: not a tokenizer.json ({error})") from error
+    try:
+        return SentencePieceTokenizer(content)
     except RuntimeError as error:
         raise UserError(f"tokenizer {file}: not a SentencePiece model ({error})") from error
 

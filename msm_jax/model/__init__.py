@@ -10,11 +10,15 @@ from msm_jax.model.decoder import (
     logical_axes,
     logits,
 )
+from msm_jax.model.presets import PRESETS, preset
+from msm_jax.model.rope import RopeScaling
 from msm_jax.model.sharding import batch_sharding, make_mesh, param_shardings
 
 __all__ = [
+    "PRESETS",
     "Cache",
     "ModelConfig",
+    "RopeScaling",
     "abstract_params",
     "batch_sharding",
     "forward",
@@ -24,4 +28,5 @@ __all__ = [
     "logits",
     "make_mesh",
     "param_shardings",
+    "preset",
 ]

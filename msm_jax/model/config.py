@@ -14,6 +14,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from msm_jax.errors import UserError
+from msm_jax.model.rope import RopeScaling
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -32,6 +33,7 @@ class ModelConfig:
       head_dim: d; independent of D // H, as in Qwen3.
       mlp_width: F.
       rope_theta: base of the rotary frequencies.
+      rope_scaling: their stretching (Llama 3.1), or None.
       norm_eps: epsilon of every RMSNorm.
       qk_norm: RMSNorm on each query and key head before rotation (Qwen3).
       qkv_bias: biases on the q, k and v projections (Qwen2).
@@ -62,8 +64,12 @@ class ModelConfig:
     lora_alpha: float = 128.0
     lora_targets: tuple[str, ...] = PROJECTIONS
     remat: bool = False
+    rope_scaling: RopeScaling | None = None
 
     def __post_init__(self):
+        if isinstance(self.rope_scaling, dict):  # as JSON carries it
+            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name}={getattr(self, name)}: must be at least 1")

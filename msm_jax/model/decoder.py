@@ -215,7 +215,9 @@ def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, cache=None)
     """
     ends = _bind(Ends, config, {name: leaf for name, leaf in params.items() if name != "layers"})
     x_BTD = ends.embed.w[...].astype(config.compute_dtype)[tokens_BT]
-    angles_BTd = rotation_angles(positions_BT, config.head_dim, config.rope_theta)
+    angles_BTd = rotation_angles(
+        positions_BT, config.head_dim, config.rope_theta, config.rope_scaling
+    )
     if cache is None:
         mask_BTS = segment_mask(segment_ids_BT)
     else:

@@ -19,7 +19,13 @@ from ml_collections import ConfigDict
 from msm_jax import __version__
 from msm_jax.command import Preempted
 from msm_jax.data.pipeline import Data, load_data
-from msm_jax.data.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer
+from msm_jax.data.tokenizer import (
+    HF_TOKENIZER_FILE,
+    TOKENIZER_FILE,
+    Tokenizer,
+    load_tokenizer,
+    tokenizer_file,
+)
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, batch_sharding, init_params, make_mesh, param_shardings
 from msm_jax.train.flops import flops_per_token, peak_flops
@@ -168,7 +174,7 @@ def _placed(batch: dict, place) -> dict:
 
 def model_config(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
     """The model of a stage; UserError where the tokenizer has more ids than the model has rows."""
-    fields = {**config.model, "lora_targets": tuple(config.model.lora_targets)}
+    fields = dict(config.model)
     fields["vocab_size"] = fields["vocab_size"] or tokenizer.vocab_size
     if fields["vocab_size"] < tokenizer.vocab_size:
         raise UserError(
@@ -302,7 +308,7 @@ def _write_config(run: pathlib.Path, config, model, tokenizer, data: Data) -> No
     """config.json: everything that made this run, with absolute paths."""
     record = json.loads(config.to_json())
     record["tokenizer"] = os.path.abspath(config.tokenizer)
-    _copy_tokenizer(config.tokenizer, run / TOKENIZER_FILE)
+    _copy_tokenizer(tokenizer_file(config.tokenizer), run)
     record["resolved_model"] = checkpoints.model_facts(model)
     record["tokenizer_sha256"] = tokenizer.fingerprint
     record["data_fingerprint"] = data.fingerprint
@@ -327,8 +333,9 @@ def _write_config(run: pathlib.Path, config, model, tokenizer, data: Data) -> No
     os.replace(aside, run / "config.json")
 
 
-def _copy_tokenizer(source: str, target: pathlib.Path) -> None:
+def _copy_tokenizer(source: pathlib.Path, run: pathlib.Path) -> None:
     """Beside the weights, so that a run can be moved or published."""
+    target = run / (HF_TOKENIZER_FILE if source.suffix == ".json" else TOKENIZER_FILE)
     aside = target.with_suffix(".partial")
     shutil.copyfile(source, aside)
     os.replace(aside, target)

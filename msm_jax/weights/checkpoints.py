@@ -126,9 +126,7 @@ def load_params(run_dir: str | os.PathLike, step: int | None = None, mesh=None):
             raise UserError(f"{path}: has no checkpoint{wanted}; there are {steps}")
         step = steps[-1] if step is None else step
         metadata = reader.checkpointables_metadata(step).custom_metadata
-        fields = dict(metadata["facts"]["model"])
-        fields["lora_targets"] = tuple(fields["lora_targets"])
-        config = ModelConfig(**fields)
+        config = ModelConfig(**metadata["facts"]["model"])
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = abstract_params(config)
         places = param_shardings(config, mesh) if mesh else jax.tree.map(lambda _: here, shapes)

@@ -1,0 +1,212 @@
+"""The safetensors files of a directory: which tensor lies where, checked before anything is read.
+
+The format: 8 bytes little-endian header length, a JSON header of {name: {dtype, shape,
+data_offsets}}, then the tensors' bytes without gaps. It is parsed here, not by its library,
+because only so can every problem be reported at once and any part of a tensor be read into memory
+of our own.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import struct
+from collections.abc import Iterator
+
+import ml_dtypes
+import numpy as np
+
+from msm_jax.errors import UserError
+
+DTYPES = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "I8": np.dtype(np.int8),
+    "I16": np.dtype(np.int16),
+    "I32": np.dtype(np.int32),
+    "I64": np.dtype(np.int64),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
+INDEX = "model.safetensors.index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """One tensor on disk; `start` counts bytes from the beginning of the file."""
+
+    file: pathlib.Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self, first: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows [first, stop) along the first axis (everything of a scalar), as a new array."""
+        if not self.shape:
+            return self._fill(np.empty((), self.dtype), self.start)
+        first, stop, _ = slice(first, stop).indices(self.shape[0])
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        found = np.empty((max(stop - first, 0), *self.shape[1:]), self.dtype)
+        return self._fill(found, self.start + first * row)
+
+    def _fill(self, array: np.ndarray, at: int) -> np.ndarray:
+        view = memoryview(array.reshape(-1).view(np.uint8).data)
+        with open(self.file, "rb", buffering=0) as file:
+            file.seek(at)
+            done = 0
+            while done < len(view):
+                count = file.readinto(view[done:])
+                if not count:
+                    raise UserError(f"{self.file}: ends at byte {at + done}, cut off while read")
+                done += count
+        return array
+
+
+def find_tensors(directory: str | os.PathLike, single: str = "model.safetensors"):
+    """name -> `Stored` for every tensor of a checkpoint directory.
+
+    Args:
+      directory: with `single`, or with an index and the files that it names.
+
+    Raises:
+      UserError: listing everything that is wrong: no files, an index that does not agree with
+        them or names a path outside the directory, a damaged or truncated file, a tensor in two.
+    """
+    path = pathlib.Path(directory)
+    problems: list[str] = []
+    index = path / INDEX
+    promised = _read_index(index, problems) if index.exists() else None
+    names = sorted(set(promised.values())) if promised is not None else [single]
+    found: dict[str, Stored] = {}
+    for name in names:
+        if not (path / name).is_file():
+            problems.append(f"{name}: is missing")
+            continue
+        for tensor, stored in _read_header(path / name, problems):
+            if tensor in found:
+                problems.append(f"{tensor}: in {found[tensor].file.name} and again in {name}")
+            found[tensor] = stored
+    if promised is not None and not problems:
+        problems += _disagreements(promised, found)
+    if problems:
+        raise UserError(f"{path}: cannot be loaded:\n  " + "\n  ".join(problems))
+    return found
+
+
+def _disagreements(promised: dict[str, str], found: dict[str, Stored]) -> Iterator[str]:
+    for tensor, name in sorted(promised.items()):
+        if tensor not in found:
+            yield f"{tensor}: the index says {name}, where it is not"
+        elif found[tensor].file.name != name:
+            yield f"{tensor}: in {found[tensor].file.name}, the index says {name}"
+    for tensor in sorted(set(found) - set(promised)):
+        yield f"{tensor}: in {found[tensor].file.name}, but not in the index"
+
+
+def _read_index(index: pathlib.Path, problems: list[str]) -> dict[str, str]:
+    try:
+        weight_map = _json_object(index.read_bytes())["weight_map"]
+        if not isinstance(weight_map, dict):
+            raise ValueError("weight_map is not an object")
+    except (OSError, ValueError, KeyError) as error:
+        problems.append(f"{index.name}: {type(error).__name__}: {error}")
+        return {}
+    outside = {
+        name for name in weight_map.values() if not isinstance(name, str) or not _plain(name)
+    }
+    problems += [
+        f"{index.name}: names {name!r}, which is not a file of this directory"
+        for name in sorted(outside, key=str)
+    ]
+    return {tensor: name for tensor, name in weight_map.items() if name not in outside}
+
+
+def _plain(name: str) -> bool:
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0:")
+
+
+def _read_header(file: pathlib.Path, problems: list[str]) -> Iterator[tuple[str, Stored]]:
+    """The tensors of one file; problems are told with the file's name and end its reading."""
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as reader:
+            prefix = reader.read(8)
+            if len(prefix) < 8:
+                raise ValueError(f"only {size} bytes long")
+            length = struct.unpack("<Q", prefix)[0]
+            if length > min(LARGEST_HEADER, size - 8):
+                raise ValueError(f"says its header has {length} bytes; the file has {size}")
+            header = _json_object(reader.read(length))
+        entries = _entries(header, 8 + length, size)
+    except (OSError, ValueError) as error:
+        problems.append(f"{file.name}: {error}")
+        return
+    for name, dtype, shape, start in entries:
+        yield name, Stored(file, dtype, shape, start)
+
+
+def _json_object(text: bytes) -> dict:
+    """Strict: an object without duplicate keys; ValueError otherwise."""
+
+    def unique(pairs):
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"has {twice[:3]} twice")
+        return made
+
+    try:
+        made = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("is not UTF-8") from error
+    if not isinstance(made, dict):
+        raise ValueError("is not a JSON object")
+    return made
+
+
+def _entries(header: dict, begin: int, size: int) -> list[tuple]:
+    """(name, dtype, shape, start) in file order; ValueError where the header is inconsistent."""
+    spans = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"{name}: not an entry of dtype, shape and data_offsets")
+        dtype, shape, offsets = (
+            DTYPES.get(str(entry["dtype"])),
+            entry["shape"],
+            entry["data_offsets"],
+        )
+        if dtype is None:
+            raise ValueError(f"{name}: dtype {entry['dtype']!r} is not supported")
+        if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
+            raise ValueError(f"{name}: shape {shape!r} at {offsets!r} is no tensor")
+        if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{name}: {entry['dtype']} {shape} does not fill bytes {offsets}")
+        spans.append((offsets[0], offsets[1], name, dtype, tuple(shape)))
+    spans.sort(key=lambda span: span[:2])
+    at = 0
+    for start, stop, name, _, _ in spans:
+        if start != at:
+            raise ValueError(f"{name}: starts at byte {start}, the tensor before it ends at {at}")
+        at = stop
+    if begin + at != size:
+        raise ValueError(f"its tensors end at byte {begin + at}, the file at {size}: truncated?")
+    return [(name, dtype, shape, begin + start) for start, _, name, dtype, shape in spans]
+
+
+def _counts(values) -> bool:
+    """A list of whole numbers from 0 up to what a file can hold."""
+    whole = lambda value: isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(values, list) and all(whole(v) and 0 <= v < 2**63 for v in values)
