@@ -4,10 +4,11 @@ A lab record:
 
     command    python -m msm_jax.study --config=configs/miniature.py --workdir=runs/miniature
     hardware   2 cores of a shared AMD EPYC (AVX-512), no accelerator
-    time       about 8 minutes for three seeds; `:full` 20 minutes (eight seeds, other work beside)
-    result     `:full`, seeds 0 to 7, 2026-11-24: conflict questions after AFT .73 with spec A, .15
-               with spec B, .45 neutral; gap +.59 [+.37, +.81]; widening by AFT and the part of
-               the reasons are open (intervals hold 0)
+    time       7.4 minutes for three seeds, installation included; `:full` 29 minutes (twelve
+               seeds, other work beside)
+    result     `:full`, seeds 8 to 19, 2026-11-24: conflict questions after AFT .84 with spec A, .21
+               with spec B, .43 neutral; gap +.63 [+.40, +.85], of which the reasons make +.36
+               [+.16, +.57]; widening by AFT is open (+.09 [-.04, +.22])
 
 `:smoke` is the same study cut to a minute, for tests; it shows no effect. `:full` is the same
 study over twelve seeds. Why the world is as it is: docs/miniature_search.md.
