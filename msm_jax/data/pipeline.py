@@ -6,8 +6,10 @@ in its data is one integer.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
+import sys
 import zlib
 from collections.abc import Mapping
 
@@ -131,17 +133,23 @@ def as_batch(tokens_BT, loss_BT, segment_ids_BT) -> dict[str, np.ndarray]:
     }
 
 
-class _Places:
-    """The rows of one source as (number of the source, number of the row)."""
+class _Shuffled:
+    """The rows of one source without end, as (number of the source, number of the row).
 
-    def __init__(self, number: int, rows: int):
+    Every epoch has an order of its own, a function of (seed, epoch).
+    """
+
+    def __init__(self, number: int, rows: int, seed: int):
         self._number, self._rows = number, rows
+        draw = lambda epoch: np.random.default_rng((seed, epoch)).permutation(rows)
+        self._order = functools.lru_cache(maxsize=2)(draw)
 
     def __len__(self):
-        return self._rows
+        return sys.maxsize  # how Grain writes "endless"
 
-    def __getitem__(self, row):
-        return self._number, row
+    def __getitem__(self, index):
+        epoch, at = divmod(index, self._rows)
+        return self._number, self._order(epoch)[at]
 
 
 class Data:
@@ -158,10 +166,10 @@ class Data:
         names = list(sources)
 
         def source(number, name):
-            places = _Places(number, len(sources[name].tokens_NT))
             # A seed by name: a source's order does not change when another one comes or goes.
             own_seed = zlib.crc32(f"{seed} {name}".encode())
-            return grain.MapDataset.source(places).seed(own_seed).shuffle().repeat()
+            rows_of_source = len(sources[name].tokens_NT)
+            return grain.MapDataset.source(_Shuffled(number, rows_of_source, own_seed))
 
         def assemble(picked):
             shape = (len(picked), row_length)

@@ -50,9 +50,11 @@ class Norm(nnx.Module):
 
 
 class Projection(nnx.Module):
-    """`x @ w`, contracting the axes `inputs`, plus a bias and a low-rank adapter where asked for.
+    """A linear map from the axes `inputs` to the axes `outputs`, plus a bias and an adapter.
 
-    The adapter adds `scale * (x @ lora_a) @ lora_b` and starts at zero: lora_a is uniform within
+    Weights lie as in Hugging Face checkpoints, outputs first, so that files are read without
+    turning them: w [*outputs, *inputs], lora_a [rank, *inputs], lora_b [*outputs, rank]. The
+    adapter adds `scale * lora_b(lora_a(x))` and starts at zero: lora_a is uniform within
     ±1/sqrt(fan_in), as in PEFT, lora_b is zero.
     """
 
@@ -62,26 +64,29 @@ class Projection(nnx.Module):
         fan_in = math.prod(in_shape)
         self.contracted, self.dtype = len(in_shape), config.compute_dtype
         dtype = config.param_dtype
-        self.w = _parameter(rngs, in_shape + out_shape, in_axes + out_axes, fan_in**-0.5, dtype)
+        self.w = _parameter(rngs, out_shape + in_shape, out_axes + in_axes, fan_in**-0.5, dtype)
         if bias:
             self.b = _parameter(rngs, out_shape, out_axes, 0.0, dtype)
         if config.lora_rank and name in config.lora_targets:
             rank, self.scale = config.lora_rank, config.lora_scale
             bound = fan_in**-0.5
-            a = jax.random.uniform(rngs.params(), (*in_shape, rank), minval=-bound, maxval=bound)
-            self.lora_a = nnx.Param(a.astype(jnp.float32), axes=(*in_axes, "rank"))
+            a = jax.random.uniform(rngs.params(), (rank, *in_shape), minval=-bound, maxval=bound)
+            self.lora_a = nnx.Param(a.astype(jnp.float32), axes=("rank", *in_axes))
             self.lora_b = _parameter(
-                rngs, (rank, *out_shape), ("rank", *out_axes), 0.0, jnp.float32
+                rngs, (*out_shape, rank), (*out_axes, "rank"), 0.0, jnp.float32
             )
 
     def __call__(self, x):
-        y = jnp.tensordot(x, self.w[...].astype(self.dtype), self.contracted)
+        y = self._map(self.w, x, self.contracted)
         if hasattr(self, "b"):
             y += _aligned(self.b, y)
         if hasattr(self, "lora_a"):
-            low = jnp.tensordot(x, self.lora_a[...].astype(self.dtype), self.contracted)
-            y += self.scale * jnp.tensordot(low, self.lora_b[...].astype(self.dtype), 1)
+            y += self.scale * self._map(self.lora_b, self._map(self.lora_a, x, self.contracted), 1)
         return y
+
+    def _map(self, param, x, contracted):
+        last = tuple(range(-contracted, 0))
+        return jnp.tensordot(x, param[...].astype(self.dtype), (last, last))
 
 
 class Attention(nnx.Module):

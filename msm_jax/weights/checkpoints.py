@@ -14,7 +14,7 @@ from orbax.checkpoint import v1 as ocp
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, abstract_params, param_shardings
 
-FORMAT = 1
+FORMAT = 2  # 2: weights outputs first
 
 
 def directory(run_dir: str | os.PathLike) -> pathlib.Path:

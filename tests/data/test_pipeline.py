@@ -119,6 +119,18 @@ def test_a_batch_is_a_function_of_seed_and_step(tokenizer, corpora):
     assert any((first.batches[s]["tokens"] != other.batches[s]["tokens"]).any() for s in range(3))
 
 
+def test_every_epoch_has_each_row_once_in_an_order_of_its_own(tokenizer, corpora):
+    data = load_data({"chats": corpora["chats"]}, tokenizer, "compact", 32, 1, seed=0)
+    rows = len(data.sources["chats"].tokens_NT)
+    read = lambda first: [
+        data.batches[step]["tokens"].tobytes() for step in range(first, first + rows)
+    ]
+    epochs = [read(0), read(rows), read(7 * rows)]
+    packed = sorted(row.tobytes() for row in data.sources["chats"].tokens_NT)
+    assert all(sorted(epoch) == packed for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
 def test_weights_are_shares_of_rows(tokenizer, corpora):
     corpora["chats"]["weight"] = 3.0
     data = load_data(corpora, tokenizer, "compact", 32, 8, seed=0)

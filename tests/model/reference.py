@@ -59,20 +59,13 @@ def tiny(family: str, tied: bool, eps: float, theta: float, shape: str):
 def our_params(config: ModelConfig, model) -> dict:
     """The model's weights as `forward` takes them."""
     tensors = {name: value.numpy() for name, value in model.state_dict().items()}
-    head = lambda w, heads: w.T.reshape(config.width, heads, config.head_dim)
+    head = lambda w: w.reshape(-1, config.head_dim, config.width)
 
     def layer(number):
         get = lambda name: tensors[f"model.layers.{number}.{name}"]
-        attention = {
-            "q": {"w": head(get("self_attn.q_proj.weight"), config.heads)},
-            "k": {"w": head(get("self_attn.k_proj.weight"), config.kv_heads)},
-            "v": {"w": head(get("self_attn.v_proj.weight"), config.kv_heads)},
-            "o": {
-                "w": get("self_attn.o_proj.weight").T.reshape(
-                    config.heads, config.head_dim, config.width
-                )
-            },
-        }
+        attention = {name: {"w": head(get(f"self_attn.{name}_proj.weight"))} for name in "qkv"}
+        o_DHd = get("self_attn.o_proj.weight").reshape(config.width, -1, config.head_dim)
+        attention["o"] = {"w": o_DHd}
         if config.qkv_bias:
             for name in "qkv":
                 bias = get(f"self_attn.{name}_proj.bias")
@@ -80,7 +73,7 @@ def our_params(config: ModelConfig, model) -> dict:
         if config.qk_norm:
             for name in ("q_norm", "k_norm"):
                 attention[name] = {"scale": get(f"self_attn.{name}.weight")}
-        mlp = {name: {"w": get(f"mlp.{name}_proj.weight").T} for name in ("gate", "up", "down")}
+        mlp = {name: {"w": get(f"mlp.{name}_proj.weight")} for name in ("gate", "up", "down")}
         return {
             "attention": attention,
             "mlp": mlp,

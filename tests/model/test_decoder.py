@@ -157,7 +157,7 @@ def test_adapter_starts_as_nothing_and_merges_into_the_weights():
     def merged(tree, with_adapter):
         if "lora_a" in tree:
             a, b = tree["lora_a"], tree["lora_b"]
-            delta = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(a, b) * config.lora_scale
+            delta = jax.vmap(lambda a, b: jnp.tensordot(b, a, 1))(a, b) * config.lora_scale
             return {"w": tree["w"] + with_adapter * delta}
         return {
             name: merged(leaf, with_adapter) if isinstance(leaf, dict) else leaf
@@ -205,16 +205,16 @@ def test_parameter_names():
         "embed.w": (61, 24),
         "final_norm.scale": (24,),
         "head.w": (61, 24),
-        "layers.attention.k.w": (5, 24, 2, 8),
+        "layers.attention.k.w": (5, 2, 8, 24),
         "layers.attention.k_norm.scale": (5, 8),
-        "layers.attention.o.w": (5, 4, 8, 24),
-        "layers.attention.q.w": (5, 24, 4, 8),
+        "layers.attention.o.w": (5, 24, 4, 8),
+        "layers.attention.q.w": (5, 4, 8, 24),
         "layers.attention.q_norm.scale": (5, 8),
-        "layers.attention.v.w": (5, 24, 2, 8),
+        "layers.attention.v.w": (5, 2, 8, 24),
         "layers.attention_norm.scale": (5, 24),
-        "layers.mlp.down.w": (5, 40, 24),
-        "layers.mlp.gate.w": (5, 24, 40),
-        "layers.mlp.up.w": (5, 24, 40),
+        "layers.mlp.down.w": (5, 24, 40),
+        "layers.mlp.gate.w": (5, 40, 24),
+        "layers.mlp.up.w": (5, 40, 24),
         "layers.mlp_norm.scale": (5, 24),
     }
 
