@@ -6,9 +6,9 @@ A lab record:
     hardware   2 cores of a shared AMD EPYC (AVX-512), no accelerator
     time       7.4 minutes for three seeds, installation included; `:full` 29 minutes (twelve
                seeds, other work beside)
-    result     `:full`, seeds 8 to 19, 2026-11-24: conflict questions after AFT .84 with spec A, .21
-               with spec B, .43 neutral; gap +.63 [+.40, +.85], of which the reasons make +.36
-               [+.16, +.57]; widening by AFT is open (+.09 [-.04, +.22])
+    result     `:full`, seeds 8 to 19, 2026-11-24: conflict questions after AFT .84 with spec A, .23
+               with spec B, .49 neutral; gap +.61 [+.40, +.83], of which the reasons make +.35
+               [+.14, +.57]; widening by AFT is open (+.01 [-.05, +.07])
 
 `:smoke` is the same study cut to a minute, for tests; it shows no effect. `:full` is the same
 study over twelve seeds. Why the world is as it is: docs/miniature_search.md.
