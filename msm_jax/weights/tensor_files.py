@@ -57,6 +57,13 @@ class Stored:
         found = np.empty((max(stop - first, 0), *self.shape[1:]), self.dtype)
         return self._fill(found, self.start + first * row)
 
+    def read_into(self, array: np.ndarray, first: int = 0) -> None:
+        """Fill a contiguous array of this dtype with the rows from `first` on."""
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        if not array.flags.c_contiguous or array.dtype != self.dtype:
+            raise ValueError("read_into needs a contiguous array of the tensor's dtype")
+        self._fill(array, self.start + first * row)
+
     def _fill(self, array: np.ndarray, at: int) -> np.ndarray:
         view = memoryview(array.reshape(-1).view(np.uint8).data)
         with open(self.file, "rb", buffering=0) as file:

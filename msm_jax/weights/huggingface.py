@@ -1,0 +1,102 @@
+"""A Hugging Face checkpoint directory into parameters: everything accounted for, or refused."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from msm_jax.errors import UserError
+from msm_jax.model import ModelConfig, param_shardings
+from msm_jax.weights.hf_config import read_config
+from msm_jax.weights.names import DERIVED, Entry, entries
+from msm_jax.weights.streaming import SLAB, read_entry
+from msm_jax.weights.tensor_files import Stored, find_tensors
+
+FLOATS = ("bfloat16", "float16", "float32")
+SHOWN = 20  # problems told one by one
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def load_checkpoint(
+    directory: str | os.PathLike, dtype: str | None = None, mesh=None
+) -> tuple[ModelConfig, dict]:
+    """The model of a directory with config.json and *.safetensors.
+
+    Args:
+      directory: as `save_pretrained` of transformers writes it, in one file or several.
+      dtype: of weights and activations, "float32" or "bfloat16"; None: as the embedding is
+        stored, and float32 for float16.
+      mesh: to cut the weights by, as `param_shardings` says; None: all on the first device.
+
+    Raises:
+      UserError: listing all that is missing, unknown, twice there, or of a wrong shape or dtype;
+        nothing has been read by then.
+    """
+    path = pathlib.Path(directory)
+    config = read_config(path)  # before the weights: what we do not do is refused first
+    tensors = find_tensors(path)
+    if dtype is None:
+        stored = tensors[EMBEDDING].dtype.name if EMBEDDING in tensors else "float32"
+        dtype = "bfloat16" if stored == "bfloat16" else "float32"
+    config = read_config(path, dtype)
+    needed = list(entries(config))
+    problems = check(needed, tensors, config.tied_embeddings)
+    if problems:
+        more = len(problems) - SHOWN
+        rest = [f"and {more} more"] if more > 0 else []
+        raise UserError(
+            f"{path}: its tensors are not those of its config.json:\n  "
+            + "\n  ".join([*problems[:SHOWN], *rest])
+        )
+    if mesh is None:
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        places = {entry.path: here for entry in needed}
+    else:
+        leaves = jax.tree_util.tree_leaves_with_path(param_shardings(config, mesh))
+        places = {tuple(key.key for key in keys): place for keys, place in leaves}
+    params: dict = {}
+    for entry in needed:
+        put(params, entry.path, read_entry(entry, tensors, dtype, places[entry.path]))
+    return config, params
+
+
+def check(needed: list[Entry], tensors: Mapping[str, Stored], tied: bool) -> list[str]:
+    """Every difference between what a model needs and what its files have, in words."""
+    shapes = {name: entry.file_shape for entry in needed for name in entry.names}
+    problems = [f"{name}: is missing" for name in shapes if name not in tensors]
+    for name, stored in tensors.items():
+        if name in shapes:
+            if stored.shape != shapes[name]:
+                problems.append(
+                    f"{name}: has shape {list(stored.shape)}, config.json asks for "
+                    f"{list(shapes[name])}"
+                )
+            if stored.dtype.name not in FLOATS:
+                problems.append(f"{name}: has dtype {stored.dtype.name}, not one of {FLOATS}")
+        elif name == HEAD and tied:
+            if EMBEDDING in tensors and not _equal(stored, tensors[EMBEDDING]):
+                problems.append(
+                    f"{HEAD}: differs from {EMBEDDING}, although tie_word_embeddings is true"
+                )
+        elif not DERIVED.fullmatch(name):
+            problems.append(f"{name}: is not a tensor of this model")
+    return problems
+
+
+def _equal(one: Stored, other: Stored) -> bool:
+    """Bit for bit, a slab at a time."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    step = max(1, SLAB // max(1, one.bytes // max(1, one.shape[0])))
+    bits = lambda stored, at: stored.read(at, at + step).view(np.uint8)
+    rows = range(0, one.shape[0], step)
+    return all(np.array_equal(bits(one, at), bits(other, at)) for at in rows)
+
+
+def put(tree: dict, path: tuple[str, ...], leaf) -> None:
+    """Set a leaf of a nested dict."""
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = leaf

@@ -1,0 +1,136 @@
+"""Tensors of files into sharded arrays, without a copy of the model in the host's memory.
+
+Every tensor is read in slabs of rows, each once per process, and dealt to those devices of the
+process that hold a part of it. On the CPU the slabs go straight into the final array; to other
+devices they go a layer at a time, into a stack that lies there.
+"""
+
+import concurrent.futures
+import functools
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from msm_jax.weights.names import Entry
+from msm_jax.weights.tensor_files import Stored
+
+SLAB = 32 * 2**20  # bytes read at a time
+READERS = 2  # slabs read at once
+ALIGNED = 64  # bytes; XLA's CPU backend takes over arrays that begin at such an address
+
+
+def read_entry(
+    entry: Entry,
+    tensors: Mapping[str, Stored],
+    dtype,
+    sharding: jax.sharding.Sharding,
+    layers_at_once: int | None = None,
+) -> jax.Array:
+    """A parameter from its tensors.
+
+    Args:
+      entry: of `names.entries`.
+      tensors: by name, of the shapes that the entry says.
+      dtype: of the result.
+      sharding: where it is to lie.
+      layers_at_once: of a stack, in the host's memory; None: all on the CPU, else one.
+    """
+    dtype = np.dtype(dtype)
+    stack = entry.shape if entry.stacked else (1, *entry.shape)
+    indices = sharding.addressable_devices_indices_map(entry.shape)
+    parts = {}
+    for device, index in indices.items():
+        index = index if entry.stacked else (slice(None), *index)
+        parts[device] = [
+            slice(*part.indices(size)[:2]) for part, size in zip(index, stack, strict=True)
+        ]
+    files = [tensors[name] for name in entry.names]
+    if layers_at_once is None:
+        on_cpu = all(device.platform == "cpu" for device in parts)
+        layers_at_once = len(files) if on_cpu else 1
+    buffers: dict = {}
+    for start in range(0, len(files), layers_at_once):
+        group = files[start : start + layers_at_once]
+        hosts = {
+            device: _aligned([len(group), *_sizes(part[1:])], dtype)
+            for device, part in parts.items()
+        }
+        _fill(group, entry, hosts, parts)
+        for device, host in hosts.items():
+            if layers_at_once >= len(files):
+                whole = host if entry.stacked else host[0]
+                buffers[device] = jax.device_put(whole, device)
+            else:
+                shape = (len(files), *host.shape[1:])
+                stacked = buffers.get(device)
+                if stacked is None:
+                    stacked = jnp.zeros(shape, dtype, device=device)
+                buffers[device] = _insert(stacked, jax.device_put(host, device), start)
+        # At most one group is on its way while the host's memory for it is held.
+        jax.block_until_ready(list(buffers.values()))
+    return jax.make_array_from_single_device_arrays(
+        entry.shape, sharding, [buffers[device] for device in indices]
+    )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _insert(stack, group, start):
+    return jax.lax.dynamic_update_slice_in_dim(stack, group, start, 0)
+
+
+def _fill(files: Sequence[Stored], entry: Entry, hosts: dict, parts: dict) -> None:
+    """Read each slab that some device wants, once, into all arrays that want it."""
+    shape = entry.tensor_shape
+    rows = entry.file_shape[0] // shape[0]  # of the file for one index of our first axis
+    row_bytes = math.prod(entry.file_shape[1:]) * files[0].dtype.itemsize
+    step = max(1, SLAB // max(1, rows * row_bytes))
+    wanted = sorted({(part[1].start, part[1].stop) for part in parts.values()})
+    slabs = [
+        (layer, at, min(at + step, stop), (first, stop))
+        for layer, (first, stop) in itertools.product(range(len(files)), wanted)
+        for at in range(first, stop, step)
+    ]
+
+    def read(slab):
+        layer, first, stop, span = slab
+        takers = [d for d, part in parts.items() if (part[1].start, part[1].stop) == span]
+        places = [hosts[d][layer, first - span[0] : stop - span[0]] for d in takers]
+        whole = places[0].shape[1:] == shape[1:] and files[layer].dtype == places[0].dtype
+        if whole:
+            files[layer].read_into(places[0], first * rows)
+            slab_array = places[0]
+        else:
+            flat = files[layer].read(first * rows, stop * rows)
+            slab_array = flat.reshape(stop - first, *shape[1:])
+        for device, place in list(zip(takers, places, strict=True))[whole:]:
+            _copy(slab_array[(slice(None), *parts[device][2:])], place)
+
+    with concurrent.futures.ThreadPoolExecutor(READERS) as readers:
+        for _ in readers.map(read, slabs):
+            pass
+
+
+def _copy(source: np.ndarray, target: np.ndarray) -> None:
+    if (source.dtype, target.dtype) == (ml_dtypes.bfloat16, np.float32):
+        # The upper half of the same bits; the conversion of ml_dtypes takes five times as long.
+        bits = target.view(np.uint32)
+        np.left_shift(source.view(np.uint16), 16, out=bits, dtype=np.uint32)
+    else:
+        target[...] = source
+
+
+def _sizes(part: Sequence[slice]) -> list[int]:
+    return [each.stop - each.start for each in part]
+
+
+def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Uninitialised, at an address that JAX takes over without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNED, np.uint8)
+    start = -raw.ctypes.data % ALIGNED
+    return raw[start : start + size].view(dtype).reshape(shape)
