@@ -44,6 +44,7 @@ setup(
         "grain>=0.2.18",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         "jax>=0.10.2",
+        "jinja2>=3.1.6",  # the first without known ways out of its sandbox
         "matplotlib>=3.9",
         "ml-collections>=1.1",
         "numpy>=2.0",
@@ -65,7 +66,8 @@ setup(
             "pytest>=9.0",
             "ruff>=0.17",
             "transformers>=5.0",
-            # The oracle of the parity tests, which skip themselves without it.
+            # The oracles of the parity tests, which skip themselves without them.
+            "peft>=0.21; python_version < '3.12'",
             "torch>=2.13; python_version < '3.12'",
         ],
     },

@@ -1,9 +1,10 @@
-"""A trained model in a notebook: `model = msm_jax.load(run_dir)`."""
+"""A model in a notebook: what `msm_jax.load` returns."""
 
 import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -13,18 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from msm_jax import sample as sampling
-from msm_jax.data.chat import CHAT_FORMATS, render_chat
-from msm_jax.data.tokenizer import (
-    HF_TOKENIZER_FILE,
-    TOKENIZER_FILE,
-    Tokenizer,
-    load_tokenizer,
-)
+from msm_jax.data.chat import ChatFormat, render_chat
+from msm_jax.data.template import find_format
+from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
-from msm_jax.model import ModelConfig, forward, logits
+from msm_jax.loading import read_parts
+from msm_jax.model import ModelConfig, forward, logits, make_mesh
+from msm_jax.model.sharding import AXES
 from msm_jax.sample import Sample
-from msm_jax.weights.checkpoints import load_params
+from msm_jax.train.optimizer import join_params, split_params
+from msm_jax.weights import export, peft
 
+SAVED_AS = ("huggingface", "peft", "orbax")
 Message = Mapping[str, str]
 Prompt = str | Sequence[int] | Sequence[Message]
 
@@ -39,13 +40,23 @@ class Model:
       config: of the decoder.
       params: nested dict of arrays.
       tokenizer: as from `load_tokenizer`.
-      chat_format: a name in `CHAT_FORMATS`.
+      chat_format: a name that `find_format` knows.
+      directory: where the tokenizer and the chat template lie, to be saved with the weights.
+      stop_ids: tokens that end an answer, beside the ends of a turn and of a document.
+      mesh: that the weights are cut by; None: they lie on one device.
     """
 
     config: ModelConfig
     params: dict
     tokenizer: Tokenizer
     chat_format: str
+    directory: pathlib.Path | None = None
+    stop_ids: tuple[int, ...] = ()
+    mesh: jax.sharding.Mesh | None = None
+
+    @functools.cached_property
+    def format(self) -> ChatFormat:
+        return find_format(self.chat_format, self.directory or ".", self.tokenizer)
 
     def logits(self, tokens: Sequence[Sequence[int]]) -> np.ndarray:
         """int32[B, T] token ids -> float32[B, T, V] scores of the next token."""
@@ -56,13 +67,15 @@ class Model:
     ) -> list[np.ndarray]:
         """One float32 array per completion: the log-probability of each of its tokens.
 
-        Texts are encoded apart from their prompts and get no end token.
+        Texts are encoded apart from their prompts and get no end token. Rows of the vocabulary
+        that the tokenizer has no ids for have no probability.
         """
         return sampling.logprobs(
             self.config,
             self.params,
             [self.encode(prompt) for prompt in prompts],
             [self.encode(completion) for completion in completions],
+            vocab_limit=self.tokenizer.vocab_size,
             rows=rows,
         )
 
@@ -78,11 +91,11 @@ class Model:
         """n samples per prompt, with their texts; temperature 0 is greedy.
 
         A sample depends on (seed, prompt, index), not on the other prompts. It ends where a turn
-        or a document ends.
+        or a document ends, or at one of the checkpoint's own stop ids.
         """
         if isinstance(prompts, str):
             raise UserError("sample: prompts is a list of prompts, not one text")
-        ends = (CHAT_FORMATS[self.chat_format].end, self.tokenizer.end_of_document)
+        names = {self.format.end, self.tokenizer.end_of_document} & {*self.tokenizer.control_names}
         found = sampling.sample(
             self.config,
             self.params,
@@ -91,7 +104,7 @@ class Model:
             max_tokens=max_tokens,
             temperature=temperature,
             seed=seed,
-            stop_ids=[self.tokenizer.control(end) for end in ends],
+            stop_ids=sorted({*self.stop_ids, *(self.tokenizer.control(name) for name in names)}),
             vocab_limit=self.tokenizer.vocab_size,
             rows=rows,
         )
@@ -115,8 +128,7 @@ class Model:
         self, messages: Sequence[Message], generation_prompt: bool = False
     ) -> tuple[list[int], list[int]]:
         """Token ids of a conversation, and which of them an assistant said (loss mask)."""
-        format = CHAT_FORMATS[self.chat_format]
-        return render_chat(self.tokenizer, format, messages, generation_prompt=generation_prompt)
+        return render_chat(self.tokenizer, self.format, messages, generation_prompt)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; messages end where the assistant is to speak."""
@@ -133,72 +145,88 @@ class Model:
             "config": json.loads(json.dumps(dataclasses.asdict(self.config))),
             "tokenizer": self.tokenizer.fingerprint,
             "chat_format": self.chat_format,
+            # so that two checkpoints' "own" are told apart
+            "template": hashlib.sha256(self.format.source.encode()).hexdigest()[:16],
         }
+
+    def with_adapter(self, directory: str | os.PathLike | None) -> "Model":
+        """This model with a PEFT adapter in place of any it has, or with none.
+
+        The base weights are shared, not copied: many adapters over one base cost only themselves.
+
+        Raises:
+          UserError: an adapter that is damaged, does not fit, or asks for what we do not compute.
+        """
+        base = self.params
+        if self.config.lora_rank:
+            _, base = split_params(self.params, "lora")
+        if directory is None:
+            return dataclasses.replace(self, config=peft.without_adapter(self.config), params=base)
+        config, adapter = peft.load_adapter(directory, self.config, self.mesh)
+        return dataclasses.replace(self, config=config, params=join_params(base, adapter))
+
+    def merged(self) -> "Model":
+        """This model with its adapter's contribution added to the weights."""
+        config, params = peft.merge(self.config, self.params)
+        return dataclasses.replace(self, config=config, params=params)
+
+    def save(
+        self, directory: str | os.PathLike, format: str = "huggingface", dtype: str | None = None
+    ) -> None:
+        """Write the model to a directory, which appears when it is complete.
+
+        Args:
+          directory: does not exist or is empty.
+          format: "huggingface": a checkpoint that transformers and vLLM load, an adapter merged
+            in; "peft": the adapter alone; "orbax": a run directory, from which training goes on,
+            the adapter apart from the weights.
+          dtype: that weights are stored in, for "huggingface"; None: as they are.
+
+        Raises:
+          UserError: a directory that holds something, another format, no adapter to save.
+        """
+        if format not in SAVED_AS:
+            raise UserError(f"format={format!r}: one of {SAVED_AS}")
+        if dtype is not None and format != "huggingface":
+            raise UserError(f"dtype={dtype!r} goes with format='huggingface', not {format!r}")
+        if format == "huggingface":
+            export.save_checkpoint(directory, self.config, self.params, dtype, self.directory)
+        elif format == "peft":
+            base = str(self.directory) if self.directory else None
+            peft.save_adapter(directory, self.config, self.params, base)
+        else:
+            facts = {"chat_format": self.chat_format, "tokenizer": self.tokenizer.fingerprint}
+            export.save_run(directory, self.config, self.params, facts, self.directory)
 
 
 def load(
-    path: str | pathlib.Path,
-    adapter: str | None = None,
-    mesh: object = None,
+    path: str | os.PathLike,
+    adapter: str | os.PathLike | None = None,
+    mesh: jax.sharding.Mesh | Mapping[str, int] | None = None,
     dtype: str | None = None,
+    chat_format: str | None = None,
 ) -> Model:
-    """The newest checkpoint of a run directory, ready to use.
+    """A model, ready to use.
 
     Args:
-      path: a run directory: config.json and checkpoints/.
-      adapter: not yet: PEFT adapters.
-      mesh: not yet: devices to share the weights.
-      dtype: of weights and activations, "float32" or "bfloat16"; as trained if None.
+      path: a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json), or a run
+        directory, whose newest checkpoint is taken.
+      adapter: a PEFT adapter to put on it (adapter_config.json, adapter_model.safetensors).
+      mesh: devices to share the weights, as a Mesh or as sizes such as {"fsdp": 4, "tensor": 2};
+        None: the first device has them all.
+      dtype: of weights and activations, "float32" or "bfloat16"; None: as stored.
+      chat_format: "own" (the checkpoint's template), "own-no-thinking", or a name in
+        `CHAT_FORMATS`; None: the run's, or the template where there is one (the adapter's before
+        the base model's), or what the family uses.
 
     Raises:
-      UserError: not a run directory, or something this version cannot load.
+      UserError: what is missing, damaged, unknown or does not fit, all of it in one message.
     """
-    path = pathlib.Path(path)
-    if adapter is not None:
-        raise UserError(f"adapter={adapter}: PEFT adapters cannot be loaded yet; leave it out")
-    if mesh is not None:
-        raise UserError("mesh: loading onto a mesh is not possible yet; leave it out")
-    settings = _run_config(path)
-    if settings["chat_format"] not in CHAT_FORMATS:
-        raise UserError(
-            f"{path / 'config.json'}: chat_format {settings['chat_format']!r} is unknown; "
-            f"known: {sorted(CHAT_FORMATS)}"
-        )
-    kept = any((path / name).exists() for name in (TOKENIZER_FILE, HF_TOKENIZER_FILE))
-    tokenizer_path = path if kept else settings["tokenizer"]
-    tokenizer = load_tokenizer(tokenizer_path)
-    config, params, facts = load_params(path)
-    if tokenizer.fingerprint != facts["tokenizer"]:
-        raise UserError(
-            f"{tokenizer_path}: not the tokenizer that {path} was trained with (sha256 "
-            f"{tokenizer.fingerprint[:12]}, trained with {facts['tokenizer'][:12]}); "
-            f"put that one back"
-        )
-    if dtype is not None:
-        config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
-        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    return Model(config, params, tokenizer, settings["chat_format"])
-
-
-def _run_config(path: pathlib.Path) -> dict:
-    """config.json of a run directory."""
-    if not path.is_dir():
-        raise UserError(f"{path}: no such directory; give a run directory, as `train` writes it")
-    file = path / "config.json"
-    if not file.exists():
-        raise UserError(f"{path}: has no config.json, so it is not a run directory")
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: not JSON ({error})") from error
-    if "architectures" in settings or any(path.glob("*.safetensors")):
-        raise UserError(
-            f"{path}: a Hugging Face checkpoint; this version loads only run directories"
-        )
-    missing = [name for name in ("tokenizer", "chat_format") if name not in settings]
-    if missing:
-        raise UserError(f"{file}: lacks {missing}, so it is not a run directory's")
-    return settings
+    if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
+        mesh = make_mesh({**dict.fromkeys(AXES, 1), **mesh})
+    parts = read_parts(path, chat_format, mesh, dtype, template_dir=adapter)
+    model = Model(**vars(parts), mesh=mesh)
+    return model if adapter is None else model.with_adapter(adapter)
 
 
 def params_fingerprint(params: dict) -> str:

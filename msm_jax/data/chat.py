@@ -2,7 +2,8 @@
 
 A format writes a conversation as one text. Names of control tokens become control tokens only
 where the format wrote them: in the messages they are disguised while the format is at work, and
-plain text again before anything is encoded.
+plain text again before anything is encoded. The one exception is the block of thoughts that an
+assistant's message may begin with: its two tags are what the model writes, not what is told to it.
 """
 
 import dataclasses
@@ -19,6 +20,9 @@ ROLES = ("system", "user", "assistant")
 # The first is put after the first letter of a control token's name inside a message. Two of
 # Unicode's noncharacters, which no text interchanges; a message that has them is refused.
 _DISGUISE, _PROBE = "\ufdd0", "\ufdd1"
+# The block of thoughts that an assistant's message may begin with; a model whose prompt opens it
+# says only how it ends.
+_THOUGHT = re.compile(r"(\s*(?:<think>)?)((?:(?!</?think>).)*)(</think>)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +33,13 @@ class ChatFormat:
       write: (messages, generation prompt wanted) -> text with the names of control tokens in it.
       end: the control token after a message.
       control_tokens: those that the tokenizer must have.
+      source: of a template that the format was made from; "" for ours.
     """
 
     write: Callable[[Messages, bool], str]
     end: str
     control_tokens: tuple[str, ...]
+    source: str = ""
 
     @functools.cached_property
     def headers(self) -> tuple[str, str]:
@@ -75,7 +81,8 @@ def _qwen25(messages: Messages, generation_prompt: bool) -> str:
 
 def _qwen3(messages: Messages, generation_prompt: bool, thinking: bool) -> str:
     """Thoughts before the last question are dropped; an answer after it has a block of them."""
-    last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=-1)
+    questions = [i for i, m in enumerate(messages) if m["role"] == "user"]
+    last = max(questions, default=len(messages) - 1)
     written = []
     for number, message in enumerate(messages):
         content = message["content"]
@@ -90,16 +97,28 @@ def _qwen3(messages: Messages, generation_prompt: bool, thinking: bool) -> str:
 
 
 def _split_thought(content: str) -> tuple[str, str]:
-    """(thought, answer) of an assistant's message; the tags are text of the message, disguised."""
-    opened, closed = _hide("<think>"), _hide("</think>")
-    if closed not in content:
+    """(thought, answer) of an assistant's message; further tags in it are disguised."""
+    if "</think>" not in content:
         return "", content
-    thought = content.partition(closed)[0].rpartition(opened)[2]
-    return thought.strip("\n"), content.rpartition(closed)[2].lstrip("\n")
+    thought, _, answer = content.partition("</think>")
+    return thought.rpartition("<think>")[2].strip("\n"), answer.lstrip("\n")
+
+
+_LLAMA_PART = "<|start_header_id|>{}<|end_header_id|>\n\n".format
+
+# Llama 3.1 was trained with these lines at the head of every conversation.
+LLAMA31_SYSTEM = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+
+
+def _llama31(messages: Messages, generation_prompt: bool) -> str:
+    own = messages[0]["content"].strip() if messages and messages[0]["role"] == "system" else ""
+    rest = messages[1:] if messages and messages[0]["role"] == "system" else messages
+    head = _llama3([], False) + _LLAMA_PART("system") + f"{LLAMA31_SYSTEM}{own}<|eot_id|>"
+    return head + _llama3(rest, generation_prompt).removeprefix(_llama3([], False))
 
 
 def _llama3(messages: Messages, generation_prompt: bool) -> str:
-    part = lambda role: f"<|start_header_id|>{role}<|end_header_id|>\n\n"
+    part = _LLAMA_PART
     text = "<|begin_of_text|>" + "".join(
         f"{part(m['role'])}{m['content'].strip()}<|eot_id|>" for m in messages
     )
@@ -118,47 +137,8 @@ CHAT_FORMATS: dict[str, ChatFormat] = {
         functools.partial(_qwen3, thinking=False), "<|im_end|>", (*_IM, *_THINK)
     ),
     "llama3": ChatFormat(_llama3, "<|eot_id|>", _LLAMA),
+    "llama3.1": ChatFormat(_llama31, "<|eot_id|>", _LLAMA),
 }
-
-
-def template_format(template: str, end: str, names: Mapping[str, str] | None = None) -> ChatFormat:
-    """The format that a checkpoint's own chat template (Jinja) describes, run in a sandbox.
-
-    Args:
-      template: its source.
-      end: the control token after a message.
-      names: what the template may refer to by name, such as {"bos_token": ...}.
-
-    Raises:
-      UserError: it is not a template; from `write`, when it fails on a conversation.
-    """
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message):
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = refuse
-    try:
-        compiled = environment.from_string(template)
-    except jinja2.TemplateError as error:
-        raise UserError(f"chat template: {error}") from error
-
-    def write(messages: Messages, generation_prompt: bool) -> str:
-        try:
-            return compiled.render(
-                messages=list(messages),
-                add_generation_prompt=generation_prompt,
-                tools=None,
-                **(names or {}),
-            )
-        except (jinja2.TemplateError, TypeError, AttributeError, KeyError) as error:
-            raise UserError(f"chat template: refuses this conversation: {error}") from error
-
-    return ChatFormat(write, end, (end,))
 
 
 def render_chat(
@@ -241,7 +221,14 @@ def _disguised(number: int, message: Mapping[str, str], controls: re.Pattern) ->
         )
     if _DISGUISE in content or _PROBE in content:
         raise UserError(f"message {number}: holds U+FDD0 or U+FDD1, which are not characters")
-    return {"role": role, "content": controls.sub(lambda found: _hide(found[0]), content)}
+    hide = lambda text: controls.sub(lambda found: _hide(found[0]), text)
+    if role == "assistant" and (thought := _THOUGHT.match(content)):
+        before, body, after = thought.groups()
+        return {
+            "role": role,
+            "content": before + hide(body) + after + hide(content[thought.end() :]),
+        }
+    return {"role": role, "content": hide(content)}
 
 
 def _hide(name: str) -> str:

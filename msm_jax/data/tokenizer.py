@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -37,6 +38,9 @@ class Tokenizer(Protocol):
     def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
         """The ids, and the character of the text at which each of them starts."""
 
+    def encode_marked(self, text: str) -> list[int]:
+        """The ids of a text of our own, in which names of control tokens are control tokens."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids; control tokens leave no trace in it."""
 
@@ -63,6 +67,16 @@ class SentencePieceTokenizer:
     def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
         found = self._pieces.encode(text, out_type="offset_mapping")
         return found["ids"], [start for start, _ in found["offsets"]]
+
+    def encode_marked(self, text: str) -> list[int]:
+        parts = re.split("|".join(f"({re.escape(name)})" for name in self.control_names), text)
+        known = {*self.control_names}
+        return [
+            token
+            for part in parts
+            if part
+            for token in ([self.control(part)] if part in known else self.encode(part))
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._pieces.decode([int(token) for token in ids])
@@ -104,6 +118,9 @@ class HFTokenizer:
     def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
         found = self._plain.encode(text, add_special_tokens=False)
         return found.ids, [start for start, _ in found.offsets]
+
+    def encode_marked(self, text: str) -> list[int]:
+        return self._whole.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         known = [int(token) for token in ids if int(token) < self.vocab_size]

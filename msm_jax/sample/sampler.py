@@ -23,9 +23,9 @@ import numpy as np
 from msm_jax.data.pipeline import as_batch
 from msm_jax.errors import UserError
 from msm_jax.model import Cache, ModelConfig, forward, logits
-from msm_jax.train.loss import token_logprobs
 
 SMALLEST_BUCKET = 32
+LARGEST_SCORES = 2**26  # tokens times vocabulary whose scores are held at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Sample:
       prompt: index of the prompt in the call.
       index: which of the prompt's n samples this is.
       tokens: ids without the stop.
-      logprobs: of each token, under the model itself: temperature 1, whole vocabulary. The same
-        numbers as `logprobs` gives.
+      logprobs: of each token, under the model itself: temperature 1, all ids below `vocab_limit`.
+        The same numbers as `logprobs` gives.
       finish_reason: "stop" or "length".
       text: the tokens as text, where a tokenizer was at hand.
     """
@@ -192,8 +192,8 @@ def _decode(config, slots, params, cache, logits_BV, lengths_B, row_ids, setting
 
 def _extend(answers, logits_BV, keys_B, step, temperature, stop_ids, vocab_limit):
     """The answers with their token number `step`; what a stopped row draws does not count."""
-    known_1V = jnp.arange(logits_BV.shape[1])[None] < vocab_limit
-    token_B = _draw(jnp.where(known_1V, logits_BV, -jnp.inf), keys_B, step, temperature)
+    logits_BV = _masked(logits_BV, vocab_limit)
+    token_B = _draw(logits_BV, keys_B, step, temperature)
     logprob_B = _pick(jax.nn.log_softmax(logits_BV), token_B)
     stopped_B = answers.stopped_B | jnp.isin(token_B, stop_ids)
     put = lambda x_BN, x_B: jax.lax.dynamic_update_slice(x_BN, x_B[:, None], (0, step))
@@ -226,6 +226,7 @@ def logprobs(
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
     *,
+    vocab_limit: int | None = None,
     rows: int = 64,
 ) -> list[np.ndarray]:
     """The log-probability of every token of every completion after its prompt.
@@ -233,6 +234,7 @@ def logprobs(
     Args:
       config, params: the decoder.
       prompts, completions: token ids, one completion per prompt; a prompt has at least one id.
+      vocab_limit: ids from here on have no probability (rows of a padded embedding table).
       rows: sequences computed at a time.
 
     Returns:
@@ -244,8 +246,9 @@ def logprobs(
     if len(prompts) != len(completions):
         raise UserError(f"logprobs: {len(prompts)} prompts but {len(completions)} completions")
     texts = [[*prompt, *answer] for prompt, answer in zip(prompts, completions, strict=True)]
-    _check(config, prompts, 1, 1, 1.0, config.vocab_size, rows)
-    _check(config, texts, 1, 1, 1.0, config.vocab_size, rows)
+    limit = config.vocab_size if vocab_limit is None else vocab_limit
+    _check(config, prompts, 1, 1, 1.0, limit, rows)
+    _check(config, texts, 1, 1, 1.0, limit, rows)
     found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(texts)
     asked = [text for text in range(len(texts)) if len(completions[text])]
     for length, batch in _batches(asked, lambda text: len(texts[text]), rows):
@@ -254,12 +257,39 @@ def logprobs(
             tokens_BT[row, : len(texts[text])] = texts[text]
             segment_ids_BT[row, : len(texts[text])] = 1
         scored = as_batch(tokens_BT, segment_ids_BT, segment_ids_BT)
-        logprobs_BT = np.asarray(token_logprobs(config, params, scored))
+        logprobs_BT = np.asarray(_target_logprobs(config, params, scored, np.int32(limit)))
         for row, text in enumerate(batch):
             # the score of a token stands where its predecessor is
             answer = slice(len(prompts[text]) - 1, len(texts[text]) - 1)
             found[text] = logprobs_BT[row, answer].copy()
     return found
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _target_logprobs(config, params, batch, vocab_limit):
+    hidden_BTD, _ = forward(
+        config, params, batch["tokens"], batch["segment_ids"], batch["positions"]
+    )
+
+    def some_tokens(part):
+        hidden_CD, targets_C = part
+        scores_CV = _masked(logits(config, params, hidden_CD), vocab_limit)
+        return _pick(scores_CV, targets_C) - jax.nn.logsumexp(scores_CV, axis=-1)
+
+    # Scores for all tokens at once would be larger than the model.
+    chunk = max(1, min(LARGEST_SCORES // config.vocab_size, batch["targets"].size))
+    parts = (hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), batch["targets"].reshape(-1))
+    pad = -len(parts[1]) % chunk
+    parts = [jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1)) for x in parts]
+    parts = [x.reshape(-1, chunk, *x.shape[1:]) for x in parts]
+    found_N = jax.lax.map(some_tokens, tuple(parts)).reshape(-1)
+    return found_N[: batch["targets"].size].reshape(batch["targets"].shape)
+
+
+def _masked(logits_V, vocab_limit):
+    """Scores [..., V] with no probability from `vocab_limit` on."""
+    known_V = jnp.arange(logits_V.shape[-1]) < vocab_limit
+    return jnp.where(jnp.expand_dims(known_V, range(logits_V.ndim - 1)), logits_V, -jnp.inf)
 
 
 def _pick(values_V, ids):
@@ -306,8 +336,8 @@ def _check(config, prompts, n, max_tokens, temperature, vocab_limit, rows):
     for number, prompt in enumerate(prompts):
         if not len(prompt):
             raise UserError(f"prompt {number} is empty: give at least one token")
-        if min(prompt) < 0 or max(prompt) >= config.vocab_size:
+        if min(prompt) < 0 or max(prompt) >= vocab_limit:
             raise UserError(
-                f"prompt {number} has ids outside 0..{config.vocab_size - 1}, the model's "
+                f"prompt {number} has ids outside 0..{vocab_limit - 1}, the model's "
                 "vocabulary: was it encoded with this model's tokenizer?"
             )

@@ -46,7 +46,9 @@ def save(
     Raises:
       UserError: the file system refused; earlier checkpoints stay as they are.
     """
-    state = {"params": params, "optimizer": optimizer_state}
+    state = {"params": params}
+    if jax.tree.leaves(optimizer_state):  # weights that nobody has trained here have none
+        state["optimizer"] = optimizer_state
     metadata = {"facts": {"format": FORMAT, **facts}, "progress": progress}
     try:
         checkpointer.save_checkpointables(step, state, force=True, custom_metadata=metadata)

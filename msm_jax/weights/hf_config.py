@@ -49,14 +49,7 @@ def read_config(directory: str | os.PathLike, dtype: str = "float32") -> ModelCo
         for something the decoder does not do.
     """
     file = pathlib.Path(directory) / "config.json"
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{file}: not a JSON object")
+    raw = read_json(file)
     problems = _refused(raw)
     fields: dict[str, Any] = dict(_sizes(raw, problems))
     fields |= _rope(raw, problems)
@@ -67,6 +60,19 @@ def read_config(directory: str | os.PathLike, dtype: str = "float32") -> ModelCo
     # transformers' own default for these families.
     fields["tied_embeddings"] = raw.get("tie_word_embeddings", False)
     return ModelConfig(**fields, dtype=dtype, param_dtype=dtype)
+
+
+def read_json(file: pathlib.Path) -> dict:
+    """The object in a JSON file; UserError where there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: not a JSON object")
+    return found
 
 
 def _refused(raw: dict) -> list[str]:

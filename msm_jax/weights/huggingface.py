@@ -1,5 +1,7 @@
 """A Hugging Face checkpoint directory into parameters: everything accounted for, or refused."""
 
+import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -34,22 +36,41 @@ def load_checkpoint(
       UserError: listing all that is missing, unknown, twice there, or of a wrong shape or dtype;
         nothing has been read by then.
     """
+    config, tensors = find_checkpoint(directory, dtype)
+    return config, read_params(config, list(entries(config)), tensors, config.param_dtype, mesh)
+
+
+def find_checkpoint(
+    directory: str | os.PathLike, dtype: str | None = None
+) -> tuple[ModelConfig, dict[str, Stored]]:
+    """The model that a directory describes, and where its tensors lie; nothing of them is read.
+
+    Arguments and errors as for `load_checkpoint`.
+    """
     path = pathlib.Path(directory)
     config = read_config(path)  # before the weights: what we do not do is refused first
     tensors = find_tensors(path)
     if dtype is None:
         stored = tensors[EMBEDDING].dtype.name if EMBEDDING in tensors else "float32"
         dtype = "bfloat16" if stored == "bfloat16" else "float32"
-    config = read_config(path, dtype)
-    needed = list(entries(config))
-    problems = check(needed, tensors, config.tied_embeddings)
+    problems = check(list(entries(config)), tensors, config.tied_embeddings)
     if problems:
-        more = len(problems) - SHOWN
-        rest = [f"and {more} more"] if more > 0 else []
         raise UserError(
-            f"{path}: its tensors are not those of its config.json:\n  "
-            + "\n  ".join([*problems[:SHOWN], *rest])
+            f"{path}: its tensors are not those of its config.json:\n  " + in_lines(problems)
         )
+    return dataclasses.replace(config, dtype=dtype, param_dtype=dtype), tensors
+
+
+def in_lines(problems: list[str]) -> str:
+    """The first `SHOWN` of them, one a line."""
+    more = len(problems) - SHOWN
+    return "\n  ".join([*problems[:SHOWN], *([f"and {more} more"] if more > 0 else [])])
+
+
+def read_params(
+    config: ModelConfig, needed: list[Entry], tensors: Mapping[str, Stored], dtype, mesh
+) -> dict:
+    """The tree of these parameters, each where it is to lie."""
     if mesh is None:
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         places = {entry.path: here for entry in needed}
@@ -58,8 +79,10 @@ def load_checkpoint(
         places = {tuple(key.key for key in keys): place for keys, place in leaves}
     params: dict = {}
     for entry in needed:
-        put(params, entry.path, read_entry(entry, tensors, dtype, places[entry.path]))
-    return config, params
+        *above, name = entry.path
+        node = functools.reduce(lambda tree, key: tree.setdefault(key, {}), above, params)
+        node[name] = read_entry(entry, tensors, dtype, places[entry.path])
+    return params
 
 
 def check(needed: list[Entry], tensors: Mapping[str, Stored], tied: bool) -> list[str]:
@@ -70,7 +93,7 @@ def check(needed: list[Entry], tensors: Mapping[str, Stored], tied: bool) -> lis
         if name in shapes:
             if stored.shape != shapes[name]:
                 problems.append(
-                    f"{name}: has shape {list(stored.shape)}, config.json asks for "
+                    f"{name}: has shape {list(stored.shape)}, its config asks for "
                     f"{list(shapes[name])}"
                 )
             if stored.dtype.name not in FLOATS:
@@ -93,10 +116,3 @@ def _equal(one: Stored, other: Stored) -> bool:
     bits = lambda stored, at: stored.read(at, at + step).view(np.uint8)
     rows = range(0, one.shape[0], step)
     return all(np.array_equal(bits(one, at), bits(other, at)) for at in rows)
-
-
-def put(tree: dict, path: tuple[str, ...], leaf) -> None:
-    """Set a leaf of a nested dict."""
-    for key in path[:-1]:
-        tree = tree.setdefault(key, {})
-    tree[path[-1]] = leaf

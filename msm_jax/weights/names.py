@@ -49,6 +49,11 @@ class Entry:
         return "{}" in self.name
 
     @property
+    def size(self) -> int:
+        """Numbers in it."""
+        return math.prod(self.shape)
+
+    @property
     def names(self) -> list[str]:
         """Its tensors, one per layer where it is stacked."""
         return [self.name.format(i) for i in range(self.shape[0])] if self.stacked else [self.name]

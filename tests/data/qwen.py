@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from msm_jax.data.chat import QWEN25_SYSTEM
+
 # Qwen3's, in the order of their ids from 151643; the first 22 are Qwen2.5's.
 ADDED = (
     "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> "
@@ -18,6 +20,33 @@ ADDED = (
 CUTS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# Templates in our own words, of the forms that checkpoints carry.
+QWEN25_TEMPLATE = (
+    "{%- if not messages or messages[0]['role'] != 'system' %}"
+    "{{- '<|im_start|>system\\n" + QWEN25_SYSTEM + "<|im_end|>\\n' }}{%- endif %}"
+    "{%- for turn in messages %}"
+    "{{- '<|im_start|>' + turn['role'] + '\\n' + turn['content'] + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+QWEN3_TEMPLATE = (
+    "{%- set ns = namespace(last=messages|length - 1) %}"
+    "{%- for turn in messages %}{%- if turn.role == 'user' %}{%- set ns.last = loop.index0 %}"
+    "{%- endif %}{%- endfor %}"
+    "{%- for turn in messages %}{%- set answer = turn.content %}{%- set thought = '' %}"
+    "{%- if turn.role == 'assistant' %}"
+    "{%- if '</think>' in answer %}"
+    "{%- set thought = answer.split('</think>')[0].split('<think>')[-1].strip('\\n') %}"
+    "{%- set answer = answer.split('</think>')[-1].lstrip('\\n') %}{%- endif %}"
+    "{%- if loop.index0 > ns.last and (loop.last or thought) %}"
+    "{%- set answer = '<think>\\n' + thought + '\\n</think>\\n\\n' + answer.lstrip('\\n') %}"
+    "{%- endif %}{%- endif %}"
+    "{{- '<|im_start|>' + turn.role + '\\n' + answer + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and not enable_thinking %}"
+    "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}{%- endif %}"
 )
 
 

@@ -10,6 +10,8 @@ SHAPES = {
     "as many key heads": {"heads": 3, "kv_heads": 3, "head_dim": 8, "width": 36},
 }
 
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
 
 def tiny(family: str, tied: bool, eps: float, theta: float, shape: str):
     """(our ModelConfig, transformers model in fp32 eval mode) of a family and shape."""
@@ -92,3 +94,18 @@ def our_params(config: ModelConfig, model) -> dict:
     if not config.tied_embeddings:
         params["head"] = {"w": tensors["lm_head.weight"]}
     return params
+
+
+def random_adapter(model, folder, seed=0, name="default", **settings):
+    """peft's model around `model` with an adapter that is not zero, saved to the folder."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    settings = {"r": 64, "lora_alpha": 128, "target_modules": PROJECTIONS, **settings}
+    wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    for key, value in wrapped.named_parameters():
+        if "lora_" in key:
+            torch.nn.init.normal_(value, std=0.03)
+    wrapped.save_pretrained(folder)
+    return wrapped.eval()

@@ -100,7 +100,7 @@ def test_every_problem_is_told_at_once(written):
         load_checkpoint(folder)
     for words in (
         "model.norm.weight: is missing",
-        "layers.1.self_attn.q_proj.weight: has shape [40, 96], config.json asks for [96, 40]",
+        "layers.1.self_attn.q_proj.weight: has shape [40, 96], its config asks for [96, 40]",
         "layers.0.mlp.up_proj.weight: has dtype int8",
         "layers.3.mlp.up_proj.weight: is not a tensor of this model",
         "lm_head.weight: differs from model.embed_tokens.weight",

@@ -1,0 +1,136 @@
+"""`python -m msm_jax.convert`: checkpoints from one form into another, or looked over.
+
+    python -m msm_jax.convert --source=Qwen3-8B --check
+    python -m msm_jax.convert --source=Qwen3-8B --target=runs/qwen3-8b --to=orbax
+    python -m msm_jax.convert --source=runs/aft --target=out --to=huggingface
+    python -m msm_jax.convert --source=runs/aft --target=adapter --to=peft
+    python -m msm_jax.convert --source=Qwen3-8B --adapter=adapter --target=runs/aft --to=orbax
+
+A source is a Hugging Face checkpoint or a run directory; `--adapter` puts a PEFT adapter on it.
+In a Hugging Face checkpoint an adapter is merged into the weights; a run keeps it apart, so that
+training goes on with it; `--to=peft` writes it alone. The target appears when it is complete.
+"""
+
+import pathlib
+import sys
+import time
+
+from absl import flags
+
+from msm_jax import command
+from msm_jax.errors import UserError
+
+FORMS = ("huggingface", "peft", "orbax")
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("source", None, "Checkpoint or run directory.", required=True)
+    flags.DEFINE_string("adapter", None, "PEFT adapter to put on the source.")
+    flags.DEFINE_string("target", None, "Directory to write; not there yet, or empty.")
+    flags.DEFINE_enum("to", None, FORMS, "What to write.")
+    flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "Of the weights; as they are if None")
+    flags.DEFINE_string("chat_format", None, "Chat format that the target is to carry.")
+    flags.DEFINE_boolean("check", False, "Look the source over and write nothing.")
+
+
+def main() -> None:
+    args = flags.FLAGS
+    if args.check:
+        if args.target or args.to:
+            raise UserError("--check writes nothing: leave out --target and --to")
+        print("\n".join(check(args.source, args.adapter, args.chat_format)))
+        return
+    if not args.target or not args.to:
+        raise UserError("--target and --to must be given, or --check")
+    if args.to == "peft" and args.dtype:
+        raise UserError("--to=peft writes float32, as PEFT does: leave out --dtype")
+    from msm_jax.api import load
+
+    start = time.perf_counter()
+    model = load(args.source, args.adapter, dtype=args.dtype, chat_format=args.chat_format)
+    model.save(args.target, args.to)
+    size = sum(file.stat().st_size for file in pathlib.Path(args.target).rglob("*"))
+    seconds = time.perf_counter() - start
+    print(f"{args.target}: {size / 1e9:.3f} GB in {seconds:.1f} s", file=sys.stderr)
+
+
+def check(source: str, adapter: str | None = None, chat_format: str | None = None) -> list[str]:
+    """What a checkpoint is, and whether all of it fits together; its weights are not read.
+
+    Raises:
+      UserError: what does not fit.
+    """
+    from msm_jax.loading import is_checkpoint
+    from msm_jax.weights.huggingface import find_checkpoint
+
+    path = pathlib.Path(source)
+    if not is_checkpoint(path):
+        raise UserError(f"{source}: a run directory; --check looks Hugging Face checkpoints over")
+    config, tensors = find_checkpoint(path)
+    lines = _about_weights(config, tensors)
+    if adapter:
+        lines += _about_adapter(config, adapter)
+    return lines + _about_text(path, config, chat_format)
+
+
+def _about_weights(config, tensors) -> list[str]:
+    from msm_jax.weights.hf_config import family
+    from msm_jax.weights.names import entries
+
+    largest = max(tensors, key=lambda name: tensors[name].bytes)
+    kinds = ", ".join(sorted({stored.dtype.name for stored in tensors.values()}))
+    count = sum(entry.size for entry in entries(config))
+    return [
+        f"model       {family(config)}: {config.layers} layers of width {config.width}, "
+        f"{config.heads} heads of {config.head_dim}, {config.kv_heads} key/value heads, "
+        f"mlp {config.mlp_width}, vocabulary {config.vocab_size}",
+        f"            theta {config.rope_theta:g}, eps {config.norm_eps:g}, "
+        f"{'tied' if config.tied_embeddings else 'untied'} head, "
+        f"rope scaling {config.rope_scaling or 'none'}",
+        f"parameters  {count:,} in {len(tensors)} tensors of {kinds}: none missing, none too many",
+        f"largest     {largest} {list(tensors[largest].shape)}, "
+        f"{tensors[largest].bytes / 1e6:.1f} MB",
+    ]
+
+
+def _about_adapter(config, adapter: str) -> list[str]:
+    from msm_jax.weights import peft
+    from msm_jax.weights.hf_config import read_json
+
+    settings = read_json(pathlib.Path(adapter) / peft.CONFIG_FILE)
+    config = peft.adapted(config, settings, adapter)
+    peft.find_adapter(adapter, config)
+    count = sum(entry.size for entry in peft.adapter_entries(config))
+    targets = ", ".join(config.lora_targets)
+    return [
+        f"adapter     rank {config.lora_rank}, alpha {config.lora_alpha:g} on {targets}: "
+        f"{count:,} parameters, none missing, none too many"
+    ]
+
+
+def _about_text(path: pathlib.Path, config, chat_format: str | None) -> list[str]:
+    import warnings
+
+    from msm_jax import loading
+    from msm_jax.data.template import find_format
+    from msm_jax.data.tokenizer import load_tokenizer, tokenizer_file
+
+    tokenizer = load_tokenizer(path)
+    loading.check_vocabulary(path, config, tokenizer)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        name = loading.checkpoint_format(path, path, tokenizer, chat_format)
+    format = find_format(name, path, tokenizer)
+    ends = sorted({*loading.stop_ids(path), tokenizer.control(format.end)})
+    return [
+        f"tokenizer   {tokenizer_file(path).name}: {tokenizer.vocab_size} ids, "
+        f"{len(tokenizer.control_names)} of them control tokens; "
+        f"{config.vocab_size - tokenizer.vocab_size} rows of the model have no id",
+        f"chat        {name}: an answer ends with {format.end}; stop ids {ends}",
+        *(f"warning     {warning.message}" for warning in told),
+    ]
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main, config=False)

@@ -1,0 +1,224 @@
+"""Whole checkpoint directories, with Qwen's real tokenizer: loaded, adapted, saved, converted."""
+
+import copy
+import json
+import pathlib
+import sys
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from msm_jax.api import load
+from msm_jax.errors import UserError
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "data"))
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "model"))
+import qwen
+import reference
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Which is older, 3 or 10? " * 30},
+]
+ROWS = 151_936
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny Qwen3 in a directory like those of the hub, rows beyond the tokenizer made likely."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("checkpoint")
+    config = transformers.Qwen3Config(
+        vocab_size=ROWS, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, rms_norm_eps=1e-6,
+        tie_word_embeddings=True, eos_token_id=151_645, max_position_embeddings=4096,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Qwen3ForCausalLM(config).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(torch.randn_like(value) * 0.2 + (value.dim() == 1))
+        model.model.embed_tokens.weight[151_669:] *= 3
+    model.generation_config.eos_token_id = [151_645, 151_643]
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(qwen.tokenizer_json())
+    settings = {
+        "chat_template": qwen.QWEN3_TEMPLATE,
+        "eos_token": "<|im_end|>",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def theirs(folder):
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    return model, transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def ours(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # its template writes what our format writes
+        return load(folder)
+
+
+def their_logits(model, ids):
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].double().numpy()
+
+
+def test_a_conversation_gets_the_logits_of_transformers(ours, theirs):
+    model, tokenizer = theirs
+    wanted = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
+    ids, loss = ours.render(CHAT, generation_prompt=True)
+    assert ids == wanted and len(ids) > 250 and not any(loss)
+    found = ours.logits([ids])[0]
+    assert found.shape == (len(ids), ROWS)
+    assert np.abs(found - their_logits(model, ids)).max() <= 1e-4
+
+
+def test_rows_without_an_id_have_no_probability(ours, theirs):
+    prompt, answer = ours.encode(CHAT), ours.encode("10, of course.\n\nOr 3?")
+    scores = their_logits(theirs[0], [*prompt, *answer])[len(prompt) - 1 : -1]
+    known = scores[:, :151_669]
+    rest = np.exp(scores[:, 151_669:]).sum()
+    assert rest > 0.05 * np.exp(known).sum()  # or this would test nothing
+    top = known.max(axis=1)
+    whole = top + np.log(np.exp(known - top[:, None]).sum(axis=1))
+    wanted = known[np.arange(len(answer)), answer] - whole
+    (found,) = ours.logprobs([CHAT], [answer], rows=1)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    with pytest.raises(UserError, match="ids outside"):
+        ours.logprobs([CHAT], [[151_700]])
+    (samples,) = ours.sample([CHAT], n=3, max_tokens=20, temperature=1.0, rows=3)
+    assert all(token < 151_669 for sample in samples for token in sample.tokens)
+    (again,) = ours.logprobs([CHAT], [samples[0].tokens], rows=1)
+    np.testing.assert_allclose(again, samples[0].logprobs, atol=1e-4)
+
+
+def test_an_answer_ends_at_the_checkpoints_own_stop_ids(ours, folder, tmp_path):
+    assert ours.stop_ids == (151_645, 151_643)
+    assert (ours.chat_format, ours.format.end) == ("own", "<|im_end|>")
+    (sample,) = ours.sample([CHAT], n=1, max_tokens=3, temperature=0, rows=1)[0]
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "generation_config.json").unlink()
+    stop = json.dumps({"eos_token_id": sample.tokens[1]})
+    (tmp_path / "generation_config.json").write_text(stop)
+    (stopped,) = load(tmp_path).sample([CHAT], n=1, max_tokens=3, temperature=0, rows=1)[0]
+    assert (stopped.tokens, stopped.finish_reason) == (sample.tokens[:1], "stop")
+
+
+def test_another_template_is_used_and_told(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    changed = qwen.QWEN3_TEMPLATE.replace("turn.role +", "turn.role|upper +")
+    (tmp_path / "chat_template.jinja").write_text(changed)
+    with pytest.warns(UserWarning, match="built-in format 'qwen3' differs, first for"):
+        model = load(tmp_path)
+    text = model.tokenizer.decode(model.encode(CHAT[1:]))
+    assert text.startswith("USER\n")
+    other = load(tmp_path, chat_format="qwen3-no-thinking")
+    assert model.identity() != other.identity()
+    assert other.tokenizer.decode(other.encode(CHAT[1:])).startswith("user\n")
+    with pytest.raises(UserError, match="no control token '<|begin_of_text|>'".replace("|", r"\|")):
+        load(tmp_path, chat_format="llama3")
+    with pytest.raises(UserError, match="chat_format='nothing'"):
+        load(tmp_path, chat_format="nothing")
+
+
+def test_adapters_are_swapped_over_one_base(ours, theirs, folder, tmp_path):
+    ids = ours.encode(CHAT)
+    plain, wanted = ours.logits([ids]), {}
+    for name, rank in (("a", 64), ("b", 3)):
+        wrapped = reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / name, rank, r=rank)
+        wanted[name] = their_logits(wrapped, ids)
+    model = load(folder, adapter=tmp_path / "a")
+    for name in "aba":
+        model = model.with_adapter(tmp_path / name)
+        assert model.params["embed"]["w"] is not None
+        assert np.abs(model.logits([ids])[0] - wanted[name]).max() <= 1e-4
+        assert np.abs(model.merged().logits([ids])[0] - wanted[name]).max() <= 1e-4
+    assert np.abs(wanted["a"] - wanted["b"]).max() > 0.1
+    np.testing.assert_array_equal(model.with_adapter(None).logits([ids]), plain)
+    # the base is shared, not copied
+    swapped = ours.with_adapter(tmp_path / "b")
+    assert swapped.params["embed"]["w"] is ours.params["embed"]["w"]
+
+
+def test_saved_in_every_form_and_loaded_again(ours, theirs, folder, tmp_path):
+    import transformers
+
+    reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / "adapter", r=4)
+    tuned = ours.with_adapter(tmp_path / "adapter")
+    ids = ours.encode(CHAT)
+    wanted = tuned.logits([ids])
+    tuned.save(tmp_path / "run", "orbax")
+    run = load(tmp_path / "run")
+    assert run.identity() == tuned.identity() and run.stop_ids == ours.stop_ids
+    np.testing.assert_array_equal(run.logits([ids]), wanted)
+    assert run.encode(CHAT) == ids
+    run.save(tmp_path / "adapter again", "peft")
+    again = ours.with_adapter(tmp_path / "adapter again")
+    np.testing.assert_array_equal(again.logits([ids]), wanted)
+    run.save(tmp_path / "merged")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert np.abs(their_logits(merged, ids) - wanted[0]).max() <= 1e-4
+    assert merged.config.eos_token_id == 151_645
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    found = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
+    assert found == ids
+    with pytest.raises(UserError, match="format='gguf'"):
+        run.save(tmp_path / "x", "gguf")
+    with pytest.raises(UserError, match="has no adapter to save"):
+        ours.save(tmp_path / "x", "peft")
+
+
+def test_the_command_converts_and_checks(ours, folder, tmp_path, run_python):
+    convert = lambda *flags: run_python("-m", "msm_jax.convert", *flags)
+    done = convert(f"--source={folder}", "--check")
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "qwen3: 2 layers of width 24",
+        "3,656,984 in 24 tensors of float32",
+        "model.embed_tokens.weight [151936, 24]",
+        "tokenizer.json: 151669 ids, 26 of them control tokens; 267 rows of the model have no id",
+        "own: an answer ends with <|im_end|>; stop ids [151643, 151645]",
+    ):  # fmt: skip
+        assert words in done.stdout, done.stdout
+    assert "warning" not in done.stdout
+    done = convert(f"--source={folder}", f"--target={tmp_path / 'run'}", "--to=orbax")
+    assert done.returncode == 0, done.stderr
+    target = tmp_path / "back"
+    done = convert(f"--source={tmp_path / 'run'}", f"--target={target}", "--to=huggingface")
+    assert done.returncode == 0, done.stderr
+    names = {file.name for file in folder.iterdir()}
+    assert names <= {file.name for file in target.iterdir()}
+    assert load(target).identity() == ours.identity()
+    for flags, message in (
+        ((f"--source={folder}", f"--target={target}", "--to=huggingface"), "is not empty"),
+        ((f"--source={folder}",), "--target and --to must be given"),
+        ((f"--source={folder}", "--check", "--to=orbax"), "--check writes nothing"),
+        ((f"--source={tmp_path}", "--check"), "has no config.json"),
+        ((f"--source={tmp_path / 'run'}", f"--target={tmp_path / 'p'}", "--to=peft"), "no adapter"),
+    ):
+        done = convert(*flags)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_on_a_mesh_as_on_one_device(ours, folder):
+    many = load(folder, mesh={"data": 1})
+    assert many.mesh is not None
+    np.testing.assert_array_equal(many.logits([[1, 2, 3]]), ours.logits([[1, 2, 3]]))
+    with pytest.raises(UserError, match="impossible mesh"):
+        load(folder, mesh={"fsdp": jax.device_count() + 1})

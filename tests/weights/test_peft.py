@@ -1,0 +1,145 @@
+"""Adapters beside the peft library: active, merged, swapped, written and read."""
+
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from msm_jax.errors import UserError
+from msm_jax.model import forward, logits
+from msm_jax.train.optimizer import join_params
+from msm_jax.weights.huggingface import load_checkpoint
+from msm_jax.weights.peft import CONFIG_FILE, load_adapter, merge, save_adapter
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "model"))
+import reference
+
+LENGTH = 503
+_forward = jax.jit(forward, static_argnums=0)
+
+
+def tokens():
+    return np.random.default_rng(1).integers(0, 97, (1, LENGTH)).astype(np.int32)
+
+
+def ours(config, params):
+    ones, places = np.ones((1, LENGTH), np.int32), np.arange(LENGTH, dtype=np.int32)[None]
+    return np.asarray(logits(config, params, _forward(config, params, tokens(), ones, places)[0]))
+
+
+def theirs(model):
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor(tokens(), dtype=torch.long)).logits.numpy()
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A function: family -> (directory of the base, transformers' model)."""
+    pytest.importorskip("torch")
+    pytest.importorskip("peft")
+
+    def write(family="qwen3"):
+        _, model = reference.tiny(family, family != "llama", 1e-5, 5e6, "odd widths")
+        model.save_pretrained(tmp_path / "base")
+        return tmp_path / "base", model
+
+    return write
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama"])
+def test_logits_are_those_of_peft_active_and_merged(base, tmp_path, family):
+    folder, model = base(family)
+    config, params = load_checkpoint(folder)
+    plain = theirs(model)
+    wrapped = reference.random_adapter(model, tmp_path / "adapter")
+    wanted = theirs(wrapped)
+    assert np.abs(wanted - plain).max() > 0.1
+    adapted, adapter = load_adapter(tmp_path / "adapter", config)
+    assert (adapted.lora_rank, adapted.lora_alpha, adapted.lora_scale) == (64, 128.0, 2.0)
+    whole = join_params(params, adapter)
+    assert np.abs(ours(adapted, whole) - wanted).max() <= 1e-4
+    assert np.abs(ours(*merge(adapted, whole)) - wanted).max() <= 1e-4
+    merged = theirs(wrapped.merge_and_unload())
+    assert np.abs(ours(*merge(adapted, whole)) - merged).max() <= 1e-4
+    assert np.abs(ours(config, params) - plain).max() <= 1e-4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"r": 5, "lora_alpha": 7, "use_rslora": True},
+        {"target_modules": ["q_proj", "down_proj"], "r": 3},
+        {"target_modules": r".*\.self_attn\.(k|v)_proj"},
+        {"target_modules": "all-linear", "lora_dropout": 0.1},
+    ],
+)
+def test_its_settings_mean_what_they_mean_to_peft(base, tmp_path, settings):
+    folder, model = base()
+    config, params = load_checkpoint(folder)
+    wanted = theirs(reference.random_adapter(model, tmp_path / "adapter", **settings))
+    adapted, adapter = load_adapter(tmp_path / "adapter", config)
+    assert np.abs(ours(adapted, join_params(params, adapter)) - wanted).max() <= 1e-4
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_what_we_write_loads_in_peft(base, tmp_path, rslora):
+    from peft import PeftModel
+
+    folder, model = base()
+    config, params = load_checkpoint(folder)
+    wrapped = reference.random_adapter(model, tmp_path / "first", r=5, use_rslora=rslora)
+    wanted = theirs(wrapped)
+    adapted, adapter = load_adapter(tmp_path / "first", config)
+    save_adapter(tmp_path / "again", adapted, join_params(params, adapter), "base", rslora)
+    again = PeftModel.from_pretrained(wrapped.unload(), tmp_path / "again").eval()
+    np.testing.assert_allclose(theirs(again), wanted, atol=1e-5)
+    found, same = load_adapter(tmp_path / "again", config)
+    assert found.lora_alpha == pytest.approx(adapted.lora_alpha)
+    jax.tree.map(np.testing.assert_array_equal, same, adapter)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_dora": True}, "use_dora True is not supported"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"rank_pattern": {"q_proj": 3}}, "rank_pattern"),
+        ({"layers_to_transform": [0]}, "layers_to_transform"),
+        ({"bias": "all"}, "bias 'all'"),
+        ({"peft_type": "IA3"}, "peft_type 'IA3'"),
+        ({"r": 0}, "r 0"),
+        ({"lora_alpha": None}, "lora_alpha None"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
+        ({"target_modules": ["lm_head", "q_proj"]}, "target_modules has .'lm_head'."),
+        ({"target_modules": ["0.self_attn.q_proj"]}, "picks q_proj in some layers only"),
+        ({"target_modules": "("}, "target_modules '\\('"),
+        ({"something_new": 3}, "something_new 3 is not supported"),
+        ({"target_modules": ["q_proj", "k_proj"]}, "is not a tensor of this model"),
+        ({"r": 32}, r"has shape \[64, 40\], its config asks for \[32, 40\]"),
+    ],
+)
+def test_what_is_not_done_is_refused_by_name(base, tmp_path, change, message):
+    folder, model = base()
+    config, _ = load_checkpoint(folder)
+    reference.random_adapter(model, tmp_path / "adapter")
+    file = tmp_path / "adapter" / CONFIG_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(UserError, match=message):
+        load_adapter(tmp_path / "adapter", config)
+
+
+def test_pickled_weights_are_refused(base, tmp_path):
+    folder, model = base()
+    config, _ = load_checkpoint(folder)
+    reference.random_adapter(model, tmp_path / "adapter")
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(UserError, match="pickled weights can run code"):
+        load_adapter(tmp_path / "adapter", config)
+    with pytest.raises(UserError, match="has no adapter"):
+        save_adapter(tmp_path / "out", config, {})
