@@ -23,7 +23,10 @@ from msm_jax.errors import UserError
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("checkpoint", None, "Run directory.", required=True)
+    flags.DEFINE_string("checkpoint", None, "Run or Hugging Face directory.", required=True)
+    flags.DEFINE_string("adapter", None, "PEFT adapter to put on it.")
+    flags.DEFINE_string("dtype", None, "float32 or bfloat16; as stored if not given.")
+    flags.DEFINE_string("chat_format", None, "Chat format; the checkpoint's own if not given.")
     flags.DEFINE_multi_string("prompt", [], "A text to go on with; may be given several times.")
     flags.DEFINE_string("prompts", None, "JSONL file of prompts.")
     flags.DEFINE_string("output", None, "File for the completions; stdout if not given.")
@@ -41,7 +44,7 @@ def main() -> None:
     if args.chat:
         if args.prompt or args.prompts or args.output or args.n != 1:
             raise UserError("--chat reads from the terminal: leave out prompts, --output and --n")
-        talk(load(args.checkpoint), args.system, args.max_tokens, args.temperature, args.seed)
+        talk(loaded(args), args.system, args.max_tokens, args.temperature, args.seed)
         return
     if args.system is not None:
         raise UserError('--system goes with --chat; else give "messages" in --prompts')
@@ -49,7 +52,7 @@ def main() -> None:
     records += read_prompts(args.prompts) if args.prompts else []
     if not records:
         raise UserError("no prompts: give --prompt=TEXT, --prompts=FILE or --chat")
-    answers = load(args.checkpoint).sample(
+    answers = loaded(args).sample(
         [record["messages"] if "messages" in record else record["prompt"] for record in records],
         n=args.n,
         max_tokens=args.max_tokens,
@@ -58,6 +61,12 @@ def main() -> None:
         rows=args.rows,
     )
     write_completions(records, answers, args.output)
+
+
+def loaded(args) -> Model:
+    return load(
+        args.checkpoint, args.adapter, dtype=args.dtype or None, chat_format=args.chat_format
+    )
 
 
 def read_prompts(path: str) -> list[dict]:

@@ -129,7 +129,7 @@ def load_params(run_dir: str | os.PathLike, step: int | None = None, mesh=None):
         step = steps[-1] if step is None else step
         metadata = reader.checkpointables_metadata(step).custom_metadata
         config = ModelConfig(**metadata["facts"]["model"])
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = abstract_params(config)
         places = param_shardings(config, mesh) if mesh else jax.tree.map(lambda _: here, shapes)
         abstract = jax.tree.map(_abstract, shapes, places)

@@ -72,7 +72,7 @@ def read_params(
 ) -> dict:
     """The tree of these parameters, each where it is to lie."""
     if mesh is None:
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         places = {entry.path: here for entry in needed}
     else:
         leaves = jax.tree_util.tree_leaves_with_path(param_shardings(config, mesh))

@@ -3,12 +3,16 @@
 Every tensor is read in slabs of rows, each once per process, and dealt to those devices of the
 process that hold a part of it. On the CPU the slabs go straight into the final array; to other
 devices they go a layer at a time, into a stack that lies there.
+
+Rows are what a file can be read by. Where a mesh cuts columns among processes, every process would
+have to read all of them; instead each reads its share of the rows, and the devices exchange them.
 """
 
 import concurrent.futures
 import functools
 import itertools
 import math
+import threading
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -41,6 +45,8 @@ def read_entry(
       layers_at_once: of a stack, in the host's memory; None: all on the CPU, else one.
     """
     dtype = np.dtype(dtype)
+    if _columns_cut_among_processes(entry, sharding):
+        return _read_together(entry, tensors, dtype, sharding)
     stack = entry.shape if entry.stacked else (1, *entry.shape)
     indices = sharding.addressable_devices_indices_map(entry.shape)
     parts = {}
@@ -78,6 +84,42 @@ def read_entry(
     )
 
 
+def _columns_cut_among_processes(entry: Entry, sharding) -> bool:
+    """Whether this process's devices hold only a part of the columns of the rows they hold."""
+    if jax.process_count() == 1 or not isinstance(sharding, jax.sharding.NamedSharding):
+        return False
+    if entry.file_shape[0] % sharding.mesh.size:
+        return False  # rows that cannot be shared out evenly are few
+    columns = range(1 + entry.stacked, len(entry.shape))
+    held = sharding.addressable_devices_indices_map(entry.shape).values()
+    return any(
+        len({index for part in held for index in range(*part[axis].indices(entry.shape[axis]))})
+        < entry.shape[axis]
+        for axis in columns
+    )
+
+
+def _read_together(entry: Entry, tensors, dtype, sharding: jax.sharding.NamedSharding):
+    """A parameter from its tensors; every process has to be here."""
+    mesh = sharding.mesh
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
+    empty = jax.jit(functools.partial(jnp.zeros, entry.shape, dtype), out_shardings=sharding)
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding)
+    def insert(whole, tensor, layer):
+        tensor = tensor.astype(dtype).reshape(entry.tensor_shape)
+        if not entry.stacked:
+            return tensor
+        return jax.lax.dynamic_update_index_in_dim(whole, tensor, layer, 0)
+
+    whole = empty()
+    for layer, name in enumerate(entry.names):
+        read = lambda index, stored=tensors[name]: stored.read(*index[0].indices(len(stored))[:2])
+        tensor = jax.make_array_from_callback(entry.file_shape, rows, read)
+        whole = jax.block_until_ready(insert(whole, tensor, layer))
+    return whole
+
+
 @functools.partial(jax.jit, donate_argnums=0)
 def _insert(stack, group, start):
     return jax.lax.dynamic_update_slice_in_dim(stack, group, start, 0)
@@ -96,6 +138,15 @@ def _fill(files: Sequence[Stored], entry: Entry, hosts: dict, parts: dict) -> No
         for at in range(first, stop, step)
     ]
 
+    mine = threading.local()
+
+    def scratch(dtype, shape):
+        """Memory of this thread's own, used again: fresh pages cost as much as reading."""
+        size = math.prod(shape) * dtype.itemsize
+        if getattr(mine, "bytes", np.empty(0)).size < size:
+            mine.bytes = np.empty(size, np.uint8)
+        return mine.bytes[:size].view(dtype).reshape(shape)
+
     def read(slab):
         layer, first, stop, span = slab
         takers = [d for d, part in parts.items() if (part[1].start, part[1].stop) == span]
@@ -105,8 +156,8 @@ def _fill(files: Sequence[Stored], entry: Entry, hosts: dict, parts: dict) -> No
             files[layer].read_into(places[0], first * rows)
             slab_array = places[0]
         else:
-            flat = files[layer].read(first * rows, stop * rows)
-            slab_array = flat.reshape(stop - first, *shape[1:])
+            slab_array = scratch(files[layer].dtype, (stop - first, *shape[1:]))
+            files[layer].read_into(slab_array, first * rows)
         for device, place in list(zip(takers, places, strict=True))[whole:]:
             _copy(slab_array[(slice(None), *parts[device][2:])], place)
 

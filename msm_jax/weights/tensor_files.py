@@ -48,6 +48,9 @@ class Stored:
     def bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def __len__(self) -> int:
+        return self.shape[0]
+
     def read(self, first: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows [first, stop) along the first axis (everything of a scalar), as a new array."""
         if not self.shape:
