@@ -120,29 +120,52 @@ def test_a_damaged_file_is_a_message(tmp_path, content, message):
         find_tensors(tmp_path)
 
 
-def test_random_damage_never_does_worse_than_a_message(tmp_path):
-    """Any flipped, cut or doubled bytes of header or index: read in bounds, or a UserError."""
+def damaged(whole: bytes, upto: int, rng: random.Random) -> bytes:
+    """The bytes with a few flipped, cut, doubled or put in among the first `upto`."""
+    found = bytearray(whole)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(upto)
+        kind = rng.randrange(4)
+        if kind == 0:
+            found[at] = rng.randrange(256)
+        elif kind == 1:
+            del found[at : at + rng.randint(1, 20)]
+        elif kind == 2:
+            found[at:at] = found[at : at + rng.randint(1, 20)]
+        else:
+            found[at:at] = rng.choice([b"-", b"9" * 25, b'"', b"\0", b"1e9", b"../"])
+    return bytes(found)
+
+
+def test_random_damage_of_a_header_never_does_worse_than_a_message(tmp_path):
+    """Read in bounds, or a UserError."""
     file = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(tensors(), file)
     whole, rng, refused = file.read_bytes(), random.Random(0), 0
     header = 8 + struct.unpack("<Q", whole[:8])[0]
     for _ in range(2000):
-        damaged = bytearray(whole)
-        for _ in range(rng.randint(1, 4)):
-            at = rng.randrange(header)
-            kind = rng.randrange(4)
-            if kind == 0:
-                damaged[at] = rng.randrange(256)
-            elif kind == 1:
-                del damaged[at : at + rng.randint(1, 20)]
-            elif kind == 2:
-                damaged[at:at] = damaged[at : at + rng.randint(1, 20)]
-            else:
-                damaged[at:at] = rng.choice([b"-", b"9" * 25, b'"', b"\0", b"1e9", b"../"])
-        file.write_bytes(damaged)
+        file.write_bytes(damaged(whole, header, rng))
         try:
             for stored in find_tensors(tmp_path).values():
-                assert stored.read().nbytes == stored.bytes <= len(damaged)
+                assert stored.read().nbytes == stored.bytes <= file.stat().st_size
+        except UserError:
+            refused += 1
+    assert refused > 1000
+
+
+def test_random_damage_of_an_index_never_does_worse_than_a_message(tmp_path):
+    """What is read lies in the directory and is what its own header says, or a UserError."""
+    inside = tmp_path / "model"
+    inside.mkdir()
+    wanted = sharded(inside)
+    safetensors.numpy.save_file({"a": wanted["a"]}, tmp_path / "one.safetensors")
+    whole, rng, refused = (inside / INDEX).read_bytes(), random.Random(0), 0
+    for _ in range(2000):
+        (inside / INDEX).write_bytes(damaged(whole, len(whole) - 1, rng))
+        try:
+            for name, stored in find_tensors(inside).items():
+                assert stored.file.parent == inside
+                np.testing.assert_array_equal(stored.read(), wanted[name])
         except UserError:
             refused += 1
     assert refused > 1000
