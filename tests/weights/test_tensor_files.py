@@ -124,7 +124,7 @@ def damaged(whole: bytes, upto: int, rng: random.Random) -> bytes:
     """The bytes with a few flipped, cut, doubled or put in among the first `upto`."""
     found = bytearray(whole)
     for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(upto)
+        at = rng.randrange(min(upto, len(found)))
         kind = rng.randrange(4)
         if kind == 0:
             found[at] = rng.randrange(256)
