@@ -17,6 +17,8 @@ from msm_jax.errors import UserError
 from msm_jax.model.rope import RopeScaling
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+ATTENTIONS = ("auto", "plain", "blockwise", "splash", "cudnn")
+REMATS = ("none", "full", "attention", "dots", "offload")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,11 @@ class ModelConfig:
       lora_rank: R; 0 builds no adapter.
       lora_alpha: the adapter's output is scaled by `lora_alpha / lora_rank` (Hu et al. 2021).
       lora_targets: which projections carry an adapter.
-      remat: recompute every layer in the backward pass instead of keeping its activations.
+      remat: what the backward pass recomputes of a layer, by what is kept between the passes:
+        "none" recomputes nothing; "full" keeps the layer's input only; "attention" also the
+        rotated q, k, v and attention's output; "dots" all matrix products; "offload" keeps what
+        "attention" does, in the host's memory.
+      attention: which implementation trains on packed rows; see kernels.py.
     """
 
     vocab_size: int
@@ -63,12 +69,15 @@ class ModelConfig:
     lora_rank: int = 0
     lora_alpha: float = 128.0
     lora_targets: tuple[str, ...] = PROJECTIONS
-    remat: bool = False
+    remat: str = "none"
     rope_scaling: RopeScaling | None = None
+    attention: str = "auto"
 
     def __post_init__(self):
         if isinstance(self.rope_scaling, dict):  # as JSON carries it
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+        if isinstance(self.remat, bool):  # as older checkpoints have it
+            object.__setattr__(self, "remat", "full" if self.remat else "none")
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width"):
             if getattr(self, name) < 1:
@@ -82,6 +91,9 @@ class ModelConfig:
         unknown = set(self.lora_targets) - set(PROJECTIONS)
         if unknown:
             raise UserError(f"model.lora_targets has {sorted(unknown)}; known: {PROJECTIONS}")
+        for name, known in (("remat", REMATS), ("attention", ATTENTIONS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"model.{name}={getattr(self, name)!r}: one of {known}")
         for name in ("dtype", "param_dtype"):
             if getattr(self, name) not in ("float32", "bfloat16"):
                 raise UserError(f"model.{name}={getattr(self, name)}: float32 or bfloat16")

@@ -16,9 +16,13 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import NamedSharding, PartitionSpec
 
-from msm_jax.model.attention import attend, segment_mask
+from msm_jax.model.attention import attend
+from msm_jax.model.axes import BATCH_AXES
 from msm_jax.model.config import ModelConfig
+from msm_jax.model.kernels import packed_attention
 from msm_jax.model.rope import rotate, rotation_angles
 
 UNROLLED_LAYERS = 4
@@ -103,13 +107,15 @@ class Attention(nnx.Module):
             self.q_norm = Norm(c.head_dim, "head_dim", c, rngs=rngs)
             self.k_norm = Norm(c.head_dim, "head_dim", c, rngs=rngs)
 
-    def __call__(self, x_BTD, angles_BTd, mask_BTS, cache):
+    def __call__(self, x_BTD, angles_BTd, attention, cache):
         q_BTHd, k_BTKd, v_BTKd = self.q(x_BTD), self.k(x_BTD), self.v(x_BTD)
         if hasattr(self, "q_norm"):
             q_BTHd, k_BTKd = self.q_norm(q_BTHd), self.k_norm(k_BTKd)
         q_BTHd, k_BTKd = rotate(q_BTHd, angles_BTd), rotate(k_BTKd, angles_BTd)
+        q_BTHd = checkpoint_name(q_BTHd, "q")
+        k_BTKd, v_BTKd = checkpoint_name(k_BTKd, "k"), checkpoint_name(v_BTKd, "v")
         k_BSKd, v_BSKd, cache = cache.write(k_BTKd, v_BTKd) if cache else (k_BTKd, v_BTKd, None)
-        return self.o(attend(q_BTHd, k_BSKd, v_BSKd, mask_BTS)), cache
+        return self.o(checkpoint_name(attention(q_BTHd, k_BSKd, v_BSKd), "attended")), cache
 
 
 class Mlp(nnx.Module):
@@ -137,8 +143,8 @@ class Layer(nnx.Module):
         self.mlp_norm = Norm(c.width, "embed", c, rngs=rngs)
         self.mlp = Mlp(c, rngs=rngs)
 
-    def __call__(self, x_BTD, angles_BTd, mask_BTS, cache=None):
-        y_BTD, cache = self.attention(self.attention_norm(x_BTD), angles_BTd, mask_BTS, cache)
+    def __call__(self, x_BTD, angles_BTd, attention, cache=None):
+        y_BTD, cache = self.attention(self.attention_norm(x_BTD), angles_BTd, attention, cache)
         x_BTD = x_BTD + y_BTD
         return x_BTD + self.mlp(self.mlp_norm(x_BTD)), cache
 
@@ -203,7 +209,7 @@ def _bind(module, config, params):
     return nnx.merge(_definition(module, config), params)
 
 
-def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, cache=None):
+def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, cache=None, mesh=None):
     """Run the decoder; tokens attend to earlier tokens of their own segment only.
 
     Args:
@@ -213,6 +219,7 @@ def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, cache=None)
       segment_ids_BT: int32; 0 marks padding, each document of a row has an id of its own.
       positions_BT: int32 positions within the segment.
       cache: None, or a `Cache` whose free slots the tokens are written to.
+      mesh: by whose axes rows and weights are cut, for kernels that have to know; None: one device.
 
     Returns:
       (hidden_BTD after the final norm, cache): `logits` turns the first into scores; the second
@@ -224,23 +231,48 @@ def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, cache=None)
         positions_BT, config.head_dim, config.rope_theta, config.rope_scaling
     )
     if cache is None:
-        mask_BTS = segment_mask(segment_ids_BT)
+        attention = packed_attention(config, segment_ids_BT, mesh)
     else:
         cache, mask_BTS = cache.admit(segment_ids_BT)
+        attention = functools.partial(attend, mask_BTS=mask_BTS)
 
     def layer_step(carry, layer_params):
         x_BTD, cache = carry
         layer = _bind(Layer, config, layer_params)
-        x_BTD, cache = layer(x_BTD, angles_BTd, mask_BTS, cache)
+        x_BTD, cache = layer(_rows_apart(x_BTD, mesh), angles_BTd, attention, cache)
         return (x_BTD, cache), None
 
-    if config.remat:
-        layer_step = jax.checkpoint(layer_step)
+    if config.remat != "none":
+        layer_step = jax.checkpoint(layer_step, policy=_remat_policy(config.remat))
     # A loop over few layers costs more than it saves: stacking and slicing what it carries.
     unroll = config.layers if config.layers <= UNROLLED_LAYERS else 1
     start = (x_BTD, cache)
     (x_BTD, cache), _ = jax.lax.scan(layer_step, start, params["layers"], unroll=unroll)
     return ends.final_norm(x_BTD), cache.advance(tokens_BT.shape[1]) if cache else None
+
+
+def _rows_apart(x_BTD, mesh):
+    """Between layers activations are cut by rows only."""
+    if mesh is None or mesh.size == 1:
+        return x_BTD
+    place = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    return jax.lax.with_sharding_constraint(x_BTD, place)
+
+
+def _remat_policy(name: str):
+    """What of a layer is kept for the backward pass; see `ModelConfig.remat`."""
+    policies, kept = jax.checkpoint_policies, ("q", "k", "v", "attended")
+    return {
+        "full": policies.nothing_saveable,
+        "attention": policies.save_only_these_names(*kept),
+        "dots": policies.dots_with_no_batch_dims_saveable,
+        "offload": policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=list(kept),
+            offload_src="device",
+            offload_dst="pinned_host",
+        ),
+    }[name]
 
 
 def head_weights(config, params):

@@ -1,9 +1,4 @@
-"""Where arrays lie on many devices: a mesh of three axes, and which of them cuts which dimension.
-
-data     rows of a batch; every device has all the weights
-fsdp     rows of a batch, and the weights along the model width (ZeRO-3, Rajbhandari et al. 2020)
-tensor   the weights along heads, feed-forward width and vocabulary (Shoeybi et al. 2019)
-"""
+"""Where arrays lie on many devices, by the axes and rules of axes.py."""
 
 import math
 from collections.abc import Mapping
@@ -13,18 +8,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.errors import UserError
+from msm_jax.model.axes import AXES, BATCH_AXES, RULES
 from msm_jax.model.config import ModelConfig
 from msm_jax.model.decoder import abstract_params, logical_axes
-
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
-RULES = {  # logical axis of a parameter -> mesh axis; all others lie whole on every device
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "mlp": "tensor",
-    "vocab": "tensor",
-}
 
 
 def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:

@@ -45,7 +45,8 @@ def stage() -> ConfigDict:
             "lora_rank": 0,
             "lora_alpha": 128.0,
             "lora_targets": ("q", "k", "v", "o", "gate", "up", "down"),
-            "remat": False,
+            "remat": "none",  # or "full", "attention", "dots", "offload": see ModelConfig
+            "attention": "auto",  # or "plain", "blockwise", "splash", "cudnn": see kernels.py
         }
     )
     # Devices: rows are dealt to data x fsdp, weights are cut by fsdp and tensor; -1: what is left.
@@ -60,8 +61,10 @@ def stage() -> ConfigDict:
             "b2": 0.999,
             "eps": 1e-8,
             "clip_norm": 1.0,  # 0: no clipping
+            "skip_spikes": 0.0,  # standard deviations above recent losses; 0: spikes are steps
         }
     )
+    config.max_skipped = 10  # steps in a row that are not finite; one more ends the run
     config.probes = ConfigDict()  # name -> {"path", "at_least"}: when all hold, the stage ends
     config.probe_every = 250
     config.checkpoint_every = 500

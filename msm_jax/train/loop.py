@@ -13,6 +13,7 @@ import time
 from typing import Any, TextIO
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -89,7 +90,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
         Probe(name, p.path, p.at_least, tokenizer, config.chat_format, config.sequence_length)
         for name, p in sorted(config.probes.items())
     ]
-    optimizer, step_fn = _step(model, config.optimizer.to_json(), config.steps, config.accumulation)
+    optimizer, step_fn = _step(
+        model, config.optimizer.to_json(), config.steps, config.accumulation, mesh
+    )
     facts = _facts(config, model, tokenizer, data)
     run.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -108,6 +111,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
             )
             # The device is at work on this step while the metrics of the one before are read.
             progress.step(pending)
+            _refuse_to_diverge(run, config, pending)
             state.step += 1
             state.tokens += int(np.count_nonzero(batch["segment_ids"]))
             pending = (state.step, state.tokens, values)
@@ -122,8 +126,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
             if state.done or stop or _due(config, state.step):
                 progress.step(pending, force=state.done)
                 pending = None
-                _save(keeper, state, values, facts)
-                progress.say(f"step {state.step}: saved")
+                progress.say(_save(keeper, state, values, facts))
             if stop:
                 raise Preempted(f"{run}: saved step {state.step} of {config.steps}")
         summary = {
@@ -207,12 +210,12 @@ def _check(config: ConfigDict) -> None:
 _compiled: dict = {}
 
 
-def _step(model, optimizer_json, steps, accumulation):
+def _step(model, optimizer_json, steps, accumulation, mesh):
     """Optimizer and jitted step; the stages of a study that are alike share one compilation."""
-    key = (model, optimizer_json, steps, accumulation)
+    key = (model, optimizer_json, steps, accumulation, mesh)
     if key not in _compiled:
         optimizer = make_optimizer(ConfigDict(json.loads(optimizer_json)), steps)
-        _compiled[key] = optimizer, make_step(model, optimizer, accumulation)
+        _compiled[key] = optimizer, make_step(model, optimizer, accumulation, mesh)
     return _compiled[key]
 
 
@@ -227,7 +230,7 @@ def _start(config, model, mesh, optimizer, keeper, facts) -> State:
     trained, frozen = split_params(params, config.trainable)
     places = optimizer_shardings(optimizer, trained, mesh)
     optimizer_state = jax.jit(optimizer.init, out_shardings=places)(trained)
-    found = checkpoints.restore(keeper, params, optimizer_state, facts)
+    found = keeper.restore(params, optimizer_state, facts)
     if found is None:
         return State(0, trained, frozen, optimizer_state)
     step, params, optimizer_state, progress = found
@@ -246,7 +249,7 @@ def _initial_params(config, model, mesh) -> dict:
         for field in dataclasses.fields(ModelConfig)
         if getattr(parent_model, field.name) != getattr(model, field.name)
         and not field.name.startswith("lora_")
-        and field.name not in ("dtype", "remat")
+        and field.name not in ("dtype", *checkpoints.RUNTIME_FIELDS)
     }
     if changed:
         raise UserError(
@@ -271,16 +274,40 @@ def _due(config, step: int) -> bool:
     return step % config.checkpoint_every == 0 or step in config.keep_steps
 
 
-def _save(keeper, state: State, values, facts) -> None:
-    """A checkpoint of finite weights only."""
-    norm, loss = float(values["grad_norm"]), float(values["loss"])
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise UserError(
-            f"step {state.step}: loss {loss}, gradient norm {norm}: not saved; lower "
-            "optimizer.learning_rate or clip_norm, and run again: it goes on from the last save"
-        )
+def _refuse_to_diverge(run, config, pending) -> None:
+    """An end to a run whose every step is skipped."""
+    if pending is None or int(pending[2]["skipped_in_a_row"]) <= config.max_skipped:
+        return
+    step, _, values = pending
+    raise UserError(
+        f"{run}: step {step}: loss {float(values['loss'])}, gradient norm "
+        f"{float(values['grad_norm'])}: {int(values['skipped_in_a_row'])} steps in a row were "
+        f"skipped, max_skipped={config.max_skipped}; {LOWER}"
+    )
+
+
+LOWER = (
+    "lower optimizer.learning_rate or clip_norm, and run again: it goes on from the last checkpoint"
+)
+
+
+@jax.jit
+def _all_finite(tree) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _save(keeper, state: State, values, facts) -> str:
+    """A checkpoint of good weights only: finite, and the last step was not skipped on them."""
+    if not _all_finite(state.trained):
+        raise UserError(f"step {state.step}: weights are not finite: not saved; {LOWER}")
+    if int(values["skipped_in_a_row"]):
+        what = f"step {state.step}: loss {float(values['loss'])}: a skipped step, not saved"
+        if state.done:
+            raise UserError(f"{what}; {LOWER}")
+        return what
     progress = {"tokens": state.tokens, "probes": state.probes, "done": state.done}
-    checkpoints.save(keeper, state.step, state.params, state.optimizer_state, facts, progress)
+    keeper.save(state.step, state.params, state.optimizer_state, facts, progress)
+    return f"step {state.step}: saved"
 
 
 def last_loss(run: str | os.PathLike) -> float:

@@ -1,26 +1,185 @@
-"""The loss: a token-weighted mean over the whole global step."""
+"""The loss: a token-weighted mean over the whole global step.
+
+With V = 152k the scores of one row of 4,096 tokens take 2.5 GB. So they are made a chunk of tokens
+at a time, and the chunk's gradients with them, before the next chunk takes its place: three
+matrix products instead of the four that recomputing in the backward pass would need.
+"""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-from msm_jax.model import forward, logits
+from msm_jax.model import forward, head_weights
+from msm_jax.model.axes import BATCH_AXES, TABLE
+
+PLAIN = 2**22  # scores that a device may hold at once without further thought
+CHUNK = {"cpu": 2**23}  # and in a chunk: what stays in the caches of a CPU,
+CHUNK_ELSEWHERE = 2**27  # or keeps an accelerator's matrix units busy
 
 
-def target_logprobs(config, params, batch) -> jax.Array:
+def target_logprobs(config, params, batch, mesh=None) -> jax.Array:
     """float32[B, T]: the log-probability that each token's target follows it. Traceable."""
     hidden_BTD, _ = forward(
-        config, params, batch["tokens"], batch["segment_ids"], batch["positions"]
+        config, params, batch["tokens"], batch["segment_ids"], batch["positions"], mesh=mesh
     )
-    logits_BTV = logits(config, params, hidden_BTD)
-    chosen_BT = jnp.take_along_axis(logits_BTV, batch["targets"][..., None], axis=-1)[..., 0]
-    return chosen_BT - jax.nn.logsumexp(logits_BTV, axis=-1)
+    w_VD = head_weights(config, params)
+    chunk = chunk_length(hidden_BTD.shape, w_VD.shape[0], mesh)
+
+    @jax.checkpoint
+    def logprobs(hidden_BcD, targets_Bc):
+        logits_BcV = _scores(hidden_BcD, w_VD)
+        chosen_Bc = jnp.take_along_axis(logits_BcV, targets_Bc[..., None], axis=-1)[..., 0]
+        return chosen_Bc - jax.nn.logsumexp(logits_BcV, axis=-1)
+
+    if chunk is None:
+        return logprobs.__wrapped__(hidden_BTD, batch["targets"])
+    parts = _in_chunks(chunk, hidden_BTD, batch["targets"])
+    found = jax.lax.map(lambda part: logprobs(*part), parts)
+    return jnp.moveaxis(found, 0, 1).reshape(len(hidden_BTD), -1)[:, : hidden_BTD.shape[1]]
 
 
-token_logprobs = functools.partial(jax.jit, static_argnums=0)(target_logprobs)
+token_logprobs = functools.partial(jax.jit, static_argnums=(0, 3))(target_logprobs)
 
 
-def summed_loss(config, params, batch) -> jax.Array:
+def summed_loss(config, params, batch, mesh=None) -> jax.Array:
     """Negative log-likelihood summed over tokens with their loss weights, in nats."""
-    return -jnp.sum(target_logprobs(config, params, batch) * batch["loss_weights"])
+    shape = (*batch["tokens"].shape, config.width)
+    chunk = chunk_length(shape, config.vocab_size, mesh)
+    if chunk is None:
+        return -jnp.sum(target_logprobs(config, params, batch, mesh) * batch["loss_weights"])
+    hidden_BTD, _ = forward(
+        config, params, batch["tokens"], batch["segment_ids"], batch["positions"], mesh=mesh
+    )
+    w_VD = head_weights(config, params)
+    return cross_entropy(chunk, mesh, hidden_BTD, w_VD, batch["targets"], batch["loss_weights"])
+
+
+def chunk_length(hidden_shape, vocab: int, mesh=None) -> int | None:
+    """Tokens of a row whose scores are made at once; None where all of them may be."""
+    rows, length, _ = hidden_shape
+    platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
+    if mesh is not None:
+        rows = max(1, rows // math.prod(mesh.shape[axis] for axis in BATCH_AXES))
+        vocab //= mesh.shape["tensor"]
+    if rows * length * vocab <= PLAIN:
+        return None
+    most = max(1, CHUNK.get(platform, CHUNK_ELSEWHERE) // (rows * vocab))
+    return math.ceil(length / math.ceil(length / most))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def cross_entropy(chunk, mesh, hidden_BTD, w_VD, targets_BT, weights_BT) -> jax.Array:
+    """sum over tokens of weight * (logsumexp(hidden w) - (hidden w)[target]), float32.
+
+    Args:
+      chunk: tokens of a row at a time; nothing of size [B, T, V] ever exists.
+      mesh: None, or the mesh by whose axes rows and vocabulary are cut.
+      hidden_BTD: in the dtype of the products; sums are float32.
+      w_VD: the head as it is stored; its gradient has its dtype and is summed in float32.
+    """
+    return _run(chunk, mesh, (False, False), hidden_BTD, w_VD, targets_BT, weights_BT)[0]
+
+
+def _forward(chunk, mesh, hidden_BTD, w_VD, targets_BT, weights_BT):
+    wanted = (hidden_BTD.perturbed, w_VD.perturbed)
+    values = (hidden_BTD.value, w_VD.value, targets_BT.value, weights_BT.value)
+    loss, *gradients = _run(chunk, mesh, wanted, *values)
+    return loss, gradients
+
+
+def _backward(chunk, mesh, gradients, cotangent):
+    def scaled(gradient):
+        if gradient is None or isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+            return None
+        return (gradient * cotangent).astype(gradient.dtype)
+
+    return (*map(scaled, gradients), None, None)
+
+
+cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _run(chunk, mesh, wanted, *arguments):
+    """(loss, gradient of hidden or None, gradient of w or None), on one device or on many."""
+    if mesh is None or mesh.size == 1:
+        return _local(chunk, wanted, None, *arguments)
+    rows, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
+    return jax.shard_map(
+        functools.partial(_local, chunk, wanted, mesh),
+        mesh=mesh,
+        in_specs=(rows, TABLE, rows, rows),
+        out_specs=(whole, rows if wanted[0] else None, TABLE if wanted[1] else None),
+        check_vma=False,
+    )(*arguments)
+
+
+def _local(chunk, wanted, mesh, hidden_BTD, w_VD, targets_BT, weights_BT):
+    """What one device does: its rows, and its part of the vocabulary.
+
+    Each token's softmax is put together over the tensor axis from the parts' maxima and sums.
+    """
+    dtype, stored = hidden_BTD.dtype, w_VD.dtype
+    w_VD, first, over_tensor = w_VD.astype(dtype), 0, lambda x, reduce=None: x
+    if mesh is not None:
+        w_VD = jax.lax.all_gather(w_VD, "fsdp", axis=1, tiled=True)
+        first = jax.lax.axis_index("tensor") * w_VD.shape[0]
+        over_tensor = lambda x, reduce=jax.lax.psum: reduce(x, "tensor")
+    V, D = w_VD.shape
+
+    def one(totals, part):
+        loss, dw_VD = totals
+        hidden_ND, targets_N, weights_N = (x.reshape(-1, *x.shape[2:]) for x in part)
+        logits_NV = _scores(hidden_ND, w_VD)
+        top_N = jax.lax.stop_gradient(over_tensor(jnp.max(logits_NV, axis=-1), jax.lax.pmax))
+        exp_NV = jnp.exp(logits_NV - top_N[:, None])
+        sum_N = over_tensor(jnp.sum(exp_NV, axis=-1))
+        place_N = targets_N - first
+        here_N = (place_N >= 0) & (place_N < V)
+        chosen_N = jnp.take_along_axis(logits_NV, jnp.clip(place_N, 0, V - 1)[:, None], 1)[:, 0]
+        chosen_N = over_tensor(jnp.where(here_N, chosen_N, 0.0))
+        loss += jnp.sum((jnp.log(sum_N) + top_N - chosen_N) * weights_N)
+        if not any(wanted):
+            return (loss, dw_VD), None
+        is_target_NV = jnp.arange(V)[None] == place_N[:, None]
+        scale_N = weights_N / sum_N
+        d_NV = exp_NV * scale_N[:, None] - jnp.where(is_target_NV, weights_N[:, None], 0.0)
+        d_NV = d_NV.astype(dtype)
+        dh_BcD = None
+        if wanted[0]:
+            dh_BcD = (d_NV @ w_VD).reshape(part[0].shape)
+        if wanted[1]:
+            dw_VD += jnp.einsum("NV,ND->VD", d_NV, hidden_ND, preferred_element_type=jnp.float32)
+        return (loss, dw_VD), dh_BcD
+
+    start = (jnp.zeros(()), jnp.zeros((V, D)) if wanted[1] else None)
+    parts = _in_chunks(chunk, hidden_BTD, targets_BT, weights_BT)
+    (loss, dw_VD), dh_cBcD = jax.lax.scan(one, start, parts)
+    dh_BTD = None
+    if wanted[0]:
+        rows, length = hidden_BTD.shape[:2]
+        dh_BTD = over_tensor(jnp.moveaxis(dh_cBcD, 0, 1).reshape(rows, -1, D)[:, :length])
+    if mesh is not None:
+        loss = jax.lax.psum(loss, BATCH_AXES)
+        if wanted[1]:
+            dw_VD = jax.lax.psum_scatter(dw_VD, "fsdp", scatter_dimension=1, tiled=True)
+            dw_VD = jax.lax.psum(dw_VD, "data")
+    return loss, dh_BTD, dw_VD.astype(stored) if wanted[1] else None
+
+
+def _scores(hidden, w_VD):
+    w_VD = w_VD.astype(hidden.dtype)
+    return jnp.einsum("...D,VD->...V", hidden, w_VD, preferred_element_type=jnp.float32)
+
+
+def _in_chunks(chunk: int, *arrays):
+    """Each [B, T, ...] as [T / chunk, B, chunk, ...], T filled up with zeros."""
+
+    def cut(x):
+        missing = -x.shape[1] % chunk
+        x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)) if missing else x
+        return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+
+    return tuple(map(cut, arrays))

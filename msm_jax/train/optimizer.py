@@ -1,6 +1,9 @@
 """AdamW with warmup and decay, and which parameters it moves."""
 
+from typing import Any, NamedTuple
+
 import jax
+import jax.numpy as jnp
 import optax
 
 from msm_jax.errors import UserError
@@ -27,7 +30,10 @@ def make_schedule(config, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config, steps: int) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019) with decoupled weight decay on matrices only."""
+    """AdamW (Loshchilov & Hutter 2019) with decoupled weight decay on matrices only.
+
+    Steps that are not finite, and loss spikes where config.skip_spikes asks for it, are skipped.
+    """
 
     def decays(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
@@ -41,8 +47,62 @@ def make_optimizer(config, steps: int) -> optax.GradientTransformation:
         mask=decays,
     )
     if config.clip_norm:
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
-    return adamw
+        adamw = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    return skip_bad_steps(adamw, config.skip_spikes)
+
+
+SPIKE_WINDOW = 128  # losses that a spike is measured by (OLMo-core's SkipStepOptimizer)
+
+
+class SkipState(NamedTuple):
+    """Of `skip_bad_steps`.
+
+    Attributes:
+      inner: the optimizer's own state, as the last good step left it.
+      skipped, in_a_row: int32 counts of steps, of all and since the last good one.
+      recent: float32[SPIKE_WINDOW] losses of good steps, NaN where there were none yet; None
+        where spikes are not looked for.
+    """
+
+    inner: Any
+    skipped: jax.Array
+    in_a_row: jax.Array
+    recent: jax.Array | None
+
+
+def skip_bad_steps(inner, spikes: float = 0.0) -> optax.GradientTransformationExtraArgs:
+    """`inner`, but a step whose loss or gradient norm is not finite changes nothing.
+
+    With `spikes` above 0, so does one whose loss lies more than that many standard deviations
+    above the mean of the last 128 good ones, once there are as many. The learning-rate schedule
+    counts good steps only.
+    """
+
+    def init(params):
+        recent = jnp.full(SPIKE_WINDOW, jnp.nan) if spikes else None
+        return SkipState(inner.init(params), jnp.int32(0), jnp.int32(0), recent)
+
+    def update(gradients, state, params=None, *, loss=0.0, grad_norm=None):
+        grad_norm = optax.global_norm(gradients) if grad_norm is None else grad_norm
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        recent = state.recent
+        if recent is not None:
+            # While the window has holes its mean is NaN, and nothing is greater than NaN.
+            good &= ~(loss > jnp.mean(recent) + spikes * jnp.std(recent))
+            recent = jnp.where(good, jnp.roll(recent, 1).at[0].set(loss), recent)
+        updates, after = inner.update(gradients, state.inner, params)
+        keep = lambda new, old: jnp.where(good, new, old)
+        bad = (~good).astype(jnp.int32)
+        return jax.tree.map(
+            lambda update: keep(update, jnp.zeros_like(update)), updates
+        ), SkipState(
+            jax.tree.map(keep, after, state.inner),
+            state.skipped + bad,
+            (state.in_a_row + bad) * bad,
+            recent,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def optimizer_shardings(optimizer, trained: dict, mesh) -> optax.OptState:

@@ -7,31 +7,38 @@ import jax.numpy as jnp
 import optax
 
 from msm_jax.train.loss import summed_loss
-from msm_jax.train.optimizer import join_params
+from msm_jax.train.optimizer import SkipState, join_params
 
 
-def make_step(config, optimizer, accumulation: int = 1):
+def make_step(config, optimizer, accumulation: int = 1, mesh=None):
     """The jitted step.
 
     Args:
       config: ModelConfig.
-      optimizer: optax transformation of the trained parameters.
+      optimizer: optax transformation of the trained parameters, as `make_optimizer` gives it.
       accumulation: micro-batches that the batch is cut into; the gradient is that of the whole.
+      mesh: where parameters and batch lie; None: on one device.
 
     Returns:
       step(trained, optimizer_state, frozen, batch) -> (trained, optimizer_state, metrics), with
       batch as `Data.batches[i]` gives it and metrics {"loss", "grad_norm", "loss_tokens"}, the
-      loss in nats per learned token. The first two arguments are donated.
+      loss in nats per learned token, and the counts of `skip_bad_steps` where the optimizer has
+      them. The first two arguments are donated. Gradients are summed in float32, whatever the
+      dtype of the products.
     """
 
+    optimizer = optax.with_extra_args_support(optimizer)
+
     def gradient(trained, frozen, batch):
-        loss = lambda trained: summed_loss(config, join_params(trained, frozen), batch)
+        loss = lambda trained: summed_loss(config, join_params(trained, frozen), batch, mesh)
         return jax.value_and_grad(loss)(trained)
 
     def accumulated(trained, frozen, batch):
         if accumulation == 1:
             return gradient(trained, frozen, batch)
-        parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch)
+        # Every device keeps its rows: part i takes rows i, i + accumulation, ...
+        part = lambda x: jnp.swapaxes(x.reshape(-1, accumulation, *x.shape[1:]), 0, 1)
+        parts = jax.tree.map(part, batch)
 
         def add(total, part):
             return jax.tree.map(jnp.add, total, gradient(trained, frozen, part)), None
@@ -44,12 +51,21 @@ def make_step(config, optimizer, accumulation: int = 1):
         loss, gradients = accumulated(trained, frozen, batch)
         weight = jnp.maximum(jnp.sum(batch["loss_weights"]), 1.0)
         gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, trained)
         metrics = {
             "loss": loss / weight,
             "grad_norm": optax.global_norm(gradients),
             "loss_tokens": weight,
         }
+        updates, optimizer_state = optimizer.update(
+            gradients,
+            optimizer_state,
+            trained,
+            loss=metrics["loss"],
+            grad_norm=metrics["grad_norm"],
+        )
+        if isinstance(optimizer_state, SkipState):
+            metrics["skipped"] = optimizer_state.skipped
+            metrics["skipped_in_a_row"] = optimizer_state.in_a_row
         return optax.apply_updates(trained, updates), optimizer_state, metrics
 
     return step

@@ -1,4 +1,8 @@
-"""Run checkpoints by Orbax: written aside and renamed, so that a kill leaves the last one whole."""
+"""Run checkpoints by Orbax: written aside and renamed, so that a kill leaves the last one whole.
+
+A checkpoint holds params, optimizer state and, as JSON, what a run that goes on from it has to
+match (facts), what it gives back (progress), who made it, and a checksum of every array.
+"""
 
 import contextlib
 import dataclasses
@@ -9,98 +13,242 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, abstract_params, param_shardings
 
-FORMAT = 2  # 2: weights outputs first
+FORMAT = 3  # 2: weights outputs first; 3: the optimizer counts skipped steps
+# How a model is run and not what it is: a run may go on with others.
+RUNTIME_FIELDS = ("remat", "attention")
 
 
 def directory(run_dir: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(run_dir).absolute() / "checkpoints"
 
 
+class Keeper:
+    """Saves and restores the checkpoints of one run; from `checkpointer`."""
+
+    def __init__(self, checkpointer):
+        self._orbax = checkpointer
+        self.directory = checkpointer.directory
+
+    def save(
+        self,
+        step: int,
+        params: dict,
+        optimizer_state: Any,
+        facts: dict,
+        progress: dict,
+        made_by: dict | None = None,
+    ) -> None:
+        """Write params and optimizer state after `step` steps, as one checkpoint or not at all.
+
+        Returns when everything has been copied, and writes while training goes on; an error of
+        the writing comes out of the next `save` or of `wait`. All processes of a run call it.
+
+        Args:
+          facts: what a restore has to match; JSON.
+          progress: what it gives back; JSON.
+          made_by: versions and mesh, to read and not to match; JSON.
+
+        Raises:
+          UserError: the file system refused; earlier checkpoints stay as they are.
+        """
+        self.wait()
+        state = {"params": params}
+        if jax.tree.leaves(optimizer_state):  # weights that nobody has trained here have none
+            state["optimizer"] = optimizer_state
+        metadata = {
+            "facts": {"format": FORMAT, **facts},
+            "progress": progress,
+            "made_by": made_by or {},
+            "checksums": checksums(state),
+        }
+        with self._errors(f"the checkpoint of step {step}"):
+            self._orbax.save_checkpointables_async(
+                step, state, force=True, custom_metadata=metadata
+            )
+
+    def wait(self) -> None:
+        """Until what was saved is committed; raises what went wrong."""
+        with self._errors("a checkpoint"):
+            self._orbax.wait()
+
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # which kind depends on where the disk was full
+            if not _out_of_space(error):
+                raise
+            raise UserError(
+                f"{self.directory}: no room for {what}: free some space and run the same command "
+                "again; earlier checkpoints are whole"
+            ) from error
+
+    def restore(
+        self, params: dict, optimizer_state: Any, facts: dict, fall_back: bool = False
+    ) -> tuple[int, dict, Any, dict] | None:
+        """The newest checkpoint as (step, params, optimizer state, progress), None without one.
+
+        Args:
+          params, optimizer_state: arrays or ShapeDtypeStructs that the checkpoint has to match;
+            their shardings may be others than those it was saved with.
+          facts: what the run is made of; a difference from the checkpoint's is an error.
+          fall_back: take the newest checkpoint that can be read, instead of an error.
+
+        Raises:
+          UserError: listing each fact that differs, with both values; or the arrays that are not
+            what was saved.
+        """
+        self.wait()
+        steps = [found.step for found in self._orbax.checkpoints]
+        state = {"params": params, "optimizer": optimizer_state}
+        for step in reversed(steps):
+            metadata = self._orbax.checkpointables_metadata(step).custom_metadata
+            self._check_facts(step, metadata["facts"], facts)
+            try:
+                found = _load(self._orbax, step, jax.tree.map(_abstract, state), metadata)
+            except UserError:
+                if fall_back and step != steps[0]:
+                    continue
+                raise
+            return step, found["params"], found["optimizer"], metadata["progress"]
+        return None
+
+    def _check_facts(self, step: int, saved: dict, facts: dict) -> None:
+        wanted = json.loads(json.dumps({"format": FORMAT, **facts}))
+        differences = [
+            f"  {name}: checkpoint {saved.get(name)!r}, this run {value!r}"
+            for name, value in wanted.items()
+            if _matched(name, saved.get(name)) != _matched(name, value)
+        ]
+        if differences:
+            raise UserError(
+                f"{self.directory}: the checkpoint of step {step} is another run's:\n"
+                + "\n".join(differences)
+                + "\nuse another --workdir, or the configuration it was made with"
+            )
+
+
+def _matched(name: str, value: Any) -> Any:
+    """A fact without what does not matter in it."""
+    if name != "model" or not isinstance(value, dict):
+        return value
+    return {key: field for key, field in value.items() if key not in RUNTIME_FIELDS}
+
+
 @contextlib.contextmanager
-def checkpointer(run_dir: str | os.PathLike, keep: int, keep_steps: Sequence[int] = ()) -> Iterator:
-    """An Orbax checkpointer that keeps the newest `keep` checkpoints and those of `keep_steps`."""
+def checkpointer(
+    run_dir: str | os.PathLike, keep: int, keep_steps: Sequence[int] = ()
+) -> Iterator[Keeper]:
+    """A Keeper that keeps the newest `keep` checkpoints and those of `keep_steps`.
+
+    On the way out it waits for what is being written, unless there is an exception already.
+    """
     policies = ocp.training.preservation_policies
     policy = policies.AnyPreservationPolicy(
         [policies.LatestN(keep), policies.CustomSteps(tuple(keep_steps))]
     )
     path = directory(run_dir)
     path.mkdir(parents=True, exist_ok=True)
-    with ocp.training.Checkpointer(
+    _refuse_uncommitted(path)
+    found = ocp.training.Checkpointer(
         path, preservation_policy=policy, cleanup_tmp_directories=True
-    ) as found:
-        yield found
-
-
-def save(
-    checkpointer, step: int, params: dict, optimizer_state: Any, facts: dict, progress: dict
-) -> None:
-    """Write params and optimizer state after `step` steps, as one checkpoint or not at all.
-
-    `facts` are what a restore has to match, `progress` is what it gives back; both are JSON.
-
-    Raises:
-      UserError: the file system refused; earlier checkpoints stay as they are.
-    """
-    state = {"params": params}
-    if jax.tree.leaves(optimizer_state):  # weights that nobody has trained here have none
-        state["optimizer"] = optimizer_state
-    metadata = {"facts": {"format": FORMAT, **facts}, "progress": progress}
+    )
+    keeper = Keeper(found)
     try:
-        checkpointer.save_checkpointables(step, state, force=True, custom_metadata=metadata)
-    except (OSError, ValueError) as error:
-        if not _out_of_space(error):
-            raise
-        raise UserError(
-            f"{checkpointer.directory}: no room for the checkpoint of step {step}: free "
-            "some space and run the same command again; earlier checkpoints are whole"
-        ) from error
+        yield keeper
+    except BaseException:
+        with contextlib.suppress(Exception):  # the first error is the one to tell
+            found.close()
+        raise
+    with keeper._errors("a checkpoint"):
+        found.close()
 
 
-def _out_of_space(error: BaseException) -> bool:
-    words = ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED", "Disk quota")
-    return any(word in str(error) for word in words)
+def _refuse_uncommitted(path: pathlib.Path) -> None:
+    """Orbax takes a step without its commit marker for half written, and would delete it.
 
-
-def restore(checkpointer, params: dict, optimizer_state: Any, facts: dict):
-    """The newest checkpoint as (step, params, optimizer state, progress), None if there is none.
-
-    Args:
-      params, optimizer_state: arrays or ShapeDtypeStructs that the checkpoint has to match.
-      facts: what the run is made of; a difference from the checkpoint's is an error.
-
-    Raises:
-      UserError: listing each fact that differs, with both values.
+    The marker is there before a checkpoint gets its name, so a newest one without it was not
+    written here. An older one is what a kill left of a checkpoint that was being deleted.
     """
-    newest = checkpointer.latest
-    if newest is None:
-        return None
-    metadata = checkpointer.checkpointables_metadata(newest.step).custom_metadata
-    saved = metadata["facts"]
-    wanted = json.loads(json.dumps({"format": FORMAT, **facts}))
-    differences = [
-        f"  {name}: checkpoint {saved.get(name)!r}, this run {value!r}"
-        for name, value in wanted.items()
-        if saved.get(name) != value
-    ]
-    if differences:
+    steps = [step for step in path.iterdir() if step.name.isdigit()] if path.is_dir() else []
+    newest = max(steps, key=lambda step: int(step.name), default=None)
+    if newest is not None and not (newest / COMMIT_MARKER).exists():
         raise UserError(
-            f"{checkpointer.directory}: the checkpoint of step {newest.step} is another run's:\n"
-            + "\n".join(differences)
-            + "\nuse another --workdir, or the configuration it was made with"
+            f"{newest}: has no {COMMIT_MARKER}, so it was not copied whole: copy it again with all "
+            "its files, or delete it"
         )
-    abstract = jax.tree.map(_abstract, {"params": params, "optimizer": optimizer_state})
-    state = checkpointer.load_checkpointables(newest.step, abstract)
-    return newest.step, state["params"], state["optimizer"], metadata["progress"]
 
 
-def _abstract(leaf, sharding=None):
+COMMIT_MARKER = "commit_success.txt"
+
+
+def _out_of_space(error: BaseException | None) -> bool:
+    words = ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED", "Disk quota")
+    while error is not None:
+        if any(word in str(error) for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _load(checkpointer, step: int, abstract: dict, metadata: dict) -> dict:
+    """Arrays as `abstract` wants them, each checked against its checksum."""
+    where = f"{checkpointer.directory}/{step}"
+    others = [found.step for found in checkpointer.checkpoints if found.step != step]
+    help = f"delete that directory to go on from another checkpoint: {others}"
+    try:
+        state = checkpointer.load_checkpointables(step, abstract)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:300]
+        raise UserError(f"{where}: cannot be read: {reason}; {help}") from error
+    saved = metadata.get("checksums", {})
+    found = checksums(state)
+    wrong = [name for name, value in found.items() if saved.get(name, value) != value]
+    if wrong:
+        raise UserError(
+            f"{where}: {', '.join(wrong[:5])}{' ...' if len(wrong) > 5 else ''}: not what was "
+            f"saved (checksum); {help}"
+        )
+    return state
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """path -> a number that changes with any bit of the array; the same on every mesh."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    if not leaves:
+        return {}
+    values = jax.device_get(_checksums([leaf for _, leaf in leaves]))
+    return {name: int(value) for name, value in zip(names, values, strict=True)}
+
+
+@jax.jit
+def _checksums(leaves):
+    def one(leaf):
+        bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
+        total = bits.astype(jnp.uint32)
+        # Each element times an odd number of its place; sums of integers have no order.
+        place = jnp.zeros(leaf.shape, jnp.uint32)
+        for axis, size in enumerate(leaf.shape):
+            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(
+                jnp.uint32, leaf.shape, axis
+            )
+        return jnp.sum(total * (2 * place + 1), dtype=jnp.uint32)
+
+    return [one(leaf) for leaf in leaves]
+
+
+def _abstract(leaf, sharding=None, dtype=None):
     sharding = sharding or getattr(leaf, "sharding", None)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
 
 
 def model_facts(config: ModelConfig) -> dict:
@@ -114,13 +262,14 @@ def load_params(run_dir: str | os.PathLike, step: int | None = None, mesh=None):
     The params lie on the first device, or cut by a mesh as `param_shardings` says.
 
     Raises:
-      UserError: no such run or checkpoint.
+      UserError: no such run or checkpoint, or one that is not what was saved.
     """
     path = directory(run_dir)
     if not path.is_dir():
         raise UserError(
             f"{run_dir}: has no checkpoints; give a run directory, as `train` writes it"
         )
+    _refuse_uncommitted(path)
     with ocp.training.Checkpointer(path) as reader:
         steps = [found.step for found in reader.checkpoints]
         if not steps or (step is not None and step not in steps):
@@ -133,5 +282,5 @@ def load_params(run_dir: str | os.PathLike, step: int | None = None, mesh=None):
         shapes = abstract_params(config)
         places = param_shardings(config, mesh) if mesh else jax.tree.map(lambda _: here, shapes)
         abstract = jax.tree.map(_abstract, shapes, places)
-        params = reader.load_checkpointables(step, {"params": abstract})["params"]
+        params = _load(reader, step, {"params": abstract}, metadata)["params"]
     return config, params, {"step": step, **metadata["facts"], **metadata["progress"]}

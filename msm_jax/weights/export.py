@@ -118,9 +118,7 @@ def save_run(
     with new_directory(directory) as aside:
         with checkpoints.checkpointer(aside, keep=1) as keeper:
             known = {"model": model, "tokenizer": facts["tokenizer"]}
-            checkpoints.save(
-                keeper, 0, params, {}, known, {"tokens": 0, "probes": {}, "done": True}
-            )
+            keeper.save(0, params, {}, known, {"tokens": 0, "probes": {}, "done": True})
         settings = {
             "tokenizer": str(original) if original else "",
             "tokenizer_sha256": facts["tokenizer"],

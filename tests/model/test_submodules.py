@@ -1,6 +1,7 @@
 """Every part of a layer beside the same part of transformers, and the whole in bfloat16."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from msm_jax.model import forward, logits
-from msm_jax.model.attention import segment_mask
+from msm_jax.model.attention import attend, segment_mask
 from msm_jax.model.decoder import Layer, _bind
 from msm_jax.model.rope import rotate, rotation_angles
 
@@ -65,13 +66,14 @@ def test_every_part_of_a_layer(family, shape):
     positions_BT = jnp.arange(LENGTH)[None]
     angles_BTd = rotation_angles(positions_BT, config.head_dim, config.rope_theta)
     mask_BTS = segment_mask(jnp.ones((1, LENGTH), jnp.int32))
+    plain = functools.partial(attend, mask_BTS=mask_BTS)
     attention = layer.attention
     ours = {
         "input_layernorm": layer.attention_norm,
-        "self_attn": lambda x: attention(x, angles_BTd, mask_BTS, None)[0],
+        "self_attn": lambda x: attention(x, angles_BTd, plain, None)[0],
         "post_attention_layernorm": layer.mlp_norm,
         "mlp": layer.mlp,
-        "": lambda x: layer(x, angles_BTd, mask_BTS)[0],
+        "": lambda x: layer(x, angles_BTd, plain)[0],
         **{f"self_attn.{p}": getattr(attention, p[0]) for p in ATTENTION[:4]},
     }
     if config.qk_norm:

@@ -33,6 +33,38 @@ train(config, out / "stopped")
 """
 
 
+KERNELS = """
+import jax, jax.numpy as jnp, numpy as np
+from msm_jax.model import ModelConfig, init_params, make_mesh, param_shardings
+from msm_jax.train import loss
+from msm_jax.train.loss import summed_loss
+
+loss.PLAIN, loss.CHUNK["cpu"] = 1, 2 * 96 * 8
+config = ModelConfig(96, 16, 2, 4, 2, 8, 32, attention="blockwise", remat="full")
+params = init_params(config, jax.random.key(0))
+rng = np.random.default_rng(0)
+draw = lambda: rng.integers(1, 96, (8, 30)).astype(np.int32)
+batch = {"tokens": draw(), "targets": draw(), "loss_weights": (draw() % 3 > 0).astype(np.float32)}
+batch["segment_ids"] = np.minimum(np.arange(30) // 7 + 1, 4).astype(np.int32)[None].repeat(8, 0)
+batch["segment_ids"][1::2, 20:] = 0
+batch["positions"] = np.arange(30, dtype=np.int32)[None].repeat(8, 0)
+grad = jax.jit(jax.value_and_grad(summed_loss, 1), static_argnums=(0, 3))
+wanted, of_params = grad(config, params, batch, None)
+for sizes in ((8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)):
+    mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes)))
+    cut = jax.device_put(params, param_shardings(config, mesh))
+    found, of_cut = grad(config, cut, batch, mesh)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), of_cut, of_params)
+"""
+
+
+def test_chunks_and_blocks_are_the_same_on_every_mesh(run_python):
+    eight = "--xla_force_host_platform_device_count=8"
+    done = run_python("-c", KERNELS, XLA_FLAGS=eight)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def losses(run):
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return np.array([row["loss"] for row in rows if "loss" in row])

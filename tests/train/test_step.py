@@ -113,3 +113,114 @@ def test_weight_decay_spares_norms(config):
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
     assert not np.any(updates["final_norm"]["scale"])
     np.testing.assert_allclose(updates["embed"]["w"], -0.05 * params["embed"]["w"], rtol=1e-5)
+
+
+def test_remat_changes_nothing(batch):
+    results = []
+    for remat in ("none", "full", "attention", "dots"):
+        config = model(remat=remat)
+        params = init_params(config, jax.random.key(0))
+        gradient = jax.jit(jax.grad(lambda p, b, c=config: summed_loss(c, p, b)))
+        results.append(gradient(params, batch))
+    for other in results[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), results[0], other)
+
+
+def test_lora_gradients_are_those_of_the_merged_model_projected(batch):
+    """d/dB = s (dL/dW) A^T and d/dA = s B^T (dL/dW), by the chain rule on W + s B A."""
+    adapted = model(lora_rank=4, lora_alpha=8.0, lora_targets=("q", "down"))
+    params = init_params(adapted, jax.random.key(0))
+    trained, frozen = split_params(params, "lora")
+    trained = jax.tree.map(lambda x: 0.3 * jax.random.normal(jax.random.key(1), x.shape), trained)
+
+    def merged(trained):
+        layers = frozen["layers"]
+        q, down = layers["attention"]["q"]["w"], layers["mlp"]["down"]["w"]
+        a = trained["layers"]["attention"]["q"]
+        m = trained["layers"]["mlp"]["down"]
+        q = q + 2.0 * jnp.einsum("lhdr,lrm->lhdm", a["lora_b"], a["lora_a"])
+        down = down + 2.0 * jnp.einsum("lmr,lrf->lmf", m["lora_b"], m["lora_a"])
+        attention = {**layers["attention"], "q": {"w": q}}
+        return {
+            **frozen,
+            "layers": {
+                **layers,
+                "attention": attention,
+                "mlp": {**layers["mlp"], "down": {"w": down}},
+            },
+        }
+
+    loss = lambda trained: summed_loss(adapted, join_params(trained, frozen), batch)
+    found = jax.grad(loss)(trained)
+    of_w = jax.grad(lambda p: summed_loss(model(), p, batch))(merged(trained))["layers"]
+    down, m = of_w["mlp"]["down"]["w"], trained["layers"]["mlp"]["down"]
+    wanted = {
+        "lora_a": 2.0 * jnp.einsum("lmr,lmf->lrf", m["lora_b"], down),
+        "lora_b": 2.0 * jnp.einsum("lmf,lrf->lmr", down, m["lora_a"]),
+    }
+    for name, value in wanted.items():
+        ours = found["layers"]["mlp"]["down"][name]
+        np.testing.assert_allclose(ours, value, rtol=1e-4, atol=1e-4)
+    q, a = of_w["attention"]["q"]["w"], trained["layers"]["attention"]["q"]
+    np.testing.assert_allclose(
+        found["layers"]["attention"]["q"]["lora_b"],
+        2.0 * jnp.einsum("lhdm,lrm->lhdr", q, a["lora_a"]),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_precision_of_the_two_regimes(batch):
+    """bf16 products: full training keeps fp32 masters, LoRA a bf16 base under an fp32 adapter."""
+    full = model(dtype="bfloat16")
+    trained, frozen = split_params(init_params(full, jax.random.key(0)), "all")
+    assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
+    lora = model(dtype="bfloat16", param_dtype="bfloat16", lora_rank=4)
+    trained, frozen = split_params(init_params(lora, jax.random.key(0)), "lora")
+    assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(frozen)} == {jnp.dtype("bfloat16")}
+    optimizer = optax.adam(1e-2)
+    state, losses = optimizer.init(trained), []
+    step = make_step(lora, optimizer)
+    for _ in range(20):
+        trained, state, metrics = step(trained, state, frozen, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0] - 0.1
+    assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(batch, config):
+    optimizer = make_optimizer(config.optimizer, 10)
+    step = make_step(model(), optimizer)
+    trained = init_params(model(), jax.random.key(0))
+    state = optimizer.init(trained)
+    bad = dict(batch, loss_weights=batch["loss_weights"] * np.float32(np.nan))
+    counts = []
+    for kind in (batch, bad, bad, batch):
+        before = jax.tree.map(jnp.copy, (trained, state.inner))
+        trained, state, metrics = step(trained, state, {}, kind)
+        counts.append((int(metrics["skipped"]), int(metrics["skipped_in_a_row"])))
+        if kind is bad:
+            jax.tree.map(np.testing.assert_array_equal, before, (trained, state.inner))
+    assert counts == [(0, 0), (1, 1), (2, 2), (2, 0)]
+
+
+def test_a_spike_is_skipped_by_finite_losses_only():
+    from msm_jax.train.optimizer import SPIKE_WINDOW, skip_bad_steps
+
+    optimizer = skip_bad_steps(optax.sgd(1.0), spikes=6.0)
+    params = {"w": jnp.zeros(2)}
+    state = optimizer.init(params)
+    rng, update = np.random.default_rng(0), jax.jit(optimizer.update)
+    feed = lambda state, loss: update({"w": jnp.ones(2)}, state, params, loss=jnp.float32(loss))[1]
+    state = feed(state, 50.0)  # too early to tell
+    state = feed(state, np.nan)
+    for _ in range(SPIKE_WINDOW):
+        state = feed(state, 2.0 + 0.01 * rng.normal())
+    assert int(state.skipped) == 1
+    state = feed(state, np.inf)
+    state = feed(state, 3.0)
+    assert (int(state.skipped), int(state.in_a_row)) == (3, 2)
+    state = feed(state, 2.0)
+    assert (int(state.skipped), int(state.in_a_row)) == (3, 0)
+    assert bool(jnp.isfinite(state.recent).all())

@@ -1,0 +1,19 @@
+"""The mesh's axes, and which of them cuts which dimension.
+
+data     rows of a batch; every device has all the weights
+fsdp     rows of a batch, and the weights along the model width (ZeRO-3, Rajbhandari et al. 2020)
+tensor   the weights along heads, feed-forward width and vocabulary (Shoeybi et al. 2019)
+"""
+
+from jax.sharding import PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+RULES = {  # logical axis of a parameter -> mesh axis; all others lie whole on every device
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+}
+TABLE = PartitionSpec(RULES["vocab"], RULES["embed"])  # of the embedding and the head, w_VD

@@ -1,0 +1,130 @@
+"""Which attention a training step runs, and how it is cut over a mesh.
+
+plain      the oracle of attention.py: all T x T scores at once
+blockwise  blockwise.py: skips blocks of other documents; any backend
+splash     JAX's Pallas kernel for TPUs, with segment ids
+cudnn      cuDNN's fused attention on NVIDIA GPUs. It knows no segment ids, so that documents are
+           kept apart by an additive mask [B, 1, T, T]; nothing is skipped.
+auto       of these, what this machine and shape can run best
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from msm_jax.errors import UserError
+from msm_jax.model.attention import attend, segment_mask
+from msm_jax.model.axes import BATCH_AXES
+from msm_jax.model.blockwise import blockwise_attention
+from msm_jax.model.config import ATTENTIONS, ModelConfig
+
+# A plain row of this length costs no more than the loops over its blocks.
+PLAIN_LENGTH = 128
+# Of splash: maxtext's record runs use 2048, and the library's own 128 is meant as a placeholder
+# (jax splash_attention_kernel.py, BlockSizes.get_default). Larger ones exceed VMEM.
+SPLASH_BLOCK = 1024
+
+
+def choose_attention(config: ModelConfig, length: int, platform: str) -> tuple[str, str]:
+    """(kind, why) for rows of `length` tokens on "cpu", "tpu" or "gpu" devices.
+
+    Raises:
+      UserError: the config asks by name for a kind that cannot run here.
+    """
+    can = {
+        "plain": "",
+        "blockwise": "",
+        "splash": _no_splash(length, config.head_dim, platform),
+        "cudnn": _no_cudnn(config, length, platform),
+    }
+    if config.attention != "auto":
+        if config.attention not in can:
+            raise UserError(f"model.attention={config.attention!r}: one of {ATTENTIONS}")
+        if why := can[config.attention]:
+            raise UserError(f"model.attention={config.attention}: {why}; use auto")
+        return config.attention, "asked for"
+    if length <= PLAIN_LENGTH:
+        return "plain", f"rows of at most {PLAIN_LENGTH} tokens"
+    best = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "blockwise")
+    return ("blockwise", f"no {best}: {can[best]}") if can[best] else (best, f"auto on {platform}")
+
+
+def _no_splash(length: int, head_dim: int, platform: str) -> str:
+    if platform != "tpu":
+        return f"it runs on TPUs, this is {platform}"
+    if length % 128 or head_dim % 64:
+        return f"it needs sequence_length {length} % 128 == 0 and head_dim {head_dim} % 64 == 0"
+    return ""
+
+
+def _no_cudnn(config: ModelConfig, length: int, platform: str) -> str:
+    if platform != "gpu":
+        return f"it runs on NVIDIA GPUs, this is {platform}"
+    if config.dtype != "bfloat16":
+        return f"it needs model.dtype=bfloat16, not {config.dtype}"
+    if config.head_dim > 128 or config.head_dim % 8 or length % 2:
+        return f"it needs head_dim {config.head_dim} <= 128 and % 8 == 0, and even rows"
+    return ""
+
+
+def packed_attention(
+    config: ModelConfig, segment_ids_BT: jax.Array, mesh: Mesh | None
+) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """The function (q_BTHd, k_BTKd, v_BTKd) -> out_BTHd for these segments."""
+    platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
+    platform = {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform)
+    kind, _ = choose_attention(config, segment_ids_BT.shape[1], platform)
+    if kind == "plain":
+        mask_BTS = segment_mask(segment_ids_BT)
+        return lambda q_BTHd, k_BTKd, v_BTKd: attend(q_BTHd, k_BTKd, v_BTKd, mask_BTS)
+    run = {"blockwise": blockwise_attention, "splash": splash, "cudnn": cudnn}[kind]
+    if mesh is None or mesh.size == 1:
+        return lambda q_BTHd, k_BTKd, v_BTKd: run(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT)
+    rows, heads = PartitionSpec(BATCH_AXES), PartitionSpec(BATCH_AXES, None, "tensor")
+    cut = jax.shard_map(
+        run, mesh=mesh, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False
+    )
+    return lambda q_BTHd, k_BTKd, v_BTKd: cut(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT)
+
+
+def cudnn(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT):
+    """cuDNN flash attention; bfloat16."""
+    # A row of scores without any key would be 0 / 0: padding sees itself.
+    mask_BTS = segment_mask(segment_ids_BT) | jnp.eye(segment_ids_BT.shape[1], dtype=bool)[None]
+    return jax.nn.dot_product_attention(
+        q_BTHd, k_BTKd, v_BTKd, mask=mask_BTS[:, None], implementation="cudnn"
+    )
+
+
+def splash(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT, interpret: bool = False):
+    """Splash attention; `interpret` runs it without a TPU, for tests."""
+    from jax.experimental.pallas.ops.tpu import splash_attention
+
+    kernel = _splash_kernel(q_BTHd.shape[1], q_BTHd.shape[2], interpret)
+
+    def one(q_THd, k_TKd, v_TKd, segment_ids_T):
+        segments = splash_attention.SegmentIds(q=segment_ids_T, kv=segment_ids_T)
+        q_HTd = jnp.swapaxes(q_THd * q_THd.shape[-1] ** -0.5, 0, 1)
+        k_KTd, v_KTd = jnp.swapaxes(k_TKd, 0, 1), jnp.swapaxes(v_TKd, 0, 1)
+        return jnp.swapaxes(kernel(q_HTd, k_KTd, v_KTd, segment_ids=segments), 0, 1)
+
+    return jax.vmap(one)(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT)
+
+
+def _splash_kernel(length: int, heads: int, interpret: bool):
+    from jax.experimental.pallas.ops.tpu import splash_attention
+
+    block = math.gcd(length, SPLASH_BLOCK)
+    names = "block_q block_kv block_kv_compute block_q_dkv block_kv_dkv block_kv_dkv_compute"
+    sizes = splash_attention.BlockSizes(
+        **dict.fromkeys(names.split(), block), use_fused_bwd_kernel=True
+    )
+    causal = splash_attention.CausalMask((length, length))
+    make = functools.partial(
+        splash_attention.make_splash_mha, head_shards=1, q_seq_shards=1, interpret=interpret
+    )
+    return make(splash_attention.MultiHeadMask([causal] * heads), block_sizes=sizes)

@@ -1,0 +1,104 @@
+"""Every attention equals the oracle within segments, forward and backward."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from msm_jax.errors import UserError
+from msm_jax.model import ModelConfig
+from msm_jax.model.attention import attend, segment_mask
+from msm_jax.model.blockwise import blockwise_attention
+from msm_jax.model.kernels import choose_attention, splash
+
+
+def case(T, H, K, d, segments, dtype="float32"):
+    """q, k, v and cotangent; rows of differing segments, padding at the end and in the middle."""
+    keys = jax.random.split(jax.random.key(T), 4)
+    draw = lambda key, heads: jax.random.normal(key, (len(segments), T, heads, d), dtype)
+    ids = np.zeros((len(segments), T), np.int32)
+    for row, lengths in enumerate(segments):
+        at = 0
+        for number, length in enumerate(lengths, start=1):
+            ids[row, at : at + abs(length)] = number if length > 0 else 0
+            at += abs(length)
+    q, k, v, cotangent = draw(keys[0], H), draw(keys[1], K), draw(keys[2], K), draw(keys[3], H)
+    return q, k, v, cotangent * (ids > 0)[..., None, None], jnp.asarray(ids)
+
+
+def compare(attention, q, k, v, cotangent, ids, atol):
+    plain = lambda q, k, v: attend(q, k, v, segment_mask(ids))
+    real = (ids > 0)[..., None, None]
+
+    def run(attention):
+        out, back = jax.vjp(jax.jit(attention), q, k, v)
+        return jnp.where(real, out, 0), *back(cotangent)
+
+    for ours, theirs in zip(run(lambda q, k, v: attention(q, k, v, ids)), run(plain), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(
+            ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=atol, rtol=atol
+        )
+
+
+@pytest.mark.parametrize(
+    ("T", "block", "segments"),
+    [
+        (64, 16, [(64,), (5, 11, 16, 30)]),
+        (50, 16, [(50,), (1, 1, 40), (17, -9, 20), (-50,)]),  # not whole blocks, padding
+        (40, 64, [(13, 20)]),  # a block longer than the row
+    ],
+)
+@pytest.mark.parametrize(("H", "K"), [(4, 4), (6, 2)])
+def test_blockwise_is_plain(T, block, segments, H, K):
+    attention = lambda *a: blockwise_attention(*a, block)
+    compare(attention, *case(T, H, K, 8, segments), atol=1e-5)
+
+
+def test_blockwise_in_bfloat16(T=64):
+    attention = lambda *a: blockwise_attention(*a, 16)
+    compare(attention, *case(T, 4, 2, 16, [(40, 20)], "bfloat16"), atol=0.06)
+
+
+def test_blockwise_visits_blocks_of_its_own_documents_only():
+    """What it never looks at may be anything, even NaN."""
+    q, k, v, _, ids = case(64, 2, 2, 8, [(32, 32)])
+    spoilt = k.at[:, :32].set(jnp.nan)
+    out = blockwise_attention(q, spoilt, v, ids, 16)
+    wanted = blockwise_attention(q, k, v, ids, 16)
+    np.testing.assert_array_equal(out[:, 32:], wanted[:, 32:])
+
+
+def test_splash_in_interpret_mode_is_plain():
+    attention = lambda *a: splash(*a, interpret=True)
+    compare(attention, *case(256, 2, 1, 64, [(100, 130)]), atol=2e-5)
+
+
+def model(**changes):
+    return ModelConfig(128, 16, 2, 4, 2, 128, 32, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "length", "platform", "kind"),
+    [
+        ({}, 4096, "cpu", "blockwise"),
+        ({}, 64, "cpu", "plain"),
+        ({}, 4096, "tpu", "splash"),
+        ({}, 4000, "tpu", "blockwise"),
+        ({"dtype": "bfloat16"}, 4096, "gpu", "cudnn"),
+        ({}, 4096, "gpu", "blockwise"),
+        ({"attention": "plain"}, 4096, "tpu", "plain"),
+    ],
+)
+def test_which_one_runs(changes, length, platform, kind):
+    found, why = choose_attention(model(**changes), length, platform)
+    assert found == kind and why
+
+
+def test_what_cannot_run_is_refused():
+    with pytest.raises(UserError, match="runs on TPUs, this is cpu"):
+        choose_attention(model(attention="splash"), 4096, "cpu")
+    with pytest.raises(UserError, match="model.dtype=bfloat16, not float32"):
+        choose_attention(model(attention="cudnn"), 4096, "gpu")
+    with pytest.raises(UserError, match="model.attention='flash'"):
+        model(attention="flash")

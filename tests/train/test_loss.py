@@ -1,0 +1,101 @@
+"""The chunked loss equals the plain one, in values and gradients, and never holds [B, T, V]."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from msm_jax.model import ModelConfig, abstract_params, init_params
+from msm_jax.train import loss as loss_module
+from msm_jax.train.loss import chunk_length, cross_entropy, summed_loss, token_logprobs
+
+B, T, D, V = 3, 10, 8, 37
+
+
+@pytest.fixture
+def arguments():
+    keys = jax.random.split(jax.random.key(0), 4)
+    return (
+        jax.random.normal(keys[0], (B, T, D)),
+        jax.random.normal(keys[1], (V, D)),
+        jax.random.randint(keys[2], (B, T), 0, V),
+        jax.random.bernoulli(keys[3], 0.7, (B, T)).astype(jnp.float32),
+    )
+
+
+def plain(hidden_BTD, w_VD, targets_BT, weights_BT):
+    """By optax's cross-entropy on all scores at once."""
+    import optax
+
+    losses = optax.softmax_cross_entropy_with_integer_labels(hidden_BTD @ w_VD.T, targets_BT)
+    return jnp.sum(losses * weights_BT)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 5, 10])
+def test_chunked_is_plain_in_value_and_gradient(arguments, chunk):
+    ours = lambda *a: 3 * cross_entropy(chunk, None, *a)
+    wanted, (dh, dw) = jax.value_and_grad(lambda *a: 3 * plain(*a), (0, 1))(*arguments)
+    found, (dh_, dw_) = jax.jit(jax.value_and_grad(ours, (0, 1)))(*arguments)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-6)
+    assert float(cross_entropy(chunk, None, *arguments) * 3) == pytest.approx(float(wanted))
+    np.testing.assert_allclose(dh_, dh, atol=1e-5)
+    np.testing.assert_allclose(dw_, dw, atol=1e-5)
+    np.testing.assert_allclose(jax.grad(ours)(*arguments), dh, atol=1e-5)
+
+
+def test_bf16_products_sum_in_float32(arguments):
+    hidden, w, targets, weights = arguments
+    wanted = jax.grad(plain, (0, 1))(*arguments)
+    found = jax.grad(lambda h, w: cross_entropy(5, None, h, w, targets, weights), (0, 1))(
+        hidden.astype(jnp.bfloat16), w
+    )
+    assert found[0].dtype == jnp.bfloat16 and found[1].dtype == jnp.float32
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours.astype(jnp.float32), theirs, atol=0.06)
+
+
+def test_the_models_loss_does_not_depend_on_the_chunks(monkeypatch):
+    config = ModelConfig(91, 16, 2, 4, 2, 8, 32)
+    params = init_params(config, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    batch = {name: rng.integers(1, 91, (4, 24)).astype(np.int32) for name in ("tokens", "targets")}
+    batch["segment_ids"] = np.ones((4, 24), np.int32)
+    batch["positions"] = np.tile(np.arange(24, dtype=np.int32), (4, 1))
+    batch["loss_weights"] = rng.integers(0, 2, (4, 24)).astype(np.float32)
+    run = lambda: jax.value_and_grad(lambda p: summed_loss(config, p, batch))(params)
+    wanted, logprobs = run(), token_logprobs(config, params, batch)
+    monkeypatch.setattr(loss_module, "PLAIN", 1)
+    monkeypatch.setitem(loss_module.CHUNK, "cpu", 91 * 4 * 7)
+    assert chunk_length((4, 24, 16), 91) == 6
+    token_logprobs.clear_cache()
+    np.testing.assert_allclose(token_logprobs(config, params, batch), logprobs, atol=1e-6)
+    token_logprobs.clear_cache()
+    assert float(run()[0]) == pytest.approx(float(wanted[0]), rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run()[1], wanted[1])
+
+
+@pytest.mark.parametrize("trainable", ["all", "lora"])
+def test_at_v_152k_no_array_of_the_program_is_b_t_v(config, trainable):
+    """Looks at every shape of the compiled step, not at an estimate."""
+    from msm_jax.train.optimizer import make_optimizer, split_params
+    from msm_jax.train.step import make_step
+
+    rows, length, vocab = 2, 256, 151_936
+    model = ModelConfig(vocab, 16, 2, 2, 1, 8, 16, lora_rank=2 * (trainable == "lora"))
+    trained, frozen = split_params(abstract_params(model), trainable)
+    optimizer = make_optimizer(config.optimizer, 10)
+    shape = lambda dtype: jax.ShapeDtypeStruct((rows, length), dtype)
+    batch = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), shape(jnp.int32))
+    batch["loss_weights"] = shape(jnp.float32)
+    state = jax.eval_shape(optimizer.init, trained)
+    compiled = make_step(model, optimizer).lower(trained, state, frozen, batch).compile()
+    sizes = {
+        int(np.prod([int(n) for n in dims.split(",")]))
+        for dims in re.findall(r"\b(?:f32|bf16|s32|u32|pred)\[([\d,]+)\]", compiled.as_text())
+    }
+    assert max(sizes) >= vocab * 16  # the head itself is there
+    assert max(sizes) <= max(vocab * 16, loss_module.CHUNK["cpu"]) < rows * length * vocab / 4
+    if trainable == "lora":  # a frozen head gets no gradient: nothing of its size in float32 twice
+        assert compiled.memory_analysis().temp_size_in_bytes < 3 * 4 * loss_module.CHUNK["cpu"]

@@ -1,0 +1,115 @@
+"""Checkpoints: whole or not there, checked to the bit, and honest about what is wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from msm_jax.errors import UserError
+from msm_jax.weights.checkpoints import checkpointer, checksums, directory
+
+PARAMS = {"embed": {"w": jnp.arange(6000.0).reshape(60, 100)}, "n": jnp.arange(3, dtype=jnp.int32)}
+STATE = {"count": jnp.int32(7)}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with checkpoints of steps 1, 2, 3."""
+    with checkpointer(tmp_path, keep=3) as keeper:
+        for step in (1, 2, 3):
+            params = jax.tree.map(lambda x, by=step: x + by, PARAMS)
+            keeper.save(step, params, STATE, {"seed": 0}, {"tokens": step})
+    return tmp_path
+
+
+def restore(run, **options):
+    with checkpointer(run, keep=3) as keeper:
+        return keeper.restore(PARAMS, STATE, {"seed": 0}, **options)
+
+
+def array_file(run, step):
+    """The largest file of the checkpoint's params: its arrays."""
+    files = [f for f in (directory(run) / str(step) / "params").rglob("*") if f.is_file()]
+    return max(files, key=lambda file: file.stat().st_size)
+
+
+def test_the_newest_comes_back_to_the_bit(run):
+    step, params, state, progress = restore(run)
+    assert (step, int(state["count"]), progress) == (3, 7, {"tokens": 3})
+    np.testing.assert_array_equal(params["embed"]["w"], PARAMS["embed"]["w"] + 3)
+
+
+def test_a_save_goes_on_while_its_arrays_are_given_away(tmp_path):
+    """Training donates them to the next step at once."""
+    step = jax.jit(lambda x: x * 2 + 1, donate_argnums=0)
+    big = jnp.arange(2.0e6)
+    with checkpointer(tmp_path, keep=2) as keeper:
+        for number in (1, 2):
+            keeper.save(number, {"w": big}, STATE, {}, {})
+            wanted, big = np.array(big), step(big)
+            big = step(big)
+        _, params, _, _ = keeper.restore({"w": big}, STATE, {})
+    np.testing.assert_array_equal(params["w"], wanted)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "gone"])
+def test_a_damaged_array_file_is_an_error_that_names_it(run, damage):
+    file = array_file(run, 3)
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 0x10
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoints/3: .*delete that directory.*\[1, 2\]"):
+        restore(run)
+    assert restore(run, fall_back=True)[0] == 2
+
+
+def test_wrong_bits_that_decode_are_found_by_the_checksum(run, monkeypatch):
+    """As if the storage had returned other values without noticing."""
+    from msm_jax.weights import checkpoints
+
+    real = checkpoints.checksums
+    changed = lambda tree: {
+        name: value + (name == "params/embed/w") for name, value in real(tree).items()
+    }
+    monkeypatch.setattr(checkpoints, "checksums", changed)
+    with pytest.raises(UserError, match=r"params/embed/w: not what was saved \(checksum\)"):
+        restore(run)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
+def test_a_checksum_sees_every_bit_and_every_place(dtype):
+    x = jnp.arange(24).reshape(4, 6).astype(dtype)
+    value = lambda x: checksums({"x": x})["x"]
+    others = [x.at[1, 2].add(1), x.at[0, 0].set(x[0, 1]).at[0, 1].set(x[0, 0]), x.T.reshape(4, 6)]
+    assert len({value(other) for other in (x, *others)}) == 4
+
+
+def test_a_checkpoint_copied_without_its_marker_is_refused_and_kept(run):
+    newest = directory(run) / "3"
+    (newest / "commit_success.txt").unlink()
+    with pytest.raises(UserError, match="not copied whole"):
+        restore(run)
+    assert array_file(run, 3).exists()
+
+
+def test_what_a_kill_left_is_passed_over_and_cleaned_up(run):
+    """Fault 1 and 2: a directory that has not got its name yet, one that lost half its files."""
+    half = directory(run) / "4.orbax-checkpoint-tmp"
+    (half / "params").mkdir(parents=True)
+    (half / "params" / "d").write_bytes(b"half")
+    (directory(run) / "1" / "commit_success.txt").unlink()
+    assert restore(run)[0] == 3
+    assert not half.exists()
+
+
+def test_facts_that_differ_are_listed(run):
+    with (
+        checkpointer(run, keep=3) as keeper,
+        pytest.raises(UserError, match=r"seed: checkpoint 0, this run 1"),
+    ):
+        keeper.restore(PARAMS, STATE, {"seed": 1})
