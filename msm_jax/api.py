@@ -1,12 +1,13 @@
 """A model in a notebook: what `msm_jax.load` returns."""
 
+import bisect
 import dataclasses
 import functools
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import jax
@@ -77,9 +78,19 @@ class Model:
             [self.encode(completion) for completion in completions],
             vocab_limit=self.tokenizer.vocab_size,
             rows=rows,
+            mesh=self.mesh,
         )
 
-    def sample(
+    def sample(self, prompts: Sequence[Prompt], n: int = 4, **settings) -> list[list[Sample]]:
+        """n samples per prompt, with their texts. Other settings are those of `stream`."""
+        if isinstance(prompts, str):
+            raise UserError("sample: prompts is a list of prompts, not one text")
+        found: list[list[Sample]] = [[] for _ in prompts]
+        for answer in self.stream(prompts, n, **settings):
+            found[answer.prompt].append(answer)
+        return [sorted(answers, key=lambda answer: answer.index) for answers in found]
+
+    def stream(
         self,
         prompts: Sequence[Prompt],
         n: int = 4,
@@ -87,16 +98,25 @@ class Model:
         temperature: float = 0.7,
         seed: int = 0,
         rows: int = 64,
-    ) -> list[list[Sample]]:
-        """n samples per prompt, with their texts; temperature 0 is greedy.
+        stop: Sequence[str] = (),
+        **settings,
+    ) -> Iterator[Sample]:
+        """n samples per prompt, each as soon as it has ended.
 
         A sample depends on (seed, prompt, index), not on the other prompts. It ends where a turn
-        or a document ends, or at one of the checkpoint's own stop ids.
+        or a document ends, at one of the checkpoint's own stop ids, or with a text of `stop`, which
+        its text lacks and its tokens have.
+
+        Args:
+          prompts: texts to go on with, chats to answer, or token ids.
+          n, max_tokens, temperature, seed, rows: as for `msm_jax.sample.stream`; temperature 0 is
+            greedy.
+          stop: texts.
+          settings: top_k, top_p, min_p, limits, as there.
         """
-        if isinstance(prompts, str):
-            raise UserError("sample: prompts is a list of prompts, not one text")
         names = {self.format.end, self.tokenizer.end_of_document} & {*self.tokenizer.control_names}
-        found = sampling.sample(
+        text_of = self.tokenizer.decode
+        for answer in sampling.stream(
             self.config,
             self.params,
             [self.encode(prompt) for prompt in prompts],
@@ -105,13 +125,15 @@ class Model:
             temperature=temperature,
             seed=seed,
             stop_ids=sorted({*self.stop_ids, *(self.tokenizer.control(name) for name in names)}),
+            stop=functools.partial(_tokens_to_stop, text_of, tuple(stop)) if stop else None,
             vocab_limit=self.tokenizer.vocab_size,
             rows=rows,
-        )
-        return [
-            [dataclasses.replace(s, text=self.tokenizer.decode(s.tokens)) for s in samples]
-            for samples in found
-        ]
+            mesh=self.mesh,
+            **settings,
+        ):
+            text = text_of(answer.tokens)
+            ends = [place for place in map(text.find, stop) if place >= 0]
+            yield dataclasses.replace(answer, text=text[: min(ends)] if ends else text)
 
     def chat(
         self,
@@ -121,7 +143,8 @@ class Model:
         seed: int = 0,
     ) -> dict[str, str]:
         """The assistant's next message, {"role", "content"}."""
-        ((answer,),) = self.sample([messages], 1, max_tokens, temperature, seed, rows=1)
+        settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        ((answer,),) = self.sample([messages], 1, rows=1, **settings)
         return {"role": "assistant", "content": str(answer.text)}
 
     def render(
@@ -197,6 +220,15 @@ class Model:
         else:
             facts = {"chat_format": self.chat_format, "tokenizer": self.tokenizer.fingerprint}
             export.save_run(directory, self.config, self.params, facts, self.directory)
+
+
+def _tokens_to_stop(text_of, stop: tuple[str, ...], tokens: Sequence[int]) -> int | None:
+    """How many of the tokens it takes until their text has one of these in it; None: it has not."""
+    has = lambda count: any(end in text_of(tokens[:count]) for end in stop)
+    if not has(len(tokens)):
+        return None
+    # Text only grows, so that halving finds the first.
+    return bisect.bisect_left(range(len(tokens)), True, key=has)
 
 
 def load(

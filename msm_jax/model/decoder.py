@@ -204,7 +204,7 @@ def _definition(module, config):
     return nnx.graphdef(nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0))))
 
 
-def _bind(module, config, params):
+def bind(module, config, params):
     """The NNX module with these parameters."""
     return nnx.merge(_definition(module, config), params)
 
@@ -225,7 +225,7 @@ def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, cache=None,
       (hidden_BTD after the final norm, cache): `logits` turns the first into scores; the second
       is None without a cache.
     """
-    ends = _bind(Ends, config, {name: leaf for name, leaf in params.items() if name != "layers"})
+    ends = bind(Ends, config, {name: leaf for name, leaf in params.items() if name != "layers"})
     x_BTD = ends.embed.w[...].astype(config.compute_dtype)[tokens_BT]
     angles_BTd = rotation_angles(
         positions_BT, config.head_dim, config.rope_theta, config.rope_scaling
@@ -238,7 +238,7 @@ def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, cache=None,
 
     def layer_step(carry, layer_params):
         x_BTD, cache = carry
-        layer = _bind(Layer, config, layer_params)
+        layer = bind(Layer, config, layer_params)
         x_BTD, cache = layer(_rows_apart(x_BTD, mesh), angles_BTd, attention, cache)
         return (x_BTD, cache), None
 

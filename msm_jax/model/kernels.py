@@ -72,9 +72,12 @@ def _no_cudnn(config: ModelConfig, length: int, platform: str) -> str:
 
 
 def packed_attention(
-    config: ModelConfig, segment_ids_BT: jax.Array, mesh: Mesh | None
+    config: ModelConfig, segment_ids_BT: jax.Array, mesh: Mesh | None, rows_cut: bool = True
 ) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
-    """The function (q_BTHd, k_BTKd, v_BTKd) -> out_BTHd for these segments."""
+    """The function (q_BTHd, k_BTKd, v_BTKd) -> out_BTHd for these segments.
+
+    On a mesh heads are cut by its tensor axis, and rows by the others if `rows_cut`.
+    """
     platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
     platform = {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform)
     kind, _ = choose_attention(config, segment_ids_BT.shape[1], platform)
@@ -84,7 +87,8 @@ def packed_attention(
     run = {"blockwise": blockwise_attention, "splash": splash, "cudnn": cudnn}[kind]
     if mesh is None or mesh.size == 1:
         return lambda q_BTHd, k_BTKd, v_BTKd: run(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT)
-    rows, heads = PartitionSpec(BATCH_AXES), PartitionSpec(BATCH_AXES, None, "tensor")
+    axes = BATCH_AXES if rows_cut else None
+    rows, heads = PartitionSpec(axes), PartitionSpec(axes, None, "tensor")
     cut = jax.shard_map(
         run, mesh=mesh, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False
     )

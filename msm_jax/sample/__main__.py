@@ -35,6 +35,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("n", 1, "Completions per prompt.")
     flags.DEFINE_integer("max_tokens", 256, "Of one completion.")
     flags.DEFINE_float("temperature", 0.7, "0 is greedy.")
+    flags.DEFINE_integer("top_k", 0, "Draw among the k likeliest tokens; 0: all.")
+    flags.DEFINE_float("top_p", 1.0, "Draw among the likeliest tokens of this mass; 1: all.")
+    flags.DEFINE_float("min_p", 0.0, "Draw among tokens at least this likely beside the best.")
+    flags.DEFINE_multi_string("stop", [], "A text that ends a completion.")
     flags.DEFINE_integer("seed", 0, "Of the draw.")
     flags.DEFINE_integer("rows", 64, "Completions computed at a time.")
 
@@ -57,6 +61,10 @@ def main() -> None:
         n=args.n,
         max_tokens=args.max_tokens,
         temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        stop=args.stop,
         seed=args.seed,
         rows=args.rows,
     )

@@ -1,31 +1,37 @@
-"""A key/value-cached sampler in pure JAX, and the log-probabilities of given completions.
+"""A sampler in pure JAX: prompts read once, rows refilled as they finish.
 
-Rows are grouped by the length bucket of their own prompt, every batch has the same number of
-rows, and a sample's random numbers come from (seed, prompt, sample index, position). So neither
-the shapes a row is computed in nor its dice depend on what else is asked for: the same question
-gets the same answer in any company, and the number of compiled programs is the number of buckets.
+The rows in flight are P prompts with M answers each (see `msm_jax.model.decode`). When an answer
+ends, its row takes the prompt's next sample; when a prompt has none left and its answers have
+ended, the next prompt takes its place. The device runs a chunk of tokens for all rows while the
+host looks at the chunk before, so nobody waits; an answer that has ended idles for a chunk at most.
 
-Letters as in `msm_jax.model.config`, and N for the slots of the answers: the cache of a batch has
-S = T + N slots.
+A sample's random numbers come from (seed, prompt, sample index, position), so a sample does not
+depend on what else is asked for. (Up to rounding: the shapes that it is computed in follow from
+`rows`, `n`, the number of prompts and the longest answers in flight.) Programs are compiled per
+bucket of prompt lengths and per doubling of the rings, however many prompts there are.
 """
 
 import collections
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from msm_jax.data.pipeline import as_batch
 from msm_jax.errors import UserError
-from msm_jax.model import Cache, ModelConfig, forward, logits
+from msm_jax.model import ModelConfig, decode, logits
+from msm_jax.sample.draw import draw
 
 SMALLEST_BUCKET = 32
-LARGEST_SCORES = 2**26  # tokens times vocabulary whose scores are held at once
+FIRST_RING = 128  # slots; doubled when an answer needs more
+CHUNK = 16  # tokens between two looks of the host
+ANSWERS = 16  # in flight per prompt, unless there are too few prompts to fill the rows
+PREFILL_TOKENS = 2048  # short prompts are read several at a time, up to this many tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +56,20 @@ class Sample:
     text: str | None = None
 
 
-def bucket(length: int) -> int:
-    """The power of two, at least `SMALLEST_BUCKET`, that holds this many tokens."""
-    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
+def bucket(length: int, smallest: int = SMALLEST_BUCKET) -> int:
+    """The power of two, at least `smallest`, that holds this many tokens."""
+    return max(smallest, 1 << max(length - 1, 0).bit_length())
 
 
-def sample(
+def sample(config: ModelConfig, params: dict, prompts: Sequence, **settings) -> list[list[Sample]]:
+    """For every prompt its n samples, in their order. Arguments and errors as for `stream`."""
+    found: list[list[Sample]] = [[] for _ in prompts]
+    for answer in stream(config, params, prompts, **settings):
+        found[answer.prompt].append(answer)
+    return [sorted(answers, key=lambda answer: answer.index) for answers in found]
+
+
+def stream(
     config: ModelConfig,
     params: dict,
     prompts: Sequence[Sequence[int]],
@@ -63,260 +77,274 @@ def sample(
     n: int = 1,
     max_tokens: int = 256,
     temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
     seed: int = 0,
     stop_ids: Sequence[int] = (),
+    stop: Callable[[Sequence[int]], int | None] | None = None,
     vocab_limit: int | None = None,
     rows: int = 64,
-) -> list[list[Sample]]:
-    """Draw n answers to every prompt.
+    limits: Callable[[int, int], int] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Iterator[Sample]:
+    """Draw n answers to every prompt; each is given as soon as it has ended.
 
     Args:
       config, params: the decoder.
       prompts: token ids, at least one per prompt.
       n: answers per prompt.
       max_tokens: of one answer; at most this many.
-      temperature: 0 takes the most likely token.
+      temperature, top_k, top_p, min_p: as in `draw`.
       seed: of the draw; an answer is a function of (seed, prompt, index) for given weights.
       stop_ids: tokens that end an answer; they are not part of it.
+      stop: says of an answer's tokens so far how many of them are to be kept if it ends there,
+        or None where it goes on. It is asked once per chunk.
       vocab_limit: ids from here on are never drawn (rows of a padded embedding table).
       rows: answers computed at a time.
-
-    Returns:
-      For every prompt its n samples.
+      limits: of (prompt, index), at most how many tokens that answer gets, up to max_tokens; 0
+        leaves it out. None: max_tokens for all.
+      mesh: that the params are cut by.
 
     Raises:
       UserError: an empty prompt, an id outside the vocabulary, or a number out of range.
     """
     limit = config.vocab_size if vocab_limit is None else vocab_limit
-    _check(config, prompts, n, max_tokens, temperature, limit, rows)
-    asked = [(prompt, index) for prompt in range(len(prompts)) for index in range(n)]
-    answers: dict[tuple[int, int], Sample] = {}
-    slots = bucket(max_tokens)
-    settings = (
-        jax.random.key(seed),
-        np.int32(max_tokens),
-        np.float32(temperature),
-        np.asarray(stop_ids, np.int32),
-        np.int32(limit),
-    )
-    for length, batch in _batches(asked, lambda ask: len(prompts[ask[0]]), rows):
-        tokens_BT, lengths_B = _right_aligned([prompts[p] for p, _ in batch], rows, length)
-        row_ids = (
-            _padded([_prompt_hash(prompts[p]) for p, _ in batch], rows, np.uint32),
-            _padded([index for _, index in batch], rows, np.uint32),
-        )
-        logits_BV, cache = _prefill(config, length + slots, params, tokens_BT, lengths_B)
-        drawn, _ = _decode(config, slots, params, cache, logits_BV, lengths_B, row_ids, settings)
-        drawn = jax.device_get(drawn)
-        for row, (prompt, index) in enumerate(batch):
-            answers[prompt, index] = Sample(
-                prompt,
-                index,
-                drawn.tokens_BN[row, : drawn.counts_B[row]].tolist(),
-                drawn.logprobs_BN[row, : drawn.counts_B[row]].tolist(),
-                "stop" if drawn.stopped_B[row] else "length",
+    check(config, prompts, limit, n=n, max_tokens=max_tokens, rows=rows)
+    _check_draw(temperature, top_k, top_p, min_p)
+    by_bucket: dict[int, list] = collections.defaultdict(list)
+    for number, prompt in enumerate(prompts):
+        most = [min(limits(number, i), max_tokens) if limits else max_tokens for i in range(n)]
+        answers = [_Row(number, i, most[i]) for i in range(n) if most[i] > 0]
+        if answers:
+            by_bucket[bucket(len(prompt) - 1)].append((prompt, answers))
+    how = {
+        "key": jax.random.key(seed),
+        "stop_ids": np.asarray(sorted(stop_ids) or [-1], np.int32),
+        "vocab_limit": np.int32(limit),
+        "temperature": np.float32(temperature),
+        "top_k": np.int32(top_k),
+        "top_p": np.float32(top_p),
+        "min_p": np.float32(min_p),
+    }
+    config = dataclasses.replace(config, attention="auto", remat="none")  # were for training
+    layers = decode.unstacked(params)
+    for length, queue in sorted(by_bucket.items()):
+        P, M = _shape(len(queue), max(len(answers) for _, answers in queue), rows)
+        flight = _Flight(config, params, layers, how, P, M, length, bucket(max_tokens), stop, mesh)
+        yield from flight.run(queue)
+
+
+def _shape(prompts: int, n: int, rows: int) -> tuple[int, int]:
+    """(P, M): prompts in flight, and answers of each."""
+    up = lambda count: 1 << (count - 1).bit_length()
+    M = min(up(n), max(min(ANSWERS, rows), up(-(-rows // prompts))), rows)
+    return min(max(1, rows // M), up(prompts)), M
+
+
+@dataclasses.dataclass
+class _Row:
+    """An answer in the making."""
+
+    prompt: int
+    index: int
+    limit: int
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    logprobs: list[float] = dataclasses.field(default_factory=list)
+    started: int = 0  # the chunk it began with
+    ended: bool = False
+
+
+class _Flight:
+    """All answers to the prompts of one bucket."""
+
+    def __init__(self, config, params, layers, how, P, M, length, longest, stop, mesh):
+        self.config, self.params, self.layers, self.how = config, params, layers, how
+        self.P, self.M, self.length, self.longest = P, M, length, longest
+        self.stop, self.mesh = stop, mesh
+        self.prompts = decode.empty(config, P, length, mesh)
+        self.rings = decode.empty_rings(config, P, M, min(FIRST_RING, longest), mesh)
+        self.rows = _fresh_rows(P, M)
+        self.in_row: list[list[_Row | None]] = [[None] * M for _ in range(P)]
+        self.left: list[collections.deque] = [collections.deque() for _ in range(P)]
+        self.asked: list[Sequence[int]] = [()] * P  # the prompt in each place
+
+    def run(self, queue) -> Iterator[Sample]:
+        queue = collections.deque(queue)
+        looked_at: Any = None  # the chunk that the device is at, or has done
+        for chunk in itertools.count():
+            self._admit(queue)
+            begun = self._begin(chunk)
+            # A row may be given to another answer before this chunk is looked at.
+            whose = [list(rows) for rows in self.in_row]
+            alive = [row for rows in whose for row in rows if row]
+            if alive:
+                self._make_room(alive, chunk)
+                self.rings, self.rows, found = _run_chunk(
+                    self.config, self.layers, self.prompts, self.rings, self.rows, begun, self.how
+                )
+                for array in found:
+                    array.copy_to_host_async()
+            if looked_at:
+                yield from self._look(*looked_at)
+            looked_at = (whose, found) if alive else None
+            if not looked_at and not queue and not any(self.left):
+                return
+
+    def _admit(self, queue) -> None:
+        """Read prompts into places whose answers have all ended."""
+        free = [
+            place for place in range(self.P) if not self.left[place] and not any(self.in_row[place])
+        ][: len(queue)]
+        most = max(1, min(self.P, PREFILL_TOKENS // self.length))
+        while free:
+            size = most if len(free) > 1 else 1
+            places, free = free[:size], free[size:]
+            tokens_BS = np.zeros((size, self.length), np.int32)
+            lengths_B, places_B = np.zeros(size, np.int32), np.full(size, self.P, np.int32)
+            for at, place in enumerate(places):
+                ids, answers = queue.popleft()
+                self.asked[place], self.left[place] = ids, collections.deque(answers)
+                tokens_BS[at, : len(ids) - 1] = ids[:-1]
+                lengths_B[at], places_B[at] = len(ids) - 1, place
+            self.prompts = _read_prompts(
+                self.config, self.mesh, self.params, self.prompts, tokens_BS, lengths_B, places_B
             )
-    return [[answers[prompt, index] for index in range(n)] for prompt in range(len(prompts))]
+
+    def _begin(self, chunk):
+        """Give free rows their prompts' next samples; what the device has to know of them."""
+        new_PM = np.zeros((self.P, self.M), bool)
+        token_PM, index_PM, limit_PM = np.zeros((3, self.P, self.M), np.int32)
+        hash_P = np.zeros(self.P, np.uint32)
+        for place in range(self.P):
+            for m in range(self.M):
+                if self.in_row[place][m] is None and self.left[place]:
+                    row = self.left[place].popleft()
+                    self.in_row[place][m], row.started = row, chunk
+                    new_PM[place, m], token_PM[place, m] = True, self.asked[place][-1]
+                    index_PM[place, m], limit_PM[place, m] = row.index, row.limit
+                    hash_P[place] = _prompt_hash(self.asked[place])
+        return new_PM, token_PM, index_PM, limit_PM, hash_P
+
+    def _make_room(self, alive, chunk) -> None:
+        """Rings long enough for the chunk that comes."""
+        oldest = min(row.started for row in alive)
+        while self.rings.slots < min((chunk - oldest + 1) * CHUNK, self.longest):
+            self.rings = _grow(self.rings)
+
+    def _look(self, whose, found) -> Iterator[Sample]:
+        """Answers that ended in a chunk."""
+        tokens_CPM, logprobs_CPM = (np.asarray(array) for array in found)
+        stops_CPM = np.isin(tokens_CPM, self.how["stop_ids"])
+        first_PM = np.where(stops_CPM.any(axis=0), stops_CPM.argmax(axis=0), CHUNK)
+        for place, rows in enumerate(whose):
+            for m, row in enumerate(rows):
+                if row is None or row.ended:
+                    continue
+                first, room = int(first_PM[place, m]), row.limit - len(row.tokens)
+                row.tokens += tokens_CPM[: min(first, room), place, m].tolist()
+                row.logprobs += logprobs_CPM[: min(first, room), place, m].tolist()
+                reason = "stop" if first < min(room, CHUNK) else "length" if room <= CHUNK else None
+                kept = self.stop(row.tokens) if self.stop else None
+                if kept is not None:
+                    reason = "stop"
+                    del row.tokens[kept:], row.logprobs[kept:]
+                if reason:
+                    row.ended = True
+                    if self.in_row[place][m] is row:
+                        self.in_row[place][m] = None
+                    yield Sample(row.prompt, row.index, row.tokens, row.logprobs, reason)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _prefill(config, slots, params, tokens_BT, lengths_B):
-    """Read the prompts; returns the scores after their last tokens, logits_BV, and the cache."""
-    B, T = tokens_BT.shape
-    positions_BT = jnp.arange(T)[None] - (T - lengths_B[:, None])
-    segment_ids_BT = (positions_BT >= 0).astype(jnp.int32)
-    hidden_BTD, cache = forward(
-        config,
-        params,
-        tokens_BT,
-        segment_ids_BT,
-        jnp.maximum(positions_BT, 0),
-        Cache.empty(config, B, slots),
-    )
-    return logits(config, params, hidden_BTD[:, -1]), cache
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """What the device knows of the rows: the last token, how many so far, and at most."""
+
+    token_PM: jax.Array
+    age_PM: jax.Array
+    limit_PM: jax.Array
+    ended_PM: jax.Array
+    key_PM: jax.Array
 
 
-class _Answers(NamedTuple):
-    """The answers so far: counts_B tokens each without the stop; last_B is what was drawn last."""
-
-    tokens_BN: jax.Array
-    logprobs_BN: jax.Array
-    counts_B: jax.Array
-    stopped_B: jax.Array
-    last_B: jax.Array
+def _fresh_rows(P, M):
+    zeros = lambda: jnp.zeros((P, M), jnp.int32)  # each its own memory, to be handed on
+    keys_PM = jnp.broadcast_to(jax.random.key(0), (P, M))
+    return _Rows(zeros(), zeros(), zeros(), jnp.ones((P, M), bool), keys_PM)
 
 
-# The cache is also an output, although nobody wants it: only then can the loop work in its memory.
+_grow = jax.jit(decode.Rings.grown)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
-def _decode(config, slots, params, cache, logits_BV, lengths_B, row_ids, settings):
-    """Answer until every row has stopped or has max_tokens; returns (_Answers, cache).
+def _read_prompts(config, mesh, params, prompts, tokens_BS, lengths_B, places_B):
+    """Prompts with these in their places; a place beyond the last is nowhere."""
+    k_LBSKd, v_LBSKd = decode.prefill(config, params, tokens_BS, lengths_B, mesh)
 
-    Args:
-      slots: N.
-      row_ids: what makes a row's key out of the root key: (prompt hashes_B, sample indices_B).
-      settings: (root key, max_tokens, temperature, stop_ids, vocab_limit).
-    """
-    B = len(lengths_B)
-    root_key, max_tokens, *how = settings
-    fold_in = jax.vmap(jax.random.fold_in)
-    keys_B = fold_in(fold_in(jnp.broadcast_to(root_key, (B,)), row_ids[0]), row_ids[1])
+    def put(layers, new_LBSKd):
+        new_LBKSd = jnp.swapaxes(new_LBSKd, 2, 3)
+        return tuple(
+            old.at[places_B].set(new, mode="drop")
+            for old, new in zip(layers, new_LBKSd, strict=True)
+        )
+
+    lengths_P = prompts.lengths_P.at[places_B].set(lengths_B, mode="drop")
+    return decode.Prompts(put(prompts.k_PKSd, k_LBSKd), put(prompts.v_PKSd, v_LBSKd), lengths_P)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(3, 4))
+def _run_chunk(config, params, prompts, rings, rows, begun, how):
+    """CHUNK tokens of all rows: (rings, rows, (tokens_CPM, logprobs_CPM))."""
+    new_PM, token_PM, index_PM, limit_PM, hash_P = begun
+    fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))
+    key_P = jax.vmap(jax.random.fold_in, (None, 0))(how["key"], hash_P)
+    keys_PM = fold_in(key_P, index_PM.astype(jnp.uint32))
+    rows = _Rows(
+        jnp.where(new_PM, token_PM, rows.token_PM),
+        jnp.where(new_PM, 0, rows.age_PM),
+        jnp.where(new_PM, limit_PM, rows.limit_PM),
+        jnp.where(new_PM, False, rows.ended_PM),
+        jnp.where(new_PM, keys_PM, rows.key_PM),
+    )
+    P, M = new_PM.shape
 
     def unfinished(carry):
-        step, answers, _ = carry
-        return (step < max_tokens) & ~jnp.all(answers.stopped_B)
+        step, _, rows, _ = carry
+        return (step < CHUNK) & ~jnp.all(rows.ended_PM)
 
     def one_token(carry):
-        step, answers, cache = carry
-        hidden_BTD, cache = forward(
-            config,
-            params,
-            answers.last_B[:, None],
-            jnp.ones((B, 1), jnp.int32),
-            (lengths_B + step - 1)[:, None],
-            cache,
+        step, rings, rows, (tokens_CPM, logprobs_CPM) = carry
+        hidden_PMD, rings = decode.decode(
+            config, params, prompts, rings, rows.token_PM, rows.age_PM
         )
-        logits_BV = logits(config, params, hidden_BTD[:, 0])
-        return step + 1, _extend(answers, logits_BV, keys_B, step, *how), cache
+        logits_NV = masked(
+            logits(config, params, hidden_PMD.reshape(P * M, -1)), how["vocab_limit"]
+        )
+        one = lambda key, age: jax.random.uniform(jax.random.fold_in(key, age))
+        uniform_N = jax.vmap(one)(rows.key_PM.reshape(-1), rows.age_PM.reshape(-1))
+        token_N, logprob_N = draw(logits_NV, uniform_N, how)
+        token_PM, age_PM = token_N.reshape(P, M), rows.age_PM + 1
+        ended_PM = jnp.isin(token_PM, how["stop_ids"]) | (age_PM >= rows.limit_PM)
+        rows = dataclasses.replace(
+            rows, token_PM=token_PM, age_PM=age_PM, ended_PM=rows.ended_PM | ended_PM
+        )
+        found = (
+            tokens_CPM.at[step].set(token_PM),
+            logprobs_CPM.at[step].set(logprob_N.reshape(P, M)),
+        )
+        return step + 1, rings, rows, found
 
-    answers = _Answers(
-        tokens_BN=jnp.zeros((B, slots), jnp.int32),
-        logprobs_BN=jnp.zeros((B, slots), jnp.float32),
-        counts_B=jnp.zeros(B, jnp.int32),
-        stopped_B=lengths_B == 0,  # rows that only fill the batch have nothing to say
-        last_B=jnp.zeros(B, jnp.int32),
-    )
-    answers = _extend(answers, logits_BV, keys_B, 0, *how)
-    _, answers, cache = jax.lax.while_loop(unfinished, one_token, (1, answers, cache))
-    return answers, cache
-
-
-def _extend(answers, logits_BV, keys_B, step, temperature, stop_ids, vocab_limit):
-    """The answers with their token number `step`; what a stopped row draws does not count."""
-    logits_BV = _masked(logits_BV, vocab_limit)
-    token_B = _draw(logits_BV, keys_B, step, temperature)
-    logprob_B = _pick(jax.nn.log_softmax(logits_BV), token_B)
-    stopped_B = answers.stopped_B | jnp.isin(token_B, stop_ids)
-    put = lambda x_BN, x_B: jax.lax.dynamic_update_slice(x_BN, x_B[:, None], (0, step))
-    return _Answers(
-        tokens_BN=put(answers.tokens_BN, token_B),
-        logprobs_BN=put(answers.logprobs_BN, logprob_B),
-        counts_B=answers.counts_B + ~stopped_B,
-        stopped_B=stopped_B,
-        last_B=token_B,
-    )
+    found = jnp.full((CHUNK, P, M), -2, jnp.int32), jnp.zeros((CHUNK, P, M))
+    start = (jnp.int32(0), rings, rows, found)
+    _, rings, rows, found = jax.lax.while_loop(unfinished, one_token, start)
+    return rings, rows, found
 
 
-def _draw(logits_BV, keys_B, step, temperature):
-    """One token per row: the best, or the best after Gumbel noise (a draw from the softmax)."""
-    V = logits_BV.shape[1]
-
-    def noise(key):
-        return jax.random.gumbel(jax.random.fold_in(key, step), (V,), jnp.float32)
-
-    def noisy(logits_BV):
-        return logits_BV / temperature + jax.vmap(noise)(keys_B)
-
-    scores_BV = jax.lax.cond(temperature > 0, noisy, lambda logits_BV: logits_BV, logits_BV)
-    return jnp.argmax(scores_BV, axis=-1).astype(jnp.int32)
-
-
-def logprobs(
-    config: ModelConfig,
-    params: dict,
-    prompts: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[int]],
-    *,
-    vocab_limit: int | None = None,
-    rows: int = 64,
-) -> list[np.ndarray]:
-    """The log-probability of every token of every completion after its prompt.
-
-    Args:
-      config, params: the decoder.
-      prompts, completions: token ids, one completion per prompt; a prompt has at least one id.
-      vocab_limit: ids from here on have no probability (rows of a padded embedding table).
-      rows: sequences computed at a time.
-
-    Returns:
-      float32 arrays, one per completion and as long as it.
-
-    Raises:
-      UserError: an empty prompt, an id outside the vocabulary, or lists of unequal length.
-    """
-    if len(prompts) != len(completions):
-        raise UserError(f"logprobs: {len(prompts)} prompts but {len(completions)} completions")
-    texts = [[*prompt, *answer] for prompt, answer in zip(prompts, completions, strict=True)]
-    limit = config.vocab_size if vocab_limit is None else vocab_limit
-    _check(config, prompts, 1, 1, 1.0, limit, rows)
-    _check(config, texts, 1, 1, 1.0, limit, rows)
-    found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(texts)
-    asked = [text for text in range(len(texts)) if len(completions[text])]
-    for length, batch in _batches(asked, lambda text: len(texts[text]), rows):
-        tokens_BT, segment_ids_BT = np.zeros((2, rows, length), np.int32)
-        for row, text in enumerate(batch):
-            tokens_BT[row, : len(texts[text])] = texts[text]
-            segment_ids_BT[row, : len(texts[text])] = 1
-        scored = as_batch(tokens_BT, segment_ids_BT, segment_ids_BT)
-        logprobs_BT = np.asarray(_target_logprobs(config, params, scored, np.int32(limit)))
-        for row, text in enumerate(batch):
-            # the score of a token stands where its predecessor is
-            answer = slice(len(prompts[text]) - 1, len(texts[text]) - 1)
-            found[text] = logprobs_BT[row, answer].copy()
-    return found
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _target_logprobs(config, params, batch, vocab_limit):
-    hidden_BTD, _ = forward(
-        config, params, batch["tokens"], batch["segment_ids"], batch["positions"]
-    )
-
-    def some_tokens(part):
-        hidden_CD, targets_C = part
-        scores_CV = _masked(logits(config, params, hidden_CD), vocab_limit)
-        return _pick(scores_CV, targets_C) - jax.nn.logsumexp(scores_CV, axis=-1)
-
-    # Scores for all tokens at once would be larger than the model.
-    chunk = max(1, min(LARGEST_SCORES // config.vocab_size, batch["targets"].size))
-    parts = (hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), batch["targets"].reshape(-1))
-    pad = -len(parts[1]) % chunk
-    parts = [jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1)) for x in parts]
-    parts = [x.reshape(-1, chunk, *x.shape[1:]) for x in parts]
-    found_N = jax.lax.map(some_tokens, tuple(parts)).reshape(-1)
-    return found_N[: batch["targets"].size].reshape(batch["targets"].shape)
-
-
-def _masked(logits_V, vocab_limit):
+def masked(logits_V, vocab_limit):
     """Scores [..., V] with no probability from `vocab_limit` on."""
     known_V = jnp.arange(logits_V.shape[-1]) < vocab_limit
     return jnp.where(jnp.expand_dims(known_V, range(logits_V.ndim - 1)), logits_V, -jnp.inf)
-
-
-def _pick(values_V, ids):
-    """Per row the value at its id: [..., V] and [...] -> [...]."""
-    return jnp.take_along_axis(values_V, ids[..., None], axis=-1)[..., 0]
-
-
-def _batches(items: Sequence, length: Callable, rows: int) -> Iterator[tuple[int, list]]:
-    """(bucket, at most `rows` items of it), shortest buckets first, items in their order."""
-    groups = collections.defaultdict(list)
-    for item in items:
-        groups[bucket(length(item))].append(item)
-    for size in sorted(groups):
-        for start in range(0, len(groups[size]), rows):
-            yield size, groups[size][start : start + rows]
-
-
-def _right_aligned(prompts, rows, length):
-    """tokens_BT with the prompts at the right end, and lengths_B; spare rows have length 0."""
-    tokens_BT = np.zeros((rows, length), np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens_BT[row, length - len(prompt) :] = prompt
-    return tokens_BT, _padded([len(prompt) for prompt in prompts], rows, np.int32)
-
-
-def _padded(values, rows, dtype):
-    return np.asarray(values + [0] * (rows - len(values)), dtype)
 
 
 def _prompt_hash(prompt: Sequence[int]) -> int:
@@ -325,12 +353,11 @@ def _prompt_hash(prompt: Sequence[int]) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little")
 
 
-def _check(config, prompts, n, max_tokens, temperature, vocab_limit, rows):
-    for name, value in (("n", n), ("max_tokens", max_tokens), ("rows", rows)):
+def check(config, prompts, vocab_limit, **counts) -> None:
+    """UserError for numbers below 1, and for prompts that are empty or of another vocabulary."""
+    for name, value in counts.items():
         if value < 1:
             raise UserError(f"{name}={value}: must be at least 1")
-    if not temperature >= 0:
-        raise UserError(f"temperature={temperature}: must be 0 (greedy) or more")
     if not 1 <= vocab_limit <= config.vocab_size:
         raise UserError(f"vocab_limit={vocab_limit}: the model has {config.vocab_size} ids")
     for number, prompt in enumerate(prompts):
@@ -341,3 +368,14 @@ def _check(config, prompts, n, max_tokens, temperature, vocab_limit, rows):
                 f"prompt {number} has ids outside 0..{vocab_limit - 1}, the model's "
                 "vocabulary: was it encoded with this model's tokenizer?"
             )
+
+
+def _check_draw(temperature, top_k, top_p, min_p) -> None:
+    if not temperature >= 0:
+        raise UserError(f"temperature={temperature}: must be 0 (greedy) or more")
+    if top_k < 0:
+        raise UserError(f"top_k={top_k}: must be 0 (all) or more")
+    if not 0 < top_p <= 1:
+        raise UserError(f"top_p={top_p}: must lie above 0, and at most at 1 (all)")
+    if not 0 <= min_p < 1:
+        raise UserError(f"min_p={min_p}: must be 0 (all) or more, and below 1")

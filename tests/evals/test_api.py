@@ -114,6 +114,21 @@ def test_what_cannot_be_loaded_is_named(run_dir, tmp_path):
         load(tmp_path)
 
 
+def test_a_text_ends_an_answer(loaded):
+    asked = {"n": 3, "max_tokens": 40, "seed": 1, "temperature": 1.0, "rows": 4}
+    (free,) = loaded.sample(["a red lamp"], **asked)
+    for answer in free:
+        assert len(answer.text) > 3
+        stop = answer.text[1:3]
+        (cut,) = loaded.sample(["a red lamp"], stop=["never there", stop], **asked)
+        found = cut[answer.index]
+        assert found.text == answer.text[: answer.text.find(stop)]
+        assert found.finish_reason == "stop"
+        assert found.tokens == answer.tokens[: len(found.tokens)]
+        whole = loaded.tokenizer.decode(found.tokens)
+        assert stop in whole and stop not in loaded.tokenizer.decode(found.tokens[:-1])
+
+
 def test_a_talk_keeps_the_conversation(loaded, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("a tin\n\na red\n"))
     messages = talk(loaded, "you are alda.", 4, 0.7, 1)

@@ -12,7 +12,7 @@ import pytest
 
 from msm_jax.model import forward, logits
 from msm_jax.model.attention import attend, segment_mask
-from msm_jax.model.decoder import Layer, _bind
+from msm_jax.model.decoder import Layer, bind
 from msm_jax.model.rope import rotate, rotation_angles
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -62,7 +62,7 @@ def test_every_part_of_a_layer(family, shape):
     params = reference.our_params(config, model)
     tokens = np.random.default_rng(0).integers(0, 97, (1, LENGTH))
     seen = traced(model, tokens)
-    layer = _bind(Layer, config, jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), params["layers"]))
+    layer = bind(Layer, config, jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), params["layers"]))
     positions_BT = jnp.arange(LENGTH)[None]
     angles_BTd = rotation_angles(positions_BT, config.head_dim, config.rope_theta)
     mask_BTS = segment_mask(jnp.ones((1, LENGTH), jnp.int32))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from msm_jax.errors import UserError
-from msm_jax.model import Cache, ModelConfig, forward, init_params, logits
-from msm_jax.sample import logprobs, sample
+from msm_jax.model import ModelConfig, RopeScaling, decode, forward, init_params, logits
+from msm_jax.sample import logprobs, sample, sampler, stream
 
 CONFIG = ModelConfig(
     vocab_size=37, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_width=24
@@ -44,28 +44,79 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def test_cached_decode_equals_the_full_forward_for_unequal_prompts(params):
-    rng = np.random.default_rng(0)
-    sequences = rng.integers(0, CONFIG.vocab_size, (3, 12))
-    lengths = np.array([7, 2, 5])  # prompt lengths; the remaining tokens are fed one by one
-    width = 8
-    tokens, segments, positions = np.zeros((3, 3, width), np.int32)
-    for row, length in enumerate(lengths):
-        tokens[row, width - length :] = sequences[row, :length]
-        segments[row, width - length :] = 1
-        positions[row, width - length :] = np.arange(length)
-    step_forward = jax.jit(functools.partial(forward, CONFIG))
-    hidden, cache = step_forward(
-        params, tokens, segments, positions, Cache.empty(CONFIG, 3, width + 5)
+VARIANTS = {
+    "qwen3": {},
+    "qwen2": {"qk_norm": False, "qkv_bias": True, "tied_embeddings": False},
+    "llama": {"qk_norm": False, "rope_scaling": RopeScaling(8.0, 1.0, 4.0, 16), "kv_heads": 1},
+    "adapter": {"lora_rank": 3, "lora_alpha": 6.0},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_cached_decode_is_the_full_forward(variant):
+    """Prompts of unequal lengths share the rows, answers outgrow their rings, rows are refilled."""
+    config = dataclasses.replace(CONFIG, **VARIANTS[variant])
+    params = init_params(config, jax.random.key(3))
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: 2 * x + (0.1 if path[-1].key in ("b", "lora_b") else 0.0), params
     )
-    for step in range(5):
-        cached = np.asarray(logits(CONFIG, params, hidden[:, -1]))
-        for row, length in enumerate(lengths):
-            full = full_logits(params, sequences[row, : length + step])[-1]
-            np.testing.assert_allclose(cached[row], full, atol=1e-4, rtol=0)
-        fed = sequences[np.arange(3), lengths + step][:, None]
-        where = (lengths + step)[:, None]
-        hidden, cache = step_forward(params, fed, np.ones((3, 1), np.int32), where, cache)
+    prompts = [*PROMPTS, list(range(36)) * 4]
+    limits = lambda prompt, index: (7, 200, 20, 1)[(prompt + index) % 4]
+    found = sample(config, params, prompts, n=2, max_tokens=200, rows=4, limits=limits)
+    run = jax.jit(functools.partial(forward, config))
+    for prompt, answers in zip(prompts, found, strict=True):
+        for answer in answers:
+            assert len(answer.tokens) == limits(answer.prompt, answer.index)
+            ids = np.zeros((1, 352), np.int32)
+            whole = [*prompt, *answer.tokens]
+            ids[0, : len(whole)] = whole
+            hidden, _ = run(params, ids, np.ones_like(ids), np.arange(352)[None])
+            scores = log_softmax(logits(config, params, hidden))[0]
+            at = len(prompt) - 1 + np.arange(len(answer.tokens))
+            np.testing.assert_allclose(answer.logprobs, scores[at, answer.tokens], atol=1e-4)
+
+
+def test_rows_that_are_refilled_answer_as_if_alone(params):
+    limits = lambda prompt, index: (3, 40, 17, 1, 33)[(prompt + index) % 5]
+    asked = {"n": 5, "max_tokens": 40, "seed": 2, "limits": limits}
+    alone = sample(CONFIG, params, PROMPTS, rows=64, **asked)
+    few = sample(CONFIG, params, PROMPTS, rows=2, **asked)
+    for some, others in zip(alone, few, strict=True):
+        assert [answer.tokens for answer in some] == [answer.tokens for answer in others]
+        assert [answer.index for answer in some] == [0, 1, 2, 3, 4]
+
+
+def test_answers_come_as_they_end_and_none_twice(params):
+    limits = lambda prompt, index: 0 if (prompt, index) == (1, 1) else 60 if prompt == 0 else 2
+    found = list(stream(CONFIG, params, PROMPTS, n=2, max_tokens=60, rows=4, limits=limits))
+    names = [(answer.prompt, answer.index) for answer in found]
+    assert len(set(names)) == len(names) == 7 and (1, 1) not in names
+    assert names[0] != (0, 0)
+
+
+def test_a_chunk_works_in_the_memory_it_is_given(params):
+    """The rings of the program's output are those of its input, and no copy is made of one."""
+    P, M, R, S = 2, 4, 64, 32
+    layers = decode.unstacked(params)
+    prompts, rings = decode.empty(CONFIG, P, S), decode.empty_rings(CONFIG, P, M, R)
+    begun = sampler._Flight(CONFIG, params, layers, {}, P, M, S, R, None, None)._begin(0)
+    how = {
+        "key": jax.random.key(0), "stop_ids": np.array([1]), "vocab_limit": 30,
+        "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
+    }  # fmt: skip
+    lowered = sampler._run_chunk.lower(
+        CONFIG, layers, prompts, rings, sampler._fresh_rows(P, M), begun, how
+    )
+    text = lowered.compile().as_text()
+    ring = f"f32[{P},{M},{CONFIG.kv_heads},{R},{CONFIG.head_dim}]"
+    aliases = text.split("input_output_alias={")[1].split("}, entry")[0]
+    assert aliases.count("may-alias") >= 2 * CONFIG.layers
+    made = [line for line in text.splitlines() if f"= {ring}" in line]
+    assert any("dynamic-update-slice" in line for line in made)
+    copies = [line for line in made if " copy(" in line or " copy-start(" in line]
+    # Into the loop and out of it, per chunk and not per token.
+    inside = [line for line in copies if "while/body" in line]
+    assert not inside, inside
 
 
 def test_greedy_is_the_argmax_of_the_full_forward(params):
@@ -146,12 +197,12 @@ def test_samples_carry_the_logprobs_that_logprobs_gives(params):
 
 
 def test_other_lengths_compile_nothing_new(params):
-    lengths = lambda *sizes: [[1 + i % 7 for i in range(size)] for size in sizes]
+    lengths = lambda *sizes: [[1 + (i + size) % 7 for i in range(size)] for size in sizes]
     ask = lambda prompts, tokens, heat: sample(
-        CONFIG, params, prompts, n=2, max_tokens=tokens, temperature=heat, rows=2
+        CONFIG, params, prompts, n=2, max_tokens=tokens, temperature=heat, rows=4
     )
     score = lambda prompts: logprobs(CONFIG, params, prompts, prompts[::-1], rows=2)
-    ask(lengths(1, 40), 4, 1.0), score(lengths(2, 40))
+    ask(lengths(1, 2, 3, 40, 45, 50), 20, 1.0), score(lengths(2, 3, 12, 13, 40, 60))
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, _, **more: compiled.append(event) if "backend_compile" in event else None
@@ -159,9 +210,42 @@ def test_other_lengths_compile_nothing_new(params):
     jax.jit(lambda x: x * 3 + len(compiled))(np.float32(1))
     assert compiled, "this jax no longer reports compilations under that name"
     compiled.clear()
-    ask(lengths(3, 17, 32, 33, 64), 7, 0.0), ask(lengths(50), 32, 0.3)
-    score(lengths(1, 11, 16, 20, 31, 33))
+    for sizes in ((3, 17, 33, 36, 64), (9, 20, 50, 60), (1, 5, 40, 41, 42, 43, 44)):
+        ask(lengths(*sizes), 30, 0.0 if sizes[0] == 3 else 0.3)
+    score(lengths(1, 7, 10, 15, 34, 64))
     assert compiled == []
+
+
+MESH_PROGRAM = """
+import jax, numpy as np
+from msm_jax.model import ModelConfig, init_params, make_mesh, param_shardings
+from msm_jax.sample import logprobs, sample
+config = ModelConfig(vocab_size=64, width=16, layers=1, heads=8, kv_heads=4, head_dim=4,
+                     mlp_width=16)
+params = init_params(config, jax.random.key(0))
+prompts = [[5, 6, 7], list(range(30))]
+asked = dict(n=2, max_tokens=20, seed=1, rows=4)
+one = sample(config, params, prompts, **asked)
+for sizes in ((1, 2, 4), (2, 2, 2)):
+    mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes)))
+    cut = jax.device_put(params, param_shardings(config, mesh))
+    many = sample(config, cut, prompts, mesh=mesh, **asked)
+    for a, b in zip(one, many, strict=True):
+        assert [x.tokens for x in a] == [x.tokens for x in b]
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_allclose(x.logprobs, y.logprobs, atol=1e-4)
+    answers = [a[0].tokens for a in one]
+    for a, b in zip(logprobs(config, params, prompts, answers),
+                    logprobs(config, cut, prompts, answers, mesh=mesh), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+print("equal")
+"""
+
+
+def test_on_every_mesh_the_same_answers(run_python, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    done = run_python("-c", MESH_PROGRAM)
+    assert done.returncode == 0 and "equal" in done.stdout, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +256,9 @@ def test_other_lengths_compile_nothing_new(params):
         ([[1]], {"temperature": -1.0}, "temperature"),
         ([[1]], {"max_tokens": 0}, "max_tokens=0"),
         ([[1]], {"vocab_limit": 38}, "vocab_limit=38"),
+        ([[1]], {"top_p": 0.0}, "top_p=0.0"),
+        ([[1]], {"top_k": -1}, "top_k=-1"),
+        ([[1]], {"min_p": 1.0}, "min_p=1.0"),
     ],
 )
 def test_mistakes_are_named(params, prompts, settings, complaint):
