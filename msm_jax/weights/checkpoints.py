@@ -6,9 +6,11 @@ match (facts), what it gives back (progress), who made it, and a checksum of eve
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
+import platform
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -242,6 +244,39 @@ def _checksums(leaves):
         return jnp.sum(total * (2 * place + 1), dtype=jnp.uint32)
 
     return [one(leaf) for leaf in leaves]
+
+
+@contextlib.contextmanager
+def lock(run_dir: str | os.PathLike) -> Iterator[None]:
+    """Holds a run directory for this process alone.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    path = pathlib.Path(run_dir) / "lock"
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise UserError(
+                f"{run_dir}: another process is training here ({file.read().strip() or '?'}): wait "
+                "for it, or use another --workdir"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def load_config(run_dir: str | os.PathLike) -> ModelConfig:
+    """The model of a run's newest checkpoint."""
+    with ocp.training.Checkpointer(directory(run_dir)) as reader:
+        newest = reader.latest
+        if newest is None:
+            raise UserError(f"{directory(run_dir)}: has no checkpoint")
+        metadata = reader.checkpointables_metadata(newest.step).custom_metadata
+    return ModelConfig(**metadata["facts"]["model"])
 
 
 def _abstract(leaf, sharding=None, dtype=None):
