@@ -21,13 +21,15 @@ _PROCESS = flags.DEFINE_integer("process", -1, "Which of them this is, from 0.")
 
 
 def main() -> None:
+    from msm_jax.train import hosts  # jax is slow to import and --help is not to wait for it
+    from msm_jax.train.loop import train
+
     if _DISTRIBUTED.value or _COORDINATOR.value:
-        from msm_jax.train import hosts
-
         hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    from msm_jax.train.loop import train  # jax is slow to import and --help is not to wait for it
-
-    print(json.dumps(train(flags.FLAGS.config, _WORKDIR.value, sys.stderr)))
+    with hosts.one_fate():
+        summary = train(flags.FLAGS.config, _WORKDIR.value, sys.stderr)
+    if hosts.is_first():
+        print(json.dumps(summary))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,14 @@ import faulthandler
 import os
 import pathlib
 import signal
+import sys
+import traceback
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 
+from msm_jax.command import EXIT_USER_ERROR, Preempted
 from msm_jax.errors import UserError
 
 START_SECONDS = 300  # that processes wait for each other at the start
@@ -93,6 +96,29 @@ def to_host(array: jax.Array) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(array, tiled=True)
+
+
+@contextlib.contextmanager
+def one_fate() -> Iterator[None]:
+    """Of several processes, one that fails leaves at once, and so lets the others fail.
+
+    Python's own end would wait for them first, in JAX's shutdown.
+    """
+    try:
+        yield
+    except UserError as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_USER_ERROR)
+    except Preempted:
+        raise
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 class Stop:

@@ -73,6 +73,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     with contextlib.ExitStack() as stack:
         if hosts.is_first():
             stack.enter_context(checkpoints.lock(run))
+        watchdog = stack.enter_context(contextlib.closing(_watchdog(run, config)))
         keeper = stack.enter_context(checkpoints.checkpointer(run, config.keep, config.keep_steps))
         state = start(config, model, mesh, optimizer, keeper, facts)
         if hosts.is_first():
@@ -81,7 +82,6 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
             contextlib.closing(_progress(run, config, model, mesh, steps, state, out))
         )
         _introduce(progress, config, model, mesh, steps, state, data)
-        watchdog = stack.enter_context(contextlib.closing(_watchdog(run, config)))
         stop = hosts.Stop(mesh)
         stack.enter_context(stop.listening())
         pending, shape = None, (config.rows, config.sequence_length)
