@@ -157,11 +157,11 @@ def stage_model(config: ConfigDict) -> ModelConfig:
     return ModelConfig(**fields)
 
 
-def compile_step(config: ConfigDict, devices: list, compile: bool = True) -> Report:
-    """Lowers and compiles the train step of a stage.
+def lower_step(config: ConfigDict, devices: list):
+    """The train step of a stage, lowered for devices: `jax.stages.Lowered`, model, mesh, trees.
 
     Raises:
-      UserError: it does not fit, by the compiler's word.
+      UserError: the mesh does not cut the model or its rows.
     """
     model, mesh = stage_model(config), make_mesh(config.mesh, devices)
     params = _placed(abstract_params(model), param_shardings(model, mesh))
@@ -176,13 +176,25 @@ def compile_step(config: ConfigDict, devices: list, compile: bool = True) -> Rep
     names = ("tokens", "targets", "segment_ids", "positions")
     batch = {**dict.fromkeys(names, of(np.int32)), "loss_weights": of(np.float32)}
     step = make_step(model, optimizer, config.accumulation, mesh)
+    lowered = step.lower(trained, state, frozen, batch)
+    kinds = {"weights": trained, "frozen weights": frozen, "optimizer": state, "batch": batch}
+    return lowered, model, mesh, kinds
+
+
+def compile_step(config: ConfigDict, devices: list) -> Report:
+    """Lowers and compiles the train step of a stage.
+
+    Raises:
+      UserError: it does not fit, by the compiler's word.
+    """
+    lowered, model, mesh, kinds = lower_step(config, devices)
+    shape = (config.rows, config.sequence_length)
     tokens = math.prod(shape)
     per_token = flops_per_token(model, config.sequence_length, config.trainable)
-    kinds = {"weights": trained, "frozen weights": frozen, "optimizer": state, "batch": batch}
     done = per_token * (1 if model.remat in ("none", "dots") else _recomputed(config))
     return _compiled(
         f"train step, {_words(config, model)}",
-        lambda: step.lower(trained, state, frozen, batch),
+        lowered,
         mesh,
         kinds,
         tokens,
@@ -226,7 +238,7 @@ def compile_decode(config: ConfigDict, devices: list, rows: int, slots: int) -> 
     flops = 2 * sum(leaf.size for leaf in jax.tree.leaves(params)) * rows
     return _compiled(
         f"decode step, {rows} rows, {slots} slots, {model.dtype}",
-        lambda: jax.jit(decode, donate_argnums=1).lower(params, cache, ids, ids),
+        jax.jit(decode, donate_argnums=1).lower(params, cache, ids, ids),
         mesh,
         {"weights": params, "cache": cache},
         rows,
@@ -256,13 +268,13 @@ def _device_bytes(tree) -> int:
     return sum(shard(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def _compiled(name, lower, mesh, kinds, tokens, flops, done, convention) -> Report:
+def _compiled(name, lowered, mesh, kinds, tokens, flops, done, convention) -> Report:
     devices = mesh.devices.flatten()
     kind, count = devices[0].device_kind, len(devices)
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     started = time.time()
     with _memory_errors(name, kinds):
-        compiled = lower().compile()
+        compiled = lowered.compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     chip = next((chip for name, chip in CHIPS.items() if kind.startswith(name)), (0.0, 0.0, 0.0))
     limit, bandwidth, link = chip

@@ -90,9 +90,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
             rows_of = functools.partial(data.rows, state.step)
             batch = progress.of_data(lambda rows=rows_of: hosts.place_rows(rows, shape, place))
             progress.profile(state.step, config.profile.start, config.profile.steps)
-            state.trained, state.optimizer_state, values = step_fn(
-                state.trained, state.optimizer_state, state.frozen, stop.ask(batch)
-            )
+            with _memory(config, model, mesh):
+                state.trained, state.optimizer_state, values = step_fn(
+                    state.trained, state.optimizer_state, state.frozen, stop.ask(batch)
+                )
             # The device is at work on this step while the metrics of the one before are read.
             _read(progress, run, config, pending)
             leaving = stop.agreed(pending and pending[2])
@@ -123,6 +124,23 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
         progress.say(_in_words(summary))
         hosts.barrier("end", BARRIER_SECONDS)
     return summary
+
+
+@contextlib.contextmanager
+def _memory(config, model, mesh):
+    """Out of memory, said so that one knows what to change."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+            raise
+        sizes = ", ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items())
+        raise UserError(
+            f"the step does not fit in memory: {str(error).splitlines()[0][:300]}; rows="
+            f"{config.rows}, accumulation={config.accumulation}, sequence_length="
+            f"{config.sequence_length}, model.remat={model.remat}, {sizes}: raise accumulation, "
+            "set model.remat=full, or use more devices; `python -m msm_jax.compile` tells sizes"
+        ) from error
 
 
 def _load(config, sources, tokenizer, **changes) -> Data:
@@ -285,8 +303,15 @@ def _save(keeper, state: State, values, facts, mesh) -> str:
         if state.done:
             raise UserError(f"{what}; {LOWER}")
         return what
-    made_by = record.made_by(mesh)
-    keeper.save(state.step, state.params, state.optimizer_state, facts, state.progress, made_by)
+    keeper.save(
+        state.step,
+        state.saved,
+        state.optimizer_state,
+        facts,
+        state.progress,
+        record.made_by(mesh),
+        state.base,
+    )
     return f"step {state.step}: saved"
 
 

@@ -1,7 +1,6 @@
 """What a stage begins with: its checks, its model, and the state to go on from."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 from typing import Any
@@ -31,10 +30,16 @@ class State:
     loss_tokens: int = 0
     probes: dict = dataclasses.field(default_factory=dict)
     done: bool = False
+    base: dict | None = None  # where the frozen weights are kept, if not in our checkpoints
 
     @property
     def params(self) -> dict:
         return join_params(self.trained, self.frozen)
+
+    @property
+    def saved(self) -> dict:
+        """The parameters that a checkpoint holds."""
+        return self.trained if self.base else self.params
 
     @property
     def progress(self) -> dict:
@@ -125,14 +130,30 @@ def start(config, model, mesh, optimizer, keeper, facts) -> State:
     trained, frozen = split_params(shapes, config.trainable)
     places = optimizer_shardings(optimizer, trained, mesh)
     optimizer_shapes = jax.tree.map(_placed_shape, jax.eval_shape(optimizer.init, trained), places)
-    found = keeper.restore(shapes, optimizer_shapes, facts, config.fall_back)
-    if found is not None:
+    saved = trained if adapter_only(config) else shapes
+    found = keeper.restore(saved, optimizer_shapes, facts, config.fall_back)
+    if found is not None and not adapter_only(config):
         step, params, optimizer_state, progress = found
         trained, frozen = split_params(params, config.trainable)
         return State(step, trained, frozen, optimizer_state, **progress)
     trained, frozen = split_params(_initial_params(config, model, mesh), config.trainable)
+    base = None
+    if adapter_only(config):
+        base = checkpoints.base_facts(keeper.directory.parent, config.parent, frozen)
+    if found is not None:
+        step, trained, optimizer_state, progress = found
+        if base["digest"] != keeper.base["digest"]:
+            raise UserError(
+                f"parent={config.parent}: its weights are not those of this run's start"
+            )
+        return State(step, trained, frozen, optimizer_state, base=base, **progress)
     optimizer_state = jax.jit(optimizer.init, out_shardings=places)(trained)
-    return State(0, trained, frozen, optimizer_state)
+    return State(0, trained, frozen, optimizer_state, base=base)
+
+
+def adapter_only(config) -> bool:
+    """Whether checkpoints leave out what the parent has."""
+    return config.trainable == "lora" and bool(config.parent)
 
 
 def _placed_shape(leaf, sharding):
@@ -150,8 +171,8 @@ def _initial_params(config, model, mesh) -> dict:
 
         theirs, params = load_checkpoint(config.parent, model.param_dtype, mesh)
     _same_model(config.parent, theirs, model)
-    if theirs.param_dtype != model.param_dtype:
-        params = _as_dtype(params, model.param_dtype)
+    adapter, base = checkpoints.only_adapter(params), checkpoints.without_adapter(params)
+    params = join_params(checkpoints.as_dtype(base, model.param_dtype), adapter)
     if model.lora_rank and not theirs.lora_rank:
         # The parent has no adapter: a fresh one joins its weights.
         adapter = lambda tree: split_params(tree, "lora")[0]
@@ -185,12 +206,3 @@ def _same_model(parent: str, theirs: ModelConfig, ours: ModelConfig) -> None:
             f"parent {parent} has an adapter of rank, alpha and targets {adapter(theirs)}, this "
             f"stage asks for {adapter(ours)}: merge it first, or use the same"
         )
-
-
-def _as_dtype(params: dict, dtype: str) -> dict:
-    """The base's weights in another dtype; an adapter stays float32."""
-    trained = lambda path: path[-1].key.startswith("lora_")
-    cast = functools.partial(jax.jit, donate_argnums=0)(lambda leaf: leaf.astype(dtype))
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if trained(path) else cast(leaf), params
-    )
