@@ -30,9 +30,9 @@ share of the chip's peak that a step could reach at most (mfu: 6 per trained wei
 frozen one, half of causal attention), if the products (with what remat computes twice) and the
 collectives, over one axis of the torus, overlapped perfectly: an estimate and no measurement.
 
-| config | weights + optimizer | arguments | temporaries | free | compile s | collectives, times (GiB) | bound | decode: GiB, compile s |
-|---|---|---|---|---|---|---|---|---|
 """
+COLUMNS = ("config", "weights + optimizer", "arguments", "temporaries", "free", "compile s",
+           "collectives, times (GiB)", "bound", "decode: GiB, compile s")  # fmt: skip
 
 
 def main():
@@ -52,8 +52,9 @@ def main():
             if done.returncode and not file.exists():
                 print(done.stderr[-1500:], flush=True)
     rows = [line(name, keep / f"{name}.json") for name in ROWS if (keep / f"{name}.json").exists()]
+    rows = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|", *rows]
     TARGET.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
-    print(f"{TARGET}: {len(rows)} rows")
+    print(f"{TARGET}: {len(rows) - 2} rows")
 
 
 def line(name: str, file: pathlib.Path) -> str:

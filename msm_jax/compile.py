@@ -42,7 +42,7 @@ def main() -> None:
     if not topology and not count:
         raise UserError("give --topology=v5p:4x4x4 (TPUs) or --mesh=8 (fake CPU devices)")
     if count:
-        config.mesh.update({"data": 1, "fsdp": -1, "tensor": 1})
+        config.mesh.update({"data": 1, "fsdp": -1})
         config.rows = max(config.rows, count * config.accumulation)
         config.model.attention = "auto"
     devices = aot.tpu_devices(topology) if topology else jax.devices()

@@ -142,9 +142,9 @@ def start(config, model, mesh, optimizer, keeper, facts) -> State:
         base = checkpoints.base_facts(keeper.directory.parent, config.parent, frozen)
     if found is not None:
         step, trained, optimizer_state, progress = found
-        if base["digest"] != keeper.base["digest"]:
+        if (base or {}).get("digest") != (keeper.base or {}).get("digest"):
             raise UserError(
-                f"parent={config.parent}: its weights are not those of this run's start"
+                f"parent={config.parent}: its weights are not those that this run began with"
             )
         return State(step, trained, frozen, optimizer_state, base=base, **progress)
     optimizer_state = jax.jit(optimizer.init, out_shardings=places)(trained)
