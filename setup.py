@@ -50,6 +50,7 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "pyarrow>=19",
         "safetensors>=0.5",
         "scipy>=1.13",
         "sentencepiece>=0.2",
@@ -59,8 +60,9 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "tpu": ["jax[tpu]"],
+        "tpu": ["jax[tpu]"],  # with libtpu, also to compile for TPUs without one
         "cuda": ["jax[cuda13]"],
+        "bench": ["peft>=0.17"],  # what benchmarks/train_packed.py compares with, beside "test"
         "test": [
             "mypy>=2.0",
             "pytest>=9.0",

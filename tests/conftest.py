@@ -6,6 +6,7 @@ cannot change once JAX has started.
 
 import os
 import sys
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
@@ -13,6 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MSM_JAX_CACHE", os.path.join(tempfile.gettempdir(), "msm_jax_test_tokens"))
 
 import pathlib
 import subprocess

@@ -1,26 +1,64 @@
 """Corpus records as JSONL: one JSON object per line, each with a `text` or `messages`."""
 
+import contextlib
+import gzip
 import hashlib
+import io
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 from msm_jax.errors import UserError
 
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell what UTF-8 cannot hold
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell what UTF-8 cannot hold
 
 
 def read_rows(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each row; blank lines are passed over."""
+    """Line number and object of each row; blank lines are passed over.
+
+    Files may be compressed: NAME.gz, NAME.zst.
+    """
+    at = 0
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            yield number, parse_row(line, f"{path}:{number}", at)
+        at += len(line)
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[bytes]:
+    """The lines of a file, decompressed if it is called .gz or .zst.
+
+    Raises:
+      UserError: it cannot be read, or ends in the middle of its compressed data.
+    """
     try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _parse(line, f"{path}:{number}")
+        with _opened(os.fspath(path)) as file:
+            yield from file
+    except (EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
+        raise UserError(f"{path}: compressed data is cut off or damaged: {error}") from error
     except OSError as error:
+        if error.errno is None:  # what pyarrow raises on bad zstd
+            raise UserError(f"{path}: compressed data is cut off or damaged: {error}") from error
         raise UserError(f"{path}: cannot be read: {error.strerror}: check the path") from error
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    if path.endswith(".gz"):
+        with gzip.open(path, "rb") as file:
+            yield file
+    elif path.endswith(".zst"):
+        import pyarrow
+
+        with open(path, "rb") as raw:
+            stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd")
+            yield io.BufferedReader(stream)
+    else:
+        with open(path, "rb") as file:
+            yield file
 
 
 def document_records(path: str | os.PathLike) -> Iterator[dict[str, str]]:
@@ -29,7 +67,7 @@ def document_records(path: str | os.PathLike) -> Iterator[dict[str, str]]:
         text, name = row.pop("text", None), row.pop("id", f"line-{number:06d}")
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{path}:{number}: a document needs a non-empty 'text'")
-        if _HALF_CHARACTER.search(f"{text}{name}"):
+        if HALF_CHARACTER.search(f"{text}{name}"):
             raise UserError(f"{path}:{number}: half a character (\\ud...) in it: mend the line")
         yield {"text": text, "id": str(name), "provenance": json.dumps(row, sort_keys=True)}
 
@@ -43,14 +81,26 @@ def file_hash(path: str | os.PathLike) -> str:
         raise UserError(f"{path}: cannot be read: {error.strerror}: check the path") from error
 
 
-def _parse(line: bytes, where: str) -> dict[str, Any]:
+def parse_row(
+    line: bytes, where: str, offset: int = 0, encoding_errors: str = "strict"
+) -> dict[str, Any]:
+    """The JSON object of a line.
+
+    Args:
+      where: for the error, as file:line; `offset` is the line's first byte in the file.
+      encoding_errors: "replace" takes bytes that are not UTF-8 for U+FFFD.
+    """
     try:
         # utf-8-sig because some editors start a file with a byte order mark.
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig", encoding_errors))
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 text: save the file as UTF-8") from error
+        raise UserError(
+            f"{where}: not UTF-8 text (byte {offset + error.start}): save the file as UTF-8"
+        ) from error
     except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error}): mend or delete the line") from error
+        raise UserError(
+            f"{where}: not JSON ({error}; the line begins at byte {offset}): mend or delete it"
+        ) from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: a row must be a JSON object, not {type(row).__name__}")
     return row

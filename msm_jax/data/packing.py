@@ -5,13 +5,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from msm_jax.errors import UserError
 
-def split_lengths(lengths: Sequence[int], row_length: int) -> list[tuple[int, int, int]]:
-    """(document, start, stop) pieces of at most `row_length` tokens; no token is lost."""
+TOO_LONG = ("split", "cut", "error")
+
+
+def split_lengths(
+    lengths: Sequence[int], row_length: int, too_long: str = "split"
+) -> list[tuple[int, int, int]]:
+    """(document, start, stop) pieces of at most `row_length` tokens.
+
+    A longer document is split, each part a piece of its own and no token lost; or cut, its rest
+    lost; or an error.
+    """
+    if too_long not in TOO_LONG:
+        raise UserError(f"packing.too_long={too_long!r}: one of {TOO_LONG}")
+    if too_long == "error":
+        for document, length in enumerate(lengths):
+            if length > row_length:
+                raise UserError(
+                    f"document {document} has {length} tokens, sequence_length={row_length}, and "
+                    'packing.too_long="error"'
+                )
     return [
         (document, start, min(start + row_length, length))
         for document, length in enumerate(lengths)
-        for start in range(0, length, row_length)
+        for start in range(0, length if too_long == "split" else 1, row_length)
     ]
 
 

@@ -71,6 +71,12 @@ def _no_cudnn(config: ModelConfig, length: int, platform: str) -> str:
     return ""
 
 
+def platform_of(mesh: Mesh | None) -> str:
+    """ "cpu", "gpu" or "tpu": what the mesh's devices are, or the default ones."""
+    name = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
+    return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
+
+
 def packed_attention(
     config: ModelConfig, segment_ids_BT: jax.Array, mesh: Mesh | None, rows_cut: bool = True
 ) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
@@ -78,9 +84,7 @@ def packed_attention(
 
     On a mesh heads are cut by its tensor axis, and rows by the others if `rows_cut`.
     """
-    platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
-    platform = {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform)
-    kind, _ = choose_attention(config, segment_ids_BT.shape[1], platform)
+    kind, _ = choose_attention(config, segment_ids_BT.shape[1], platform_of(mesh))
     if kind == "plain":
         mask_BTS = segment_mask(segment_ids_BT)
         return lambda q_BTHd, k_BTKd, v_BTKd: attend(q_BTHd, k_BTKd, v_BTKd, mask_BTS)

@@ -93,6 +93,7 @@ def _cache(workdir: pathlib.Path) -> None:
         cpu += next((line for line in lines if line.startswith(("flags", "Features"))), "")
     name = hashlib.sha256(cpu.encode()).hexdigest()[:8]
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir / "cache" / name))
+    os.environ.setdefault("MSM_JAX_CACHE", str(workdir / "cache" / "tokens"))
     # Else the directory's own path is part of every key, and a study that moved compiles anew.
     os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"

@@ -1,7 +1,9 @@
 """Train one stage: `python -m msm_jax.train --config=configs/stage.py --workdir=DIR`.
 
 The config's keys are those of `msm_jax/train/config.py`, each overridable as --config.KEY=VALUE.
-Run the same command again to go on after a stop or a kill.
+Run the same command again to go on after a stop or a kill. On several hosts start it on each,
+with --distributed where JAX finds the others by itself (TPU pods, Slurm, GKE), else with
+--coordinator=HOST:PORT --processes=N --process=I.
 """
 
 import json
@@ -12,12 +14,22 @@ from absl import flags
 from msm_jax import command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts of this pod.")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0.")
+_PROCESSES = flags.DEFINE_integer("processes", 0, "How many there are.")
+_PROCESS = flags.DEFINE_integer("process", -1, "Which of them this is, from 0.")
 
 
 def main() -> None:
-    from msm_jax.train.loop import train  # jax is slow to import and --help is not to wait for it
+    from msm_jax.train import hosts  # jax is slow to import and --help is not to wait for it
+    from msm_jax.train.loop import train
 
-    print(json.dumps(train(flags.FLAGS.config, _WORKDIR.value, sys.stderr)))
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    with hosts.one_fate():
+        summary = train(flags.FLAGS.config, _WORKDIR.value, sys.stderr)
+    if hosts.is_first():
+        print(json.dumps(summary))
 
 
 if __name__ == "__main__":

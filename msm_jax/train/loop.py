@@ -2,62 +2,39 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
 import pathlib
-import platform
-import shutil
-import signal
 import time
-from typing import Any, TextIO
+from typing import TextIO
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
-from msm_jax import __version__
 from msm_jax.command import Preempted
 from msm_jax.data.pipeline import Data, load_data
-from msm_jax.data.tokenizer import (
-    HF_TOKENIZER_FILE,
-    TOKENIZER_FILE,
-    Tokenizer,
-    load_tokenizer,
-    tokenizer_file,
-)
+from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
-from msm_jax.model import ModelConfig, batch_sharding, init_params, make_mesh, param_shardings
+from msm_jax.model import batch_sharding, make_mesh, param_shardings
+from msm_jax.model.kernels import choose_attention, platform_of
+from msm_jax.train import hosts, record
 from msm_jax.train.flops import flops_per_token, peak_flops
-from msm_jax.train.optimizer import (
-    join_params,
-    make_optimizer,
-    make_schedule,
-    optimizer_shardings,
-    split_params,
-)
+from msm_jax.train.optimizer import make_optimizer, make_schedule
 from msm_jax.train.probes import Probe
 from msm_jax.train.progress import Progress
+from msm_jax.train.start import State, check, model_config, start
 from msm_jax.train.step import make_step
+from msm_jax.train.watch import EvalLoss, Prompts
 from msm_jax.weights import checkpoints
 
-
-@dataclasses.dataclass
-class State:
-    """What a checkpoint holds. `step` is also the position in the data."""
-
-    step: int
-    trained: dict
-    frozen: dict
-    optimizer_state: Any
-    tokens: int = 0
-    probes: dict = dataclasses.field(default_factory=dict)
-    done: bool = False
-
-    @property
-    def params(self) -> dict:
-        return join_params(self.trained, self.frozen)
+FEW_STEPS = 100  # below which the paper's effect looked like none (31 steps, see docs/training.md)
+BARRIER_SECONDS = 600.0
+LOWER = (
+    "lower optimizer.learning_rate or clip_norm, and run again: it goes on from the last checkpoint"
+)
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = None) -> dict:
@@ -66,145 +43,234 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     Args:
       config: keys as in `msm_jax.train.config.stage`.
       workdir: the run directory: config.json, metrics.jsonl, tensorboard/, checkpoints/, log.txt.
+        With several processes it has to be the same for all of them.
       out: a terminal for a bar, or any stream for the lines of log.txt; None is silent.
 
     Returns:
-      {"steps", "loss", "tokens", "probes", "seconds", "tokens_per_second", "data_share"};
-      the last two speak of this process only and are None if it found the stage finished.
+      {"steps", "loss", "tokens", "loss_tokens", "skipped", "probes", "seconds",
+      "tokens_per_second", "data_share"}; the last two speak of this process only and are None if
+      it found the stage finished.
 
     Raises:
       UserError: an input that does not fit.
-      Preempted: SIGTERM came; the state is saved.
+      Preempted: SIGTERM or Ctrl-C came; the state is saved.
     """
     run, started = pathlib.Path(workdir), time.time()
-    _check(config)
-    tokenizer = load_tokenizer(config.tokenizer)
+    check(config)
+    tokenizer = load_tokenizer(config.tokenizer or config.parent)
     model = model_config(config, tokenizer)
     mesh = make_mesh(config.mesh)
     param_shardings(model, mesh)  # refuses a mesh that does not fit before anything is read
     place = batch_sharding(mesh, config.rows // config.accumulation)
-    data = load_data(
-        config.data, tokenizer, config.chat_format, config.sequence_length, config.rows, config.seed
-    )
-    probes = [
-        Probe(name, p.path, p.at_least, tokenizer, config.chat_format, config.sequence_length)
-        for name, p in sorted(config.probes.items())
-    ]
-    optimizer, step_fn = _step(
-        model, config.optimizer.to_json(), config.steps, config.accumulation, mesh
-    )
-    facts = _facts(config, model, tokenizer, data)
+    choose_attention(model, config.sequence_length, platform_of(mesh))
+    data = _load(config, config.data, tokenizer)
+    steps = config.steps or data.steps or 1
+    watch = _Watch(config, model, tokenizer, mesh, place)
+    optimizer, step_fn = _step(model, config.optimizer.to_json(), steps, config.accumulation, mesh)
+    facts = record.facts(config, model, tokenizer, data, steps)
     run.mkdir(parents=True, exist_ok=True)
+    hosts.barrier("start", BARRIER_SECONDS)
     with contextlib.ExitStack() as stack:
+        if hosts.is_first():
+            stack.enter_context(checkpoints.lock(run))
+        watchdog = stack.enter_context(contextlib.closing(_watchdog(run, config)))
         keeper = stack.enter_context(checkpoints.checkpointer(run, config.keep, config.keep_steps))
-        state = _start(config, model, mesh, optimizer, keeper, facts)
-        _write_config(run, config, model, tokenizer, data)
+        state = start(config, model, mesh, optimizer, keeper, facts)
+        if hosts.is_first():
+            record.write_config(run, config, model, tokenizer, data, mesh)
         progress = stack.enter_context(
-            contextlib.closing(_progress(run, config, model, mesh, state, out))
+            contextlib.closing(_progress(run, config, model, mesh, steps, state, out))
         )
-        asked_to_stop = stack.enter_context(_signals())
-        pending = None
+        _introduce(progress, config, model, mesh, steps, state, data)
+        stop = hosts.Stop(mesh)
+        stack.enter_context(stop.listening())
+        pending, shape = None, (config.rows, config.sequence_length)
         while not state.done:
-            batch = progress.of_data(lambda: data.batches[state.step])
-            state.trained, state.optimizer_state, values = step_fn(
-                state.trained, state.optimizer_state, state.frozen, _placed(batch, place)
-            )
+            watchdog.alive()
+            rows_of = functools.partial(data.rows, state.step)
+            batch = progress.of_data(lambda rows=rows_of: hosts.place_rows(rows, shape, place))
+            progress.profile(state.step, config.profile.start, config.profile.steps)
+            with _memory(config, model, mesh):
+                state.trained, state.optimizer_state, values = step_fn(
+                    state.trained, state.optimizer_state, state.frozen, stop.ask(batch)
+                )
             # The device is at work on this step while the metrics of the one before are read.
-            progress.step(pending)
-            _refuse_to_diverge(run, config, pending)
+            _read(progress, run, config, pending)
+            leaving = stop.agreed(pending and pending[2])
             state.step += 1
-            state.tokens += int(np.count_nonzero(batch["segment_ids"]))
-            pending = (state.step, state.tokens, values)
-            state.done = state.step == config.steps
-            if probes and (state.done or state.step % config.probe_every == 0):
-                state.probes = {
-                    probe.name: probe.rate(model, state.params, config.rows) for probe in probes
-                }
-                progress.probes(state.step, state.probes)
-                state.done |= all(state.probes[p.name] >= p.at_least for p in probes)
-            stop = bool(asked_to_stop) and not state.done
-            if state.done or stop or _due(config, state.step):
-                progress.step(pending, force=state.done)
+            pending = (state.step, state, values)
+            state.done = state.step == steps
+            if watch.due(state.step, state.done):
+                watch.look(progress, state)
+            leaving &= not state.done
+            if state.done or leaving or _due(config, state.step):
+                _read(progress, run, config, pending, force=state.done)
                 pending = None
-                progress.say(_save(keeper, state, values, facts))
-            if stop:
-                raise Preempted(f"{run}: saved step {state.step} of {config.steps}")
+                progress.say(_save(keeper, state, values, facts, mesh))
+            if leaving:
+                keeper.wait()
+                raise Preempted(f"{run}: saved step {state.step} of {steps}")
+        keeper.wait()
         summary = {
             "steps": state.step,
-            "loss": last_loss(run),
+            "loss": last_loss(run) if hosts.is_first() else math.nan,
             "tokens": state.tokens,
+            "loss_tokens": state.loss_tokens,
+            "skipped": int(state.optimizer_state.skipped),
             "probes": state.probes,
             "seconds": time.time() - started,
             **progress.summary(),
         }
         progress.say(_in_words(summary))
+        hosts.barrier("end", BARRIER_SECONDS)
     return summary
 
 
-def _progress(run, config, model, mesh, state, out) -> Progress:
-    progress = Progress(
-        run,
-        config.steps,
+@contextlib.contextmanager
+def _memory(config, model, mesh):
+    """Out of memory, said so that one knows what to change."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+            raise
+        sizes = ", ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items())
+        raise UserError(
+            f"the step does not fit in memory: {str(error).splitlines()[0][:300]}; rows="
+            f"{config.rows}, accumulation={config.accumulation}, sequence_length="
+            f"{config.sequence_length}, model.remat={model.remat}, {sizes}: raise accumulation, "
+            "set model.remat=full, or use more devices; `python -m msm_jax.compile` tells sizes"
+        ) from error
+
+
+def _load(config, sources, tokenizer, **changes) -> Data:
+    options = {
+        "mixture": config.mixture,
+        "epochs": config.epochs,
+        "packing": config.packing.to_dict(),
+        "cache": config.token_cache,
+        **changes,
+    }
+    return load_data(
+        sources.to_dict(),
+        tokenizer,
+        config.chat_format,
+        config.sequence_length,
+        config.rows,
+        config.seed,
+        **options,
+    )
+
+
+def _read(progress, run, config, pending, force: bool = False) -> None:
+    """Metrics of a step that was sent off; an end to a run whose every step is skipped."""
+    if pending is None:
+        return
+    step, state, values = pending
+    values = progress.step(step, state, values, force)
+    if values["skipped_in_a_row"] > config.max_skipped:
+        raise UserError(
+            f"{run}: step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}: "
+            f"{values['skipped_in_a_row']:.0f} steps in a row were skipped, max_skipped="
+            f"{config.max_skipped}: not saved; {LOWER}"
+        )
+
+
+class _Watch:
+    """Probes, eval loss and prompts: what is looked at now and then."""
+
+    def __init__(self, config, model, tokenizer, mesh, place):
+        self._config = config
+        self._plain = dataclasses.replace(model, attention="plain") if mesh.size > 1 else model
+        self._probes = [
+            Probe(name, p.path, p.at_least, tokenizer, config.chat_format, config.sequence_length)
+            for name, p in sorted(config.probes.items())
+        ]
+        self._loss = self._prompts = None
+        if config.eval.every:
+            data = _load(config, config.eval.data, tokenizer, mixture="epochs", epochs=1.0)
+            shape = (config.rows, config.sequence_length)
+            self._loss = EvalLoss(model, data, config.eval.batches, *shape, place)
+        if config.samples.every and config.samples.prompts:
+            settings = config.samples
+            plain = dataclasses.replace(model, attention="plain")
+            self._prompts = Prompts(plain, settings.prompts, tokenizer, settings.max_tokens, mesh)
+
+    def due(self, step: int, done: bool) -> list[str]:
+        """Which of them are to be looked at after this step."""
+        config = self._config
+        every = {"probes": config.probe_every if self._probes else 0}
+        every |= {"eval": config.eval.every, "samples": config.samples.every}
+        return [name for name, n in every.items() if n and (done or step % n == 0)]
+
+    def look(self, progress, state: State) -> None:
+        due, step = self.due(state.step, state.done), state.step
+        if "probes" in due:
+            state.probes = {
+                probe.name: probe.rate(self._plain, state.params, self._config.rows)
+                for probe in self._probes
+            }
+            progress.values(step, {f"probe/{name}": rate for name, rate in state.probes.items()})
+            state.done |= all(state.probes[p.name] >= p.at_least for p in self._probes)
+        if "eval" in due and self._loss:
+            progress.values(step, {"eval_loss": self._loss(state.params)})
+        if "samples" in due and self._prompts:
+            answers = self._prompts(state.params)
+            for text, answer in zip(self._prompts.texts, answers, strict=True):
+                progress.say(f"step {step}: {text!r} -> {answer!r}")
+
+
+def _progress(run, config, model, mesh, steps, state, out) -> Progress:
+    return Progress(
+        run if hosts.is_first() else None,
+        steps,
         config.log_every,
-        make_schedule(config.optimizer, config.steps),
+        make_schedule(config.optimizer, steps),
         flops_per_token(model, config.sequence_length, config.trainable),
         peak_flops(mesh.devices.flatten()),
         state.step,
-        out,
+        out if hosts.is_first() else None,
     )
+
+
+def _introduce(progress, config, model, mesh, steps, state, data) -> None:
+    """The first lines of the log: what runs, on what, how it is counted, and what to mind."""
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    kind, why = choose_attention(model, config.sequence_length, platform_of(mesh))
     progress.say(
-        f"step {state.step} of {config.steps}: {count:,} parameters, {config.trainable} trained, "
+        f"step {state.step} of {steps}: {count:,} parameters, {config.trainable} trained, "
         f"{config.rows} rows of {config.sequence_length} tokens, "
-        f"{jax.devices()[0].device_kind}, {devices}"
+        f"{jax.devices()[0].device_kind}, {devices}, {jax.process_count()} process(es)"
         + (f", from {config.parent}" if config.parent else "")
     )
-    return progress
+    progress.say(
+        f"attention {kind} ({why}), remat {model.remat}, {model.dtype} products, "
+        f"{model.param_dtype} weights; {record.code_version()}"
+    )
+    fill = {name or "all": f"{packing.fill:.3f}" for name, packing in data.packings.items()}
+    progress.say(f"real share of token slots: {fill}; mfu: {progress.convention()}")
+    for text in data.skipped:
+        progress.say(f"warning: {text}")
+    if steps < FEW_STEPS:
+        progress.say(
+            f"warning: {steps} optimizer steps are few: at 31 the effect of midtraining looked "
+            f"like none; fewer rows per step or more epochs make it more"
+        )
+
+
+def _watchdog(run: pathlib.Path, config) -> hosts.Watchdog:
+    name = "hang.txt" if jax.process_count() == 1 else f"hang-{jax.process_index()}.txt"
+    return hosts.Watchdog(config.watchdog, run / name)
 
 
 def _in_words(summary: dict) -> str:
     text = f"done: {summary['steps']} steps, loss {summary['loss']:.4f}"
+    if summary["skipped"]:
+        text += f", {summary['skipped']} of them skipped"
     if speed := summary["tokens_per_second"]:
         text += f", {speed:,.0f} tokens/s, {summary['data_share']:.1%} of it spent on data"
     return text
-
-
-def _placed(batch: dict, place) -> dict:
-    """The batch on its devices; a single one fetches it faster by itself."""
-    return batch if place.mesh.size == 1 else jax.device_put(batch, place)
-
-
-def model_config(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
-    """The model of a stage; UserError where the tokenizer has more ids than the model has rows."""
-    fields = dict(config.model)
-    fields["vocab_size"] = fields["vocab_size"] or tokenizer.vocab_size
-    if fields["vocab_size"] < tokenizer.vocab_size:
-        raise UserError(
-            f"model.vocab_size={fields['vocab_size']} but {config.tokenizer} has "
-            f"{tokenizer.vocab_size} ids: set it to 0 to follow the tokenizer"
-        )
-    return ModelConfig(**fields)
-
-
-def _check(config: ConfigDict) -> None:
-    """Impossible combinations, before anything is read."""
-    if config.steps < 1:
-        raise UserError(f"steps={config.steps}: must be at least 1")
-    if config.accumulation < 1 or config.rows % config.accumulation:
-        raise UserError(
-            f"rows={config.rows} cannot be cut into accumulation={config.accumulation} equal parts"
-        )
-    if config.parent and not checkpoints.directory(config.parent).is_dir():
-        raise UserError(f"parent={config.parent}: has no checkpoints; give a run directory")
-    for name in ("probe_every", "checkpoint_every", "log_every", "keep", "sequence_length", "rows"):
-        if config[name] < 1:
-            raise UserError(f"{name}={config[name]}: must be at least 1")
-    if config.probes and config.optimizer.schedule != "constant":
-        raise UserError(
-            f"probes end the stage early, so optimizer.schedule={config.optimizer.schedule!r} "
-            'would be cut off: use "constant", or remove the probes'
-        )
 
 
 _compiled: dict = {}
@@ -219,76 +285,8 @@ def _step(model, optimizer_json, steps, accumulation, mesh):
     return _compiled[key]
 
 
-def _start(config, model, mesh, optimizer, keeper, facts) -> State:
-    """The state to go on from; the first that exists:
-
-    1. the newest checkpoint of this run
-    2. the weights of the parent run, with a fresh optimizer
-    3. fresh weights from the seed
-    """
-    params = _initial_params(config, model, mesh)
-    trained, frozen = split_params(params, config.trainable)
-    places = optimizer_shardings(optimizer, trained, mesh)
-    optimizer_state = jax.jit(optimizer.init, out_shardings=places)(trained)
-    found = keeper.restore(params, optimizer_state, facts)
-    if found is None:
-        return State(0, trained, frozen, optimizer_state)
-    step, params, optimizer_state, progress = found
-    trained, frozen = split_params(params, config.trainable)
-    return State(step, trained, frozen, optimizer_state, **progress)
-
-
-def _initial_params(config, model, mesh) -> dict:
-    initialize = jax.jit(init_params, static_argnums=0, out_shardings=param_shardings(model, mesh))
-    fresh = initialize(model, jax.random.key(config.seed))
-    if not config.parent:
-        return fresh
-    parent_model, params, _ = checkpoints.load_params(config.parent, mesh=mesh)
-    changed = {
-        field.name: (getattr(parent_model, field.name), getattr(model, field.name))
-        for field in dataclasses.fields(ModelConfig)
-        if getattr(parent_model, field.name) != getattr(model, field.name)
-        and not field.name.startswith("lora_")
-        and field.name not in ("dtype", *checkpoints.RUNTIME_FIELDS)
-    }
-    if changed:
-        raise UserError(
-            f"parent {config.parent} has another model: "
-            + ", ".join(
-                f"{name} {theirs} there, {ours} here" for name, (theirs, ours) in changed.items()
-            )
-        )
-    if parent_model.lora_rank not in (0, model.lora_rank):
-        raise UserError(
-            f"parent {config.parent} has an adapter of rank {parent_model.lora_rank}, this stage "
-            f"asks for model.lora_rank={model.lora_rank}: merge it first, or use the same rank"
-        )
-    if model.lora_rank and not parent_model.lora_rank:
-        # The parent has no adapter: a fresh one joins its weights.
-        adapter, _ = split_params(fresh, "lora")
-        return join_params(params, adapter)
-    return params
-
-
 def _due(config, step: int) -> bool:
     return step % config.checkpoint_every == 0 or step in config.keep_steps
-
-
-def _refuse_to_diverge(run, config, pending) -> None:
-    """An end to a run whose every step is skipped."""
-    if pending is None or int(pending[2]["skipped_in_a_row"]) <= config.max_skipped:
-        return
-    step, _, values = pending
-    raise UserError(
-        f"{run}: step {step}: loss {float(values['loss'])}, gradient norm "
-        f"{float(values['grad_norm'])}: {int(values['skipped_in_a_row'])} steps in a row were "
-        f"skipped, max_skipped={config.max_skipped}; {LOWER}"
-    )
-
-
-LOWER = (
-    "lower optimizer.learning_rate or clip_norm, and run again: it goes on from the last checkpoint"
-)
 
 
 @jax.jit
@@ -296,7 +294,7 @@ def _all_finite(tree) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def _save(keeper, state: State, values, facts) -> str:
+def _save(keeper, state: State, values, facts, mesh) -> str:
     """A checkpoint of good weights only: finite, and the last step was not skipped on them."""
     if not _all_finite(state.trained):
         raise UserError(f"step {state.step}: weights are not finite: not saved; {LOWER}")
@@ -305,8 +303,15 @@ def _save(keeper, state: State, values, facts) -> str:
         if state.done:
             raise UserError(f"{what}; {LOWER}")
         return what
-    progress = {"tokens": state.tokens, "probes": state.probes, "done": state.done}
-    keeper.save(state.step, state.params, state.optimizer_state, facts, progress)
+    keeper.save(
+        state.step,
+        state.saved,
+        state.optimizer_state,
+        facts,
+        state.progress,
+        record.made_by(mesh),
+        state.base,
+    )
     return f"step {state.step}: saved"
 
 
@@ -315,75 +320,3 @@ def last_loss(run: str | os.PathLike) -> float:
     lines = pathlib.Path(run, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [row["loss"] for row in map(json.loads, lines) if "loss" in row]
     return losses[-1] if losses else math.nan
-
-
-def _facts(config, model, tokenizer, data: Data) -> dict:
-    """What a checkpoint has to agree with for the run to go on bit for bit."""
-    return {
-        "model": checkpoints.model_facts(model),
-        "tokenizer": tokenizer.fingerprint,
-        "data": data.fingerprint,
-        "seed": config.seed,
-        "steps": config.steps,
-        "trainable": config.trainable,
-        "accumulation": config.accumulation,
-        "optimizer": config.optimizer.to_dict(),
-    }
-
-
-def _write_config(run: pathlib.Path, config, model, tokenizer, data: Data) -> None:
-    """config.json: everything that made this run, with absolute paths."""
-    record = json.loads(config.to_json())
-    record["tokenizer"] = os.path.abspath(config.tokenizer)
-    _copy_tokenizer(tokenizer_file(config.tokenizer), run)
-    record["resolved_model"] = checkpoints.model_facts(model)
-    record["tokenizer_sha256"] = tokenizer.fingerprint
-    record["data_fingerprint"] = data.fingerprint
-    record["corpora"] = {
-        name: {
-            "documents": packed.documents,
-            "tokens": packed.tokens,
-            "loss_tokens": packed.loss_tokens,
-            "rows": len(packed.tokens_NT),
-            "fill": round(packed.fill, 4),
-        }
-        for name, packed in data.sources.items()
-    }
-    record["versions"] = {
-        "msm_jax": __version__,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "device": jax.devices()[0].device_kind,
-    }
-    aside = run / "config.json.partial"
-    aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(aside, run / "config.json")
-
-
-def _copy_tokenizer(source: pathlib.Path, run: pathlib.Path) -> None:
-    """Beside the weights, so that a run can be moved or published."""
-    target = run / (HF_TOKENIZER_FILE if source.suffix == ".json" else TOKENIZER_FILE)
-    aside = target.with_suffix(".partial")
-    shutil.copyfile(source, aside)
-    os.replace(aside, target)
-
-
-@contextlib.contextmanager
-def _signals():
-    """A list that is no longer empty once SIGTERM has come; a second one ends the process."""
-    received: list[int] = []
-
-    def handle(number, frame):
-        if received:
-            os._exit(143)
-        received.append(number)
-
-    try:
-        before = signal.signal(signal.SIGTERM, handle)
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -8,6 +8,7 @@ from msm_jax.corpus.records import read_rows
 from msm_jax.data.chat import CHAT_FORMATS, render_chat
 from msm_jax.data.pipeline import as_batch, pack_rows
 from msm_jax.errors import UserError
+from msm_jax.train.hosts import to_host
 from msm_jax.train.loss import token_logprobs
 
 
@@ -50,7 +51,7 @@ class Probe:
                 np.concatenate([row.loss_NT for row in some]),
                 np.concatenate([row.segment_ids_NT for row in some]),
             )
-            logprobs_BT = np.asarray(token_logprobs(config, params, batch))
+            logprobs_BT = to_host(token_logprobs(config, params, batch))
             scores.append(np.sum(logprobs_BT * batch["loss_weights"], axis=1))
         scores = np.concatenate(scores)[: len(self._rows)].reshape(-1, 2)
         return float(np.mean(np.argmax(scores, axis=1) == np.array(self._right)))

@@ -21,10 +21,11 @@ def make_step(config, optimizer, accumulation: int = 1, mesh=None):
 
     Returns:
       step(trained, optimizer_state, frozen, batch) -> (trained, optimizer_state, metrics), with
-      batch as `Data.batches[i]` gives it and metrics {"loss", "grad_norm", "loss_tokens"}, the
-      loss in nats per learned token, and the counts of `skip_bad_steps` where the optimizer has
-      them. The first two arguments are donated. Gradients are summed in float32, whatever the
-      dtype of the products.
+      batch as `Data.batches[i]` gives it and metrics {"loss", "grad_norm", "loss_tokens",
+      "tokens"}, the loss in nats per learned token, and the counts of `skip_bad_steps` where the
+      optimizer has them. A batch may also have "stop", int32 flags whose sum is a metric. The
+      first two arguments are donated. Gradients are summed in float32, whatever the dtype of the
+      products.
     """
 
     optimizer = optax.with_extra_args_support(optimizer)
@@ -48,6 +49,8 @@ def make_step(config, optimizer, accumulation: int = 1, mesh=None):
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(trained, optimizer_state, frozen, batch):
+        batch = dict(batch)
+        stop = batch.pop("stop", None)
         loss, gradients = accumulated(trained, frozen, batch)
         weight = jnp.maximum(jnp.sum(batch["loss_weights"]), 1.0)
         gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
@@ -55,7 +58,10 @@ def make_step(config, optimizer, accumulation: int = 1, mesh=None):
             "loss": loss / weight,
             "grad_norm": optax.global_norm(gradients),
             "loss_tokens": weight,
+            "tokens": jnp.count_nonzero(batch["segment_ids"]),
         }
+        if stop is not None:
+            metrics["stop"] = jnp.sum(stop)
         updates, optimizer_state = optimizer.update(
             gradients,
             optimizer_state,

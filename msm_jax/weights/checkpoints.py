@@ -1,14 +1,19 @@
 """Run checkpoints by Orbax: written aside and renamed, so that a kill leaves the last one whole.
 
 A checkpoint holds params, optimizer state and, as JSON, what a run that goes on from it has to
-match (facts), what it gives back (progress), who made it, and a checksum of every array.
+match (facts), what it gives back (progress), who made it, and a checksum of every array. That of an
+adapter on a parent's weights holds the adapter alone, and where the parent is (base).
 """
 
 import contextlib
 import dataclasses
+import fcntl
+import functools
+import hashlib
 import json
 import os
 import pathlib
+import platform
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,6 +38,7 @@ class Keeper:
 
     def __init__(self, checkpointer):
         self._orbax = checkpointer
+        self.base: dict | None = None  # of the checkpoint that was restored
         self.directory = checkpointer.directory
 
     def save(
@@ -43,6 +49,7 @@ class Keeper:
         facts: dict,
         progress: dict,
         made_by: dict | None = None,
+        base: dict | None = None,
     ) -> None:
         """Write params and optimizer state after `step` steps, as one checkpoint or not at all.
 
@@ -53,6 +60,7 @@ class Keeper:
           facts: what a restore has to match; JSON.
           progress: what it gives back; JSON.
           made_by: versions and mesh, to read and not to match; JSON.
+          base: as from `base_facts`, where `params` are an adapter only.
 
         Raises:
           UserError: the file system refused; earlier checkpoints stay as they are.
@@ -66,6 +74,7 @@ class Keeper:
             "progress": progress,
             "made_by": made_by or {},
             "checksums": checksums(state),
+            "base": base,
         }
         with self._errors(f"the checkpoint of step {step}"):
             self._orbax.save_checkpointables_async(
@@ -118,6 +127,7 @@ class Keeper:
                 if fall_back and step != steps[0]:
                     continue
                 raise
+            self.base = metadata.get("base")
             return step, found["params"], found["optimizer"], metadata["progress"]
         return None
 
@@ -246,6 +256,115 @@ def _checksums(leaves):
     return [one(leaf) for leaf in leaves]
 
 
+@contextlib.contextmanager
+def lock(run_dir: str | os.PathLike) -> Iterator[None]:
+    """Holds a run directory for this process alone.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    path = pathlib.Path(run_dir) / "lock"
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise UserError(
+                f"{run_dir}: another process is training here ({file.read().strip() or '?'}): wait "
+                "for it, or use another --workdir"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def load_config(run_dir: str | os.PathLike) -> ModelConfig:
+    """The model of a run's newest checkpoint."""
+    with ocp.training.Checkpointer(directory(run_dir)) as reader:
+        newest = reader.latest
+        if newest is None:
+            raise UserError(f"{directory(run_dir)}: has no checkpoint")
+        metadata = reader.checkpointables_metadata(newest.step).custom_metadata
+    return ModelConfig(**metadata["facts"]["model"])
+
+
+def base_facts(run_dir: str | os.PathLike, parent: str | os.PathLike, frozen: dict) -> dict:
+    """Where the weights under an adapter are, and a digest of them."""
+    here, there = pathlib.Path(run_dir).absolute(), pathlib.Path(parent).absolute()
+    return {
+        "path": str(there),
+        "relative": os.path.relpath(there, here),
+        "digest": digest(frozen),
+    }
+
+
+def digest(tree: dict) -> str:
+    """One name for all bits of a tree."""
+    return hashlib.sha256(json.dumps(checksums(tree), sort_keys=True).encode()).hexdigest()
+
+
+def _base_params(run_dir, base: dict, config: ModelConfig, mesh) -> dict:
+    """The weights under a run's adapter, from its parent.
+
+    Raises:
+      UserError: the parent is gone, or is not what the adapter was trained on.
+    """
+    places = [pathlib.Path(run_dir).absolute() / base["relative"], pathlib.Path(base["path"])]
+    parent = next((place for place in places if place.is_dir()), None)
+    if parent is None:
+        raise UserError(
+            f"{run_dir}: holds an adapter on the weights of {base['path']}, which is not there: "
+            f"put them back, or beside it as {base['relative']}"
+        )
+    if directory(parent).is_dir():
+        params = load_params(parent, mesh=mesh)[1]
+    else:
+        from msm_jax.weights.huggingface import load_checkpoint
+
+        params = load_checkpoint(parent, config.param_dtype, mesh)[1]
+    frozen = as_dtype(without_adapter(params), config.param_dtype)
+    if digest(frozen) != base["digest"]:
+        raise UserError(
+            f"{parent}: its weights are not those that the adapter of {run_dir} was trained on"
+        )
+    return frozen
+
+
+def without_adapter(params: dict) -> dict:
+    """The tree without its LoRA leaves."""
+    return {
+        name: without_adapter(leaf) if isinstance(leaf, dict) else leaf
+        for name, leaf in params.items()
+        if not name.startswith("lora_")
+    }
+
+
+def only_adapter(params: dict) -> dict:
+    """The tree of its LoRA leaves."""
+    found = {}
+    for name, leaf in params.items():
+        if isinstance(leaf, dict):
+            if inner := only_adapter(leaf):
+                found[name] = inner
+        elif name.startswith("lora_"):
+            found[name] = leaf
+    return found
+
+
+def _joined(first: dict, second: dict) -> dict:
+    joined = dict(first)
+    for name, leaf in second.items():
+        joined[name] = _joined(joined[name], leaf) if name in joined else leaf
+    return joined
+
+
+def as_dtype(params: dict, dtype: str) -> dict:
+    """Weights in another dtype, one after another; those that have it stay as they are."""
+    cast = functools.partial(jax.jit, donate_argnums=0)(lambda leaf: leaf.astype(dtype))
+    return jax.tree.map(lambda leaf: leaf if leaf.dtype == dtype else cast(leaf), params)
+
+
 def _abstract(leaf, sharding=None, dtype=None):
     sharding = sharding or getattr(leaf, "sharding", None)
     return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
@@ -281,6 +400,9 @@ def load_params(run_dir: str | os.PathLike, step: int | None = None, mesh=None):
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = abstract_params(config)
         places = param_shardings(config, mesh) if mesh else jax.tree.map(lambda _: here, shapes)
-        abstract = jax.tree.map(_abstract, shapes, places)
+        abstract, base = jax.tree.map(_abstract, shapes, places), metadata.get("base")
+        abstract = only_adapter(abstract) if base else abstract
         params = _load(reader, step, {"params": abstract}, metadata)["params"]
+    if base:
+        params = _joined(_base_params(run_dir, base, config, mesh), params)
     return config, params, {"step": step, **metadata["facts"], **metadata["progress"]}

@@ -102,11 +102,12 @@ def test_targets_never_cross_documents():
 
 def test_every_loss_token_of_an_epoch_is_learned_once(tokenizer, corpora):
     data = load_data(corpora, tokenizer, "compact", 32, 4, seed=3)
-    for name, packed in data.sources.items():
+    for name, packing in data.packings.items():
+        packed, counts = packing.read(range(packing.count)), data.accounts[name]
         batch = as_batch(packed.tokens_NT, packed.loss_NT, packed.segment_ids_NT)
         # A document's first token has no predecessor; in chats it is never learned anyway.
-        unpredicted = packed.documents if name == "documents" else 0
-        assert batch["loss_weights"].sum() == packed.loss_tokens - unpredicted
+        unpredicted = counts["documents"] if name == "documents" else 0
+        assert batch["loss_weights"].sum() == counts["loss_tokens"] - unpredicted
 
 
 def test_a_batch_is_a_function_of_seed_and_step(tokenizer, corpora):
@@ -121,12 +122,13 @@ def test_a_batch_is_a_function_of_seed_and_step(tokenizer, corpora):
 
 def test_every_epoch_has_each_row_once_in_an_order_of_its_own(tokenizer, corpora):
     data = load_data({"chats": corpora["chats"]}, tokenizer, "compact", 32, 1, seed=0)
-    rows = len(data.sources["chats"].tokens_NT)
+    rows = data.packings["chats"].count
     read = lambda first: [
         data.batches[step]["tokens"].tobytes() for step in range(first, first + rows)
     ]
     epochs = [read(0), read(rows), read(7 * rows)]
-    packed = sorted(row.tobytes() for row in data.sources["chats"].tokens_NT)
+    read_all = data.packings["chats"].read(range(rows))
+    packed = sorted(row.tobytes() for row in read_all.tokens_NT)
     assert all(sorted(epoch) == packed for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 

@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from msm_jax.errors import UserError
+from msm_jax.train.config import source
 from msm_jax.train.loop import train
 from msm_jax.weights.checkpoints import load_params
 
@@ -70,6 +73,7 @@ def test_same_seed_same_bits_and_another_seed_differs(config, tmp_path):
 _SCRIPT = """
 import json, sys
 from ml_collections import ConfigDict
+from msm_jax.train.config import source
 from msm_jax.train.loop import train
 from msm_jax.train.config import stage
 config = stage()
@@ -191,3 +195,86 @@ def test_weights_that_are_not_finite_are_never_saved(config, tmp_path):
         train(config, tmp_path)
     with pytest.raises(UserError, match="has no checkpoint"):
         load_params(tmp_path)
+
+
+def test_an_adapter_is_saved_without_its_base_and_knows_it(config, tmp_path):
+    config.model.update({"vocab_size": 4096, "param_dtype": "float32"})
+    train(config, tmp_path / "base")
+    size = lambda run: sum(f.stat().st_size for f in (run / "checkpoints").rglob("*"))
+    config.parent, config.trainable = str(tmp_path / "base"), "lora"
+    config.model.update({"lora_rank": 2, "lora_alpha": 4.0, "param_dtype": "bfloat16"})
+    train(config, tmp_path / "adapter")
+    assert size(tmp_path / "adapter") < size(tmp_path / "base") / 3
+    config.parent = str(tmp_path / "adapter")
+    train(config, tmp_path / "next")
+    model, params, _ = load_params(tmp_path / "next")
+    base = load_params(tmp_path / "base")[1]
+    assert params["embed"]["w"].dtype == "bfloat16" and model.lora_rank == 2
+    np.testing.assert_array_equal(params["embed"]["w"], base["embed"]["w"].astype("bfloat16"))
+    # All of them moved together are still whole; without the base there is an error.
+    (tmp_path / "moved").mkdir()
+    for name in ("base", "adapter", "next"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    jax.tree.map(np.testing.assert_array_equal, load_params(tmp_path / "moved/next")[1], params)
+    (tmp_path / "moved/base").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="adapter on the weights of .*base, which is not there"):
+        load_params(tmp_path / "moved/next")
+
+
+def test_a_changed_base_is_noticed(config, tmp_path):
+    train(config, tmp_path / "base")
+    config.parent, config.trainable = str(tmp_path / "base"), "lora"
+    config.model.lora_rank = 2
+    train(config, tmp_path / "adapter")
+    shutil.rmtree(tmp_path / "base")
+    config.parent, config.trainable, config.seed = "", "all", 1
+    config.model.lora_rank = 0
+    train(config, tmp_path / "base")
+    with pytest.raises(UserError, match="not those that the adapter"):
+        load_params(tmp_path / "adapter")
+
+
+def test_changed_data_under_a_run_is_refused(config, material, tmp_path):
+    lines = (material / "documents.jsonl").read_text().splitlines(keepends=True)
+    config.data.documents.path = str(tmp_path / "d.jsonl")
+    (tmp_path / "d.jsonl").write_text("".join(lines))
+    train(config, tmp_path / "run")
+    (tmp_path / "d.jsonl").write_text("".join(lines[1:]))
+    with pytest.raises(UserError, match="data: checkpoint"):
+        train(config, tmp_path / "run")
+
+
+def test_eval_loss_prompts_and_warnings_are_in_the_log(config, material, tmp_path):
+    config.steps = 60
+    config.eval.update({"every": 20, "batches": 2})
+    config.eval.data = ConfigDict({"held_out": source(str(material / "documents.jsonl"))})
+    config.samples.update({"every": 30, "prompts": ("red big",), "max_tokens": 6})
+    config.profile.update({"start": 3, "steps": 2})
+    train(config, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    evals = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
+    assert list(evals) == [20, 40, 60] and evals[60] < evals[20]
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("'red big' -> ") == 2 and "60 optimizer steps are few" in log
+    assert "attention plain" in log and "6 per trained weight" in log
+    assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
+
+
+def test_steps_follow_from_epochs(config, tmp_path):
+    config.mixture, config.steps, config.epochs = "epochs", 0, 2.0
+    summary = train(config, tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())["corpora"]
+    assert summary["steps"] == -(-2 * record["all"]["rows"] // config.rows)
+    assert summary["tokens"] == 2 * record["documents"]["tokens"]
+    # A document's first token has no predecessor.
+    learned = record["documents"]["loss_tokens"] - record["documents"]["documents"]
+    assert summary["loss_tokens"] == 2 * learned
+
+
+def test_too_much_memory_is_said_with_what_to_change(config):
+    from msm_jax.model import make_mesh
+    from msm_jax.train.loop import _memory
+
+    refused = pytest.raises(UserError, match=r"not fit in memory.*rows=4.*remat=none.*mesh.fsdp=1")
+    with refused, _memory(config, types.SimpleNamespace(remat="none"), make_mesh(config.mesh)):
+        jax.block_until_ready(jax.jit(lambda: jax.numpy.zeros(2**45))())

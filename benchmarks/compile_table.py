@@ -1,0 +1,90 @@
+"""Compiles every shipped large config ahead of time and writes docs/compile_table.md.
+
+    python benchmarks/compile_table.py [--keep runs/compile] [--only qwen3-32b,full,v5p-64]
+
+Takes libtpu (pip install 'msm_jax[tpu]') and no TPU; about half an hour of two CPU cores, and about
+3 GB of memory. Figures that lie in --keep already are not made again: delete them to do so.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TARGET = ROOT / "docs" / "compile_table.md"
+SLICES = ("v5e-256", "v5p-64", "v6e-64")
+ROWS = [f"{m},{mode},{s}" for m in ("qwen3-32b", "qwen2.5-32b") for mode in ("full", "lora")
+        for s in SLICES]  # fmt: skip
+HEAD = """# Compile proofs
+
+Every row: the real train step (and one step of decoding, bfloat16, 64 rows or one per group of
+chips, 4,096 slots) of `configs/scale/qwen.py:CONFIG`, compiled by libtpu for that topology on a
+machine without any TPU. It shows that the step lowers, that its kernels compile, and that the
+compiler's memory estimate fits; nothing of numbers or speed. Made by
+`python benchmarks/compile_table.py`.
+
+GiB per chip; "free" is of what a program may use, after arguments + temporaries. "Bound": the
+share of the chip's peak that a step could reach at most (mfu: 6 per trained weight and token, 4 per
+frozen one, half of causal attention), if the products (with what remat computes twice) and the
+collectives, over one axis of the torus, overlapped perfectly: an estimate and no measurement.
+
+"""
+COLUMNS = ("config", "weights + optimizer", "arguments", "temporaries", "free", "compile s",
+           "collectives, times (GiB)", "bound", "decode: GiB, compile s")  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--keep", default="runs/compile", help="directory of the figures")
+    parser.add_argument("--only", nargs="*", default=ROWS)
+    options = parser.parse_args()
+    keep = pathlib.Path(options.keep)
+    keep.mkdir(parents=True, exist_ok=True)
+    for name in options.only:
+        file = keep / f"{name}.json"
+        if not file.exists():
+            print(f"compiling {name}", flush=True)
+            command = [sys.executable, "-m", "msm_jax.compile", f"--json={file}"]
+            command += [f"--config={ROOT}/configs/scale/qwen.py:{name}"]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            if done.returncode and not file.exists():
+                print(done.stderr[-1500:], flush=True)
+    rows = [line(name, keep / f"{name}.json") for name in ROWS if (keep / f"{name}.json").exists()]
+    rows = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|", *rows]
+    TARGET.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
+    print(f"{TARGET}: {len(rows) - 2} rows")
+
+
+def line(name: str, file: pathlib.Path) -> str:
+    train, *decode = json.loads(file.read_text())
+    gib = lambda n: f"{n / 2**30:.2f}"
+    sizes = train["bytes"]
+    held = sum(sizes[kind] for kind in ("weights", "frozen weights", "optimizer"))
+    total = sizes["arguments"] + sizes["temporaries"]
+    collectives = ", ".join(
+        f"{kind} {one['count']} ({one['bytes'] / 2**30:.1f})"
+        for kind, one in sorted(train["collectives"].items())
+    )
+    moved = sum(one["bytes"] for one in train["collectives"].values())
+    slowest = max(train["done"] / train["peak_flops"], moved / train["link"])
+    bound = train["flops"] / train["peak_flops"] / slowest
+    cells = [
+        name,
+        gib(held),
+        gib(sizes["arguments"]),
+        gib(sizes["temporaries"]),
+        f"{1 - total / train['limit']:.0%}",
+        f"{train['seconds']:.0f}",
+        collectives,
+        f"{bound:.0%}",
+    ]
+    for one in decode:
+        total = one["bytes"]["arguments"] + one["bytes"]["temporaries"]
+        cells.append(f"{gib(total)}, {one['seconds']:.0f}")
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()

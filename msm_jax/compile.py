@@ -1,0 +1,64 @@
+"""Compile a stage ahead of time, for devices that are not here; prints what it needs.
+
+    python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-32b,full,v5p-64
+    python -m msm_jax.compile --config=CONFIG --topology=v5p:4x4x4
+    python -m msm_jax.compile --config=CONFIG --mesh=8
+
+With --topology (or config.topology) for TPUs, which takes libtpu (the extra `tpu`) and no TPU; with
+--mesh for so many fake CPU devices, which takes nothing. The config is a stage's, as of `train`;
+neither its data nor its tokenizer are read. --json=FILE also writes the figures.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+
+from absl import flags
+
+from msm_jax import command
+
+_TOPOLOGY = flags.DEFINE_string("topology", "", "A TPU topology, such as v5p:4x4x4 or v5e:16x16.")
+_MESH = flags.DEFINE_integer("mesh", 0, "Fake CPU devices to lower for instead.")
+_DECODE = flags.DEFINE_bool("decode", True, "Also compile a decoding step.")
+_ROWS = flags.DEFINE_integer("rows", 64, "Of the decoding step.")
+_SLOTS = flags.DEFINE_integer("slots", 4096, "Of its cache, in tokens.")
+_JSON = flags.DEFINE_string("json", "", "File for the figures.")
+
+
+def main() -> None:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # whatever is here, it is not asked
+    count = _MESH.value
+    if count:
+        flag = f"--xla_force_host_platform_device_count={count}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    import jax
+
+    from msm_jax.errors import UserError
+    from msm_jax.train import aot
+
+    config = flags.FLAGS.config
+    topology = _TOPOLOGY.value or ("" if count else config.get("topology", ""))
+    if not topology and not count:
+        raise UserError("give --topology=v5p:4x4x4 (TPUs) or --mesh=8 (fake CPU devices)")
+    if count:
+        config.mesh.update({"data": 1, "fsdp": -1})
+        config.rows = max(config.rows, count * config.accumulation)
+        config.model.attention = "auto"
+    devices = aot.tpu_devices(topology) if topology else jax.devices()
+    reports = [aot.compile_step(config, devices)]
+    print("\n".join(reports[0].lines()), flush=True)
+    if _DECODE.value:
+        reports.append(aot.compile_decode(config, devices, _ROWS.value, _SLOTS.value))
+        print("\n".join(reports[1].lines()), flush=True)
+    if _JSON.value:
+        with open(_JSON.value, "w", encoding="utf-8") as file:
+            json.dump([dataclasses.asdict(report) for report in reports], file, indent=1)
+    for report in reports:
+        if report.limit and report.total > report.limit:
+            raise UserError(f"{report.name}: {report.total / 2**30:.1f} GiB do not fit a device")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    command.run(main)

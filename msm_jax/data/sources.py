@@ -1,0 +1,142 @@
+"""Where rows come from: JSONL, Parquet, ArrayRecord and TFDS, behind one iterator.
+
+    NAME.jsonl, NAME.jsonl.gz, NAME.jsonl.zst   one JSON object a line
+    NAME.parquet                                columns are keys
+    NAME.array_record                           one JSON object a record
+    tfds:DIR                                    `spec_documents` as `prepare_documents` wrote it
+
+Names may hold * and ?, for the shards of one corpus, which are read in the order of their names.
+"""
+
+import glob
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from msm_jax.corpus.records import file_hash, parse_row, read_lines
+from msm_jax.errors import UserError
+
+TFDS = "tfds:"
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".array_record")
+
+Row = dict[str, Any]
+
+
+def source_files(path: str) -> list[pathlib.Path]:
+    """The files of a source.
+
+    Raises:
+      UserError: there are none, or they are of a kind that is not known.
+    """
+    if path.startswith(TFDS):
+        folder = pathlib.Path(path.removeprefix(TFDS))
+        found = sorted(file for file in folder.rglob("*") if file.is_file())
+    else:
+        pattern = any(letter in path for letter in "*?")
+        found = [pathlib.Path(name) for name in sorted(glob.glob(path))] if pattern else []
+        found = found if pattern else [pathlib.Path(path)]
+    if not found:
+        raise UserError(f"{path}: there are no such files: check the path")
+    for file in found:
+        if not path.startswith(TFDS) and not file.name.endswith(SUFFIXES):
+            raise UserError(f"{file}: data files are {', '.join(SUFFIXES)}, or {TFDS}DIRECTORY")
+    return found
+
+
+def source_hash(path: str) -> str:
+    """SHA-256 of the content of a source, wherever it lies."""
+    files = source_files(path)
+    if len(files) == 1:
+        return file_hash(files[0])
+    return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
+
+
+def read_source(
+    path: str, encoding_errors: str = "strict"
+) -> Iterator[tuple[str, Row | UserError]]:
+    """(where, row) of each row in order; instead of a row that cannot be read, why.
+
+    Args:
+      encoding_errors: "strict", or "replace": bytes that are not UTF-8 become U+FFFD.
+
+    Raises:
+      UserError: a file that cannot be read at all, or is damaged.
+    """
+    if path.startswith(TFDS):
+        yield from _read_tfds(path.removeprefix(TFDS))
+        return
+    for file in source_files(path):
+        name = str(file)
+        if name.endswith(".parquet"):
+            yield from _read_parquet(name)
+        elif name.endswith(".array_record"):
+            yield from _read_array_record(name, encoding_errors)
+        else:
+            yield from _read_jsonl(name, encoding_errors)
+
+
+def _read_jsonl(path: str, encoding_errors: str) -> Iterator[tuple[str, Row | UserError]]:
+    at = 0
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            yield _parsed(line, f"{path}:{number}", at, encoding_errors)
+        at += len(line)
+
+
+def _parsed(line: bytes, where: str, at: int, errors: str) -> tuple[str, Row | UserError]:
+    try:
+        return where, parse_row(line, where, at, errors)
+    except UserError as error:
+        return where, error
+
+
+def _read_parquet(path: str) -> Iterator[tuple[str, Row]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}:{number}", row
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: not a whole Parquet file: {error}") from error
+
+
+def _read_array_record(path: str, errors: str) -> Iterator[tuple[str, Row | UserError]]:
+    from array_record.python import array_record_data_source
+
+    if not os.path.exists(path):
+        raise UserError(f"{path}: cannot be read: there is no such file")
+    try:
+        with array_record_data_source.ArrayRecordDataSource([path]) as source:
+            for number in range(len(source)):
+                yield _parsed(source[number], f"{path}:{number + 1}", 0, errors)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: not a whole ArrayRecord file: {error}") from error
+
+
+def _read_tfds(folder: str) -> Iterator[tuple[str, Row]]:
+    from msm_jax.corpus.documents import documents_source
+
+    for number, row in enumerate(documents_source(folder), start=1):
+        yield f"{folder}:{number}", row
+
+
+def write_array_record(path: str | os.PathLike, rows: Iterator[Row]) -> int:
+    """Writes rows as JSON, one a record, so that any of them can be read by itself; returns how
+    many. Written aside and renamed."""
+    from array_record.python import array_record_module
+
+    aside, count = f"{os.fspath(path)}.partial", 0
+    writer = array_record_module.ArrayRecordWriter(aside, "group_size:1")
+    for row in rows:
+        writer.write(json.dumps(row, ensure_ascii=False).encode())
+        count += 1
+    writer.close()
+    os.replace(aside, path)
+    return count

@@ -1,0 +1,314 @@
+"""Compiles a stage's programs ahead of time for devices that are not here.
+
+The real train step, and one step of decoding with the same weights, are lowered for a TPU topology
+(with libtpu, no TPU) or for fake CPU devices, from shapes alone. It proves that they lower, that
+the mesh cuts them, that the kernels compile, and that the compiler's memory estimate fits. It
+proves nothing about numbers or speed.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from msm_jax.errors import UserError
+from msm_jax.model import (
+    Cache,
+    ModelConfig,
+    abstract_params,
+    batch_sharding,
+    forward,
+    logits,
+    make_mesh,
+    param_shardings,
+)
+from msm_jax.train import hlo
+from msm_jax.train.flops import flops_per_token, peak_flops
+from msm_jax.train.optimizer import make_optimizer, optimizer_shardings, split_params
+from msm_jax.train.step import make_step
+
+# GiB of memory a program can use, bytes/s of that memory, and bytes/s over one axis of the
+# interconnect in both directions (Google's data sheets; jax-ml.github.io/scaling-book).
+CHIPS = {
+    "TPU v4": (30.75, 1.2e12, 0.9e11),
+    "TPU v5 lite": (15.75, 0.82e12, 0.9e11),
+    "TPU v5": (95.0, 2.76e12, 1.8e11),
+    "TPU v6": (31.25, 1.64e12, 1.8e11),
+    "TPU7": (94.75, 7.4e12, 1.8e11),
+}
+
+
+@dataclasses.dataclass
+class Report:
+    """What a compiled program needs on each device.
+
+    Attributes:
+      bytes: "weights", "frozen weights", "optimizer", "batch", "cache" by what they are for, from
+        their shapes and places; "arguments", "temporaries" as the compiler says.
+      peak: the compiler's own peak, which counts less than arguments + temporaries; 0: not told.
+      limit: bytes of a device; 0 where that is not known.
+      flops: useful ones of a step, per device; `done` counts what is recomputed too.
+      collectives: kind -> `hlo.Collective`.
+      peak_flops, memory, link: of a device, FLOP/s and bytes/s; 0 where not known.
+    """
+
+    name: str
+    devices: str
+    seconds: float
+    bytes: dict[str, int]
+    peak: int
+    limit: float
+    flops: float
+    done: float
+    tokens: int
+    collectives: dict[str, hlo.Collective]
+    peak_flops: float
+    memory: float
+    link: float
+    convention: str
+
+    @property
+    def total(self) -> int:
+        return self.bytes["arguments"] + self.bytes["temporaries"]
+
+    def lines(self) -> list[str]:
+        gib = lambda n: f"{n / 2**30:.2f} GiB"
+        parts = ", ".join(f"{name} {gib(size)}" for name, size in self.bytes.items() if size)
+        room = f" of {gib(self.limit)}, {1 - self.total / (self.limit or 1):.0%} free"
+        text = [
+            f"{self.name}: compiled for {self.devices} in {self.seconds:.0f} s",
+            f"  a device holds: {parts}",
+            f"  arguments + temporaries: {gib(self.total)}"
+            + (room if self.limit else "")
+            + (f" (the compiler's own peak: {gib(self.peak)})" if self.peak else ""),
+            f"  a step: {self.tokens:,} tokens, {self.flops / 1e12:.2f} TFLOP per device that "
+            f"count ({self.convention}), {self.done / 1e12:.2f} with what is computed twice",
+        ]
+        for kind, one in sorted(self.collectives.items()):
+            text.append(f"  {kind}: {one.count} times, {gib(one.bytes)} per device and step")
+        if self.peak_flops and self.link:
+            text.append(self._roofline())
+        return text
+
+    @property
+    def bound(self) -> dict[str, float]:
+        """Seconds that a step takes at least, by what would take them."""
+        moved = sum(one.bytes for one in self.collectives.values())
+        return {
+            "products at peak": self.done / self.peak_flops,
+            "reading the arguments once": self.bytes["arguments"] / self.memory,
+            "collectives over one axis of the torus": moved / self.link,
+        }
+
+    def _roofline(self) -> str:
+        slowest = max(self.bound.values())
+        parts = ", ".join(f"{seconds:.4f} s of {what}" for what, seconds in self.bound.items())
+        return (
+            f"  bound: {parts}; overlapped perfectly {self.tokens / slowest:,.0f} tokens/s, mfu "
+            f"{self.flops / self.peak_flops / slowest:.0%}. An estimate and no measurement: other "
+            "memory traffic, imperfect overlap and attention's own efficiency are left out"
+        )
+
+
+def tpu_devices(topology: str) -> list:
+    """The devices of a TPU topology such as "v5p:4x4x4".
+
+    Raises:
+      UserError: libtpu is missing, or knows no such topology.
+    """
+    quiet = {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:300]
+        raise UserError(
+            f"topology={topology}: {reason}; it takes libtpu (pip install 'msm_jax[tpu]') and "
+            "names like v5e:16x16, v5p:4x4x4, v6e:8x8"
+        ) from error
+
+
+def stage_model(config: ConfigDict) -> ModelConfig:
+    """The model of a stage without its files: by preset, or by its own keys."""
+    from msm_jax.model import preset
+    from msm_jax.train.start import OURS
+
+    fields = dict(config.model)
+    name = fields.pop("preset", "")
+    if name == "parent":
+        raise UserError('model.preset="parent" needs the parent; name a preset to compile')
+    if name:
+        return dataclasses.replace(preset(name), **{key: fields[key] for key in OURS})
+    if not fields["vocab_size"]:
+        raise UserError("model.vocab_size=0 follows a tokenizer; give a number to compile")
+    return ModelConfig(**fields)
+
+
+def lower_step(config: ConfigDict, devices: list):
+    """The train step of a stage, lowered for devices: `jax.stages.Lowered`, model, mesh, trees.
+
+    Raises:
+      UserError: the mesh does not cut the model or its rows.
+    """
+    model, mesh = stage_model(config), make_mesh(config.mesh, devices)
+    params = _placed(abstract_params(model), param_shardings(model, mesh))
+    trained, frozen = split_params(params, config.trainable)
+    optimizer = make_optimizer(config.optimizer, max(config.steps, 1))
+    state = _placed(
+        jax.eval_shape(optimizer.init, trained), optimizer_shardings(optimizer, trained, mesh)
+    )
+    place = batch_sharding(mesh, config.rows // config.accumulation)
+    shape = (config.rows, config.sequence_length)
+    of = lambda dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+    names = ("tokens", "targets", "segment_ids", "positions")
+    batch = {**dict.fromkeys(names, of(np.int32)), "loss_weights": of(np.float32)}
+    step = make_step(model, optimizer, config.accumulation, mesh)
+    lowered = step.lower(trained, state, frozen, batch)
+    kinds = {"weights": trained, "frozen weights": frozen, "optimizer": state, "batch": batch}
+    return lowered, model, mesh, kinds
+
+
+def compile_step(config: ConfigDict, devices: list) -> Report:
+    """Lowers and compiles the train step of a stage.
+
+    Raises:
+      UserError: it does not fit, by the compiler's word.
+    """
+    lowered, model, mesh, kinds = lower_step(config, devices)
+    shape = (config.rows, config.sequence_length)
+    tokens = math.prod(shape)
+    per_token = flops_per_token(model, config.sequence_length, config.trainable)
+    done = per_token * (1 if model.remat in ("none", "dots") else _recomputed(config))
+    return _compiled(
+        f"train step, {_words(config, model)}",
+        lowered,
+        mesh,
+        kinds,
+        tokens,
+        per_token * tokens,
+        done * tokens,
+        "6 per trained weight and token, 4 per frozen one, half of causal attention",
+    )
+
+
+def _recomputed(config) -> float:
+    """The forward pass is 2 of 6 per weight, 2 of 4 where it is frozen; remat runs it twice."""
+    return 8 / 6 if config.trainable == "all" else 6 / 4
+
+
+def compile_decode(config: ConfigDict, devices: list, rows: int, slots: int) -> Report:
+    """Lowers and compiles one decoding step: a token for each of `rows`, `slots` of cache each.
+
+    Weights are bfloat16, cut by heads as far as there are key/value heads; the rest of the devices
+    takes other rows.
+    """
+    model = stage_model(config)
+    model = dataclasses.replace(model, dtype="bfloat16", param_dtype="bfloat16")
+    tensor = math.gcd(model.kv_heads, len(devices))
+    mesh = make_mesh({"data": len(devices) // tensor, "fsdp": 1, "tensor": tensor}, devices)
+    params = _placed(abstract_params(model), param_shardings(model, mesh))
+    rows = max(rows, mesh.shape["data"])
+    cut = lambda *axes: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+    cache = jax.eval_shape(lambda: Cache.empty(model, rows, slots))
+    by_rank = {5: cut(None, "data", None, "tensor"), 2: cut("data"), 1: cut(), 0: cut()}
+    cache = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=by_rank[leaf.ndim]),
+        cache,
+    )
+    ids = jax.ShapeDtypeStruct((rows, 1), np.int32, sharding=cut("data"))
+
+    def decode(params, cache, tokens_B1, positions_B1):
+        ones_B1 = jax.numpy.ones_like(tokens_B1)
+        hidden_B1D, cache = forward(model, params, tokens_B1, ones_B1, positions_B1, cache)
+        return logits(model, params, hidden_B1D[:, 0]).argmax(-1), cache
+
+    flops = 2 * sum(leaf.size for leaf in jax.tree.leaves(params)) * rows
+    return _compiled(
+        f"decode step, {rows} rows, {slots} slots, {model.dtype}",
+        jax.jit(decode, donate_argnums=1).lower(params, cache, ids, ids),
+        mesh,
+        {"weights": params, "cache": cache},
+        rows,
+        flops,
+        flops,
+        "2 per weight and token",
+    )
+
+
+def _words(config, model) -> str:
+    name = config.model.get("preset") or f"{model.layers} layers of {model.width}"
+    lora = f" LoRA r={model.lora_rank}" if config.trainable == "lora" else " full"
+    return (
+        f"{name}{lora}, {config.rows} rows of {config.sequence_length}"
+        + (f" in {config.accumulation} parts" if config.accumulation > 1 else "")
+        + f", remat {model.remat}"
+    )
+
+
+def _placed(shapes, shardings):
+    place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
+    return jax.tree.map(place, shapes, shardings)
+
+
+def _device_bytes(tree) -> int:
+    shard = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    return sum(shard(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _compiled(name, lowered, mesh, kinds, tokens, flops, done, convention) -> Report:
+    devices = mesh.devices.flatten()
+    kind, count = devices[0].device_kind, len(devices)
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    started = time.time()
+    with _memory_errors(name, kinds):
+        compiled = lowered.compile()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    chip = next((chip for name, chip in CHIPS.items() if kind.startswith(name)), (0.0, 0.0, 0.0))
+    limit, bandwidth, link = chip
+    sizes = {what: _device_bytes(tree) for what, tree in kinds.items()}
+    sizes["arguments"] = memory.argument_size_in_bytes
+    sizes["temporaries"] = memory.temp_size_in_bytes
+    return Report(
+        name=name,
+        devices=f"{count} x {kind} ({axes})",
+        seconds=time.time() - started,
+        bytes=sizes,
+        peak=getattr(memory, "peak_memory_in_bytes", 0),
+        limit=limit * 2**30,
+        flops=flops / count,
+        done=done / count,
+        tokens=tokens,
+        collectives=hlo.collectives(text),
+        peak_flops=(peak_flops(devices) or 0.0) / count,
+        memory=bandwidth,
+        link=link,
+        convention=convention,
+    )
+
+
+@contextlib.contextmanager
+def _memory_errors(name: str, kinds: dict):
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        sizes = ", ".join(f"{what} {_device_bytes(t) / 2**30:.2f} GiB" for what, t in kinds.items())
+        raise UserError(
+            f"{name}: does not fit: {str(error).strip().splitlines()[0][:300]}. A device holds "
+            f"{sizes}, and what is computed on the way: fewer rows per device, accumulation, "
+            "remat=full, or more devices"
+        ) from error

@@ -1,0 +1,83 @@
+"""What a run writes down about itself: config.json, and what its checkpoints have to match."""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+
+import jax
+
+from msm_jax import __version__
+from msm_jax.data.pipeline import Data
+from msm_jax.data.tokenizer import HF_TOKENIZER_FILE, TOKENIZER_FILE, tokenizer_file
+from msm_jax.weights import checkpoints
+
+
+@functools.cache
+def code_version() -> str:
+    """Version, commit where there is one, and a hash of the package's sources."""
+    package = pathlib.Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    command = ["git", "-C", str(package), "rev-parse", "--short=12", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        commit = found.stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    return " ".join(filter(None, [__version__, commit, f"sources {digest.hexdigest()[:12]}"]))
+
+
+def facts(config, model, tokenizer, data: Data, steps: int) -> dict:
+    """What a checkpoint has to agree with for the run to go on bit for bit."""
+    return {
+        "model": checkpoints.model_facts(model),
+        "tokenizer": tokenizer.fingerprint,
+        "data": data.fingerprint,
+        "seed": config.seed,
+        "steps": steps,
+        "trainable": config.trainable,
+        "accumulation": config.accumulation,
+        "optimizer": config.optimizer.to_dict(),
+    }
+
+
+def made_by(mesh) -> dict:
+    """Versions and layout: to read, not to match."""
+    return {
+        "code": code_version(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "device": jax.devices()[0].device_kind,
+        "mesh": dict(mesh.shape),
+        "processes": jax.process_count(),
+    }
+
+
+def write_config(run: pathlib.Path, config, model, tokenizer, data: Data, mesh) -> None:
+    """config.json: everything that made this run, with absolute paths."""
+    record = json.loads(config.to_json())
+    named = config.tokenizer or config.parent
+    record["tokenizer"] = os.path.abspath(named)
+    _copy_tokenizer(tokenizer_file(named), run)
+    record["resolved_model"] = checkpoints.model_facts(model)
+    record["tokenizer_sha256"] = tokenizer.fingerprint
+    record["data_fingerprint"] = data.fingerprint
+    record["corpora"] = data.accounts
+    record["versions"] = {"msm_jax": __version__, **made_by(mesh)}
+    aside = run / "config.json.partial"
+    aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(aside, run / "config.json")
+
+
+def _copy_tokenizer(source: pathlib.Path, run: pathlib.Path) -> None:
+    """Beside the weights, so that a run can be moved or published."""
+    target = run / (HF_TOKENIZER_FILE if source.suffix == ".json" else TOKENIZER_FILE)
+    aside = target.with_suffix(".partial")
+    shutil.copyfile(source, aside)
+    os.replace(aside, target)

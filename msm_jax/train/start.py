@@ -1,0 +1,208 @@
+"""What a stage begins with: its checks, its model, and the state to go on from."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from msm_jax.data.tokenizer import Tokenizer
+from msm_jax.errors import UserError
+from msm_jax.model import ModelConfig, abstract_params, init_params, param_shardings, preset
+from msm_jax.train.optimizer import join_params, optimizer_shardings, split_params
+from msm_jax.weights import checkpoints
+
+# Keys of config.model that do not describe the shape, which with a preset is not ours to say.
+OURS = ("dtype", "param_dtype", "lora_rank", "lora_alpha", "lora_targets", "remat", "attention")
+
+
+@dataclasses.dataclass
+class State:
+    """What a checkpoint holds. `step` is also the position in the data."""
+
+    step: int
+    trained: dict
+    frozen: dict
+    optimizer_state: Any
+    tokens: int = 0
+    loss_tokens: int = 0
+    probes: dict = dataclasses.field(default_factory=dict)
+    done: bool = False
+    base: dict | None = None  # where the frozen weights are kept, if not in our checkpoints
+
+    @property
+    def params(self) -> dict:
+        return join_params(self.trained, self.frozen)
+
+    @property
+    def saved(self) -> dict:
+        """The parameters that a checkpoint holds."""
+        return self.trained if self.base else self.params
+
+    @property
+    def progress(self) -> dict:
+        """What a checkpoint gives back beside arrays."""
+        names = ("tokens", "loss_tokens", "probes", "done")
+        return {name: getattr(self, name) for name in names}
+
+
+def check(config: ConfigDict) -> None:
+    """Impossible combinations, before anything is read."""
+    if config.steps < 0 or (config.steps == 0 and config.mixture != "epochs"):
+        raise UserError(
+            f"steps={config.steps}: must be at least 1 (0 follows from the data, with "
+            f'mixture="epochs" and not {config.mixture!r})'
+        )
+    if config.accumulation < 1 or config.rows % config.accumulation:
+        raise UserError(
+            f"rows={config.rows} cannot be cut into accumulation={config.accumulation} equal parts"
+        )
+    if config.parent and not (_is_run(config.parent) or is_huggingface(config.parent)):
+        raise UserError(
+            f"parent={config.parent}: has no checkpoints; give a run directory, or one with "
+            "config.json and *.safetensors"
+        )
+    for name in ("probe_every", "checkpoint_every", "log_every", "keep", "sequence_length", "rows"):
+        if config[name] < 1:
+            raise UserError(f"{name}={config[name]}: must be at least 1")
+    if config.probes and config.optimizer.schedule != "constant":
+        raise UserError(
+            f"probes end the stage early, so optimizer.schedule={config.optimizer.schedule!r} "
+            'would be cut off: use "constant", or remove the probes'
+        )
+    if config.trainable == "all" and config.model.param_dtype != "float32":
+        raise UserError(
+            f'trainable="all" with model.param_dtype={config.model.param_dtype}: updates would be '
+            "lost in rounding: keep float32 weights, and set model.dtype=bfloat16"
+        )
+    if config.eval.every and not config.eval.data:
+        raise UserError("eval.every is set and eval.data is empty: name a source")
+
+
+def _is_run(path: str) -> bool:
+    return checkpoints.directory(path).is_dir()
+
+
+def is_huggingface(path: str | os.PathLike) -> bool:
+    """Whether a directory is a Hugging Face checkpoint."""
+    folder = pathlib.Path(path)
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+
+def model_config(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
+    """The model of a stage; UserError where the tokenizer has more ids than the model has rows."""
+    fields = dict(config.model)
+    name = fields.pop("preset", "")
+    if name:
+        shape = _parents_shape(config.parent) if name == "parent" else preset(name)
+        model = dataclasses.replace(shape, **{key: fields[key] for key in OURS})
+    else:
+        fields["vocab_size"] = fields["vocab_size"] or tokenizer.vocab_size
+        model = ModelConfig(**fields)
+    if model.vocab_size < tokenizer.vocab_size:
+        raise UserError(
+            f"model.vocab_size={model.vocab_size} but {config.tokenizer or config.parent} has "
+            f"{tokenizer.vocab_size} ids: set it to 0 to follow the tokenizer"
+        )
+    return model
+
+
+def _parents_shape(parent: str) -> ModelConfig:
+    if not parent:
+        raise UserError('model.preset="parent" needs a parent')
+    if _is_run(parent):
+        return checkpoints.load_config(parent)
+    from msm_jax.weights.hf_config import read_config
+
+    return read_config(pathlib.Path(parent), "float32")
+
+
+def start(config, model, mesh, optimizer, keeper, facts) -> State:
+    """The state to go on from; the first that exists:
+
+    1. the newest checkpoint of this run
+    2. the weights of the parent, with a fresh optimizer
+    3. fresh weights from the seed
+    """
+    shapes = jax.tree.map(_placed_shape, abstract_params(model), param_shardings(model, mesh))
+    trained, frozen = split_params(shapes, config.trainable)
+    places = optimizer_shardings(optimizer, trained, mesh)
+    optimizer_shapes = jax.tree.map(_placed_shape, jax.eval_shape(optimizer.init, trained), places)
+    saved = trained if adapter_only(config) else shapes
+    found = keeper.restore(saved, optimizer_shapes, facts, config.fall_back)
+    if found is not None and not adapter_only(config):
+        step, params, optimizer_state, progress = found
+        trained, frozen = split_params(params, config.trainable)
+        return State(step, trained, frozen, optimizer_state, **progress)
+    trained, frozen = split_params(_initial_params(config, model, mesh), config.trainable)
+    base = None
+    if adapter_only(config):
+        base = checkpoints.base_facts(keeper.directory.parent, config.parent, frozen)
+    if found is not None:
+        step, trained, optimizer_state, progress = found
+        if (base or {}).get("digest") != (keeper.base or {}).get("digest"):
+            raise UserError(
+                f"parent={config.parent}: its weights are not those that this run began with"
+            )
+        return State(step, trained, frozen, optimizer_state, base=base, **progress)
+    optimizer_state = jax.jit(optimizer.init, out_shardings=places)(trained)
+    return State(0, trained, frozen, optimizer_state, base=base)
+
+
+def adapter_only(config) -> bool:
+    """Whether checkpoints leave out what the parent has."""
+    return config.trainable == "lora" and bool(config.parent)
+
+
+def _placed_shape(leaf, sharding):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _initial_params(config, model, mesh) -> dict:
+    places, key = param_shardings(model, mesh), jax.random.key(config.seed)
+    if not config.parent:
+        return jax.jit(init_params, static_argnums=0, out_shardings=places)(model, key)
+    if _is_run(config.parent):
+        theirs, params, _ = checkpoints.load_params(config.parent, mesh=mesh)
+    else:
+        from msm_jax.weights.huggingface import load_checkpoint
+
+        theirs, params = load_checkpoint(config.parent, model.param_dtype, mesh)
+    _same_model(config.parent, theirs, model)
+    adapter, base = checkpoints.only_adapter(params), checkpoints.without_adapter(params)
+    params = join_params(checkpoints.as_dtype(base, model.param_dtype), adapter)
+    if model.lora_rank and not theirs.lora_rank:
+        # The parent has no adapter: a fresh one joins its weights.
+        adapter = lambda tree: split_params(tree, "lora")[0]
+        fresh = jax.jit(lambda key: adapter(init_params(model, key)), out_shardings=adapter(places))
+        return join_params(params, fresh(key))
+    return params
+
+
+def _same_model(parent: str, theirs: ModelConfig, ours: ModelConfig) -> None:
+    """UserError that lists what differs between the parent's model and this stage's."""
+    changed = {
+        field.name: (getattr(theirs, field.name), getattr(ours, field.name))
+        for field in dataclasses.fields(ModelConfig)
+        if getattr(theirs, field.name) != getattr(ours, field.name)
+        and not field.name.startswith("lora_")
+        and field.name not in ("dtype", "param_dtype", *checkpoints.RUNTIME_FIELDS)
+    }
+    if changed:
+        raise UserError(
+            f"parent {parent} has another model: "
+            + ", ".join(f"{name} {them} there, {us} here" for name, (them, us) in changed.items())
+        )
+    if theirs.lora_rank and not ours.lora_rank:
+        raise UserError(
+            f"parent {parent} has an adapter of rank {theirs.lora_rank}, this stage has "
+            "model.lora_rank=0: merge it first, or use the same rank"
+        )
+    adapter = lambda model: (model.lora_rank, model.lora_alpha, sorted(model.lora_targets))
+    if theirs.lora_rank and adapter(theirs) != adapter(ours):
+        raise UserError(
+            f"parent {parent} has an adapter of rank, alpha and targets {adapter(theirs)}, this "
+            f"stage asks for {adapter(ours)}: merge it first, or use the same"
+        )

@@ -1,0 +1,271 @@
+"""Every format gives the same rows; what is damaged is named; what may be skipped is counted."""
+
+import gzip
+import json
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from msm_jax.corpus.documents import prepare_documents
+from msm_jax.data.chat import CHAT_FORMATS
+from msm_jax.data.pipeline import load_data
+from msm_jax.data.sources import read_source, write_array_record
+from msm_jax.data.store import load_store
+from msm_jax.data.tokenizer import load_tokenizer, train_sentencepiece
+from msm_jax.errors import UserError
+
+WORDS = "the quick brown fox jumps over a lazy dog while seven birds watch it".split()
+RNG = np.random.default_rng(0)
+TEXTS = [" ".join(RNG.choice(WORDS, int(n))) + "." for n in RNG.integers(2, 60, 200)]
+ROWS = [{"text": text, "id": f"d{number}"} for number, text in enumerate(TEXTS)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    (folder / "corpus.txt").write_text("\n".join(TEXTS))
+    controls = CHAT_FORMATS["compact"].control_tokens
+    train_sentencepiece(folder / "corpus.txt", folder / "t.model", 90, controls)
+    return load_tokenizer(folder / "t.model")
+
+
+def lines(rows) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def write(folder, kind: str, rows=ROWS) -> str:
+    path = folder / f"x{kind}"
+    if kind == ".jsonl":
+        path.write_bytes(lines(rows))
+    elif kind == ".jsonl.gz":
+        path.write_bytes(gzip.compress(lines(rows)))
+    elif kind == ".jsonl.zst":
+        path.write_bytes(pyarrow.compress(lines(rows), "zstd", asbytes=True))
+    elif kind == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif kind == ".array_record":
+        assert write_array_record(path, iter(rows)) == len(rows)
+    else:
+        write(folder, ".jsonl", rows)
+        prepare_documents(folder / "x.jsonl", folder / "tfds")
+        return f"tfds:{folder / 'tfds'}"
+    return str(path)
+
+
+KINDS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".array_record", "tfds")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_format_gives_the_same_rows(tmp_path, kind):
+    found = [row for _, row in read_source(write(tmp_path, kind))]
+    assert [(row["text"], row["id"]) for row in found] == [(r["text"], r["id"]) for r in ROWS]
+
+
+def test_shards_are_read_in_order(tmp_path):
+    for number in range(3):
+        (tmp_path / f"s-{number}.jsonl").write_bytes(lines(ROWS[number * 10 : number * 10 + 10]))
+    found = [row["id"] for _, row in read_source(str(tmp_path / "s-*.jsonl"))]
+    assert found == [f"d{number}" for number in range(30)]
+
+
+@pytest.mark.parametrize("kind", [".jsonl.gz", ".jsonl.zst", ".parquet", ".array_record"])
+def test_a_truncated_file_is_named(tmp_path, kind, tokenizer):
+    path = tmp_path / f"x{kind}"
+    write(tmp_path, kind)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(UserError, match=f"x{kind}"):
+        load_store({"path": str(path), "loss_on": "all"}, tokenizer, "compact", str(tmp_path / "c"))
+    assert not list((tmp_path / "c").glob("*"))
+
+
+BAD = {
+    "not json": (b'{"text": "a fox', "not JSON"),
+    "a list": (b"[1, 2]", "must be a JSON object"),
+    "empty": (b'{"text": ""}', "non-empty"),
+    "blank": (b'{"text": " \\n "}', "non-empty"),
+    "no text": (b'{"title": "a"}', "non-empty"),
+    "wrong type": (b'{"text": 7}', "non-empty"),
+    "half a character": (b'{"text": "a \\ud800 b"}', "half a character"),
+    "not utf-8": (b'{"text": "a \xff b"}', r"not UTF-8 text \(byte \d+\)"),
+    "no assistant": (b'{"messages": [{"role": "user", "content": "a"}]}', "nothing in this row"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_row_is_an_error_or_skipped_and_counted(tmp_path, tokenizer, kind):
+    line, message = BAD[kind]
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(lines(ROWS[:3]) + line + b"\n" + lines(ROWS[3:20]))
+    source = {"path": str(path), "loss_on": "assistant"}
+    load = lambda **more: load_store({**source, **more}, tokenizer, "compact", str(tmp_path / "c"))
+    with pytest.raises(UserError, match=rf"x\.jsonl:4: .*{message}"):
+        load()
+    with pytest.raises(UserError, match=r"1 of 21 rows cannot be used, bad_rows=0.01"):
+        load(bad_rows=0.01)
+    store, _ = load(bad_rows=0.1)
+    assert (store.facts["documents"], store.facts["skipped"]) == (20, 1)
+    assert "x.jsonl:4" in store.facts["bad"][0]
+    data = load_data(
+        {"x": {**source, "weight": 1.0, "bad_rows": 0.1}},
+        tokenizer, "compact", 32, 4, 0, cache=str(tmp_path / "c"),
+    )  # fmt: skip
+    assert "1 rows skipped" in data.skipped[0]
+
+
+def test_what_editors_leave_is_read(tmp_path, tokenizer):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + lines(ROWS[:2]).replace(b"\n", b"\r\n") + b"\n\n")
+    rows = [row for _, row in read_source(str(path))]
+    assert [row["id"] for row in rows] == ["d0", "d1"]
+    path.write_bytes(b'{"text": "a \xff fox\\u0000"}\n')
+    ((_, row),) = read_source(str(path), "replace")
+    assert row["text"] == "a \ufffd fox\0"
+
+
+def test_the_cache_is_used_and_mended(tmp_path, tokenizer):
+    path, cache = write(tmp_path, ".jsonl"), tmp_path / "c"
+    load = lambda **more: load_store(
+        {"path": path, "loss_on": "all", **more}, tokenizer, "compact", str(cache)
+    )
+    store, key = load()
+    (folder,) = cache.iterdir()
+    before = (folder / "tokens.bin").stat().st_mtime_ns
+    again, same = load()
+    assert same == key and (folder / "tokens.bin").stat().st_mtime_ns == before
+    for number in (0, 7, 199):
+        np.testing.assert_array_equal(store.document(number)[0], again.document(number)[0])
+        ids = store.document(number)[0].tolist()
+        assert tokenizer.decode(ids) == TEXTS[number]
+    assert load(tag="<tag>")[1] != key
+    with open(folder / "tokens.bin", "r+b") as file:
+        file.truncate(100)
+    assert load()[0].facts == store.facts
+    assert (folder / "tokens.bin").stat().st_size == 4 * store.facts["tokens"]
+
+
+def test_a_tag_stands_before_every_document_and_is_never_learned(tmp_path, tokenizer):
+    path = write(tmp_path, ".jsonl")
+    source = {"path": path, "loss_on": "all", "tag": "a fox."}
+    store, _ = load_store(source, tokenizer, "compact", str(tmp_path / "c"))
+    tag = tokenizer.encode("a fox.")
+    ids, loss = store.document(5)
+    assert ids[: len(tag)].tolist() == tag and not loss[: len(tag)].any() and loss[len(tag) :].all()
+
+
+def mixture(tmp_path, tokenizer, sources, rows=4, length=64, **options):
+    found = {}
+    for name, more in sources.items():
+        found[name] = {"weight": 1.0, "loss_on": "all", **more}
+    return load_data(
+        found, tokenizer, "compact", length, rows, 0, cache=str(tmp_path / "c"), **options
+    )
+
+
+def tokens_of(data, steps) -> list[tuple[int, ...]]:
+    """The documents of some batches, as tuples of ids."""
+    found = []
+    for step in range(steps):
+        batch = data.batches[step]
+        for ids, segments in zip(batch["tokens"], batch["segment_ids"], strict=True):
+            found += [tuple(ids[segments == s].tolist()) for s in range(1, segments.max() + 1)]
+    return found
+
+
+def test_epochs_see_everything_exactly_as_often_as_asked(tmp_path, tokenizer):
+    one, other = tmp_path / "a", tmp_path / "b"
+    one.mkdir(), other.mkdir()
+    sources = {
+        "a": {"path": write(one, ".jsonl", ROWS[:120])},
+        "b": {"path": write(other, ".jsonl", ROWS[120:]), "repeat": 2},
+    }
+    data = mixture(tmp_path, tokenizer, sources, mixture="epochs", epochs=2.0)
+    seen = tokens_of(data, data.steps)
+    end = tokenizer.control(tokenizer.end_of_document)
+    wanted = [(*tokenizer.encode(text), end) for text in TEXTS[:120] * 2 + TEXTS[120:] * 4]
+    assert sorted(seen) == sorted(wanted)
+    assert not data.batches[data.steps]["segment_ids"].any()  # after the end there is padding
+    mixed = [set(ids) for ids in data.batches[0]["tokens"].tolist()]
+    assert mixed and data.accounts["all"]["rows"] == data.packings[""].count
+
+
+def test_a_smaller_choice_lies_in_a_larger_one(tmp_path, tokenizer):
+    path = write(tmp_path, ".jsonl")
+    load = lambda **take: mixture(
+        tmp_path, tokenizer, {"x": {"path": path, **take}}, mixture="epochs"
+    )
+    chosen = {}
+    for count in (10, 20, 40, 80):
+        data = load(take=count)
+        chosen[count] = set(tokens_of(data, data.steps))
+        assert data.accounts["x"]["documents"] == count
+    assert chosen[10] < chosen[20] < chosen[40] < chosen[80]
+    other = load(take=10, take_seed=1)
+    assert set(tokens_of(other, other.steps)) != chosen[10]
+    budget = load(take_tokens=1000)
+    assert 900 < budget.accounts["x"]["tokens"] <= 1000
+    with pytest.raises(UserError, match=r"take=201: .* has only 200"):
+        load(take=201)
+
+
+@pytest.mark.parametrize("rows", ["packed", "documents"])
+@pytest.mark.parametrize("too_long", ["split", "cut"])
+def test_token_counts_are_conserved_by_the_declared_policy(tmp_path, tokenizer, rows, too_long):
+    path, length = write(tmp_path, ".jsonl"), 32
+    packing = {"rows": rows, "too_long": too_long}
+    sources = {"x": {"path": path}}
+    data = mixture(tmp_path, tokenizer, sources, length=length, mixture="epochs", packing=packing)
+    sizes = [len(tokenizer.encode(text)) + 1 for text in TEXTS]
+    wanted = sum(sizes if too_long == "split" else (min(n, length) for n in sizes))
+    found = sum(int((data.batches[s]["segment_ids"] > 0).sum()) for s in range(data.steps))
+    assert found == wanted
+    if rows == "documents":
+        assert max(int(data.batches[s]["segment_ids"].max()) for s in range(data.steps)) == 1
+    with pytest.raises(UserError, match="too_long"):
+        mixture(tmp_path, tokenizer, sources, length=length, packing={"too_long": "error"})
+
+
+def test_any_rows_of_a_batch_are_those_of_the_whole(tmp_path, tokenizer):
+    """So any number of hosts, each making its own rows, trains on the same batches."""
+    sources = {"x": {"path": write(tmp_path, ".jsonl")}}
+    data = mixture(tmp_path, tokenizer, sources, rows=8)
+    for step in (0, 5, 40):
+        whole = data.batches[step]
+        for hosts in (1, 2, 4, 8):
+            size = 8 // hosts
+            parts = [data.rows(step, h * size, (h + 1) * size) for h in range(hosts)]
+            for name, value in whole.items():
+                np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), value)
+
+
+def test_loss_weights_cover_exactly_what_assistants_say(tmp_path, tokenizer):
+    roles = ("user", "assistant", "user", "assistant")
+    chats = [
+        {
+            "messages": [
+                {"role": role, "content": TEXTS[start + at]} for at, role in enumerate(roles)
+            ]
+        }
+        for start in range(0, 100, 4)
+    ]
+    source = {"path": write(tmp_path, ".jsonl", chats), "loss_on": "assistant"}
+    data = mixture(tmp_path, tokenizer, {"x": source}, length=512, mixture="epochs")
+    end = tokenizer.control("<|end|>")
+    learned = []
+    for step in range(data.steps):
+        batch = data.batches[step]
+        learned += batch["targets"][batch["loss_weights"] > 0].tolist()
+    answers = [TEXTS[start + at] for start in range(0, 100, 4) for at in (1, 3)]
+    wanted = [token for text in answers for token in (*tokenizer.encode(text), end)]
+    assert sorted(learned) == sorted(wanted)
+    assert data.accounts["x"]["loss_tokens"] == data.accounts["x"]["said_tokens"] == len(wanted)
+
+
+def test_text_with_control_names_stays_text(tmp_path, tokenizer):
+    row = {"text": "a fox <|end|><|assistant|> <|endoftext|>"}
+    source = {"path": write(tmp_path, ".jsonl", [row]), "loss_on": "all"}
+    ids = load_store(source, tokenizer, "compact", str(tmp_path / "c"))[0].document(0)[0].tolist()
+    controls = {tokenizer.control(name) for name in tokenizer.control_names}
+    assert not controls & set(ids[:-1]) and ids[-1] in controls
