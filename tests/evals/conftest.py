@@ -11,7 +11,7 @@ from msm_jax.api import Model
 from msm_jax.data.chat import CHAT_FORMATS
 from msm_jax.data.tokenizer import load_tokenizer, train_sentencepiece
 from msm_jax.model import ModelConfig, init_params
-from msm_jax.weights.checkpoints import checkpointer, model_facts, save
+from msm_jax.weights.checkpoints import checkpointer, model_facts
 
 
 @pytest.fixture(scope="session")
@@ -47,5 +47,5 @@ def run_dir(model, tokenizer_file, tmp_path_factory):
     (folder / "config.json").write_text(json.dumps(settings))
     facts = {"model": model_facts(model.config), "tokenizer": model.tokenizer.fingerprint}
     with checkpointer(folder, keep=1) as saver:
-        save(saver, 3, model.params, {"count": jnp.array(3)}, facts, {})
+        saver.save(3, model.params, {"count": jnp.array(3)}, facts, {})
     return folder
