@@ -112,7 +112,7 @@ class Model:
           n, max_tokens, temperature, seed, rows: as for `msm_jax.sample.stream`; temperature 0 is
             greedy.
           stop: texts.
-          settings: top_k, top_p, min_p, limits, as there.
+          settings: top_k, top_p, min_p, first, limits, as there.
         """
         names = {self.format.end, self.tokenizer.end_of_document} & {*self.tokenizer.control_names}
         text_of = self.tokenizer.decode

@@ -75,6 +75,7 @@ def stream(
     prompts: Sequence[Sequence[int]],
     *,
     n: int = 1,
+    first: int = 0,
     max_tokens: int = 256,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -94,6 +95,7 @@ def stream(
       config, params: the decoder.
       prompts: token ids, at least one per prompt.
       n: answers per prompt.
+      first: index of the first of them, so that a long draw can be taken in parts.
       max_tokens: of one answer; at most this many.
       temperature, top_k, top_p, min_p: as in `draw`.
       seed: of the draw; an answer is a function of (seed, prompt, index) for given weights.
@@ -112,10 +114,15 @@ def stream(
     limit = config.vocab_size if vocab_limit is None else vocab_limit
     check(config, prompts, limit, n=n, max_tokens=max_tokens, rows=rows)
     _check_draw(temperature, top_k, top_p, min_p)
+    if first < 0:
+        raise UserError(f"first={first}: must not be negative")
     by_bucket: dict[int, list] = collections.defaultdict(list)
     for number, prompt in enumerate(prompts):
-        most = [min(limits(number, i), max_tokens) if limits else max_tokens for i in range(n)]
-        answers = [_Row(number, i, most[i]) for i in range(n) if most[i] > 0]
+        most = {
+            index: min(limits(number, index), max_tokens) if limits else max_tokens
+            for index in range(first, first + n)
+        }
+        answers = [_Row(number, index, limit) for index, limit in most.items() if limit > 0]
         if answers:
             by_bucket[bucket(len(prompt) - 1)].append((prompt, answers))
     how = {
