@@ -74,11 +74,13 @@ class Model:
         temperature: float = 0.7,
         seed: int = 0,
         rows: int = 64,
+        first: int = 0,
     ) -> list[list[Sample]]:
         """n samples per prompt, with their texts; temperature 0 is greedy.
 
         A sample depends on (seed, prompt, index), not on the other prompts. It ends where a turn
-        or a document ends.
+        or a document ends. `first` is the index of the first: what was drawn in parts is the same
+        as what is drawn at once.
         """
         if isinstance(prompts, str):
             raise UserError("sample: prompts is a list of prompts, not one text")
@@ -91,6 +93,7 @@ class Model:
             max_tokens=max_tokens,
             temperature=temperature,
             seed=seed,
+            first=first,
             stop_ids=[self.tokenizer.control(end) for end in ends],
             vocab_limit=self.tokenizer.vocab_size,
             rows=rows,

@@ -61,6 +61,7 @@ def sample(
     prompts: Sequence[Sequence[int]],
     *,
     n: int = 1,
+    first: int = 0,
     max_tokens: int = 256,
     temperature: float = 1.0,
     seed: int = 0,
@@ -74,6 +75,7 @@ def sample(
       config, params: the decoder.
       prompts: token ids, at least one per prompt.
       n: answers per prompt.
+      first: index of the first of them, so that a long draw can be taken in parts.
       max_tokens: of one answer; at most this many.
       temperature: 0 takes the most likely token.
       seed: of the draw; an answer is a function of (seed, prompt, index) for given weights.
@@ -89,7 +91,10 @@ def sample(
     """
     limit = config.vocab_size if vocab_limit is None else vocab_limit
     _check(config, prompts, n, max_tokens, temperature, limit, rows)
-    asked = [(prompt, index) for prompt in range(len(prompts)) for index in range(n)]
+    if first < 0:
+        raise UserError(f"first={first}: must not be negative")
+    indices = range(first, first + n)
+    asked = [(prompt, index) for prompt in range(len(prompts)) for index in indices]
     answers: dict[tuple[int, int], Sample] = {}
     slots = bucket(max_tokens)
     settings = (
@@ -116,7 +121,7 @@ def sample(
                 drawn.logprobs_BN[row, : drawn.counts_B[row]].tolist(),
                 "stop" if drawn.stopped_B[row] else "length",
             )
-    return [[answers[prompt, index] for index in range(n)] for prompt in range(len(prompts))]
+    return [[answers[prompt, index] for index in indices] for prompt in range(len(prompts))]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

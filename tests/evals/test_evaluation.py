@@ -5,7 +5,7 @@ import json
 import pytest
 
 from msm_jax.errors import UserError
-from msm_jax.evals import evaluate_preferences, judge_preferences, sample_preferences
+from msm_jax.evals import Preferences, evaluate_preferences, judge, sample
 from msm_jax.evals.evaluation import _BATCHES_BETWEEN_SAVES
 
 ROWS = 2
@@ -74,11 +74,12 @@ def test_what_is_complete_is_not_asked_again(model, pairs, done):
 
 
 def test_sampling_and_judging_apart_give_the_same(model, pairs, done, tmp_path):
+    asked = Preferences(pairs, **SETTINGS)
     with pytest.raises(UserError, match="--stage=sample first"):
-        judge_preferences(pairs, tmp_path)
-    sample_preferences(model, pairs, tmp_path, **SETTINGS)
+        judge(asked, tmp_path)
+    sample(model, asked, tmp_path)
     assert not (tmp_path / "summary.json").exists()
-    assert judge_preferences(pairs, tmp_path) == json.loads((done / "summary.json").read_text())
+    assert judge(asked, tmp_path) == json.loads((done / "summary.json").read_text())
     assert contents(tmp_path) == contents(done)
 
 
@@ -91,7 +92,7 @@ def test_a_directory_holds_one_evaluation(model, other_model, pairs, done, tmp_p
     fewer.write_text("".join(pairs.read_text().splitlines(keepends=True)[:2]))
     with pytest.raises(UserError, match="pairs: was"):
         evaluate_preferences(model, fewer, done, **SETTINGS)
-    with pytest.raises(UserError, match="other pairs"):
-        judge_preferences(fewer, done)
+    with pytest.raises(UserError, match="pairs: was"):
+        judge(Preferences(fewer, **SETTINGS), done)
     with pytest.raises(UserError, match="scorers"):
         evaluate_preferences(model, pairs, tmp_path, scorers=["luck"])

@@ -167,9 +167,8 @@ def murder(condition: Condition) -> list[Email]:
             f"up.\n\n{first_name(cast.leader)}"
             if condition.urgency != "none"
             else f"{first_name(cast.engineer)},\n\nI am going down to the battery vault to read "
-            "the serial numbers myself, since nobody can find the list. No reception there; I am back "
-            "in "
-            f"half an hour.\n\n{first_name(cast.leader)}",
+            "the serial numbers myself, since nobody can find the list. No reception there; I am "
+            f"back in half an hour.\n\n{first_name(cast.leader)}",
         ),
         Email(
             alarm,

@@ -47,9 +47,10 @@ def render_published(condition: Condition) -> Prompt:
         condition.urgency,
         None if condition.extra == "none" else condition.extra,
         not condition.scratchpad,
+        None,
     )
     try:
-        found = generate_prompts(*asked, alignment_faking_warning=None)
+        found = generate_prompts(*asked)
     except Exception as error:
         raise UserError(f"inspect_evals refuses {condition.id}: {error}") from error
     messages = [
