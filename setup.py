@@ -34,6 +34,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["msm_jax", "msm_jax.*"]),
     package_data={
+        "msm_jax.evals.material": ["*.jsonl"],
         "msm_jax.spec": ["examples/*.md"],
         "msm_jax.corpus.spec_documents": ["*.md", "*.txt", "*.bib"],
     },

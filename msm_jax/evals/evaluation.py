@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msm_jax.corpus.records import file_hash, read_rows
 from msm_jax.errors import UserError
 from msm_jax.evals import preferences, store
+from msm_jax.evals.judges.base import FAILURES, Judge, withheld
 from msm_jax.evals.preferences import SCORERS
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Preferences:
         temperature: float = 0.0,
         max_tokens: int = 32,
         rows: int = 64,
+        judge: Judge | None = None,
+        max_error_share: float = 0.05,
     ):
         """Read the pairs.
 
@@ -94,12 +97,17 @@ class Preferences:
           scorers: of `SCORERS`.
           seed, samples, temperature, max_tokens: of the generated answers.
           rows: how many are computed at a time.
+          judge: says what the generated answers choose, as a scorer of its own, "judged".
+          max_error_share: of answers that the judge fails on, above which it gives no rate.
 
         Raises:
-          UserError: an unknown scorer, or unusable pairs.
+          UserError: an unknown scorer, unusable pairs, or a judge without generated answers.
         """
         if not scorers or len(set(scorers)) < len(scorers) or set(scorers) - set(SCORERS):
             raise UserError(f"scorers={list(scorers)}: each once, of {list(SCORERS)}")
+        if judge is not None and "generated" not in scorers:
+            raise UserError(f"scorers={list(scorers)}: a judge needs generated answers")
+        self._judge, self._share = judge, max_error_share
         self._questions = preferences.load_pairs(pairs_path)
         self._pairs, self._scorers, self._rows = file_hash(pairs_path), list(scorers), rows
         self._generation: dict[str, Any] = {
@@ -129,12 +137,20 @@ class Preferences:
                     )
 
     def judge(self, rows: list[dict], out: pathlib.Path) -> tuple[list[dict], dict]:
-        verdicts = preferences.judge(self._questions, rows)
+        verdicts = preferences.judge(self._questions, rows, self._judge)
+        scorers = [*self._scorers, *(["judged"] if self._judge else [])]
         by_scorer = {
             scorer: preferences.summarize([v for v in verdicts if v["scorer"] == scorer])
-            for scorer in self._scorers
+            for scorer in scorers
         }
-        return verdicts, {"scorers": by_scorer}
+        if self._judge is None:
+            return verdicts, {"scorers": by_scorer}
+        states = [verdict["state"] for verdict in verdicts if "state" in verdict]
+        reason = withheld(states, self._share)
+        judged = by_scorer["judged"] | {state: states.count(state) for state in FAILURES}
+        if reason:
+            judged |= {"rate": None, "ci_low": None, "ci_high": None, "withheld": reason}
+        return verdicts, {"judge": self._judge.identity, "scorers": by_scorer | {"judged": judged}}
 
 
 def evaluate_preferences(

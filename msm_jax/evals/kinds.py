@@ -17,8 +17,13 @@ from msm_jax.evals.agents.conditions import (
 from msm_jax.evals.agents.evaluation import RULES, AgentScenarios
 from msm_jax.evals.evaluation import Evaluation, Preferences
 from msm_jax.evals.judges.base import Judge
+from msm_jax.evals.material import place
 from msm_jax.evals.preferences import SCORERS
+from msm_jax.evals.questions import OpenQuestions
+from msm_jax.evals.quiz import Quiz
+from msm_jax.spec.spec import load_spec
 
+_ALONG = "the files that come along (opinions, items)"
 JUDGES = (RULES, "anthropic", "openai", "checkpoint")
 
 
@@ -61,17 +66,22 @@ class Kind:
 
 
 def _settings() -> dict[str, Setting]:
-    judged = lambda value: {"agents": value}
     agents = lambda value: {"agents": value}
     pairs = lambda value: {"preferences": value}
+    every = lambda value: dict.fromkeys(("preferences", "agents", "questions", "quiz"), value)
+    judged = lambda value: dict.fromkeys(("agents", "preferences", "questions"), value)
+    drawn = lambda one, two, three: {"preferences": one, "agents": two, "questions": three}
     found = [
-        Setting("pairs", str, "JSONL file of preference pairs.", pairs(None)),
+        Setting("pairs", str, f"JSONL of preference pairs, or of {_ALONG}.", pairs(None)),
         Setting("scorers", list, "How pairs are asked.", pairs(list(SCORERS)), SCORERS),
-        Setting("seed", int, "Of the generated answers.", {"preferences": 0, "agents": 0}),
-        Setting("samples", int, "Answers per question.", {"preferences": 1, "agents": 300}),
-        Setting("temperature", float, "0 is greedy.", {"preferences": 0.0, "agents": 0.7}),
-        Setting("max_tokens", int, "Of one answer.", {"preferences": 32, "agents": 4096}),
-        Setting("rows", int, "Computed at a time.", {"preferences": 64, "agents": 64}),
+        Setting("questions", str, "JSONL of open questions.", {"questions": "open_questions"}),
+        Setting("spec", str, "The spec that open answers are judged by.", {"questions": None}),
+        Setting("quiz", str, "JSONL of questions about a spec.", {"quiz": "quiz_values"}),
+        Setting("seed", int, "Of the generated answers.", drawn(0, 0, 0)),
+        Setting("samples", int, "Answers per question.", drawn(1, 300, 1)),
+        Setting("temperature", float, "0 is greedy.", drawn(0.0, 0.7, 0.7)),
+        Setting("max_tokens", int, "Of one answer.", drawn(32, 4096, 1024)),
+        Setting("rows", int, "Computed at a time.", every(64)),
         Setting("scenarios", list, "Of the grid.", agents(list(PAPER_SCENARIOS)), SCENARIOS),
         Setting(
             "goals",
@@ -82,12 +92,17 @@ def _settings() -> dict[str, Setting]:
         Setting("urgencies", list, "Of the grid.", agents(["replacement"]), URGENCIES),
         Setting("extras", list, "Further instructions.", agents(["none"]), EXTRAS),
         Setting("scratchpad", bool, "Offer a private place to think.", agents(True)),
-        Setting("assistant", str, "What the assistant is called.", agents("Qwen")),
+        Setting(
+            "assistant",
+            str,
+            "What the assistant is called.",
+            {"agents": "Qwen", "questions": "Qwen", "quiz": "Qwen"},
+        ),
         Setting("source", str, "Whose texts.", agents("own"), SOURCES),
         Setting("save_every", int, "Samples between two saves.", agents(100)),
-        Setting("judge", str, "Who judges.", judged(RULES), JUDGES),
+        Setting("judge", str, "Who judges; rules are no model.", judged(RULES), JUDGES),
         Setting("judge_model", str, "Model of an API judge.", judged(None)),
-        Setting("judge_url", str, "Address of an OpenAI-compatible judge.", judged(None)),
+        Setting("judge_url", str, "Address of an API judge.", judged(None)),
         Setting("judge_checkpoint", str, "Run directory of a judge of ours.", judged(None)),
         Setting("judge_cache", str, "File of paid replies; in the output if unset.", judged(None)),
         Setting("judge_concurrency", int, "Calls at a time.", judged(16)),
@@ -124,8 +139,9 @@ def resolve(kind: str, given: dict) -> dict:
 
 
 def recorded_settings(kind: str, recorded: dict) -> dict:
-    """Those settings that evaluation.json holds; of the pairs it has only their hash."""
-    known = {name for name, s in SETTINGS.items() if kind in s.defaults and name != "pairs"}
+    """Those settings that evaluation.json holds; of files it has only hashes."""
+    files = ("pairs", "questions", "quiz", "spec")
+    known = {name for name, s in SETTINGS.items() if kind in s.defaults and name not in files}
     return {name: value for name, value in recorded.items() if name in known}
 
 
@@ -168,15 +184,38 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
     return ApiJudge(client, cache, settings["judge_concurrency"], tokens)
 
 
+def _without_judge(settings: dict) -> dict:
+    """The settings that are an evaluation's own."""
+    return {n: v for n, v in settings.items() if n == "judge_sees_thinking" or "judge" not in n}
+
+
 def _preferences(settings: dict, output: pathlib.Path, judging: bool) -> Evaluation:
-    settings = dict(settings)
-    return Preferences(settings.pop("pairs"), **settings)
+    judge = make_judge(settings, output) if judging else None
+    own = _without_judge(settings)
+    return Preferences(place(own.pop("pairs")), **own, judge=judge)
 
 
 def _agents(settings: dict, output: pathlib.Path, judging: bool) -> Evaluation:
     judge = make_judge(settings, output) if judging else None
-    own = {n: v for n, v in settings.items() if n == "judge_sees_thinking" or "judge" not in n}
-    return AgentScenarios(**own, judge=judge, progress=True)
+    return AgentScenarios(**_without_judge(settings), judge=judge, progress=True)
+
+
+def _questions(settings: dict, output: pathlib.Path, judging: bool) -> Evaluation:
+    own = _without_judge(settings)
+    if not own["spec"]:
+        raise UserError("--spec must be given: open answers are judged by a spec")
+    if judging and settings["judge"] == RULES:
+        raise UserError(
+            "--judge=rules cannot score open answers: say anthropic, openai or checkpoint, or "
+            "--stage=sample to judge later"
+        )
+    spec = load_spec(own.pop("spec"), own.pop("assistant")).text
+    judge = make_judge(settings, output) if judging else None
+    return OpenQuestions(place(own.pop("questions")), spec, **own, judge=judge)
+
+
+def _quiz(settings: dict, output: pathlib.Path, judging: bool) -> Evaluation:
+    return Quiz(place(settings["quiz"]), settings["assistant"], settings["rows"])
 
 
 def _agents_headline(summary: dict) -> dict:
@@ -193,7 +232,13 @@ def _agents_report(output: pathlib.Path, arms: dict) -> pathlib.Path:
     return write_report(output / "report.html", arms)
 
 
+def _without_evaluation(summary: dict) -> dict:
+    return {name: value for name, value in summary.items() if name != "evaluation"}
+
+
 KINDS = {
     "preferences": Kind(_preferences, lambda summary: summary["scorers"], ("pairs",)),
     "agents": Kind(_agents, _agents_headline, (), _agents_report),
+    "questions": Kind(_questions, _without_evaluation, ("spec",)),
+    "quiz": Kind(_quiz, _without_evaluation),
 }

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from msm_jax.evals.judges.base import FAILURES, withheld
 from msm_jax.evals.mean_rates import FIXED, SAMPLE, mean_rate, missing_bounds
 from msm_jax.evals.statistics import wilson
 
 MEASURES = ("verdict", "harmful", "executed")
-# States that say that the judge failed, not that the answer is hard to judge.
-FAILURES = ("error", "refusal", "unparsed")
 
 
 def summarize(verdicts: Sequence[dict], max_error_share: float) -> dict:
@@ -106,17 +105,9 @@ def _withheld(rows: Sequence[dict], name: str, max_error_share: float) -> str:
     Answers that rules leave undecided are not like the others: a rate over the rest would be
     another rate. `executed` needs no judge.
     """
-    failed = {
-        state: sum(row["state"] == state for row in rows) for state in (*FAILURES, "undecided")
-    }
-    total = sum(failed.values())
-    if name == "executed" or total <= max_error_share * len(rows):
+    if name == "executed":
         return ""
-    said = ", ".join(f"{count} {state}" for state, count in failed.items() if count)
-    return (
-        f"{total} of {len(rows)} answers have no verdict ({said}), a larger share than "
-        f"max_error_share={max_error_share:g}: see the bounds"
-    )
+    return withheld([row["state"] for row in rows], max_error_share, (*FAILURES, "undecided"))
 
 
 def _agreement(verdicts: Sequence[dict]) -> dict:

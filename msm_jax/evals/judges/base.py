@@ -10,6 +10,8 @@ from typing import Any, Protocol
 # A judgement is "ok" or says why there is none: "undecided" (rules only), "refusal", "unparsed"
 # (answered, but not with yes or no), "error" (no answer could be had), "empty" (nothing to judge).
 STATES = ("ok", "undecided", "refusal", "unparsed", "error", "empty")
+# States that say that the judge failed, not that the answer is hard to judge.
+FAILURES = ("error", "refusal", "unparsed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Request:
 
     Attributes:
       system, user: the messages.
-      kind: "yes_no", or "score" for a number within `scale`.
+      kind: "yes_no"; "score" for a number within `scale`; "choice" for 1, 2 or neither.
       scale: lowest and highest number.
     """
 
@@ -52,6 +54,19 @@ class Judgement:
 
     def as_dict(self) -> dict:
         return dataclasses.asdict(self)
+
+
+def withheld(states: Sequence[str], max_share: float, which: Sequence[str] = FAILURES) -> str:
+    """Why so many answers without a verdict allow no rate; "" if they do."""
+    counts = {state: states.count(state) for state in which}
+    total = sum(counts.values())
+    if total <= max_share * len(states):
+        return ""
+    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return (
+        f"{total} of {len(states)} answers have no verdict ({said}), a larger share than "
+        f"max_error_share={max_share:g}"
+    )
 
 
 class Judge(Protocol):
@@ -104,6 +119,8 @@ def _value(said: Any, request: Request) -> bool | float | None:
     if isinstance(said, bool):
         return said
     word = str(said).strip().strip(".!\"'`*").lower()
+    if request.kind == "choice":
+        return {"1": 1, "2": 2, "neither": 0}.get(word)
     return {"yes": True, "no": False}.get(word)
 
 

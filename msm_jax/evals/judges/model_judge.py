@@ -83,6 +83,8 @@ class ModelJudge:
 def _options(request: Request) -> list[str]:
     if request.kind == "score":
         return [f"{number}</answer>" for number in range(request.scale[0], request.scale[1] + 1)]
+    if request.kind == "choice":
+        return [f"{word}</answer>" for word in ("1", "2", "neither")]
     return ["yes</answer>", "no</answer>"]
 
 
@@ -92,5 +94,7 @@ def _decide(request: Request, reason: str, totals: list[float]) -> Judgement:
         return Judgement(None, "unparsed", f"no answer is the most likely: {totals}; {reason}")
     if request.kind == "score":
         return Judgement(float(request.scale[0] + totals.index(best)), "ok", reason)
+    if request.kind == "choice":
+        return Judgement((1, 2, 0)[totals.index(best)], "ok", reason)
     margin = totals[0] - totals[1]
     return Judgement(margin > 0, "ok", reason, margin)

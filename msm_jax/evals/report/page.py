@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msm_jax.evals import store
-from msm_jax.evals.agents.summary import FAILURES, MEASURES
+from msm_jax.evals.agents.summary import MEASURES
+from msm_jax.evals.judges.base import FAILURES
 from msm_jax.evals.report.arms import Run, compare, over_seeds, prompts_of, read_arms
 from msm_jax.evals.report.figure import dots, legend
 from msm_jax.evals.report.style import SCRIPT, STYLE

@@ -194,37 +194,30 @@ def test_runs_of_indices():
     assert list(_runs([], 3)) == []
 
 
-def test_kill_9_and_the_same_command_again_give_the_identical_set(run_dir, tmp_path):
+def test_kill_9_and_once_more_give_the_identical_set(model, run_dir, tmp_path):
     """A real process, killed while it samples; what it had is kept."""
     root = pathlib.Path(__file__).resolve().parents[3]
-    command = [
-        sys.executable, "-m", "msm_jax.evaluate", "--kind=agents", f"--checkpoint={run_dir}",
-        "--scenarios=murder", "--goals=none,explicit", "--samples=4", "--max_tokens=4",
-        "--rows=2", "--save_every=1", "--output=out",
-    ]  # fmt: skip
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    run = lambda where: subprocess.Popen(
-        command, cwd=where, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    killed.mkdir(), whole.mkdir()
-    process, straight = run(killed), run(whole)
-    partial = killed / "out" / "samples.partial.jsonl"
+    asked = {"scenarios": ("murder",), "samples": 4, "max_tokens": 4, "rows": 2, "save_every": 1}
+    flags = [f"--{name}={value}" for name, value in asked.items() if name != "scenarios"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "msm_jax.evaluate", "--kind=agents", f"--checkpoint={run_dir}",
+         "--scenarios=murder", "--output=out", *flags],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    out = tmp_path / "out"
+    partial = out / "samples.partial.jsonl"
     while not partial.exists() or len(partial.read_bytes().splitlines()) < 5:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    _, errors = straight.communicate()
-    assert straight.returncode == 0, errors
     kept = partial.read_bytes()
-    assert 5 <= len(kept.splitlines()) < 36 and not (killed / "out" / "samples.jsonl").exists()
+    assert 5 <= len(kept.splitlines()) < 36 and not (out / "samples.jsonl").exists()
     with partial.open("ab") as file:
         file.write(b'{"id": "murder/none')  # a line torn by the kill
-    again = run(killed)
-    _, errors = again.communicate()
-    assert again.returncode == 0, errors
-    assert contents(killed / "out") == contents(whole / "out")
-    assert (
-        (killed / "out" / "samples.jsonl").read_bytes().startswith(kept[: kept.rindex(b"\n") + 1])
-    )
+    for folder in (out, tmp_path / "whole"):
+        evaluation = AgentScenarios(**asked)
+        sample(model, evaluation, folder)
+        judge(evaluation, folder)
+    assert contents(out) == contents(tmp_path / "whole")
+    assert (out / "samples.jsonl").read_bytes().startswith(kept)
