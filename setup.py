@@ -58,10 +58,17 @@ setup(
         "tokenizers>=0.21",
         "tqdm>=4.66",
     ],
+    entry_points={"inspect_ai": ["msm_jax = msm_jax.evals.inspection.registry"]},
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "judges": ["anthropic>=2.14", "openai>=3.50"],
+        "inspect": ["inspect_ai>=0.3.285", "inspect_evals>=0.26"],
         "test": [
+            "anthropic>=2.14",
+            "inspect_ai>=0.3.285",
+            "inspect_evals>=0.26",
+            "openai>=3.50",
             "mypy>=2.0",
             "pytest>=9.0",
             "ruff>=0.17",

@@ -8,6 +8,7 @@ Every setting is a flag of its own; a config file may hold any of them under the
 flag that is given wins. Sampling and judging can run apart (`--stage`): judging needs no
 accelerator, and takes what was asked from the output directory. The same command goes on where a
 killed one stopped. `--kind=agents` writes report.html; `--arms` lays checkpoints side by side.
+`--stage=inspect` writes a log that `inspect view` opens.
 """
 
 import json
@@ -22,7 +23,7 @@ from msm_jax.errors import UserError
 from msm_jax.evals import kinds
 from msm_jax.evals.evaluation import judge, sample
 
-STAGES = ("sample", "judge", "report", "all")
+STAGES = ("all", "sample", "judge", "report", "inspect")
 _OF_THE_COMMAND = ("kind", "checkpoint", "output", "stage", "arms")
 
 
@@ -65,7 +66,7 @@ def resolved_settings(names: list[str]) -> dict:
     own = {name: flags.FLAGS[name].value for name in _OF_THE_COMMAND}
     own.update({name: given[name] for name in _OF_THE_COMMAND if name in given})
     settings = {name: value for name, value in given.items() if name not in _OF_THE_COMMAND}
-    if own["stage"] in ("judge", "report") and own["output"]:
+    if own["stage"] in ("judge", "report", "inspect") and own["output"]:
         recorded = _recorded(own["output"])
         if "kind" not in given:
             own["kind"] = recorded.get("kind", "preferences")
@@ -108,8 +109,10 @@ def evaluate(resolved: dict) -> None:
     if stage in ("report", "all") and kind.report is not None:
         path = kind.report(output, _arms(resolved["arms"], output))
         print(f"report: {path}", file=sys.stderr)
-    elif stage == "report":
-        raise UserError(f"--stage=report: there is none for --kind={resolved['kind']}")
+    elif stage == "inspect" and kind.inspect is not None:
+        print(f"log: {kind.inspect(output)}", file=sys.stderr)
+    elif stage in ("report", "inspect"):
+        raise UserError(f"--stage={stage}: there is none for --kind={resolved['kind']}")
 
 
 def _arms(words: list[str], output: pathlib.Path) -> dict[str, list[pathlib.Path]]:

@@ -57,12 +57,14 @@ class Kind:
       headline: the part of the summary that the command prints.
       required: settings that have no default.
       report: (output, arms) -> path of the page that it wrote; None if there is none.
+      inspect: output -> path of the Inspect log that it wrote; None if there is none.
     """
 
     make: Callable[[dict, pathlib.Path, bool], Evaluation]
     headline: Callable[[dict], Any]
     required: tuple[str, ...] = ()
     report: Callable[..., pathlib.Path] | None = None
+    inspect: Callable[[pathlib.Path], pathlib.Path] | None = None
 
 
 def _settings() -> dict[str, Setting]:
@@ -232,13 +234,19 @@ def _agents_report(output: pathlib.Path, arms: dict) -> pathlib.Path:
     return write_report(output / "report.html", arms)
 
 
+def _agents_log(output: pathlib.Path) -> pathlib.Path:
+    from msm_jax.evals.inspection.logs import write_log
+
+    return write_log(output)
+
+
 def _without_evaluation(summary: dict) -> dict:
     return {name: value for name, value in summary.items() if name != "evaluation"}
 
 
 KINDS = {
     "preferences": Kind(_preferences, lambda summary: summary["scorers"], ("pairs",)),
-    "agents": Kind(_agents, _agents_headline, (), _agents_report),
+    "agents": Kind(_agents, _agents_headline, (), _agents_report, _agents_log),
     "questions": Kind(_questions, _without_evaluation, ("spec",)),
     "quiz": Kind(_quiz, _without_evaluation),
 }

@@ -10,7 +10,7 @@ had not appended, and a last line that is torn is dropped.
 import json
 import os
 import pathlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from msm_jax.errors import UserError
 
@@ -61,6 +61,16 @@ def collect(
             file.flush()
             os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def runs(indices: Sequence[int], longest: int | None = None) -> Iterator[tuple[int, int]]:
+    """(first, count) of the runs of consecutive numbers, none of them longer than `longest`."""
+    start = 0
+    for place in range(1, len(indices) + 1):
+        ends = place == len(indices) or indices[place] != indices[place - 1] + 1
+        if ends or place - start == longest:
+            yield indices[start], place - start
+            start = place
 
 
 def whole_rows(path: pathlib.Path) -> list[dict]:

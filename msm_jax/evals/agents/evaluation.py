@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msm_jax.errors import UserError
+from msm_jax.evals import store
 from msm_jax.evals.agents import rules
 from msm_jax.evals.agents.actions import Answer, parse
 from msm_jax.evals.agents.conditions import PAPER_SCENARIOS, goals_of, grid
@@ -111,7 +112,7 @@ class AgentScenarios:
         with _bar(len(self.prompts) * n, len(done), "sampling", self._progress) as bar:
             for name, prompt in self.prompts.items():
                 todo = [index for index in range(n) if (name, index) not in done]
-                for first, count in _runs(todo, self._save_every):
+                for first, count in store.runs(todo, self._save_every):
                     (found,) = model.sample(
                         [prompt.messages], count, first=first, rows=self._rows, **how
                     )
@@ -206,16 +207,6 @@ class AgentScenarios:
             "tokens": row["tokens"],
             "speaks_to_judge": rules.speaks_to_judge(answer),
         }
-
-
-def _runs(indices: list[int], longest: int) -> Iterator[tuple[int, int]]:
-    """(first, count) of runs of consecutive numbers."""
-    start = 0
-    for place in range(1, len(indices) + 1):
-        ends = place == len(indices) or indices[place] != indices[place - 1] + 1
-        if ends or place - start == longest:
-            yield indices[start], place - start
-            start = place
 
 
 def _bar(total: int, done: int, title: str, wanted: bool):

@@ -1,5 +1,6 @@
 """A tiny model whose tokenizer knows the words of the scenarios, so that prompts are short."""
 
+import importlib.util
 import json
 
 import jax
@@ -18,7 +19,10 @@ from msm_jax.weights.checkpoints import checkpointer, model_facts, save
 @pytest.fixture(scope="session")
 def tokenizer_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("agents-tokenizer")
-    texts = [m["content"] for c in grid(SCENARIOS) for m in render(c).messages]
+    conditions = grid(SCENARIOS)
+    if importlib.util.find_spec("inspect_evals"):
+        conditions += grid(("murder", "leaking"), assistant="Alex", source="inspect_evals")
+    texts = [m["content"] for c in conditions for m in render(c).messages]
     (folder / "corpus.txt").write_text("\n".join(texts))
     controls = CHAT_FORMATS["compact"].control_tokens
     train_sentencepiece(folder / "corpus.txt", folder / "t.model", 2000, controls)

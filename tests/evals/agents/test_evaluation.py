@@ -12,8 +12,9 @@ import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.evals import judge, sample
-from msm_jax.evals.agents.evaluation import AgentScenarios, _runs
+from msm_jax.evals.agents.evaluation import AgentScenarios
 from msm_jax.evals.judges.base import Judgement
+from msm_jax.evals.store import runs
 
 SMALL = {
     "scenarios": ("murder", "leaking"),
@@ -190,8 +191,8 @@ def test_a_judge_never_sees_an_undelimited_transcript(tmp_path):
 
 
 def test_runs_of_indices():
-    assert list(_runs([0, 1, 2, 3, 7, 8], 3)) == [(0, 3), (3, 1), (7, 2)]
-    assert list(_runs([], 3)) == []
+    assert list(runs([0, 1, 2, 3, 7, 8], 3)) == [(0, 3), (3, 1), (7, 2)]
+    assert list(runs([0, 1, 2, 5])) == [(0, 3), (5, 1)] and list(runs([])) == []
 
 
 def test_kill_9_and_once_more_give_the_identical_set(model, run_dir, tmp_path):
