@@ -113,7 +113,7 @@ def seeds_bounds(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> Bounds:
 
 
 def seeds_and_conditions_bounds(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> Bounds:
-    """Seeds and conditions crossed, both drawn; k and n are [..., seeds, C].
+    """Score interval for seeds and conditions crossed, both drawn; k and n are [..., seeds, C].
 
     The variance is that of the seeds' means plus that of the conditions' means less what both
     hold of the rest (two-way random effects), its degrees of freedom by Satterthwaite (1946).
@@ -131,8 +131,8 @@ def seeds_and_conditions_bounds(k: np.ndarray, n: np.ndarray, level: float = 0.9
     )
     terms = part_seed**2 / (seeds - 1) + part_condition**2 / (count - 1)
     freedom = np.divide(variance**2, terms, out=np.full_like(terms, seeds - 1.0), where=terms > 0)
-    half = _student(level, np.maximum(freedom, seeds - 1)) * np.sqrt(variance)
-    return mean, mean - half, mean + half
+    worth = _effective(mean, variance, np.float64(min(seeds, count)))
+    return (mean, *score_bounds(mean, worth, _student(level, np.maximum(freedom, seeds - 1))))
 
 
 # ------------------------------------------------------------------ as intervals

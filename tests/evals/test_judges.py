@@ -153,6 +153,18 @@ def test_no_money_stops_the_run(make, status, text):
     assert len(server.bodies) == 1
 
 
+def test_a_run_that_is_stopped_does_not_wait_for_the_service(make):
+    def script(number, body):
+        return (401, {}, "no") if "bad" in said(body) else (429, {"retry-after": "60"}, "later")
+
+    patience = dataclasses.replace(QUICK, seconds=500.0)
+    _, judge = make(script, patience=patience, concurrency=2)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="401"):
+        ask(judge, request("bad"), *(request(str(i)) for i in range(5)))
+    assert time.monotonic() - start < 10
+
+
 def test_a_request_that_is_refused_as_such_costs_one_verdict(make):
     def script(number, body):
         return (400, {}, "prompt is too long") if "long" in said(body) else (200, {}, YES)

@@ -67,7 +67,7 @@ def provider_class(judging: bool) -> type:
             if not pathlib.Path(model_name).is_dir():
                 raise UserError(f"{model_name}: no such run directory")
             self._dtype, self._thinking = dtype, thinking
-            rows = int(rows or os.environ.get(ROWS_VARIABLE, 64))
+            rows = int(rows or os.environ.get(ROWS_VARIABLE) or 64)
             self._batcher = _batcher(model_name, dtype, rows, judging)
 
         async def generate(self, input, tools, tool_choice, config):

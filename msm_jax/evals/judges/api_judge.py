@@ -36,6 +36,7 @@ class ApiJudge:
     def judge(self, requests: Sequence[Request]) -> Iterator[tuple[int, Judgement]]:
         """See `Judge`. A UserError of one request ends the run; the others' replies are kept."""
         stop = threading.Event()
+        self.gate.close(False)
         with concurrent.futures.ThreadPoolExecutor(self._concurrency) as pool:
             futures = {
                 pool.submit(self._one, request, stop): index
@@ -46,6 +47,7 @@ class ApiJudge:
                     yield futures[future], future.result()
             finally:
                 stop.set()
+                self.gate.close()
                 for future in futures:
                     future.cancel()
 

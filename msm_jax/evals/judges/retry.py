@@ -57,16 +57,29 @@ class Gate:
 
     def __init__(self, limit: int):
         self.limit, self.allowed, self.most = limit, float(limit), 0
-        self._busy, self._quiet_until = 0, 0.0
+        self._busy, self._quiet_until, self._closed = 0, 0.0, False
         self._changed = threading.Condition()
 
-    def enter(self) -> None:
+    def close(self, closed: bool = True) -> None:
+        """Let nobody in any more (or again); whoever waits gives up."""
         with self._changed:
-            while self._busy >= max(1, int(self.allowed)) or time.monotonic() < self._quiet_until:
+            self._closed = closed
+            self._changed.notify_all()
+
+    def enter(self) -> None:
+        """Wait for a place. Raises GaveUp when the gate is closed."""
+        with self._changed:
+            while not self._closed and self._full():
                 wait = self._quiet_until - time.monotonic()
                 self._changed.wait(timeout=max(wait, 0.01) if wait > 0 else None)
+            if self._closed:
+                raise GaveUp("stopped")
             self._busy += 1
             self.most = max(self.most, self._busy)
+
+    def _full(self) -> bool:
+        quiet = time.monotonic() < self._quiet_until
+        return quiet or self._busy >= max(1, int(self.allowed))
 
     def leave(self, succeeded: bool) -> None:
         with self._changed:
@@ -98,9 +111,11 @@ def call_patiently(
       UserError: the whole run is in vain (401, 402, 403, 404, no money left).
       GaveUp: this call is: refused by the service, or failed too often.
     """
-    deadline = time.monotonic() + patience.seconds
+    deadline = None
     for attempt in range(1, patience.attempts + 1):
         gate.enter()
+        # the time of a call begins when it is let in, not when it begins to queue
+        deadline = deadline or time.monotonic() + patience.seconds
         succeeded = False
         try:
             result = call()
