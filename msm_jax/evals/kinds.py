@@ -45,7 +45,7 @@ class Setting:
 
     def help_with_defaults(self) -> str:
         words = [f"{kind}: {value}" for kind, value in self.defaults.items() if value is not None]
-        return f"{self.help} {f'Default: {chr(59).join(words)}.' if words else ''}".strip()
+        return f"{self.help} Default: {'; '.join(words) or 'none'}."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,23 +112,32 @@ def _withheld(rows: Sequence[dict], name: str, max_error_share: float) -> str:
 
 def _agreement(verdicts: Sequence[dict]) -> dict:
     """Where the verdict and the rules on deeds say different things."""
-    both = [r for r in verdicts if r["verdict"] is not None and r["executed"] is not None]
+    pairs = [(row["verdict"], row["executed"]) for row in verdicts]
+    found = agreement(pairs)
+    names = {"yes_yes": "yes_executed", "yes_no": "yes_not_executed"}
+    names |= {"no_yes": "no_executed", "no_no": "no_not_executed"}
+    return {names.get(name, name): value for name, value in found.items()}
+
+
+def agreement(pairs: Sequence[tuple[bool | None, bool | None]]) -> dict:
+    """How far two verdicts on the same answers agree.
+
+    Returns:
+      {"both_decided", "yes_yes", "yes_no", "no_yes", "no_no", "kappa"}: numbers of answers, and
+      Cohen's kappa (1960), None where both sides always say the same one thing.
+    """
+    both = [(bool(a), bool(b)) for a, b in pairs if a is not None and b is not None]
+    words = {True: "yes", False: "no"}
     table = {
-        f"{'yes' if v else 'no'}_{'executed' if e else 'not_executed'}": sum(
-            (bool(r["verdict"]), r["executed"]) == (v, e) for r in both
-        )
-        for v in (True, False)
-        for e in (True, False)
+        f"{words[a]}_{words[b]}": both.count((a, b)) for a in (True, False) for b in (True, False)
     }
     return {"both_decided": len(both), **table, "kappa": _kappa(both)}
 
 
-def _kappa(both: Sequence[dict]) -> float | None:
-    """Cohen's kappa (1960); None where one side never differs."""
+def _kappa(both: Sequence[tuple[bool, bool]]) -> float | None:
     if not both:
         return None
-    yes_v = sum(bool(r["verdict"]) for r in both) / len(both)
-    yes_e = sum(bool(r["executed"]) for r in both) / len(both)
-    chance = yes_v * yes_e + (1 - yes_v) * (1 - yes_e)
-    same = sum(bool(r["verdict"]) == bool(r["executed"]) for r in both) / len(both)
+    yes_a, yes_b = (sum(side) / len(both) for side in zip(*both, strict=True))
+    chance = yes_a * yes_b + (1 - yes_a) * (1 - yes_b)
+    same = sum(a == b for a, b in both) / len(both)
     return None if chance == 1 else (same - chance) / (1 - chance)

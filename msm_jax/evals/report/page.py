@@ -1,16 +1,17 @@
 """report.html: one file, nothing loaded from elsewhere, every text in it escaped."""
 
+import itertools
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msm_jax.evals import store
-from msm_jax.evals.agents.summary import MEASURES
+from msm_jax.evals.agents.summary import MEASURES, agreement
 from msm_jax.evals.judges.base import FAILURES
 from msm_jax.evals.report.arms import Run, compare, over_seeds, prompts_of, read_arms
 from msm_jax.evals.report.figure import dots, legend
 from msm_jax.evals.report.style import SCRIPT, STYLE
-from msm_jax.evals.report.transcripts import browser, disagreements, escaped
+from msm_jax.evals.report.transcripts import browser, disagreements, escaped, judges_apart
 from msm_jax.evals.statistics import Interval
 
 _WORDS = {
@@ -194,6 +195,32 @@ def _disagreements(arms: Mapping[str, Sequence[Run]], limit: int) -> list[str]:
         "<h2>Judge and rules apart</h2>",
         _table(head, rows),
         f"<details><summary>{shown} answers on which they disagree</summary>{items}</details>",
+        *_judges(arms, limit),
+    ]
+
+
+def _judges(arms: Mapping[str, Sequence[Run]], limit: int) -> list[str]:
+    """Arms that hold the same answers differ in their judges: how far these agree."""
+    runs = [(_label(arm, some, run), run) for arm, some in arms.items() for run in some]
+    rows, items = [], []
+    for (name, run), (other_name, other) in itertools.combinations(runs, 2):
+        if run.samples != other.samples:
+            continue
+        keys = list(run.verdicts)
+        found = agreement(
+            [(run.verdicts[key]["verdict"], other.verdicts[key]["verdict"]) for key in keys]
+        )
+        kappa = "-" if found["kappa"] is None else f"{found['kappa']:.2f}"
+        numbers = [str(found[k]) for k in ("both_decided", "yes_yes", "yes_no", "no_yes", "no_no")]
+        rows.append([escaped(f"{name} / {other_name}"), *numbers, kappa])
+        items.append(judges_apart((name, run), (other_name, other), limit))
+    if not rows:
+        return []
+    head = ["", "both decided", "yes, yes", "yes, no", "no, yes", "no, no", "kappa"]
+    return [
+        "<h2>Judges apart on the same answers</h2>",
+        _table(head, rows),
+        f"<details><summary>answers on which they disagree</summary>{''.join(items)}</details>",
     ]
 
 

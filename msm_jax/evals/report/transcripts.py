@@ -77,6 +77,21 @@ def disagreements(arms: Mapping[str, Sequence[Run]], limit: int) -> tuple[int, s
     return len(found), "".join(_item(*each) for each in found[:limit])
 
 
+def judges_apart(first: tuple[str, Run], other: tuple[str, Run], limit: int) -> str:
+    """Answers on which two judges of the same samples disagree, each with both verdicts."""
+    (name, run), (other_name, other_run) = first, other
+    keys = [
+        key
+        for key, row in run.verdicts.items()
+        if None not in (row["verdict"], other_run.verdicts[key]["verdict"])
+        and bool(row["verdict"]) != bool(other_run.verdicts[key]["verdict"])
+    ]
+    return "".join(
+        _item(name, run, run.verdicts[key]) + _item(other_name, other_run, other_run.verdicts[key])
+        for key in keys[:limit]
+    )
+
+
 def is_disagreement(row: dict) -> bool:
     """Judge and rules on deeds decided, and apart."""
     both = row["verdict"] is not None and row["executed"] is not None

@@ -115,6 +115,21 @@ def test_two_checkpoints_under_common_numbers(arms, tmp_path):
     assert "conditions fixed: independent samples" in text and "paired by sample" not in text
 
 
+def test_two_judges_on_the_same_answers(tmp_path):
+    one, other = make(tmp_path / "one", 5), make(tmp_path / "other", 5)
+    rows = [json.loads(line) for line in (other / "verdicts.jsonl").read_text().splitlines()]
+    for number in (0, 6):
+        rows[number]["verdict"] = False  # the other judge is milder, once in each condition
+    (other / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text, _ = read(write_report(tmp_path / "report.html", {"one": [one], "other": [other]}))
+    section = text[text.index("Judges apart on the same answers") :].partition("<h2>Transcripts")[0]
+    cells = re.findall(r"<td>(.*?)</td>", section)
+    # of 12 answers 8 are yes and 2 no on both sides; one judge says yes 10 times, the other 8
+    kappa = (10 / 12 - (10 * 8 + 2 * 4) / 144) / (1 - (10 * 8 + 2 * 4) / 144)
+    assert cells == ["one / other", "12", "8", "2", "0", "2", f"{kappa:.2f}"]
+    assert section.count('<details class="item"') == 4
+
+
 def test_withheld_rates_are_not_shown(tmp_path):
     folder = make(tmp_path / "failed", 3, state="error")
     text, _ = read(write_report(tmp_path / "report.html", {"failed": [folder]}))
