@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import pathlib
 
 import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.evals import kinds
+from msm_jax.evaluate import _arms, _recorded
 
 
 def test_sampling_judging_and_report_apart(run_python, run_dir, root, tmp_path):
@@ -23,16 +25,16 @@ def test_sampling_judging_and_report_apart(run_python, run_dir, root, tmp_path):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert printed["counts"] == summary["counts"] and printed["counts"]["samples"] == 36
     assert summary["measures"]["executed"]["rate"] == 0
-    done = run("--output=out", "--stage=report", "--arms=a:out,b:out")
-    assert done.returncode == 0 and (tmp_path / "out" / "report.html").exists(), done.stderr
     # another checkpoint judges the same samples, which are not drawn again
+    before = (tmp_path / "out" / "samples.jsonl").stat().st_mtime_ns
     judge = ("--judge=checkpoint", f"--judge_checkpoint={run_dir}", "--judge_max_tokens=2")
-    done = run("--output=out", "--stage=judge", "--rows=2", *judge)
+    done = run(config, f"--checkpoint={run_dir}", "--output=out", "--arms=a:out,b:out",
+               *small, *judge)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["judge"]["judge"].startswith("checkpoint ")
     assert (tmp_path / "out" / "judge_cache.jsonl").exists()
-    done = run("--output=out", "--stage=judge", "--seed=3")
-    assert done.returncode == 2 and "seed: was 0, now 3" in done.stderr
+    assert (tmp_path / "out" / "report.html").exists()
+    assert (tmp_path / "out" / "samples.jsonl").stat().st_mtime_ns == before
 
 
 def test_settings_that_do_not_go_together_are_named(monkeypatch, tmp_path):
@@ -47,6 +49,18 @@ def test_settings_that_do_not_go_together_are_named(monkeypatch, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             kinds.make_judge({**defaults, **change}, tmp_path)
+    for given, words in (
+        ({"pairs": "p"}, "--pairs has no meaning for --kind=agents"),
+        ({"scenarios": ["theft"]}, "theft.*blackmail"),
+        ({"judge": "oracle"}, "oracle"),
+    ):
+        with pytest.raises(UserError, match=words):
+            kinds.resolve("agents", given)
+    with pytest.raises(UserError, match="no evaluation.json"):
+        _recorded(str(tmp_path))
+    with pytest.raises(UserError, match="--arms"):
+        _arms(["a:x", "a:y"], tmp_path)
+    assert _arms(["a:x+y", "b:z"], tmp_path)["a"] == [pathlib.Path("x"), pathlib.Path("y")]
     pytest.importorskip("anthropic")
     with pytest.raises(UserError, match="ANTHROPIC_API_KEY"):
         kinds.make_judge({**defaults, "judge": "anthropic"}, tmp_path)
