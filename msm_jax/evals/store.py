@@ -7,6 +7,7 @@ Rows are appended and flushed to the disk; a process that is killed loses at mos
 had not appended, and a last line that is torn is dropped.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -50,17 +51,38 @@ def collect(
       unit: what is asked as a whole, of a row. Of an unfinished file the last unit is asked again,
         because rows of it may be missing.
       answers: called with the units that are there already; yields rows, some at a time.
+
+    Raises:
+      UserError: another process is at work on the same file.
     """
     if path.exists():
         return
     partial = path.with_name(f"{path.stem}.partial.jsonl")
-    done = {unit(row) for row in _mended(partial, unit)}
-    with partial.open("a", encoding="utf-8", newline="\n") as file:
-        for rows in answers(done):
-            file.write(as_jsonl(rows))
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(partial, path)
+    with _alone(path.parent):
+        done = {unit(row) for row in _mended(partial, unit)}
+        with partial.open("a", encoding="utf-8", newline="\n") as file:
+            for rows in answers(done):
+                file.write(as_jsonl(rows))
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps a second process out; the lock ends with its process, however that ends."""
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UserError(
+            f"{folder}: another process is sampling into it: wait for it, or use another output"
+        ) from error
+    finally:
+        os.close(handle)
 
 
 def runs(indices: Sequence[int], longest: int | None = None) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,8 @@
 """An evaluation's directory: complete, the same however it came about, and nobody else's."""
 
+import fcntl
 import json
+import os
 
 import pytest
 
@@ -81,6 +83,17 @@ def test_sampling_and_judging_apart_give_the_same(model, pairs, done, tmp_path):
     assert not (tmp_path / "summary.json").exists()
     assert judge(asked, tmp_path) == json.loads((done / "summary.json").read_text())
     assert contents(tmp_path) == contents(done)
+
+
+def test_two_processes_do_not_write_the_same_answers(model, pairs, tmp_path):
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(UserError, match="another process"):
+            sample(model, Preferences(pairs, **SETTINGS), tmp_path)
+    finally:
+        os.close(handle)
+    assert not (tmp_path / "samples.jsonl").exists()
 
 
 def test_a_directory_holds_one_evaluation(model, other_model, pairs, done, tmp_path):

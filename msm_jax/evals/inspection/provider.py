@@ -5,11 +5,12 @@ import functools
 import inspect as signatures
 import os
 import pathlib
+import threading
 from typing import Any
 
 from msm_jax.errors import UserError
 from msm_jax.evals.agents.actions import THINKING, parse
-from msm_jax.evals.inspection.batches import Batcher, Job, judged, sampled
+from msm_jax.evals.inspection.batches import Batcher, Job, Messages, as_messages, judged, sampled
 
 DEFAULT_MAX_TOKENS, DEFAULT_CONNECTIONS = 4096, 300
 JUDGE_MAX_TOKENS = 512
@@ -19,11 +20,26 @@ _PASSED_ON = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k"}
 _REFUSED = ("frequency_penalty", "presence_penalty", "logit_bias", "top_logprobs", "best_of")
 
 
-@functools.lru_cache(maxsize=4)
+_loading = threading.Lock()
+
+
 def _loaded(path: str, dtype: str | None):
+    """The checkpoint, read once, whoever asks first."""
+    with _loading:
+        return _load(path, dtype)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: str, dtype: str | None):
     from msm_jax.api import load
 
     return load(path, dtype=dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _prompt_tokens(path: str, dtype: str | None, messages: Messages) -> int:
+    """How long a prompt is; the 300 requests of a condition ask the same."""
+    return len(_loaded(path, dtype).encode(as_messages(messages)))
 
 
 @functools.lru_cache(maxsize=8)
@@ -81,7 +97,7 @@ def provider_class(judging: bool) -> type:
             futures = [asyncio.wrap_future(self._batcher.submit(job)) for job in jobs]
             found = await asyncio.gather(*futures)
             model = await asyncio.to_thread(_loaded, self.model_name, self._dtype)
-            prompt = len(model.encode([{"role": r, "content": c} for r, c in messages]))
+            prompt = _prompt_tokens(self.model_name, self._dtype, messages)
             if judging:
                 return _judge_output(self.model_name, found[0], prompt, model)
             return _output(self.model_name, found, prompt, model, config, self._thinking)
