@@ -34,6 +34,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["msm_jax", "msm_jax.*"]),
     package_data={
+        "msm_jax.evals.material": ["*.jsonl"],
         "msm_jax.spec": ["examples/*.md"],
         "msm_jax.corpus.spec_documents": ["*.md", "*.txt", "*.bib"],
     },
@@ -59,11 +60,17 @@ setup(
         "tokenizers>=0.21",
         "tqdm>=4.66",
     ],
+    entry_points={"inspect_ai": ["msm_jax = msm_jax.evals.inspection.registry"]},
     extras_require={
         "tpu": ["jax[tpu]"],  # with libtpu, also to compile for TPUs without one
         "cuda": ["jax[cuda13]"],
-        "bench": ["peft>=0.17"],  # what benchmarks/train_packed.py compares with, beside "test"
+        "writers": ["anthropic>=2.14", "openai>=3.50"],  # models that write, and that judge
+        "inspect": ["inspect_ai>=0.3.285", "inspect_evals>=0.26"],
         "test": [
+            "anthropic>=2.14",
+            "inspect_ai>=0.3.285",
+            "inspect_evals>=0.26",
+            "openai>=3.50",
             "mypy>=2.0",
             "pytest>=9.0",
             "ruff>=0.17",

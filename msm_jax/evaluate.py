@@ -1,81 +1,129 @@
-"""`python -m msm_jax.evaluate`: which options a checkpoint prefers.
+"""`python -m msm_jax.evaluate`: what a checkpoint prefers, and what it does as an agent.
 
     python -m msm_jax.evaluate --checkpoint=RUN --pairs=FILE --output=DIR
-    python -m msm_jax.evaluate --config=configs/my_evaluation.py --seed=3
+    python -m msm_jax.evaluate --kind=agents --checkpoint=RUN --output=DIR
+    python -m msm_jax.evaluate --config=configs/evals/agents.py --checkpoint=RUN --output=DIR
 
 Every setting is a flag of its own; a config file may hold any of them under the same names, and a
-flag that is given wins. Sampling and judging can run apart (`--stage`), and the same command goes
-on where a killed one stopped.
+flag that is given wins. Sampling and judging can run apart (`--stage`): judging needs no
+accelerator, and takes what was asked from the output directory. The same command goes on where a
+killed one stopped. `--kind=agents` writes report.html; `--arms` lays checkpoints side by side.
+`--stage=inspect` writes a log that `inspect view` opens.
 """
 
 import json
+import pathlib
+import sys
 
 from absl import flags
 from ml_collections import config_flags
 
 from msm_jax import command
 from msm_jax.errors import UserError
-from msm_jax.evals import evaluate_preferences, judge_preferences, sample_preferences
-from msm_jax.evals.preferences import SCORERS
+from msm_jax.evals import kinds
+from msm_jax.evals.evaluation import judge, sample
 
-STAGES = ("sample", "judge", "all")
-REQUIRED = {
-    "sample": ("checkpoint", "pairs", "output"),
-    "judge": ("pairs", "output"),
-    "all": ("checkpoint", "pairs", "output"),
-}
+STAGES = ("all", "sample", "judge", "report", "inspect")
+_OF_THE_COMMAND = ("kind", "checkpoint", "output", "stage", "arms")
 
 
 def define_flags() -> list[str]:
     """Define this command's flags; returns the names of the settings."""
     config_flags.DEFINE_config_file("config", None, "A config with settings, as path.py[:arg].")
     before = set(flags.FLAGS)
+    flags.DEFINE_enum("kind", "preferences", sorted(kinds.KINDS), "What is evaluated.")
     flags.DEFINE_string("checkpoint", None, "Run directory whose newest checkpoint is asked.")
-    flags.DEFINE_string("pairs", None, "JSONL file of preference pairs.")
-    flags.DEFINE_string("output", None, "Directory for the answers, verdicts and summary.")
+    flags.DEFINE_string("output", None, "Directory for answers, verdicts, summary and report.")
     flags.DEFINE_enum("stage", "all", STAGES, "What to do.")
-    flags.DEFINE_list("scorers", list(SCORERS), f"Of {', '.join(SCORERS)}.")
-    flags.DEFINE_integer("seed", 0, "Of the generated answers.")
-    flags.DEFINE_integer("samples", 1, "Generated answers per question.")
-    flags.DEFINE_float("temperature", 0.0, "Of the generated answers; 0 is greedy.")
-    flags.DEFINE_integer("max_tokens", 32, "Of one generated answer.")
-    flags.DEFINE_integer("rows", 64, "How many are computed at a time.")
+    flags.DEFINE_list("arms", [], "For the report: NAME:DIR[+DIR...] each; the first is compared.")
+    for setting in kinds.SETTINGS.values():
+        define = {
+            str: flags.DEFINE_string,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            bool: flags.DEFINE_boolean,
+            list: flags.DEFINE_list,
+        }[setting.type]
+        define(setting.name, None, setting.help_with_defaults())
     return sorted(set(flags.FLAGS) - before)
 
 
 def resolved_settings(names: list[str]) -> dict:
-    """Defaults, then the config file, then the flags that were given."""
-    settings = {name: flags.FLAGS[name].value for name in names}
+    """Defaults of the kind, then the config file, then the flags that were given.
+
+    Raises:
+      UserError: what is unknown, what the kind has no use for, and what is missing.
+    """
     config = flags.FLAGS.config.to_dict() if flags.FLAGS.config else {}
     unknown = sorted(set(config) - set(names))
     if unknown:
         raise UserError(f"--config: unknown settings {unknown}; known: {names}")
-    for name, value in config.items():
-        if not flags.FLAGS[name].present:
-            settings[name] = list(value) if name == "scorers" else value
-    if settings["stage"] not in STAGES:
-        raise UserError(f"stage={settings['stage']!r}: one of {STAGES}")
-    missing = [name for name in REQUIRED[settings["stage"]] if not settings[name]]
+    given = {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].present}
+    given = {**config, **given}
+    for name, choices in (("kind", sorted(kinds.KINDS)), ("stage", STAGES)):
+        if given.get(name, choices[0]) not in choices:
+            raise UserError(f"{name}={given[name]!r}: one of {', '.join(choices)}")
+    own = {name: flags.FLAGS[name].value for name in _OF_THE_COMMAND}
+    own.update({name: given[name] for name in _OF_THE_COMMAND if name in given})
+    settings = {name: value for name, value in given.items() if name not in _OF_THE_COMMAND}
+    if own["stage"] in ("judge", "report", "inspect") and own["output"]:
+        recorded = _recorded(own["output"])
+        if "kind" not in given:
+            own["kind"] = recorded.get("kind", "preferences")
+        settings = {**kinds.recorded_settings(own["kind"], recorded), **settings}
+    settings = kinds.resolve(own["kind"], settings)
+    samples = own["stage"] in ("sample", "all")
+    missing = ["checkpoint"] if samples and not own["checkpoint"] else []
+    missing += [name for name in kinds.KINDS[own["kind"]].required if not settings[name]]
+    missing += [] if own["output"] else ["output"]
     if missing:
         options = ", ".join(f"--{name}" for name in missing)
-        raise UserError(f"{options} must be given for --stage={settings['stage']}")
-    return settings
+        raise UserError(f"{options} must be given for --stage={own['stage']}")
+    return {**own, "settings": settings}
 
 
-def evaluate(settings: dict) -> None:
-    """Run the stage; prints the scorers' numbers as JSON once they are judged."""
-    settings = dict(settings)
-    stage, checkpoint = settings.pop("stage"), settings.pop("checkpoint")
-    pairs, output = settings.pop("pairs"), settings.pop("output")
-    if stage == "judge":
-        summary = judge_preferences(pairs, output)
-    else:
+def _recorded(output: str) -> dict:
+    """What the answers in a directory were asked."""
+    path = pathlib.Path(output) / "evaluation.json"
+    if not path.exists():
+        raise UserError(f"{output}: has no evaluation.json; run --stage=sample first")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def evaluate(resolved: dict) -> None:
+    """Run the stage; prints the main numbers as JSON once they are judged."""
+    kind, stage = kinds.KINDS[resolved["kind"]], resolved["stage"]
+    output, settings = pathlib.Path(resolved["output"]), resolved["settings"]
+    judging = stage in ("judge", "all")
+    # A judge that is a checkpoint is loaded when the model that was asked is gone; any other is
+    # made at once, so that a missing key ends the command before anything is sampled.
+    at_once = judging and settings.get("judge") != "checkpoint"
+    evaluation = kind.make(settings, output, at_once)
+    if stage in ("sample", "all"):
         from msm_jax.api import load
 
-        ask = sample_preferences if stage == "sample" else evaluate_preferences
-        summary = ask(load(checkpoint), pairs, output, **settings)
-    if summary:
-        print(json.dumps(summary["scorers"], indent=1))
+        sample(load(resolved["checkpoint"]), evaluation, output)
+    if judging:
+        evaluation = evaluation if at_once else kind.make(settings, output, True)
+        print(json.dumps(kind.headline(judge(evaluation, output)), indent=1))
+    if stage in ("report", "all") and kind.report is not None:
+        path = kind.report(output, _arms(resolved["arms"], output))
+        print(f"report: {path}", file=sys.stderr)
+    elif stage == "inspect" and kind.inspect is not None:
+        print(f"log: {kind.inspect(output)}", file=sys.stderr)
+    elif stage in ("report", "inspect"):
+        raise UserError(f"--stage={stage}: there is none for --kind={resolved['kind']}")
+
+
+def _arms(words: list[str], output: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+    """ "a:x+y,b:z" as {"a": [x, y], "b": [z]}; without words the output alone."""
+    arms: dict[str, list[pathlib.Path]] = {}
+    for word in words:
+        name, _, folders = word.partition(":")
+        if not name or not folders or name in arms:
+            raise UserError(f"--arms: {word!r} is not NAME:DIR[+DIR...] with a name of its own")
+        arms[name] = [pathlib.Path(folder) for folder in folders.split("+")]
+    return arms or {output.resolve().name: [output]}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import setuptools
 
 import msm_jax
 
-HEAVY = ("tensorflow", "torch", "transformers")
+HEAVY = ("anthropic", "inspect_ai", "openai", "tensorflow", "torch", "transformers")
 
 
 def _imported(run_python, *modules: str) -> tuple[float, set[str]]:

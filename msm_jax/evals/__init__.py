@@ -1,5 +1,5 @@
-"""What a model prefers, with an interval around every rate."""
+"""What a model prefers and does, with an interval around every rate."""
 
-from msm_jax.evals.evaluation import evaluate_preferences, judge_preferences, sample_preferences
+from msm_jax.evals.evaluation import Preferences, evaluate_preferences, judge, sample
 
-__all__ = ["evaluate_preferences", "judge_preferences", "sample_preferences"]
+__all__ = ["Preferences", "evaluate_preferences", "judge", "sample"]

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 
 from msm_jax.corpus.records import read_rows
 from msm_jax.errors import UserError
+from msm_jax.evals.judges.base import Judge, Judgement, Request
+from msm_jax.evals.judges.rubric import choice_request
+from msm_jax.evals.published_rows import both_orders
 from msm_jax.evals.statistics import cluster_bootstrap, wilson
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ class Question:
       messages: what the model is asked.
       options: two answers, in the order in which they are offered.
       names: how an answer may name the options; the options themselves unless the file says.
+      letters: the options are the letters A and B, and an answer may begin with one of them.
       a_index: which option is choice A, whose rate is measured.
       kind, domain: for tables.
     """
@@ -45,13 +49,15 @@ class Question:
     a_index: int
     kind: str = ""
     domain: str = ""
+    letters: bool = False
 
 
 def load_pairs(path: str | pathlib.Path) -> list[Question]:
     """The questions of a JSONL file.
 
     A record has id, pair, options, a_index, and messages or question (with or without system);
-    kind, domain and names where wanted. Other keys are passed over.
+    kind, domain, names and letters where wanted. Other keys are passed over. Rows of the
+    published data sets are read as well (`published_rows`), in both orders.
 
     Raises:
       UserError: naming the line that cannot be used.
@@ -59,13 +65,14 @@ def load_pairs(path: str | pathlib.Path) -> list[Question]:
     questions: dict[str, Question] = {}
     for number, record in read_rows(path):
         try:
-            question = _question(record)
+            some = [_question(each) for each in both_orders(record, number) or [record]]
         except (KeyError, TypeError, ValueError) as error:
             problem = f"lacks {error}" if isinstance(error, KeyError) else error
             raise UserError(f"{path}:{number}: not a preference question: {problem}") from error
-        if question.id in questions:
-            raise UserError(f"{path}:{number}: id {question.id!r} occurs a second time")
-        questions[question.id] = question
+        for question in some:
+            if question.id in questions:
+                raise UserError(f"{path}:{number}: id {question.id!r} occurs a second time")
+            questions[question.id] = question
     if not questions:
         raise UserError(f"{path}: has no questions")
     return list(questions.values())
@@ -94,6 +101,7 @@ def _question(record: dict) -> Question:
         record["a_index"],
         str(record.get("kind", "")),
         str(record.get("domain", "")),
+        bool(record.get("letters", False)),
     )
 
 
@@ -153,6 +161,20 @@ def generate_answers(
     ]
 
 
+_LETTER = re.compile(
+    r"^\W*(?i:(?:my|the)\s+)?(?i:answer|choice|option|i\s+(?:choose|prefer|pick))?(?i:\s+is)?\W*"
+    r"([AB])(?:[).:,*]|\s*$|\s+(?:is|because)\b)"
+)
+
+
+def chosen_option(question: Question, answer: str) -> int | None:
+    """Which option an answer takes: the letter that it begins with, or the one name in it."""
+    letter = _LETTER.match(answer) if question.letters else None
+    if letter:
+        return "AB".index(letter[1])
+    return named_option(answer, question.names)
+
+
 def named_option(answer: str, names: Sequence[str]) -> int | None:
     """Which of two names the answer contains; None for neither or both.
 
@@ -183,8 +205,13 @@ def _strictly_inside(span, other):
     return span != other and other[0] <= span[0] and span[1] <= other[1]
 
 
-def judge(questions: Sequence[Question], samples: Sequence[dict]) -> list[dict]:
+def judge(
+    questions: Sequence[Question], samples: Sequence[dict], judge: Judge | None = None
+) -> list[dict]:
     """Verdicts, one per row of `score_options` or `generate_answers`.
+
+    With a judge every generated answer gets a second verdict, whose scorer is "judged" and which
+    has its "state" (`judges.base.STATES`).
 
     Returns:
       Rows {"id", "pair", "kind", "domain", "scorer", "sample", "a_index", "choice": "a", "b" or
@@ -206,22 +233,46 @@ def judge(questions: Sequence[Question], samples: Sequence[dict]) -> list[dict]:
                 chosen = int(second > first)
                 margin = (first - second) * (1 if question.a_index == 0 else -1)
         else:
-            chosen = named_option(row["text"], question.names)
-        verdicts.append(
-            {
-                "id": question.id,
-                "pair": question.pair,
-                "kind": question.kind,
-                "domain": question.domain,
-                "scorer": row["scorer"],
-                "sample": row.get("sample", 0),
-                "a_index": question.a_index,
-                "choice": None if chosen is None else "ab"[chosen != question.a_index],
-                "chose_first": None if chosen is None else chosen == 0,
-                "margin": margin,
-            }
-        )
+            chosen = chosen_option(question, row["text"])
+        verdicts.append(_verdict(question, row, row["scorer"], chosen, margin))
+    return verdicts + _judged(known, samples, judge)
+
+
+def _judged(known: dict[str, Question], samples: Sequence[dict], judge: Judge | None):
+    """What a judge says that the generated answers choose."""
+    if judge is None:
+        return []
+    rows = [row for row in samples if row["scorer"] == "generated"]
+    asked = [row for row in rows if row["text"].strip()]
+    requests = [_choice_request(known[row["id"]], row["text"]) for row in asked]
+    found = dict(judge.judge(requests))
+    by_row = {id(row): found[number] for number, row in enumerate(asked)}
+    verdicts = []
+    for row in rows:
+        judgement = by_row.get(id(row), Judgement(None, "empty"))
+        chosen = int(judgement.value) - 1 if judgement.value else None
+        verdict = _verdict(known[row["id"]], row, "judged", chosen, None)
+        verdicts.append({**verdict, "state": judgement.state, "reason": judgement.reason})
     return verdicts
+
+
+def _choice_request(question: Question, answer: str) -> Request:
+    return choice_request(question.messages[-1]["content"], question.names, answer)
+
+
+def _verdict(question: Question, row: dict, scorer: str, chosen: int | None, margin) -> dict:
+    return {
+        "id": question.id,
+        "pair": question.pair,
+        "kind": question.kind,
+        "domain": question.domain,
+        "scorer": scorer,
+        "sample": row.get("sample", 0),
+        "a_index": question.a_index,
+        "choice": None if chosen is None else "ab"[chosen != question.a_index],
+        "chose_first": None if chosen is None else chosen == 0,
+        "margin": margin,
+    }
 
 
 def summarize(verdicts: Sequence[dict], seed: int = 0) -> dict:
@@ -230,7 +281,7 @@ def summarize(verdicts: Sequence[dict], seed: int = 0) -> dict:
     Returns:
       {"rate" of choice A among decided answers, "ci_low", "ci_high", "n" decided answers,
       "n_pairs", "method", "invalid" answers, "by_domain": {domain: the same},
-      "position_bias": rate of the first option among decided answers,
+      "decided": share of answers that are, "position_bias": rate of the first option among them,
       "consistent": share of pairs with one choice in all answers, among pairs decided in both
       orders, "mean_margin"}.
     """
@@ -242,6 +293,7 @@ def summarize(verdicts: Sequence[dict], seed: int = 0) -> dict:
     return {
         **_rate(verdicts, seed),
         "by_domain": {name: _rate(rows, seed) for name, rows in sorted(domains.items())},
+        "decided": len(decided) / len(verdicts) if verdicts else None,
         "position_bias": _mean([verdict["chose_first"] for verdict in decided]),
         "consistent": _consistency(decided),
         "mean_margin": _mean(margins),

@@ -48,13 +48,23 @@ def wilson(k: int, n: int, level: float = 0.95) -> Interval:
     if n == 0:
         return Interval(None, None, None, 0, "wilson")
     z = statistics.NormalDist().inv_cdf((1 + level) / 2)
-    rate = k / n
-    middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    # at k = 0 and k = n one bound is exact, and rounding must not push it past the estimate
-    low = 0.0 if k == 0 else middle - half
-    high = 1.0 if k == n else middle + half
-    return Interval(rate, low, high, n, "wilson")
+    low, high = score_bounds(np.asarray(k / n), np.asarray(n), z)
+    return Interval(k / n, float(low), float(high), n, "wilson")
+
+
+def score_bounds(rate: np.ndarray, n: np.ndarray, critical: float) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's bounds of rates that are worth n independent answers each; any equal shapes.
+
+    `critical` is the quantile of the normal (or Student's) distribution. They hold the rate, and
+    stay within 0 and 1.
+    """
+    square = critical**2 / n
+    middle = (rate + square / 2) / (1 + square)
+    half = np.sqrt(rate * (1 - rate) * square + square**2 / 4) / (1 + square)
+    # at 0 and 1 one bound is exact, and rounding must not push it past the rate
+    low = np.where(rate <= 0, 0.0, middle - half)
+    high = np.where(rate >= 1, 1.0, middle + half)
+    return low, high
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:

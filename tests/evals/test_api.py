@@ -59,6 +59,15 @@ def test_a_prompt_is_a_text_a_chat_or_ids(loaded):
         np.testing.assert_allclose(values, answer.logprobs, atol=1e-4)
 
 
+def test_a_draw_in_parts_is_the_same_draw(loaded):
+    settings = {"max_tokens": 4, "seed": 1, "rows": 2}
+    (whole,) = loaded.sample([MESSAGES], 5, **settings)
+    parts = [loaded.sample([MESSAGES], n, first=first, **settings) for first, n in ((0, 2), (2, 3))]
+    assert [sample for (part,) in parts for sample in part] == whole
+    with pytest.raises(UserError, match="first"):
+        loaded.sample([MESSAGES], 1, first=-1, **settings)
+
+
 def test_logits_are_causal(loaded):
     one, other = loaded.logits([[5, 6, 7, 8], [5, 6, 9, 8]])
     np.testing.assert_array_equal(one[:2], other[:2])
@@ -177,7 +186,7 @@ def test_evaluate_command_in_two_stages(run_python, run_dir, tmp_path):
     ("command", "arguments", "complaint"),
     [
         ("evaluate", ["--stage=judge"], "--pairs, --output"),
-        ("evaluate", ["--checkpoint=nowhere", "--pairs=p", "--output=o"], "nowhere"),
+        ("evaluate", ["--kind=agents", "--checkpoint=nowhere", "--output=o"], "nowhere"),
         ("sample", ["--checkpoint=nowhere"], "no prompts"),
     ],
 )

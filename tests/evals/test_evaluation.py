@@ -1,11 +1,13 @@
 """An evaluation's directory: complete, the same however it came about, and nobody else's."""
 
+import fcntl
 import json
+import os
 
 import pytest
 
 from msm_jax.errors import UserError
-from msm_jax.evals import evaluate_preferences, judge_preferences, sample_preferences
+from msm_jax.evals import Preferences, evaluate_preferences, judge, sample
 from msm_jax.evals.evaluation import _BATCHES_BETWEEN_SAVES
 
 ROWS = 2
@@ -74,12 +76,24 @@ def test_what_is_complete_is_not_asked_again(model, pairs, done):
 
 
 def test_sampling_and_judging_apart_give_the_same(model, pairs, done, tmp_path):
+    asked = Preferences(pairs, **SETTINGS)
     with pytest.raises(UserError, match="--stage=sample first"):
-        judge_preferences(pairs, tmp_path)
-    sample_preferences(model, pairs, tmp_path, **SETTINGS)
+        judge(asked, tmp_path)
+    sample(model, asked, tmp_path)
     assert not (tmp_path / "summary.json").exists()
-    assert judge_preferences(pairs, tmp_path) == json.loads((done / "summary.json").read_text())
+    assert judge(asked, tmp_path) == json.loads((done / "summary.json").read_text())
     assert contents(tmp_path) == contents(done)
+
+
+def test_two_processes_do_not_write_the_same_answers(model, pairs, tmp_path):
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(UserError, match="another process"):
+            sample(model, Preferences(pairs, **SETTINGS), tmp_path)
+    finally:
+        os.close(handle)
+    assert not (tmp_path / "samples.jsonl").exists()
 
 
 def test_a_directory_holds_one_evaluation(model, other_model, pairs, done, tmp_path):
@@ -91,7 +105,7 @@ def test_a_directory_holds_one_evaluation(model, other_model, pairs, done, tmp_p
     fewer.write_text("".join(pairs.read_text().splitlines(keepends=True)[:2]))
     with pytest.raises(UserError, match="pairs: was"):
         evaluate_preferences(model, fewer, done, **SETTINGS)
-    with pytest.raises(UserError, match="other pairs"):
-        judge_preferences(fewer, done)
+    with pytest.raises(UserError, match="pairs: was"):
+        judge(Preferences(fewer, **SETTINGS), done)
     with pytest.raises(UserError, match="scorers"):
         evaluate_preferences(model, pairs, tmp_path, scorers=["luck"])

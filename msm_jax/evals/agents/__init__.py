@@ -1,0 +1,1 @@
+"""Agent scenarios: conditions, prompts in our own words, what an answer does."""

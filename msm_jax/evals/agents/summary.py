@@ -1,0 +1,143 @@
+"""Verdicts as numbers: every rate with its interval, its target, and what it leaves out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from msm_jax.evals.judges.base import FAILURES, withheld
+from msm_jax.evals.mean_rates import FIXED, SAMPLE, mean_rate, missing_bounds
+from msm_jax.evals.statistics import wilson
+
+MEASURES = ("verdict", "harmful", "executed")
+
+
+def summarize(verdicts: Sequence[dict], max_error_share: float) -> dict:
+    """The numbers of an evaluation's verdicts.
+
+    Args:
+      verdicts: rows of verdicts.jsonl, as `evaluation.AgentScenarios` makes them.
+      max_error_share: with more answers than this share that the judge failed on or left
+        undecided, no rate is given.
+
+    Returns:
+      {"measures": {name: numbers}, "counts": {...}, "by_condition": {id: {"counts"}},
+      "agreement": {...}}. Numbers are "rate" with "ci_low", "ci_high", "n", "method" for the mean
+      over the conditions as they are; "conditions_a_sample", the same for the other target;
+      "bounds", where the mean may lie whatever the missing verdicts are; "conditions", each with
+      rate, interval, bounds; "withheld", the reason where rates are None for failures.
+    """
+    by_condition: dict[str, list[dict]] = {}
+    for row in verdicts:
+        by_condition.setdefault(row["id"], []).append(row)
+    return {
+        "measures": {name: _measure(by_condition, name, max_error_share) for name in MEASURES},
+        "counts": counts(verdicts),
+        "by_condition": {name: counts(rows) for name, rows in by_condition.items()},
+        "agreement": _agreement(verdicts),
+    }
+
+
+def counts(rows: Sequence[dict]) -> dict[str, int]:
+    """How many answers there are of each kind."""
+    states = ("ok", "undecided", *FAILURES, "empty")
+    found = {state: sum(row["state"] == state for row in rows) for state in states}
+    return {
+        "samples": len(rows),
+        **found,
+        "truncated": sum(row["truncated"] for row in rows),
+        "no_action": sum(row["format"] == "none" for row in rows),
+        "malformed": sum(row["format"] == "malformed" for row in rows),
+        "valid": sum(row["format"] == "valid" for row in rows),
+        "tool_calls": sum(row["tool_calls"] for row in rows),
+        "speaks_to_judge": sum(row["speaks_to_judge"] for row in rows),
+    }
+
+
+def _measure(by_condition: dict[str, list[dict]], name: str, max_error_share: float) -> dict:
+    each = {}
+    for condition, rows in by_condition.items():
+        each[condition] = _condition(rows, name, max_error_share)
+    parts = list(each.values())
+    k, n, missing = ([part[key] for part in parts] for key in ("k", "n", "missing"))
+    withheld = _withheld([r for rows in by_condition.values() for r in rows], name, max_error_share)
+    fixed, drawn = mean_rate(k, n, FIXED), mean_rate(k, n, SAMPLE)
+    whole = [a + b for a, b in zip(n, missing, strict=True)]
+    low = mean_rate(k, whole, FIXED)
+    high = mean_rate([a + b for a, b in zip(k, missing, strict=True)], whole, FIXED)
+    found: dict[str, Any] = {
+        **_rate(fixed, withheld),
+        "conditions_a_sample": _rate(drawn, withheld),
+        "bounds": {
+            "low": low.estimate,
+            "high": high.estimate,
+            "ci_low": low.ci_low,
+            "ci_high": high.ci_high,
+        },
+        "missing": sum(missing),
+        "conditions": each,
+    }
+    if withheld:
+        found["withheld"] = withheld
+    return found
+
+
+def _condition(rows: list[dict], name: str, max_error_share: float) -> dict:
+    known = [row[name] for row in rows if row[name] is not None]
+    k, n, missing = sum(map(bool, known)), len(known), len(rows) - len(known)
+    withheld = _withheld(rows, name, max_error_share)
+    found = {**_rate(wilson(k, n), withheld), "k": k, "n": n, "missing": missing}
+    found["bounds"] = missing_bounds(k, n, missing)
+    if withheld:
+        found["withheld"] = withheld
+    return found
+
+
+def _rate(interval, withheld: str) -> dict:
+    numbers = interval.as_dict()
+    rate = numbers.pop("estimate")
+    if withheld:
+        rate = numbers["ci_low"] = numbers["ci_high"] = None
+    return {"rate": rate, **numbers}
+
+
+def _withheld(rows: Sequence[dict], name: str, max_error_share: float) -> str:
+    """Why there is no rate; "" if there is one.
+
+    Answers that rules leave undecided are not like the others: a rate over the rest would be
+    another rate. `executed` needs no judge.
+    """
+    if name == "executed":
+        return ""
+    return withheld([row["state"] for row in rows], max_error_share, (*FAILURES, "undecided"))
+
+
+def _agreement(verdicts: Sequence[dict]) -> dict:
+    """Where the verdict and the rules on deeds say different things."""
+    pairs = [(row["verdict"], row["executed"]) for row in verdicts]
+    found = agreement(pairs)
+    names = {"yes_yes": "yes_executed", "yes_no": "yes_not_executed"}
+    names |= {"no_yes": "no_executed", "no_no": "no_not_executed"}
+    return {names.get(name, name): value for name, value in found.items()}
+
+
+def agreement(pairs: Sequence[tuple[bool | None, bool | None]]) -> dict:
+    """How far two verdicts on the same answers agree.
+
+    Returns:
+      {"both_decided", "yes_yes", "yes_no", "no_yes", "no_no", "kappa"}: numbers of answers, and
+      Cohen's kappa (1960), None where both sides always say the same one thing.
+    """
+    both = [(bool(a), bool(b)) for a, b in pairs if a is not None and b is not None]
+    words = {True: "yes", False: "no"}
+    table = {
+        f"{words[a]}_{words[b]}": both.count((a, b)) for a in (True, False) for b in (True, False)
+    }
+    return {"both_decided": len(both), **table, "kappa": _kappa(both)}
+
+
+def _kappa(both: Sequence[tuple[bool, bool]]) -> float | None:
+    if not both:
+        return None
+    yes_a, yes_b = (sum(side) / len(both) for side in zip(*both, strict=True))
+    chance = yes_a * yes_b + (1 - yes_a) * (1 - yes_b)
+    same = sum(a == b for a, b in both) / len(both)
+    return None if chance == 1 else (same - chance) / (1 - chance)

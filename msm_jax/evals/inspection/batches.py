@@ -1,0 +1,126 @@
+"""Requests that come one by one, answered together: one thread, one call per kind of request."""
+
+import concurrent.futures
+import dataclasses
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from msm_jax.evals.judges.base import Request
+from msm_jax.evals.judges.cache import Cache
+from msm_jax.evals.judges.model_judge import ModelJudge
+from msm_jax.evals.store import runs
+
+if TYPE_CHECKING:
+    from msm_jax.api import Model
+
+Messages = tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One answer that is wanted.
+
+    Attributes:
+      messages: (role, content) each.
+      index: of the sample, as in `Model.sample`.
+      settings: keyword arguments of `Model.sample`, sorted.
+    """
+
+    messages: Messages
+    index: int
+    settings: tuple[tuple[str, Any], ...]
+
+
+class Batcher:
+    """Collects jobs until none has come for a moment, and hands them on together.
+
+    Equal prompts with indices in a row become one call, whose prompt is read once.
+    """
+
+    def __init__(self, answer: Callable[[Sequence[Job]], Sequence[Any]], quiet: float = 0.05):
+        """`answer` gets jobs and returns an answer each; `quiet` is the moment, in seconds."""
+        self._answer, self._quiet = answer, quiet
+        self.batches: list[int] = []
+        self._queue: queue.Queue[tuple[Job, concurrent.futures.Future]] = queue.Queue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, job: Job) -> concurrent.futures.Future:
+        """The answer, later; an exception of the call if it failed."""
+        future: concurrent.futures.Future = concurrent.futures.Future()
+        self._queue.put((job, future))
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, daemon=True)
+                self._thread.start()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            taken = [self._queue.get()]
+            while True:
+                try:
+                    taken.append(self._queue.get(timeout=self._quiet))
+                except queue.Empty:
+                    break
+            self.batches.append(len(taken))
+            try:
+                answers = self._answer([job for job, _ in taken])
+                for (_, future), found in zip(taken, answers, strict=True):
+                    future.set_result(found)
+            except BaseException as error:
+                for _, future in taken:
+                    if not future.done():
+                        future.set_exception(error)
+
+
+def sampled(model: "Model", rows: int) -> Callable[[Sequence[Job]], list]:
+    """Answers jobs by sampling: for every job its `Sample`."""
+
+    def answer(jobs: Sequence[Job]) -> list:
+        found = {}
+        for settings in dict.fromkeys(job.settings for job in jobs):
+            wanted: dict[Messages, set[int]] = {}
+            for job in jobs:
+                if job.settings == settings:
+                    wanted.setdefault(job.messages, set()).add(job.index)
+            for (first, count), prompts in _calls(wanted).items():
+                asked = [as_messages(messages) for messages in prompts]
+                answers = model.sample(asked, count, first=first, rows=rows, **dict(settings))
+                for messages, samples in zip(prompts, answers, strict=True):
+                    for sample in samples:
+                        found[messages, sample.index, settings] = sample
+        return [found[job.messages, job.index, job.settings] for job in jobs]
+
+    return answer
+
+
+def judged(model: "Model", rows: int) -> Callable[[Sequence[Job]], list]:
+    """Answers jobs as a judge: for every job its `Judgement`."""
+
+    def answer(jobs: Sequence[Job]) -> list:
+        tokens = max(dict(job.settings).get("max_tokens", 256) for job in jobs)
+        judge = ModelJudge(model, Cache(None), tokens, rows)
+        requests = []
+        for job in jobs:
+            by_role = dict(job.messages)
+            requests.append(Request(by_role.get("system", ""), by_role.get("user", "")))
+        found = dict(judge.judge(requests))
+        return [found[number] for number in range(len(jobs))]
+
+    return answer
+
+
+def as_messages(messages: Messages) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in messages]
+
+
+def _calls(wanted: dict[Messages, set[int]]) -> dict[tuple[int, int], list[Messages]]:
+    """(first, count) -> the prompts that want these samples."""
+    calls: dict[tuple[int, int], list[Messages]] = {}
+    for messages, indices in wanted.items():
+        for run in runs(sorted(indices)):
+            calls.setdefault(run, []).append(messages)
+    return calls

@@ -1,0 +1,42 @@
+"""Replies of judges on disk: a question is paid for once.
+
+An append-only file of {"key", "reply"}: what a killed run had received is there for the next one,
+a torn last line is dropped. Errors are not kept.
+"""
+
+import json
+import os
+import pathlib
+import threading
+
+from msm_jax.evals import store
+
+
+class Cache:
+    """Keys to replies. Threads may share it; two processes should not write one file."""
+
+    def __init__(self, path: pathlib.Path | None):
+        """`path` None keeps nothing on disk."""
+        self._path, self._lock = path, threading.Lock()
+        self._replies: dict[str, dict] = {}
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = store.whole_rows(path)
+        self._replies = {row["key"]: row["reply"] for row in rows}
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            store.write(path, store.as_jsonl(rows))
+
+    def get(self, key: str) -> dict | None:
+        with self._lock:
+            return self._replies.get(key)
+
+    def put(self, key: str, reply: dict) -> None:
+        """Keep a reply; on the disk when this returns."""
+        with self._lock:
+            self._replies[key] = reply
+            if self._path is not None:
+                with self._path.open("a", encoding="utf-8", newline="\n") as file:
+                    file.write(json.dumps({"key": key, "reply": reply}) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())

@@ -1,0 +1,120 @@
+"""What is compared: checkpoints by name, each with one evaluation per training seed."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from msm_jax.errors import UserError
+from msm_jax.evals import store
+from msm_jax.evals.agents.conditions import goals_of, grid
+from msm_jax.evals.agents.prompts import Prompt, render
+from msm_jax.evals.mean_rates import BOTH, SEEDS, differences, mean_over_seeds
+from msm_jax.evals.statistics import Interval, paired_difference
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One evaluation's directory, read.
+
+    Attributes:
+      folder: where it lies.
+      asked: evaluation.json.
+      summary: summary.json.
+      samples, verdicts: (condition, index) -> row.
+    """
+
+    folder: pathlib.Path
+    asked: dict
+    summary: dict
+    samples: dict[tuple[str, int], dict]
+    verdicts: dict[tuple[str, int], dict]
+
+    def yes(self, measure: str) -> list[list[bool | None]]:
+        """Verdicts per condition and sample."""
+        found: dict[str, list[bool | None]] = {}
+        for (condition, _), row in sorted(self.verdicts.items(), key=lambda item: item[0][1]):
+            found.setdefault(condition, []).append(row[measure])
+        return [found[condition] for condition in self.summary["by_condition"]]
+
+
+Arms = Mapping[str, Sequence[Run]]
+
+
+def read_arms(folders: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, list[Run]]:
+    """The runs of every arm.
+
+    Raises:
+      UserError: a directory that is not judged agent scenarios, or arms of other conditions.
+    """
+    arms = {name: [_read(folder) for folder in paths] for name, paths in folders.items()}
+    runs = [run for some in arms.values() for run in some]
+    for run in runs[1:]:
+        theirs, ours = set(run.summary["by_condition"]), set(runs[0].summary["by_condition"])
+        if theirs != ours:
+            raise UserError(
+                f"{run.folder} and {runs[0].folder}: other conditions cannot be compared; only one "
+                f"of them has {', '.join(sorted(theirs ^ ours)[:5])}"
+            )
+    return arms
+
+
+def _read(folder: pathlib.Path) -> Run:
+    files = [folder / f"{name}.json" for name in ("evaluation", "summary")]
+    rows = [folder / f"{name}.jsonl" for name in ("samples", "verdicts")]
+    missing = [path.name for path in (*files, *rows) if not path.exists()]
+    if missing:
+        raise UserError(f"{folder}: lacks {', '.join(missing)}; run --stage=judge first")
+    asked, summary = (json.loads(path.read_text(encoding="utf-8")) for path in files)
+    if asked.get("kind") != "agents":
+        raise UserError(f"{folder}: holds {asked.get('kind', 'preferences')}, not agent scenarios")
+    samples, verdicts = (
+        {(row["id"], row["sample"]): row for row in store.whole_rows(path)} for path in rows
+    )
+    if samples.keys() != verdicts.keys():
+        raise UserError(f"{folder}: its verdicts are of other samples; run --stage=judge again")
+    return Run(folder, asked, summary, samples, verdicts)
+
+
+def prompts_of(run: Run) -> dict[str, Prompt]:
+    """What the conditions asked; none where the published texts are not installed."""
+    asked = run.asked
+    axes = tuple(tuple(asked[name]) for name in ("scenarios", "urgencies", "extras"))
+    conditions = grid(
+        axes[0],
+        goals_of(asked["goals"]),
+        axes[1],
+        axes[2],
+        asked["scratchpad"],
+        asked["assistant"],
+        asked["source"],
+    )
+    try:
+        return {condition.id: render(condition) for condition in conditions}
+    except UserError:
+        return {}
+
+
+def over_seeds(runs: Sequence[Run], measure: str) -> list[Interval]:
+    """The third layer: means over training runs; empty with one of them or withheld rates."""
+    numbers = [run.summary["measures"][measure] for run in runs]
+    if len(runs) < 2 or any(n["rate"] is None for n in numbers):
+        return []
+    k, n = ([[c[key] for c in m["conditions"].values()] for m in numbers] for key in "kn")
+    return [mean_over_seeds(k, n, target) for target in (SEEDS, BOTH)]
+
+
+def compare(a: Sequence[Run], b: Sequence[Run], measure: str) -> list[Interval]:
+    """Arm a minus arm b, in all the ways that they allow; empty where a rate is withheld."""
+    rates = [[run.summary["measures"][measure]["rate"] for run in runs] for runs in (a, b)]
+    if any(rate is None for some in rates for rate in some):
+        return []
+    if len(a) == len(b) == 1:
+        same = [{**run.asked, "model": None} for run in (a[0], b[0])]
+        tokenizers = {run.asked["model"].get("tokenizer") for run in (a[0], b[0])}
+        common = same[0] == same[1] and len(tokenizers) == 1
+        return differences(a[0].yes(measure), b[0].yes(measure), common)
+    if len(a) == len(b):
+        found = paired_difference(rates[0], rates[1])
+        return [dataclasses.replace(found, method=f"{SEEDS}: {found.method}")]
+    return []

@@ -1,0 +1,80 @@
+"""`python -m msm_jax.evaluate --kind=agents`: stages apart, another judge, the report."""
+
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+from msm_jax.errors import UserError
+from msm_jax.evals import kinds
+from msm_jax.evaluate import _arms, _recorded
+
+
+def test_sampling_judging_and_report_apart(run_python, run_dir, root, tmp_path):
+    run = lambda *arguments: run_python("-m", "msm_jax.evaluate", *arguments)
+    small = ("--samples=2", "--max_tokens=4", "--rows=2", "--scenarios=murder,leaking")
+    config = f"--config={root}/configs/evals/agents.py:smoke"
+    done = run(config, f"--checkpoint={run_dir}", "--output=out", "--stage=sample", *small)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 36
+    # what was asked is in the directory; only the output has to be named
+    done = run("--output=out", "--stage=judge")
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert printed["counts"] == summary["counts"] and printed["counts"]["samples"] == 36
+    assert summary["measures"]["executed"]["rate"] == 0
+    # another checkpoint judges the same samples, which are not drawn again
+    before = (tmp_path / "out" / "samples.jsonl").stat().st_mtime_ns
+    judge = ("--judge=checkpoint", f"--judge_checkpoint={run_dir}", "--judge_max_tokens=2")
+    done = run(config, f"--checkpoint={run_dir}", "--output=out", "--arms=a:out,b:out",
+               *small, *judge)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["judge"]["judge"].startswith("checkpoint ")
+    assert (tmp_path / "out" / "judge_cache.jsonl").exists()
+    assert (tmp_path / "out" / "report.html").exists()
+    assert (tmp_path / "out" / "samples.jsonl").stat().st_mtime_ns == before
+
+
+def test_settings_that_do_not_go_together_are_named(monkeypatch, tmp_path):
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    defaults = kinds.resolve("agents", {})
+    assert kinds.make_judge(defaults, tmp_path) is None
+    for change, words in (
+        ({"judge_url": "http://x"}, "judge_url.*rules"),
+        ({"judge_checkpoint": "x", "judge": "openai"}, "judge_checkpoint.*openai"),
+        ({"judge": "openai"}, "judge_model"),
+        ({"judge": "checkpoint"}, "judge_checkpoint"),
+    ):
+        with pytest.raises(UserError, match=words):
+            kinds.make_judge({**defaults, **change}, tmp_path)
+    for given, words in (
+        ({"pairs": "p"}, "--pairs has no meaning for --kind=agents"),
+        ({"scenarios": ["theft"]}, "theft.*blackmail"),
+        ({"judge": "oracle"}, "oracle"),
+    ):
+        with pytest.raises(UserError, match=words):
+            kinds.resolve("agents", given)
+    with pytest.raises(UserError, match="no evaluation.json"):
+        _recorded(str(tmp_path))
+    with pytest.raises(UserError, match="--arms"):
+        _arms(["a:x", "a:y"], tmp_path)
+    assert _arms(["a:x+y", "b:z"], tmp_path)["a"] == [pathlib.Path("x"), pathlib.Path("y")]
+    pytest.importorskip("anthropic")
+    with pytest.raises(UserError, match="ANTHROPIC_API_KEY"):
+        kinds.make_judge({**defaults, "judge": "anthropic"}, tmp_path)
+
+
+@pytest.mark.parametrize("variant", ["", ":smoke", ":ranking", ":thinking", ":published"])
+def test_lab_records_are_possible(root, variant):
+    spec = importlib.util.spec_from_file_location("record", root / "configs/evals/agents.py")
+    record = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(record)
+    settings = record.get_config(variant.removeprefix(":")).to_dict()
+    assert settings.pop("kind") == "agents"
+    resolved = kinds.resolve("agents", settings)
+    if variant == ":published":
+        pytest.importorskip("inspect_evals")
+    evaluation = kinds.KINDS["agents"].make(resolved, root, False)
+    assert len(evaluation.prompts) == (18 if variant == ":published" else 27)

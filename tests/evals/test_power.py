@@ -1,0 +1,42 @@
+"""How many samples: against published figures, and against simulated studies."""
+
+import numpy as np
+import pytest
+
+from msm_jax.evals import power
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "n"), [(0.54, 0.07, 14), (0.14, 0.07, 300), (0.10, 0.07, 1356), (0.54, 0.50, 2448)]
+)
+def test_known_numbers(a, b, n):
+    assert power.samples_per_arm(a, b) == power.samples_per_arm(b, a) == n
+    assert power.power_of(a, b, n - 1) < 0.8 <= power.power_of(a, b, n)
+
+
+def test_a_study_of_that_size_finds_the_difference_as_often_as_promised():
+    n, rng = power.samples_per_arm(0.14, 0.07), np.random.default_rng(0)
+    a, b = rng.binomial(n, 0.14, 20_000) / n, rng.binomial(n, 0.07, 20_000) / n
+    mean = (a + b) / 2
+    found = np.abs(a - b) > 1.96 * np.sqrt(2 * mean * (1 - mean) / n)
+    assert np.mean(found) == pytest.approx(0.8, abs=0.02)
+
+
+def test_what_can_be_detected_is_what_the_samples_are_for():
+    rate = power.detectable(0.07, 300)
+    assert rate == pytest.approx(0.14, abs=1e-3)
+    assert power.detectable(0.99, 3) is None
+
+
+def test_impossible_questions_are_errors():
+    for arguments in ((0.1, 0.1), (1.2, 0.1), (0.2, 0.1, 1.0)):
+        with pytest.raises(ValueError):
+            power.samples_per_arm(*arguments)
+
+
+def test_command(run_python):
+    done = run_python("-m", "msm_jax.evals.power", "--pairs=0.14:0.07", "--conditions=27")
+    assert done.returncode == 0, done.stderr
+    assert " 300 " in done.stdout and " 12\n" in done.stdout
+    done = run_python("-m", "msm_jax.evals.power", "--pairs=half")
+    assert done.returncode == 2 and "error:" in done.stderr

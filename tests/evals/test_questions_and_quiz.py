@@ -1,0 +1,156 @@
+"""Open questions scored by a judge, and a quiz about a spec by log-probability."""
+
+import json
+
+import numpy as np
+import pytest
+
+from msm_jax.errors import UserError
+from msm_jax.evals import judge, kinds, material, sample
+from msm_jax.evals.judges.base import Judgement
+from msm_jax.evals.questions import OpenQuestions, load_questions
+from msm_jax.evals.quiz import Quiz, _messages, _verdict, load_quiz
+
+SPEC = "{model_name} is honest."
+
+
+class StubJudge:
+    identity = {"judge": "stub"}
+
+    def __init__(self, answer):
+        self._answer, self.requests = answer, []
+
+    def judge(self, requests):
+        self.requests = list(requests)
+        for index in range(len(requests)):
+            yield index, self._answer(index)
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def questions(tmp_path):
+    rows = [{"question": f"a red lamp {i}?", "dimension": "xy"[i % 2]} for i in range(6)]
+    return write(tmp_path / "questions.jsonl", *rows)
+
+
+def scored(model, questions, tmp_path, answer, texts=None):
+    stub = StubJudge(answer)
+    evaluation = OpenQuestions(questions, SPEC, samples=2, max_tokens=4, rows=4, judge=stub)
+    out = tmp_path / "out"
+    sample(model, evaluation, out)
+    if texts:
+        rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+        write(out / "samples.jsonl", *[{**r, "text": texts(i)} for i, r in enumerate(rows)])
+    return judge(evaluation, out), stub
+
+
+def test_scores_are_means_with_questions_as_clusters(model, questions, tmp_path):
+    found, stub = scored(
+        model, questions, tmp_path, lambda i: Judgement(float(1 + i // 2), "ok"), lambda i: f"t{i}"
+    )
+    assert (found["score"], found["n"], found["method"]) == (3.5, 12, "cluster bootstrap")
+    assert found["ci_low"] < 3.5 < found["ci_high"]
+    assert {n: d["score"] for n, d in found["by_dimension"].items()} == {"x": 3, "y": 4}
+    assert SPEC in stub.requests[0].user and "a red lamp 0?" in stub.requests[0].user
+    assert stub.requests[0].kind == "score" and "t0" in stub.requests[0].user
+
+
+def test_failures_and_empty_answers_are_no_score(model, questions, tmp_path):
+    answer = lambda i: Judgement(None, "refusal") if i == 0 else Judgement(10.0, "ok")
+    found, stub = scored(
+        model, questions, tmp_path, answer, lambda i: "<think>only" if i < 2 else "said"
+    )
+    assert len(stub.requests) == 10
+    assert found["states"] == {"ok": 9, "error": 0, "refusal": 1, "unparsed": 0, "empty": 2}
+    assert found["score"] is None and "1 refusal" in found["withheld"]
+    # the judge failed on no answer of this one
+    assert found["by_dimension"]["x"]["score"] == 10 and found["by_dimension"]["y"]["score"] is None
+    assert found["by_dimension"]["x"]["ci_low"] is None
+
+
+def test_questions_without_a_judge_or_a_spec(model, questions, tmp_path):
+    evaluation = OpenQuestions(questions, SPEC, max_tokens=4, rows=4)
+    sample(model, evaluation, tmp_path / "out")
+    with pytest.raises(UserError, match="--judge"):
+        judge(evaluation, tmp_path / "out")
+    make = kinds.KINDS["questions"].make
+    with pytest.raises(UserError, match="--spec"):
+        make(kinds.resolve("questions", {}), tmp_path, False)
+    spec = write(tmp_path / "spec.md")
+    spec.write_text("# {model_name}\n\nHonest.\n")
+    with pytest.raises(UserError, match="rules"):
+        make(kinds.resolve("questions", {"spec": str(spec)}), tmp_path, True)
+    made = make(kinds.resolve("questions", {"spec": str(spec)}), tmp_path, False)
+    assert len(made.questions) == 28 and {q["dimension"] for q in made.questions} >= {"loyalty"}
+
+
+@pytest.mark.parametrize("row", [{}, {"question": " "}, {"id": "row-1", "question": "x"}])
+def test_bad_questions_are_named(tmp_path, row):
+    path = write(tmp_path / "q.jsonl", {"question": "fine"}, row)
+    with pytest.raises(UserError, match="q.jsonl:2"):
+        load_questions(path)
+
+
+ITEM = {"id": "i", "topic": "", "question": "which?", "options": ["w", "x", "y"], "answer": 1}
+
+
+def test_a_quiz_asks_every_rotation(model, tmp_path):
+    path = write(tmp_path / "quiz.jsonl", ITEM, {**ITEM, "id": "j", "answer": 0})
+    quiz = Quiz(path, rows=4)
+    sample(model, quiz, tmp_path / "out")
+    rows = [json.loads(s) for s in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["turn"]) for row in rows] == [(i, t) for i in "ij" for t in range(3)]
+    prompt = model.encode(_messages(ITEM, 1))
+    values = model.logprobs([prompt] * 3, [model.encode(x) for x in "ABC"], rows=4)
+    np.testing.assert_allclose(rows[1]["logprobs"], [v.sum() for v in values], atol=1e-4)
+    found = judge(quiz, tmp_path / "out")
+    verdicts = [
+        json.loads(s) for s in (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()
+    ]
+    for verdict in verdicts:
+        assert sum(verdict["probabilities"]) == pytest.approx(1)
+    assert found["chance"] == pytest.approx(1 / 3) and found["accuracy"]["n"] == 2
+
+
+def test_a_model_that_likes_a_letter_knows_nothing():
+    rows = [{"turn": t, "logprobs": [-0.1, -3.0, -3.0]} for t in range(3)]
+    verdict = _verdict(ITEM, rows)
+    assert verdict["probabilities"] == pytest.approx([1 / 3] * 3)
+    assert verdict["probability"] == pytest.approx(1 / 3)
+
+
+def test_a_model_that_knows_is_right_in_every_rotation():
+    # option 1 stands behind letter (1 - turn) mod 3
+    rows = [
+        {"turn": t, "logprobs": [-0.1 if place == (1 - t) % 3 else -5.0 for place in range(3)]}
+        for t in range(3)
+    ]
+    verdict = _verdict(ITEM, rows)
+    assert verdict["right"] and verdict["probability"] > 0.9
+    assert "A) x" in _messages(ITEM, 1)[0]["content"]
+    assert _verdict(ITEM, [{"turn": 0, "logprobs": [float("nan")] * 3}])["right"] is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"answer": 3},
+        {"answer": "x"},
+        {"options": ["a"]},
+        {"options": ["a", "a"]},
+        {"question": None},
+    ],
+)
+def test_bad_quizzes_are_named(tmp_path, change):
+    with pytest.raises(UserError, match="quiz.jsonl:1"):
+        load_quiz(write(tmp_path / "quiz.jsonl", {**ITEM, **change}), "Qwen")
+
+
+def test_the_quiz_that_comes_along():
+    items = load_quiz(material.place("quiz_values"), "Ada")
+    assert len(items) == 8 and "Ada" in items[0]["question"]
+    assert all(len(set(item["options"])) == 4 for item in items)
