@@ -37,7 +37,7 @@ class Evaluation(Protocol):
         """What a row of samples.jsonl is a part of: the smallest thing that is asked at once."""
 
     def answers(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
-        """Rows of samples.jsonl, in a fixed order, without the units that are done."""
+        """Rows of samples.jsonl, in whatever order, without the units that are done."""
 
     def judge(self, rows: list[dict], out: pathlib.Path) -> tuple[list[dict], dict]:
         """(verdicts, summary without "evaluation") of complete samples. May keep files in out."""

@@ -12,7 +12,6 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msm_jax.errors import UserError
-from msm_jax.evals import store
 from msm_jax.evals.agents import rules
 from msm_jax.evals.agents.actions import Answer, parse
 from msm_jax.evals.agents.conditions import PAPER_SCENARIOS, goals_of, grid
@@ -107,30 +106,33 @@ class AgentScenarios:
         return row["id"], row["sample"]
 
     def answers(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
-        n = self._generation["samples"]
+        names, n = list(self.prompts), self._generation["samples"]
         how = {k: v for k, v in self._generation.items() if k != "samples"}
-        with _bar(len(self.prompts) * n, len(done), "sampling", self._progress) as bar:
-            for name, prompt in self.prompts.items():
-                todo = [index for index in range(n) if (name, index) not in done]
-                for first, count in store.runs(todo, self._save_every):
-                    (found,) = model.sample(
-                        [prompt.messages], count, first=first, rows=self._rows, **how
-                    )
-                    yield [
-                        {
-                            "id": name,
-                            "sample": sample.index,
-                            "text": sample.text,
-                            "finish_reason": sample.finish_reason,
-                            "tokens": len(sample.tokens),
-                        }
-                        for sample in found
-                    ]
-                    bar.update(count)
+        limit = lambda p, index: 0 if (names[p], index) in done else how["max_tokens"]
+        asked = [prompt.messages for prompt in self.prompts.values()]
+        some: list[dict] = []
+        with _bar(len(names) * n, len(done), "sampling", self._progress) as bar:
+            for sample in model.stream(asked, n, rows=self._rows, limits=limit, **how):
+                some.append(
+                    {
+                        "id": names[sample.prompt],
+                        "sample": sample.index,
+                        "text": sample.text,
+                        "finish_reason": sample.finish_reason,
+                        "tokens": len(sample.tokens),
+                    }
+                )
+                bar.update(1)
+                if len(some) == self._save_every:
+                    yield some
+                    some = []
+            yield some
 
     def judge(self, rows: list[dict], out: pathlib.Path) -> tuple[list[dict], dict]:
         """See `Evaluation`."""
         self._check(rows)
+        place = {name: number for number, name in enumerate(self.prompts)}
+        rows = sorted(rows, key=lambda row: (place[row["id"]], row["sample"]))
         answers = [parse(row["text"]) for row in rows]
         judged = self._judgements(rows, answers)
         verdicts = [

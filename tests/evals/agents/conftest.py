@@ -13,7 +13,7 @@ from msm_jax.data.tokenizer import load_tokenizer, train_sentencepiece
 from msm_jax.evals.agents.conditions import SCENARIOS, grid
 from msm_jax.evals.agents.prompts import render
 from msm_jax.model import ModelConfig, init_params
-from msm_jax.weights.checkpoints import checkpointer, model_facts, save
+from msm_jax.weights.checkpoints import checkpointer, model_facts
 
 
 @pytest.fixture(scope="session")
@@ -46,5 +46,5 @@ def run_dir(model, tokenizer_file, tmp_path_factory):
     (folder / "config.json").write_text(json.dumps(settings))
     facts = {"model": model_facts(model.config), "tokenizer": model.tokenizer.fingerprint}
     with checkpointer(folder, keep=1) as saver:
-        save(saver, 3, model.params, {"count": jnp.array(3)}, facts, {})
+        saver.save(3, model.params, {"count": jnp.array(3)}, facts, {})
     return folder
