@@ -21,9 +21,9 @@ from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 from msm_jax.loading import read_parts
 from msm_jax.model import ModelConfig, forward, logits, make_mesh
-from msm_jax.model.sharding import AXES
+from msm_jax.model.adapter import join, without_adapter
+from msm_jax.model.axes import AXES
 from msm_jax.sample import Sample
-from msm_jax.train.optimizer import join_params, split_params
 from msm_jax.weights import export, peft
 
 SAVED_AS = ("huggingface", "peft", "orbax")
@@ -180,13 +180,12 @@ class Model:
         Raises:
           UserError: an adapter that is damaged, does not fit, or asks for what we do not compute.
         """
-        base = self.params
-        if self.config.lora_rank:
-            _, base = split_params(self.params, "lora")
+        base = without_adapter(self.params)
         if directory is None:
-            return dataclasses.replace(self, config=peft.without_adapter(self.config), params=base)
+            plain = dataclasses.replace(self.config, lora_rank=0)
+            return dataclasses.replace(self, config=plain, params=base)
         config, adapter = peft.load_adapter(directory, self.config, self.mesh)
-        return dataclasses.replace(self, config=config, params=join_params(base, adapter))
+        return dataclasses.replace(self, config=config, params=join(base, adapter))
 
     def merged(self) -> "Model":
         """This model with its adapter's contribution added to the weights."""

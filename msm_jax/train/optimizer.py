@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from msm_jax.errors import UserError
+from msm_jax.model.adapter import only_adapter, without_adapter
 
 DECAYED = ("w", "lora_a", "lora_b")  # not norms, not biases
 SCHEDULES = ("cosine", "linear", "constant")
@@ -118,33 +119,16 @@ def optimizer_shardings(optimizer, trained: dict, mesh) -> optax.OptState:
 
 
 def split_params(params: dict, trainable: str) -> tuple[dict, dict]:
-    """(trained, frozen) trees that `join_params` puts together again.
+    """(trained, frozen) trees that `msm_jax.model.adapter.join` puts together again.
 
     Raises:
       UserError: trainable="lora" without an adapter in the model.
     """
     if trainable not in TRAINABLE:
         raise UserError(f"trainable={trainable!r}: one of {TRAINABLE}")
-
-    def pick(tree, wanted):
-        found = {}
-        for name, leaf in tree.items():
-            if isinstance(leaf, dict):
-                if inner := pick(leaf, wanted):
-                    found[name] = inner
-            elif (trainable == "all" or name.startswith("lora_")) == wanted:
-                found[name] = leaf
-        return found
-
-    trained = pick(params, True)
-    if not trained:
+    if trainable == "all":
+        return params, {}
+    adapter = only_adapter(params)
+    if not adapter:
         raise UserError('trainable="lora" needs an adapter: set model.lora_rank above 0')
-    return trained, pick(params, False)
-
-
-def join_params(first: dict, second: dict) -> dict:
-    """Both trees in one; no leaf is in both."""
-    joined = dict(first)
-    for name, leaf in second.items():
-        joined[name] = join_params(joined[name], leaf) if name in joined else leaf
-    return joined
+    return adapter, without_adapter(params)

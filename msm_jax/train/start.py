@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, abstract_params, init_params, param_shardings, preset
-from msm_jax.train.optimizer import join_params, optimizer_shardings, split_params
+from msm_jax.model.adapter import join, only_adapter, without_adapter
+from msm_jax.train.optimizer import optimizer_shardings, split_params
 from msm_jax.weights import checkpoints
 
 # Keys of config.model that do not describe the shape, which with a preset is not ours to say.
@@ -34,7 +35,7 @@ class State:
 
     @property
     def params(self) -> dict:
-        return join_params(self.trained, self.frozen)
+        return join(self.trained, self.frozen)
 
     @property
     def saved(self) -> dict:
@@ -171,13 +172,13 @@ def _initial_params(config, model, mesh) -> dict:
 
         theirs, params = load_checkpoint(config.parent, model.param_dtype, mesh)
     _same_model(config.parent, theirs, model)
-    adapter, base = checkpoints.only_adapter(params), checkpoints.without_adapter(params)
-    params = join_params(checkpoints.as_dtype(base, model.param_dtype), adapter)
+    adapter, base = only_adapter(params), without_adapter(params)
+    params = join(checkpoints.as_dtype(base, model.param_dtype), adapter)
     if model.lora_rank and not theirs.lora_rank:
         # The parent has no adapter: a fresh one joins its weights.
-        adapter = lambda tree: split_params(tree, "lora")[0]
-        fresh = jax.jit(lambda key: adapter(init_params(model, key)), out_shardings=adapter(places))
-        return join_params(params, fresh(key))
+        make = lambda key: only_adapter(init_params(model, key))
+        fresh = jax.jit(make, out_shardings=only_adapter(places))
+        return join(params, fresh(key))
     return params
 
 

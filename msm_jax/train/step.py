@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from msm_jax.model.adapter import join
 from msm_jax.train.loss import summed_loss
-from msm_jax.train.optimizer import SkipState, join_params
+from msm_jax.train.optimizer import SkipState
 
 
 def make_step(config, optimizer, accumulation: int = 1, mesh=None):
@@ -31,7 +32,7 @@ def make_step(config, optimizer, accumulation: int = 1, mesh=None):
     optimizer = optax.with_extra_args_support(optimizer)
 
     def gradient(trained, frozen, batch):
-        loss = lambda trained: summed_loss(config, join_params(trained, frozen), batch, mesh)
+        loss = lambda trained: summed_loss(config, join(trained, frozen), batch, mesh)
         return jax.value_and_grad(loss)(trained)
 
     def accumulated(trained, frozen, batch):

@@ -23,6 +23,7 @@ from orbax.checkpoint import v1 as ocp
 
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, abstract_params, param_shardings
+from msm_jax.model.adapter import join, only_adapter, without_adapter
 
 FORMAT = 3  # 2: weights outputs first; 3: the optimizer counts skipped steps
 # How a model is run and not what it is: a run may go on with others.
@@ -331,34 +332,6 @@ def _base_params(run_dir, base: dict, config: ModelConfig, mesh) -> dict:
     return frozen
 
 
-def without_adapter(params: dict) -> dict:
-    """The tree without its LoRA leaves."""
-    return {
-        name: without_adapter(leaf) if isinstance(leaf, dict) else leaf
-        for name, leaf in params.items()
-        if not name.startswith("lora_")
-    }
-
-
-def only_adapter(params: dict) -> dict:
-    """The tree of its LoRA leaves."""
-    found = {}
-    for name, leaf in params.items():
-        if isinstance(leaf, dict):
-            if inner := only_adapter(leaf):
-                found[name] = inner
-        elif name.startswith("lora_"):
-            found[name] = leaf
-    return found
-
-
-def _joined(first: dict, second: dict) -> dict:
-    joined = dict(first)
-    for name, leaf in second.items():
-        joined[name] = _joined(joined[name], leaf) if name in joined else leaf
-    return joined
-
-
 def as_dtype(params: dict, dtype: str) -> dict:
     """Weights in another dtype, one after another; those that have it stay as they are."""
     cast = functools.partial(jax.jit, donate_argnums=0)(lambda leaf: leaf.astype(dtype))
@@ -404,5 +377,5 @@ def load_params(run_dir: str | os.PathLike, step: int | None = None, mesh=None):
         abstract = only_adapter(abstract) if base else abstract
         params = _load(reader, step, {"params": abstract}, metadata)["params"]
     if base:
-        params = _joined(_base_params(run_dir, base, config, mesh), params)
+        params = join(_base_params(run_dir, base, config, mesh), params)
     return config, params, {"step": step, **metadata["facts"], **metadata["progress"]}

@@ -124,7 +124,7 @@ def load_adapter(
 
     Returns:
       (the config with the adapter's rank, alpha and targets; a tree of float32 lora_a and lora_b
-      alone, which `join` puts into a model's parameters).
+      alone, which `adapter.join` puts into a model's parameters).
 
     Raises:
       UserError: as `load_checkpoint`; nothing has been read by then.
@@ -216,11 +216,7 @@ def merge(config: ModelConfig, params: dict) -> tuple[ModelConfig, dict]:
             return {**kept, "w": w}
         return {name: walk(leaf) if isinstance(leaf, dict) else leaf for name, leaf in tree.items()}
 
-    return without_adapter(config), walk(params)
-
-
-def without_adapter(config: ModelConfig) -> ModelConfig:
-    return dataclasses.replace(config, lora_rank=0)
+    return dataclasses.replace(config, lora_rank=0), walk(params)
 
 
 @jax.jit

@@ -10,8 +10,9 @@ from msm_jax.data.pipeline import load_data
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, init_params
+from msm_jax.model.adapter import join
 from msm_jax.train.loss import summed_loss, token_logprobs
-from msm_jax.train.optimizer import join_params, make_optimizer, make_schedule, split_params
+from msm_jax.train.optimizer import make_optimizer, make_schedule, split_params
 from msm_jax.train.step import make_step
 
 
@@ -73,7 +74,7 @@ def test_lora_moves_the_adapter_only(batch):
     config = model(lora_rank=4)
     params = init_params(config, jax.random.key(0))
     trained, frozen = split_params(params, "lora")
-    same = join_params(trained, frozen)
+    same = join(trained, frozen)
     assert jax.tree.structure(same) == jax.tree.structure(params)
     optimizer = optax.adam(1e-2)
     before = jax.tree.map(jnp.copy, trained)
@@ -150,7 +151,7 @@ def test_lora_gradients_are_those_of_the_merged_model_projected(batch):
             },
         }
 
-    loss = lambda trained: summed_loss(adapted, join_params(trained, frozen), batch)
+    loss = lambda trained: summed_loss(adapted, join(trained, frozen), batch)
     found = jax.grad(loss)(trained)
     of_w = jax.grad(lambda p: summed_loss(model(), p, batch))(merged(trained))["layers"]
     down, m = of_w["mlp"]["down"]["w"], trained["layers"]["mlp"]["down"]

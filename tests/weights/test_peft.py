@@ -10,7 +10,7 @@ import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.model import forward, logits
-from msm_jax.train.optimizer import join_params
+from msm_jax.model.adapter import join
 from msm_jax.weights.huggingface import load_checkpoint
 from msm_jax.weights.peft import CONFIG_FILE, load_adapter, merge, save_adapter
 
@@ -61,7 +61,7 @@ def test_logits_are_those_of_peft_active_and_merged(base, tmp_path, family):
     assert np.abs(wanted - plain).max() > 0.1
     adapted, adapter = load_adapter(tmp_path / "adapter", config)
     assert (adapted.lora_rank, adapted.lora_alpha, adapted.lora_scale) == (64, 128.0, 2.0)
-    whole = join_params(params, adapter)
+    whole = join(params, adapter)
     assert np.abs(ours(adapted, whole) - wanted).max() <= 1e-4
     assert np.abs(ours(*merge(adapted, whole)) - wanted).max() <= 1e-4
     merged = theirs(wrapped.merge_and_unload())
@@ -83,7 +83,7 @@ def test_its_settings_mean_what_they_mean_to_peft(base, tmp_path, settings):
     config, params = load_checkpoint(folder)
     wanted = theirs(reference.random_adapter(model, tmp_path / "adapter", **settings))
     adapted, adapter = load_adapter(tmp_path / "adapter", config)
-    assert np.abs(ours(adapted, join_params(params, adapter)) - wanted).max() <= 1e-4
+    assert np.abs(ours(adapted, join(params, adapter)) - wanted).max() <= 1e-4
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -95,7 +95,7 @@ def test_what_we_write_loads_in_peft(base, tmp_path, rslora):
     wrapped = reference.random_adapter(model, tmp_path / "first", r=5, use_rslora=rslora)
     wanted = theirs(wrapped)
     adapted, adapter = load_adapter(tmp_path / "first", config)
-    save_adapter(tmp_path / "again", adapted, join_params(params, adapter), "base", rslora)
+    save_adapter(tmp_path / "again", adapted, join(params, adapter), "base", rslora)
     again = PeftModel.from_pretrained(wrapped.unload(), tmp_path / "again").eval()
     np.testing.assert_allclose(theirs(again), wanted, atol=1e-5)
     found, same = load_adapter(tmp_path / "again", config)
