@@ -282,5 +282,5 @@ def _sum_of_bits(leaf):
 @functools.partial(jax.jit, static_argnums=0)
 def _all_logits(config, params, tokens_BT):
     positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    hidden_BTD, _ = forward(config, params, tokens_BT, jnp.ones_like(tokens_BT), positions_BT)
+    hidden_BTD = forward(config, params, tokens_BT, jnp.ones_like(tokens_BT), positions_BT)
     return logits(config, params, hidden_BTD)

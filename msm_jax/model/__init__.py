@@ -1,6 +1,5 @@
 """The decoder. Knows neither files nor text; imports no other room of the house."""
 
-from msm_jax.model.attention import Cache
 from msm_jax.model.config import ModelConfig
 from msm_jax.model.decoder import (
     abstract_params,
@@ -16,7 +15,6 @@ from msm_jax.model.sharding import batch_sharding, make_mesh, param_shardings
 
 __all__ = [
     "PRESETS",
-    "Cache",
     "ModelConfig",
     "RopeScaling",
     "abstract_params",

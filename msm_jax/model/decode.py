@@ -71,22 +71,31 @@ class Rings:
 
 def empty(config: ModelConfig, P: int, S: int, mesh: Mesh | None = None) -> Prompts:
     """Room for P prompts of at most S tokens."""
-    k, v = (_zeros(config, (P, config.kv_heads, S, config.head_dim), 1, mesh) for _ in "kv")
+    k, v = (_zeros(config, (P, config.kv_heads, S, config.head_dim), mesh) for _ in "kv")
     return Prompts(k, v, jnp.zeros(P, jnp.int32))
 
 
 def empty_rings(config: ModelConfig, P: int, M: int, R: int, mesh: Mesh | None = None) -> Rings:
-    k, v = (_zeros(config, (P, M, config.kv_heads, R, config.head_dim), 2, mesh) for _ in "kv")
+    k, v = (_zeros(config, (P, M, config.kv_heads, R, config.head_dim), mesh) for _ in "kv")
     return Rings(k, v, jnp.int32(0))
 
 
-def _zeros(config, shape, kv_axis, mesh):
-    """One array per layer, its key/value heads cut as the weights are."""
-    device = None
-    if mesh is not None:
-        device = NamedSharding(mesh, PartitionSpec(*[None] * kv_axis, "tensor"))
+def _zeros(config, shape, mesh):
+    """One array per layer, cut as `placed_shape` says."""
     dtype = config.compute_dtype
-    return tuple(jnp.zeros(shape, dtype, device=device) for _ in range(config.layers))
+    place = placed_shape(jax.ShapeDtypeStruct(shape, dtype), mesh).sharding
+    return tuple(jnp.zeros(shape, dtype, device=place) for _ in range(config.layers))
+
+
+def placed_shape(leaf, mesh: Mesh | None) -> jax.ShapeDtypeStruct:
+    """Where a leaf of `Prompts` or `Rings` lies: key/value heads are cut as the weights are, and
+    prompts, with their answers, by the data axis where they can be dealt to it evenly."""
+    if mesh is None:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    data = "data" if leaf.ndim and leaf.shape[0] % mesh.shape["data"] == 0 else None
+    axes = [data, *[None] * (leaf.ndim - 4), "tensor"] if leaf.ndim > 1 else [data] * leaf.ndim
+    place = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
 def unstacked(params: dict) -> dict:

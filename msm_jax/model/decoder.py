@@ -19,7 +19,6 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 
-from msm_jax.model.attention import attend
 from msm_jax.model.axes import BATCH_AXES
 from msm_jax.model.config import ModelConfig
 from msm_jax.model.kernels import packed_attention
@@ -94,7 +93,11 @@ class Projection(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Grouped-query self-attention with rotary positions; q/k norms come before the rotation."""
+    """Grouped-query self-attention with rotary positions; q/k norms come before the rotation.
+
+    `attention` is a function of queries, keys and values. A cache is given the new keys and values
+    by its `write`, which returns those to attend to and the cache afterwards; see decode.py.
+    """
 
     def __init__(self, c: ModelConfig, *, rngs):
         width, head = ("embed", c.width), ("head_dim", c.head_dim)
@@ -209,7 +212,7 @@ def bind(module, config, params):
     return nnx.merge(_definition(module, config), params)
 
 
-def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, cache=None, mesh=None):
+def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, mesh=None):
     """Run the decoder; tokens attend to earlier tokens of their own segment only.
 
     Args:
@@ -218,37 +221,28 @@ def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, cache=None,
       tokens_BT: int32 token ids.
       segment_ids_BT: int32; 0 marks padding, each document of a row has an id of its own.
       positions_BT: int32 positions within the segment.
-      cache: None, or a `Cache` whose free slots the tokens are written to.
       mesh: by whose axes rows and weights are cut, for kernels that have to know; None: one device.
 
     Returns:
-      (hidden_BTD after the final norm, cache): `logits` turns the first into scores; the second
-      is None without a cache.
+      hidden_BTD after the final norm; `logits` turns it into scores.
     """
     ends = bind(Ends, config, {name: leaf for name, leaf in params.items() if name != "layers"})
     x_BTD = ends.embed.w[...].astype(config.compute_dtype)[tokens_BT]
     angles_BTd = rotation_angles(
         positions_BT, config.head_dim, config.rope_theta, config.rope_scaling
     )
-    if cache is None:
-        attention = packed_attention(config, segment_ids_BT, mesh)
-    else:
-        cache, mask_BTS = cache.admit(segment_ids_BT)
-        attention = functools.partial(attend, mask_BTS=mask_BTS)
+    attention = packed_attention(config, segment_ids_BT, mesh)
 
-    def layer_step(carry, layer_params):
-        x_BTD, cache = carry
+    def layer_step(x_BTD, layer_params):
         layer = bind(Layer, config, layer_params)
-        x_BTD, cache = layer(_rows_apart(x_BTD, mesh), angles_BTd, attention, cache)
-        return (x_BTD, cache), None
+        return layer(_rows_apart(x_BTD, mesh), angles_BTd, attention)[0], None
 
     if config.remat != "none":
         layer_step = jax.checkpoint(layer_step, policy=_remat_policy(config.remat))
     # A loop over few layers costs more than it saves: stacking and slicing what it carries.
     unroll = config.layers if config.layers <= UNROLLED_LAYERS else 1
-    start = (x_BTD, cache)
-    (x_BTD, cache), _ = jax.lax.scan(layer_step, start, params["layers"], unroll=unroll)
-    return ends.final_norm(x_BTD), cache.advance(tokens_BT.shape[1]) if cache else None
+    x_BTD, _ = jax.lax.scan(layer_step, x_BTD, params["layers"], unroll=unroll)
+    return ends.final_norm(x_BTD)
 
 
 def _rows_apart(x_BTD, mesh):

@@ -18,11 +18,10 @@ from ml_collections import ConfigDict
 
 from msm_jax.errors import UserError
 from msm_jax.model import (
-    Cache,
     ModelConfig,
     abstract_params,
     batch_sharding,
-    forward,
+    decode,
     logits,
     make_mesh,
     param_shardings,
@@ -210,38 +209,45 @@ def _recomputed(config) -> float:
 
 
 def compile_decode(config: ConfigDict, devices: list, rows: int, slots: int) -> Report:
-    """Lowers and compiles one decoding step: a token for each of `rows`, `slots` of cache each.
+    """Lowers and compiles one decoding step of the sampler: a token for each of `rows`.
 
-    Weights are bfloat16, cut by heads as far as there are key/value heads; the rest of the devices
-    takes other rows.
+    They are answers to one prompt of `slots` tokens per group of data-parallel devices, in rings of
+    a quarter as many. Weights are bfloat16, cut by heads as far as there are key/value heads; the
+    rest of the devices takes other prompts.
     """
     model = stage_model(config)
     model = dataclasses.replace(model, dtype="bfloat16", param_dtype="bfloat16")
     tensor = math.gcd(model.kv_heads, len(devices))
     mesh = make_mesh({"data": len(devices) // tensor, "fsdp": 1, "tensor": tensor}, devices)
-    params = _placed(abstract_params(model), param_shardings(model, mesh))
-    rows = max(rows, mesh.shape["data"])
-    cut = lambda *axes: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
-    cache = jax.eval_shape(lambda: Cache.empty(model, rows, slots))
-    by_rank = {5: cut(None, "data", None, "tensor"), 2: cut("data"), 1: cut(), 0: cut()}
-    cache = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=by_rank[leaf.ndim]),
-        cache,
+    P = mesh.shape["data"]
+    M = max(1, rows // P)
+    places = param_shardings(model, mesh)
+    whole = lambda place: jax.sharding.PartitionSpec(*place.spec[1:])  # without the layers' axis
+    one_layer = jax.tree.map(
+        lambda place: jax.sharding.NamedSharding(mesh, whole(place)), places["layers"]
     )
-    ids = jax.ShapeDtypeStruct((rows, 1), np.int32, sharding=cut("data"))
+    params = _placed(
+        jax.eval_shape(decode.unstacked, abstract_params(model)),
+        {**places, "layers": (one_layer,) * model.layers},
+    )
+    here = lambda leaf: decode.placed_shape(leaf, mesh)
+    prompts = jax.tree.map(here, jax.eval_shape(lambda: decode.empty(model, P, slots)))
+    ring_slots = max(slots // 4, 1)
+    rings = jax.tree.map(here, jax.eval_shape(lambda: decode.empty_rings(model, P, M, ring_slots)))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    ids_PM = jax.ShapeDtypeStruct((P, M), np.int32, sharding=place)
 
-    def decode(params, cache, tokens_B1, positions_B1):
-        ones_B1 = jax.numpy.ones_like(tokens_B1)
-        hidden_B1D, cache = forward(model, params, tokens_B1, ones_B1, positions_B1, cache)
-        return logits(model, params, hidden_B1D[:, 0]).argmax(-1), cache
+    def step(params, prompts, rings, tokens_PM, ages_PM):
+        hidden_PMD, rings = decode.decode(model, params, prompts, rings, tokens_PM, ages_PM)
+        return logits(model, params, hidden_PMD).argmax(-1), rings
 
-    flops = 2 * sum(leaf.size for leaf in jax.tree.leaves(params)) * rows
+    flops = 2 * sum(leaf.size for leaf in jax.tree.leaves(params)) * P * M
     return _compiled(
-        f"decode step, {rows} rows, {slots} slots, {model.dtype}",
-        jax.jit(decode, donate_argnums=1).lower(params, cache, ids, ids),
+        f"decode step, {P} x {M} rows, prompts of {slots}, {model.dtype}",
+        jax.jit(step, donate_argnums=2).lower(params, prompts, rings, ids_PM, ids_PM),
         mesh,
-        {"weights": params, "cache": cache},
-        rows,
+        {"weights": params, "cache": (prompts, rings)},
+        P * M,
         flops,
         flops,
         "2 per weight and token",

@@ -22,7 +22,7 @@ CHUNK_ELSEWHERE = 2**27  # or keeps an accelerator's matrix units busy
 
 def target_logprobs(config, params, batch, mesh=None) -> jax.Array:
     """float32[B, T]: the log-probability that each token's target follows it. Traceable."""
-    hidden_BTD, _ = forward(
+    hidden_BTD = forward(
         config, params, batch["tokens"], batch["segment_ids"], batch["positions"], mesh=mesh
     )
     w_VD = head_weights(config, params)
@@ -50,7 +50,7 @@ def summed_loss(config, params, batch, mesh=None) -> jax.Array:
     chunk = chunk_length(shape, config.vocab_size, mesh)
     if chunk is None:
         return -jnp.sum(target_logprobs(config, params, batch, mesh) * batch["loss_weights"])
-    hidden_BTD, _ = forward(
+    hidden_BTD = forward(
         config, params, batch["tokens"], batch["segment_ids"], batch["positions"], mesh=mesh
     )
     w_VD = head_weights(config, params)

@@ -70,7 +70,7 @@ def _greedy(config, count, params, tokens_BT, lengths_B):
     segment_ids_BT = jnp.ones_like(tokens_BT)
 
     def one(number, tokens_BT):
-        hidden_BTD, _ = forward(config, params, tokens_BT, segment_ids_BT, positions_BT)
+        hidden_BTD = forward(config, params, tokens_BT, segment_ids_BT, positions_BT)
         last_BD = hidden_BTD[rows, lengths_B + number - 1]
         chosen_B = jnp.argmax(logits(config, params, last_BD), axis=-1).astype(jnp.int32)
         return tokens_BT.at[rows, lengths_B + number].set(chosen_B)

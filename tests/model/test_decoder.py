@@ -11,7 +11,6 @@ import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.model import (
-    Cache,
     ModelConfig,
     abstract_params,
     forward,
@@ -34,7 +33,7 @@ def run(config, params, tokens, segment_ids=None, positions=None):
         segment_ids = np.ones(shape, np.int32)
     if positions is None:
         positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    hidden, _ = _forward(config, params, tokens, segment_ids, positions)
+    hidden = _forward(config, params, tokens, segment_ids, positions)
     return np.asarray(logits(config, params, hidden))
 
 
@@ -101,9 +100,7 @@ def test_no_token_sees_the_future_or_another_document():
         table = jnp.concatenate([moved["embed"]["w"], x[0]])  # a row of its own for each place
         ids = jnp.arange(20)[None] + 61
         moved["embed"] = {"w": table}
-        hidden, _ = forward(
-            dataclasses.replace(SMALL, vocab_size=81), moved, ids, segments, positions
-        )
+        hidden = forward(dataclasses.replace(SMALL, vocab_size=81), moved, ids, segments, positions)
         return hidden[0, t].sum()
 
     gradient = jax.jit(jax.grad(at))
@@ -114,33 +111,12 @@ def test_no_token_sees_the_future_or_another_document():
         assert (influence[:start] == 0).all() and (influence[t + 1 :] == 0).all()
 
 
-@pytest.mark.parametrize("split", [1, 5, 19])
-def test_cached_is_full_also_for_rows_of_unequal_length(split):
-    params = init_params(SMALL, jax.random.key(1))
-    lengths, total = [24, 17, 20], 24
-    tokens = tokens_of(total, 61, rows=3)
-    segments = np.array([[0] * (total - n) + [1] * n for n in lengths], np.int32)
-    positions = np.maximum(np.arange(total)[None] - (total - np.array(lengths))[:, None], 0)
-    positions = positions.astype(np.int32)
-    cache, found = Cache.empty(SMALL, batch=3, slots=32), []
-    bounds = [0, split, *range(split + 1, total + 1)]
-    for a, b in zip(bounds, bounds[1:], strict=False):
-        part = (x[:, a:b] for x in (tokens, segments, positions))
-        hidden, cache = _forward(SMALL, params, *part, cache)
-        found.append(np.asarray(hidden))
-    found = np.concatenate(found, axis=1)
-    for row, n in enumerate(lengths):
-        alone = run(SMALL, params, tokens[row : row + 1, total - n :])
-        cached = np.asarray(logits(SMALL, params, found[row : row + 1, total - n :]))
-        assert np.abs(alone - cached).max() <= 1e-4
-
-
 def test_remat_changes_nothing():
     params, tokens = init_params(SMALL, jax.random.key(0)), tokens_of(16, 61, rows=2)
 
     def loss(params, config):
         segments, positions = jnp.ones((2, 16), int), jnp.broadcast_to(jnp.arange(16), (2, 16))
-        return forward(config, params, tokens, segments, positions)[0].std()
+        return forward(config, params, tokens, segments, positions).std()
 
     plain, again = (
         jax.value_and_grad(loss)(params, dataclasses.replace(SMALL, remat=remat))

@@ -118,7 +118,7 @@ def test_bfloat16_is_as_near_to_float32_as_theirs(family):
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), rounded)
     ones = jnp.ones(tokens.shape, jnp.int32)
     positions = jnp.broadcast_to(jnp.arange(LENGTH), tokens.shape)
-    hidden, _ = jax.jit(forward, static_argnums=0)(
+    hidden = jax.jit(forward, static_argnums=0)(
         config, params, jnp.asarray(tokens), ones, positions
     )
     scores = logits(config, params, hidden)

@@ -27,7 +27,7 @@ def params():
 @jax.jit
 def _padded_logits(params, tokens_BT):
     positions = jnp.arange(tokens_BT.shape[1])[None]
-    hidden, _ = forward(CONFIG, params, tokens_BT, jnp.ones_like(tokens_BT), positions)
+    hidden = forward(CONFIG, params, tokens_BT, jnp.ones_like(tokens_BT), positions)
     return logits(CONFIG, params, hidden)
 
 
@@ -70,7 +70,7 @@ def test_cached_decode_is_the_full_forward(variant):
             ids = np.zeros((1, 352), np.int32)
             whole = [*prompt, *answer.tokens]
             ids[0, : len(whole)] = whole
-            hidden, _ = run(params, ids, np.ones_like(ids), np.arange(352)[None])
+            hidden = run(params, ids, np.ones_like(ids), np.arange(352)[None])
             scores = log_softmax(logits(config, params, hidden))[0]
             at = len(prompt) - 1 + np.arange(len(answer.tokens))
             np.testing.assert_allclose(answer.logprobs, scores[at, answer.tokens], atol=1e-4)

@@ -73,7 +73,7 @@ def test_the_command_compiles_for_fake_devices(run_python, small, tmp_path):
     options = [f"--config={small}", "--mesh=8", f"--json={figures}", "--rows=8", "--slots=128"]
     done = run_python("-m", "msm_jax.compile", *options)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "all-gather" in done.stdout and "decode step, 8 rows" in done.stdout
+    assert "all-gather" in done.stdout and "decode step, 2 x 4 rows" in done.stdout
     train, decode = json.loads(figures.read_text())
     weights = 512 * 64 + 64 + 6 * (2 * 64 * 512 + 2 * 64 * 256 + 3 * 64 * 128 + 2 * 64 + 2 * 64)
     # By fsdp=8 the weights and AdamW's two moments; norms of a head lie whole.

@@ -49,7 +49,7 @@ def test_logprobs_against_a_plain_softmax(batch):
 
     config = model()
     params = init_params(config, jax.random.key(0))
-    hidden, _ = forward(config, params, batch["tokens"], batch["segment_ids"], batch["positions"])
+    hidden = forward(config, params, batch["tokens"], batch["segment_ids"], batch["positions"])
     wanted = jax.nn.log_softmax(logits(config, params, hidden))
     wanted = np.take_along_axis(np.asarray(wanted), batch["targets"][..., None], -1)[..., 0]
     np.testing.assert_allclose(token_logprobs(config, params, batch), wanted, atol=1e-5)

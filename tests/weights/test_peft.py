@@ -27,7 +27,7 @@ def tokens():
 
 def ours(config, params):
     ones, places = np.ones((1, LENGTH), np.int32), np.arange(LENGTH, dtype=np.int32)[None]
-    return np.asarray(logits(config, params, _forward(config, params, tokens(), ones, places)[0]))
+    return np.asarray(logits(config, params, _forward(config, params, tokens(), ones, places)))
 
 
 def theirs(model):
