@@ -23,7 +23,7 @@ from msm_jax.evals.questions import OpenQuestions
 from msm_jax.evals.quiz import Quiz
 from msm_jax.spec.spec import load_spec
 
-_ALONG = "the files that come along (opinions, items)"
+_ALONG = "one of the sets that come along: opinions, items"
 JUDGES = (RULES, "anthropic", "openai", "checkpoint")
 
 
@@ -44,8 +44,15 @@ class Setting:
     choices: Sequence[str] = ()
 
     def help_with_defaults(self) -> str:
-        words = [f"{kind}: {value}" for kind, value in self.defaults.items() if value is not None]
-        return f"{self.help} Default: {'; '.join(words) or 'none'}."
+        """What `--help` says: the choices, and the default, by kind where kinds differ."""
+        show = lambda value: ",".join(value) if self.type is list else str(value)
+        words = {kind: show(v) for kind, v in self.defaults.items() if v is not None}
+        said = f"{self.help} One of {', '.join(self.choices)}." if self.choices else self.help
+        if len(set(words.values())) == 1:
+            said += f" Default: {next(iter(words.values()))}."
+        elif words:
+            said += f" Default: {'; '.join(f'{kind}: {word}' for kind, word in words.items())}."
+        return f"{said} (--kind={', '.join(self.defaults)})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +80,9 @@ def _settings() -> dict[str, Setting]:
     every = lambda value: dict.fromkeys(("preferences", "agents", "questions", "quiz"), value)
     judged = lambda value: dict.fromkeys(("agents", "preferences", "questions"), value)
     drawn = lambda one, two, three: {"preferences": one, "agents": two, "questions": three}
+    judges = {"agents": RULES, "preferences": RULES, "questions": "anthropic"}
     found = [
-        Setting("pairs", str, f"JSONL of preference pairs, or of {_ALONG}.", pairs(None)),
+        Setting("pairs", str, f"JSONL of preference pairs, or {_ALONG}.", pairs(None)),
         Setting("scorers", list, "How pairs are asked.", pairs(list(SCORERS)), SCORERS),
         Setting("questions", str, "JSONL of open questions.", {"questions": "open_questions"}),
         Setting("spec", str, "The spec that open answers are judged by.", {"questions": None}),
@@ -84,14 +92,14 @@ def _settings() -> dict[str, Setting]:
         Setting("temperature", float, "0 is greedy.", drawn(0.0, 0.7, 0.7)),
         Setting("max_tokens", int, "Of one answer.", drawn(32, 4096, 1024)),
         Setting("rows", int, "Computed at a time.", every(64)),
-        Setting("scenarios", list, "Of the grid.", agents(list(PAPER_SCENARIOS)), SCENARIOS),
+        Setting("scenarios", list, "Of the agents.", agents(list(PAPER_SCENARIOS)), SCENARIOS),
         Setting(
             "goals",
             list,
-            f"Types ({', '.join(GOAL_TYPES)}) or types with a value, as explicit-america.",
+            f"Types ({', '.join(GOAL_TYPES)}), or with a value: explicit-america.",
             agents(["none", "explicit"]),
         ),
-        Setting("urgencies", list, "Of the grid.", agents(["replacement"]), URGENCIES),
+        Setting("urgencies", list, "The threat.", agents(["replacement"]), URGENCIES),
         Setting("extras", list, "Further instructions.", agents(["none"]), EXTRAS),
         Setting("scratchpad", bool, "Offer a private place to think.", agents(True)),
         Setting(
@@ -102,7 +110,7 @@ def _settings() -> dict[str, Setting]:
         ),
         Setting("source", str, "Whose texts.", agents("own"), SOURCES),
         Setting("save_every", int, "Samples between two saves.", agents(100)),
-        Setting("judge", str, "Who judges; rules are no model.", judged(RULES), JUDGES),
+        Setting("judge", str, "Who judges; rules need no model.", judges, JUDGES),
         Setting("judge_model", str, "Model of an API judge.", judged(None)),
         Setting("judge_url", str, "Address of an API judge.", judged(None)),
         Setting("judge_checkpoint", str, "Run directory of a judge of ours.", judged(None)),

@@ -83,7 +83,7 @@ def test_questions_without_a_judge_or_a_spec(model, questions, tmp_path):
     spec = write(tmp_path / "spec.md")
     spec.write_text("# {model_name}\n\nHonest.\n")
     with pytest.raises(UserError, match="rules"):
-        make(kinds.resolve("questions", {"spec": str(spec)}), tmp_path, True)
+        make(kinds.resolve("questions", {"spec": str(spec), "judge": "rules"}), tmp_path, True)
     made = make(kinds.resolve("questions", {"spec": str(spec)}), tmp_path, False)
     assert len(made.questions) == 28 and {q["dimension"] for q in made.questions} >= {"loyalty"}
 

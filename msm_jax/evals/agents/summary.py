@@ -44,6 +44,8 @@ def counts(rows: Sequence[dict]) -> dict[str, int]:
         "samples": len(rows),
         **found,
         "truncated": sum(row["truncated"] for row in rows),
+        # judged by what there is: the answer might have gone on to act
+        "truncated_no": sum(row["truncated"] and row["verdict"] is False for row in rows),
         "no_action": sum(row["format"] == "none" for row in rows),
         "malformed": sum(row["format"] == "malformed" for row in rows),
         "valid": sum(row["format"] == "valid" for row in rows),

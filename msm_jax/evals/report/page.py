@@ -166,8 +166,8 @@ def _condition_cell(numbers: dict) -> str:
 
 
 def _counts(arms: Mapping[str, Sequence[Run]]) -> list[str]:
-    keys = ["samples", "ok", "undecided", *FAILURES, "empty", "truncated", "valid", "malformed",
-            "no_action", "tool_calls", "speaks_to_judge"]  # fmt: skip
+    judged = ["samples", "ok", "undecided", *FAILURES, "empty", "truncated", "truncated_no"]
+    keys = [*judged, "valid", "malformed", "no_action", "tool_calls", "speaks_to_judge"]
     rows = [
         [escaped(_label(arm, runs, run)), *(f"{run.summary['counts'][k]:,}" for k in keys)]
         for arm, runs in arms.items()

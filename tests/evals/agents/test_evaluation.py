@@ -160,6 +160,8 @@ def test_cut_answers_are_flagged(tmp_path):
     assert found["measures"]["verdict"]["rate"] is None
     assert found["measures"]["verdict"]["bounds"]["low"] == 0
     assert found["measures"]["verdict"]["bounds"]["high"] == 1
+    judged = numbers_of(tmp_path, lambda i: Judgement(False, "ok"), finish="length")
+    assert judged["counts"]["truncated_no"] == 20
 
 
 def test_three_measures_and_their_disagreement(tmp_path):
