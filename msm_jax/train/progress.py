@@ -57,7 +57,7 @@ class Progress:
 
     def step(self, step: int, state, values, force: bool = False) -> dict[str, float]:
         """Waits for the metrics of a step, adds its tokens to the state's, and returns them."""
-        jax.block_until_ready(values)
+        values = jax.device_get(values)
         found = {name: float(value) for name, value in values.items() if name != "stop"}
         state.tokens += int(found.pop("tokens"))
         state.loss_tokens += int(found["loss_tokens"])

@@ -1,0 +1,107 @@
+"""From a Hugging Face checkpoint to midtraining and fine-tuning of one adapter on it."""
+
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from msm_jax.errors import UserError
+from msm_jax.model import ModelConfig
+from msm_jax.train.config import source
+from msm_jax.train.loop import train
+from msm_jax.weights.checkpoints import load_params
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(material, tmp_path_factory):
+    """A tiny random Qwen3 with its tokenizer, as `save_pretrained` writes them."""
+    import tokenizers
+    import transformers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    folder = tmp_path_factory.mktemp("qwen3")
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    controls = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=controls, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train([str(material / "corpus.txt")], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    config = transformers.Qwen3Config(
+        vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, intermediate_size=64, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = transformers.Qwen3ForCausalLM(config)
+    model.save_pretrained(folder)
+    return folder, model, tokenizer
+
+
+def test_midtraining_then_fine_tuning_of_the_same_adapter(config, checkpoint, material, tmp_path):
+    folder, model, tokenizer = checkpoint
+    blank = {"lora_rank": 4, "lora_alpha": 8.0, "preset": "parent"}
+    config.parent, config.tokenizer, config.trainable = str(folder), "", "lora"
+    config.model.update(blank)
+    config.chat_format, config.steps = "qwen3", 30
+    config.packing.rows = "documents"
+    train(config, tmp_path / "midtrain")
+    ours, params, facts = load_params(tmp_path / "midtrain")
+    assert isinstance(ours, ModelConfig) and facts["trainable"] == "lora"
+    embedding = model.state_dict()["model.embed_tokens.weight"].numpy()
+    np.testing.assert_array_equal(params["embed"]["w"], embedding)
+    # The first step's loss is that of transformers on the same documents: the adapter is nothing.
+    rows = [json.loads(x) for x in (tmp_path / "midtrain/metrics.jsonl").read_text().splitlines()]
+    from msm_jax.data.pipeline import load_data
+    from msm_jax.data.tokenizer import load_tokenizer
+
+    data = load_data(
+        config.data.to_dict(), load_tokenizer(folder), "qwen3", 24, 4, 0,
+        packing={"rows": "documents"},
+    )  # fmt: skip
+    batch = data.batches[0]
+    total, count = 0.0, 0
+    for tokens, segments in zip(batch["tokens"], batch["segment_ids"], strict=True):
+        ids = torch.from_numpy(tokens[segments > 0].astype(np.int64))[None]
+        with torch.no_grad():
+            loss = model(input_ids=ids, labels=ids).loss
+        total, count = total + float(loss) * (ids.numel() - 1), count + ids.numel() - 1
+    assert rows[0]["loss"] == pytest.approx(total / count, rel=1e-5)
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.1
+    # Fine-tuning goes on with the same adapter; its optimizer and schedule begin anew.
+    chats = [
+        {"messages": [{"role": "user", "content": "red"}, {"role": "assistant", "content": "big"}]}
+    ] * 8
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    config.parent = str(tmp_path / "midtrain")
+
+    chats = source(str(tmp_path / "chats.jsonl"), loss_on="assistant")
+    config.data = ConfigDict({"chats": chats})
+    config.optimizer.learning_rate, config.steps = 1e-4, 4
+    train(config, tmp_path / "aft")
+    after = load_params(tmp_path / "aft")[1]
+    np.testing.assert_array_equal(after["embed"]["w"], embedding)
+    adapter = lambda params: np.concatenate([
+        np.ravel(params["layers"]["attention"][name][part])
+        for name in "qkvo" for part in ("lora_a", "lora_b")
+    ])  # fmt: skip
+    before, now = adapter(params), adapter(after)
+    cosine = before @ now / np.linalg.norm(before) / np.linalg.norm(now)
+    assert 0.99 < cosine < 1.0
+    first = json.loads((tmp_path / "aft/metrics.jsonl").read_text().splitlines()[0])
+    assert first["learning_rate"] == pytest.approx(1e-4)
+    config.model.lora_rank = 8
+    with pytest.raises(UserError, match="has an adapter of rank, alpha and targets"):
+        train(config, tmp_path / "other")
+
+
+def test_another_shape_than_the_parents_is_refused(config, checkpoint, tmp_path):
+    folder, _, _ = checkpoint
+    config.parent, config.tokenizer, config.chat_format = str(folder), "", "qwen3"
+    with pytest.raises(UserError, match=r"has another model: .*width 32 there, 16 here"):
+        train(config, tmp_path)
