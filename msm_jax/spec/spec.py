@@ -154,6 +154,7 @@ class _Block:
 
     text: str
     line: int
+    last: int  # line in which it ends
     number: str = ""
     item: bool = False
     in_values: bool = False
@@ -222,7 +223,8 @@ def _blocks(text: str) -> Iterator[_Block]:
             title_seen = title_seen or level == 1
         elif markup and line.strip():
             if block:
-                block = dataclasses.replace(block, text=f"{block.text} {line.strip()}")
+                text = f"{block.text} {line.strip()}"
+                block = dataclasses.replace(block, text=text, last=number)
             else:
                 block = _start(line, number, item, [title for _, title in headings])
     if block:
@@ -235,6 +237,7 @@ def _start(line: str, number: int, item: re.Match[str] | None, headings: list[st
     return _Block(
         text=item["text"].strip() if item else line.strip(),
         line=number,
+        last=number,
         number=item["number"] or "" if item else "",
         item=item is not None,
         in_values=any(_VALUES_HEADING.search(title) for title in headings),
