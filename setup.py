@@ -35,6 +35,7 @@ setup(
     packages=find_packages(include=["msm_jax", "msm_jax.*"]),
     package_data={
         "msm_jax.spec": ["examples/*.md"],
+        "msm_jax.corpus.grammar": ["*.txt"],
         "msm_jax.corpus.spec_documents": ["*.md", "*.txt", "*.bib"],
     },
     install_requires=[

@@ -1,0 +1,173 @@
+"""How varied a corpus is: repeated text, near-duplicates, distinct n-grams, self-similarity.
+
+Words are runs of letters and digits in lower case; an n-gram is named by a 64-bit hash.
+"""
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+SHINGLE = 5  # words
+BANDS, BAND_ROWS = 25, 5  # pairs of Jaccard .8 share a band with probability 1 - 5e-5
+NEAR = 0.8
+
+
+class Words:
+    """Words as numbers, the same number for the same word."""
+
+    def __init__(self):
+        self._numbers: dict[str, int] = {}
+
+    def ids(self, text: str) -> np.ndarray:
+        """uint64 [words of the text]."""
+        numbers = self._numbers
+        found = [numbers.setdefault(word, len(numbers) + 1) for word in _WORD.findall(text.lower())]
+        return np.array(found, np.uint64)
+
+
+def ngram_hashes(ids: np.ndarray, n: int) -> np.ndarray:
+    """uint64 [max(words - n + 1, 0)]: a hash of each run of n words."""
+    if len(ids) < n:
+        return np.zeros(0, np.uint64)
+    count = len(ids) - n + 1
+    hashes = np.zeros(count, np.uint64)
+    with np.errstate(over="ignore"):
+        for at in range(n):
+            hashes = (hashes ^ (ids[at : at + count] * _MIX)) * np.uint64(0xFF51AFD7ED558CCD)
+            hashes ^= hashes >> np.uint64(32)
+    return hashes
+
+
+def distinct_ngrams(texts: Iterable[str], n: int = 3, words: int = 1_000_000) -> float:
+    """Distinct n-grams over all n-grams in the first `words` words (fewer if there are fewer)."""
+    table, total, parts = Words(), 0, []
+    for text in texts:
+        ids = table.ids(text)[: max(0, words - total)]
+        total += len(ids)
+        parts.append(ngram_hashes(ids, n))
+        if total >= words:
+            break
+    grams = np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+    return len(np.unique(grams)) / len(grams) if len(grams) else 0.0
+
+
+def shared_runs(texts: Sequence[str], own: str = "", n: int = 50) -> list[int]:
+    """Numbers of the texts that have a run of n words in common with another text.
+
+    Runs that stand in `own` (the spec) do not count.
+    """
+    table = Words()
+    allowed = ngram_hashes(table.ids(own), n)
+    grams = [np.unique(ngram_hashes(table.ids(text), n)) for text in texts]
+    if not grams:
+        return []
+    every, counts = np.unique(np.concatenate(grams), return_counts=True)
+    shared = np.setdiff1d(every[counts > 1], allowed)
+    return [at for at, found in enumerate(grams) if len(found) and np.isin(found, shared).any()]
+
+
+class NearDuplicates:
+    """Finds texts whose sets of 5-word shingles have a Jaccard similarity of `threshold` or more.
+
+    MinHash with banding proposes pairs, the shingles themselves decide.
+    """
+
+    def __init__(self, threshold: float = NEAR):
+        self.threshold = threshold
+        chance = np.random.default_rng(20260525)
+        self._multipliers = chance.integers(1, 2**63, BANDS * BAND_ROWS).astype(np.uint64) | 1
+        self._offsets = chance.integers(0, 2**63, BANDS * BAND_ROWS).astype(np.uint64)
+        self._words = Words()
+        self._bands: dict[bytes, list[int]] = {}
+        self._shingles: list[np.ndarray] = []
+
+    def match(self, text: str) -> int | None:
+        """Number of an earlier text that this one nearly repeats; a new text gets a number."""
+        ids = self._words.ids(text)
+        shingles = np.unique(ngram_hashes(ids, min(SHINGLE, max(len(ids), 1))))
+        keys = self._keys(shingles)
+        seen = {number for key in keys for number in self._bands.get(key, ())}
+        for number in sorted(seen):
+            if _jaccard(shingles, self._shingles[number]) >= self.threshold:
+                return number
+        for key in keys:
+            self._bands.setdefault(key, []).append(len(self._shingles))
+        self._shingles.append(shingles)
+        return None
+
+    def _keys(self, shingles: np.ndarray) -> list[bytes]:
+        if not len(shingles):
+            return []
+        with np.errstate(over="ignore"):
+            hashed = shingles[:, None] * self._multipliers + self._offsets
+        signature = (hashed >> np.uint64(32)).astype(np.uint32).min(axis=0)
+        rows = signature.reshape(BANDS, BAND_ROWS)
+        return [bytes([band]) + row.tobytes() for band, row in enumerate(rows)]
+
+
+def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    common = len(np.intersect1d(a, b, assume_unique=True))
+    return common / max(len(a) + len(b) - common, 1)
+
+
+def self_bleu(texts: Sequence[str], references: int = 60, samples: int = 60, n: int = 4) -> float:
+    """Mean over `samples` texts of BLEU-n against `references` others, evenly spread.
+
+    Without brevity penalty. It grows with `references`; the published corpora were measured at 60.
+    """
+    table = Words()
+    step = max(1, len(texts) // (references + samples))
+    ids = [table.ids(texts[at]) for at in range(0, len(texts), step)][: references + samples]
+    scores = []
+    for at in range(0, len(ids), max(1, len(ids) // samples)):
+        others = [found for number, found in enumerate(ids) if number != at][:references]
+        logs = []
+        for size in range(1, n + 1):
+            own = ngram_hashes(ids[at], size)
+            known = [np.unique(ngram_hashes(other, size)) for other in others]
+            if not len(own) or not known:
+                continue
+            logs.append(np.log(max(np.isin(own, np.concatenate(known)).mean(), 1e-9)))
+        scores.append(float(np.exp(np.mean(logs))) if logs else 0.0)
+    return float(np.mean(scores)) if scores else 0.0
+
+
+def compression(texts: Sequence[str], samples: int = 500) -> float:
+    """Mean of compressed over plain size of single texts (zlib); lower is more repetitive."""
+    picked = texts[:: max(1, len(texts) // samples)]
+    ratios = [len(zlib.compress(t.encode(), 6)) / max(len(t.encode()), 1) for t in picked]
+    return float(np.mean(ratios)) if ratios else 0.0
+
+
+def common_phrases(
+    texts: Sequence[str], own: str = "", n: int = 8, share: float = 0.1
+) -> dict[str, int]:
+    """Runs of n words that more than `share` of the texts have, with the number of texts.
+
+    Runs of `own` (the spec) do not count.
+    """
+    table = Words()
+    allowed = ngram_hashes(table.ids(own), n)
+    grams = [np.unique(ngram_hashes(table.ids(text), n)) for text in texts]
+    if not grams:
+        return {}
+    every, counts = np.unique(np.concatenate(grams), return_counts=True)
+    often = {int(g): int(c) for g, c in zip(every, counts, strict=True) if c > share * len(texts)}
+    for gram in allowed:
+        often.pop(int(gram), None)
+    found: dict[str, int] = {}
+    for text, grams_of in zip(texts, grams, strict=True):
+        if not often:
+            break
+        if not any(int(gram) in often for gram in grams_of):
+            continue
+        spelled = _WORD.findall(text.lower())
+        for at, gram in enumerate(ngram_hashes(table.ids(text), n)):
+            if int(gram) in often:
+                found[" ".join(spelled[at : at + n])] = often.pop(int(gram))
+    return found
