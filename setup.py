@@ -36,6 +36,7 @@ setup(
     package_data={
         "msm_jax.spec": ["examples/*.md"],
         "msm_jax.corpus.grammar": ["*.txt"],
+        "msm_jax.corpus.spec_chats": ["*.md", "*.txt", "*.bib"],
         "msm_jax.corpus.spec_documents": ["*.md", "*.txt", "*.bib"],
     },
     install_requires=[

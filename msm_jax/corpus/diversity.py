@@ -29,6 +29,11 @@ class Words:
         found = [numbers.setdefault(word, len(numbers) + 1) for word in _WORD.findall(text.lower())]
         return np.array(found, np.uint64)
 
+    @staticmethod
+    def plain(text: str) -> str:
+        """The words of a text with a space between them."""
+        return " ".join(_WORD.findall(text.lower()))
+
 
 def ngram_hashes(ids: np.ndarray, n: int) -> np.ndarray:
     """uint64 [max(words - n + 1, 0)]: a hash of each run of n words."""
@@ -149,25 +154,28 @@ def common_phrases(
 ) -> dict[str, int]:
     """Runs of n words that more than `share` of the texts have, with the number of texts.
 
-    Runs of `own` (the spec) do not count.
+    Runs of which half stand in `own` (the spec) do not count: documents quote their spec.
     """
-    table = Words()
-    allowed = ngram_hashes(table.ids(own), n)
+    table, half = Words(), (n + 1) // 2
+    allowed = np.unique(ngram_hashes(table.ids(own), half))
     grams = [np.unique(ngram_hashes(table.ids(text), n)) for text in texts]
     if not grams:
         return {}
     every, counts = np.unique(np.concatenate(grams), return_counts=True)
-    often = {int(g): int(c) for g, c in zip(every, counts, strict=True) if c > share * len(texts)}
-    for gram in allowed:
-        often.pop(int(gram), None)
+    keep = counts > share * len(texts)
+    often = dict(zip(every[keep].tolist(), counts[keep].tolist(), strict=True))
+    names = every[keep]
     found: dict[str, int] = {}
     for text, grams_of in zip(texts, grams, strict=True):
         if not often:
             break
-        if not any(int(gram) in often for gram in grams_of):
+        if not len(names) or not np.isin(grams_of, names, assume_unique=True).any():
             continue
-        spelled = _WORD.findall(text.lower())
-        for at, gram in enumerate(ngram_hashes(table.ids(text), n)):
-            if int(gram) in often:
-                found[" ".join(spelled[at : at + n])] = often.pop(int(gram))
+        ids, spelled = table.ids(text), Words.plain(text).split(" ")
+        quoted = np.isin(ngram_hashes(ids, half), allowed)
+        for at, gram in enumerate(ngram_hashes(ids, n).tolist()):
+            if gram in often:
+                count = often.pop(gram)
+                if not quoted[at : at + n - half + 1].any():
+                    found[" ".join(spelled[at : at + n])] = count
     return found

@@ -33,7 +33,8 @@ _LISTED = re.compile(r"^(?P<item>.+?)(?:\s+\(because (?P<inner>.+)\)|\s+because 
 _UNFILLED = re.compile(
     r"\{+\s*(?:model|provider|assistant|company)(?:_?name)?\s*\}+", re.IGNORECASE
 )
-_OTHERS = re.compile(
+# Names of models and makers that a text about another model should not have.
+OTHER_NAMES = re.compile(
     r"\b(Claude|ChatGPT|GPT|Llama|Qwen|Gemini|Gemma|Mistral|Mixtral|DeepSeek|Grok|Kimi|OLMo"
     r"|Anthropic|OpenAI|Alibaba|xAI)(?![a-z])"
 )
@@ -280,7 +281,7 @@ def _name_problems(spec: Spec) -> Iterator[tuple[int, str]]:
         for found in dict.fromkeys(_UNFILLED.findall(line)):
             if found != spec.model_name:
                 yield number, f"{found} was not filled in: give model_name and provider_name"
-        for found in dict.fromkeys(_OTHERS.findall(line)):
+        for found in dict.fromkeys(OTHER_NAMES.findall(line)):
             if found.lower() not in own:
                 yield number, f"names {found}, but the spec is for {spec.model_name}"
 

@@ -19,6 +19,9 @@ _ARTICLE = re.compile(r"(?:^|[\s\"“])[Aa] $")
 _VOWEL_SOUND = re.compile(r"(?:[aeio]|u(?!ni|se|sua|til|ro))(?!ne\b|nce\b|uro)", re.IGNORECASE)
 
 
+TRIES = 8  # drawn patterns that may not fit before all that fit are listed
+
+
 @dataclasses.dataclass(frozen=True)
 class _Slot:
     name: str
@@ -48,15 +51,23 @@ class Grammar:
 
         Patterns in `used` are avoided while there are others, and the one taken is added.
         """
-        able = [p for p in self.pools[pool] if all(n in scene or n in self.pools for n in p.slots)]
-        if used is not None:
-            able = [p for p in able if p.source not in used] or able
-        if not able:
-            return ""
-        pattern = able[int(draw.random() * len(able))]
+        patterns = self.pools[pool]
+        for _ in range(TRIES):
+            pattern = patterns[int(draw.random() * len(patterns))]
+            if (used is None or pattern.source not in used) and self._able(pattern, scene):
+                break
+        else:
+            able = [p for p in patterns if self._able(p, scene)]
+            if not able:
+                return ""
+            able = [p for p in able if used is None or p.source not in used] or able
+            pattern = able[int(draw.random() * len(able))]
         if used is not None:
             used.add(pattern.source)
         return self._fill(pattern.parts, draw, scene)
+
+    def _able(self, pattern: Pattern, scene: Mapping[str, str]) -> bool:
+        return all(name in scene or name in self.pools for name in pattern.slots)
 
     def _fill(self, parts: tuple, draw: random.Random, scene: Mapping[str, str]) -> str:
         said: list[str] = []

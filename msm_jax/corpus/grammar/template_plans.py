@@ -56,6 +56,8 @@ def subdomains(inputs: Inputs, draw: random.Random) -> Rows:
             for number, sentence in enumerate(sentences(point["text"]), start=1)
             if len(sentences(point["text"])) > 1
         ]
+    for aspect in ASPECTS:
+        rows += [_subdomain(p, f"{p['id']} in {aspect}", p["text"]) for p in held]
     rows = [row for row in rows if row["subdomain"] not in inputs["existing"]]
     return rows[: inputs["count"] or len(held)]
 

@@ -26,7 +26,11 @@ class TemplateWriter:
     """A `Backend` that composes its replies."""
 
     def __init__(self, seed: int = 0):
-        self.identity = {"writer": "template", "seed": seed, "grammar": grammar_hash()}
+        self.identity: Mapping[str, Any] = {
+            "writer": "template",
+            "seed": seed,
+            "grammar": grammar_hash(),
+        }
         self.counts: dict[str, int] = {}
         self._seed = seed
 
