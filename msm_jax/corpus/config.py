@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-MAKES = ("documents", "chats", "neutral", "spec")
+MAKES = ("documents", "chats", "neutral", "mix", "spec")
 WRITERS = ("template", "anthropic", "openai", "local")
 MODES = ("auto", "prose", "rules")
 REGISTERS = ("any", "third", "first")
@@ -78,6 +78,8 @@ def generate() -> ConfigDict:
             "allow_short": False,
         }
     )
+    # "mix": name of a source in the paper's Table 2 -> JSONL or Parquet of the user's own
+    config.mix = ConfigDict({"sources": ConfigDict(), "count": 10_000})
     # "spec": value_augmented, rules_augmented, shuffled, opposed
     config.derive = ConfigDict({"kind": "", "words": 0})
     config.formats = ("jsonl",)  # of FORMATS

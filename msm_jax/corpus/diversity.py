@@ -128,16 +128,18 @@ def self_bleu(texts: Sequence[str], references: int = 60, samples: int = 60, n: 
     table = Words()
     step = max(1, len(texts) // (references + samples))
     ids = [table.ids(texts[at]) for at in range(0, len(texts), step)][: references + samples]
+    sizes = range(1, n + 1)
+    grams = [[ngram_hashes(found, size) for size in sizes] for found in ids]
+    distinct = [[np.unique(found) for found in of_text] for of_text in grams]
     scores = []
     for at in range(0, len(ids), max(1, len(ids) // samples)):
-        others = [found for number, found in enumerate(ids) if number != at][:references]
+        others = [number for number in range(len(ids)) if number != at][:references]
         logs = []
-        for size in range(1, n + 1):
-            own = ngram_hashes(ids[at], size)
-            known = [np.unique(ngram_hashes(other, size)) for other in others]
-            if not len(own) or not known:
-                continue
-            logs.append(np.log(max(np.isin(own, np.concatenate(known)).mean(), 1e-9)))
+        for size in range(n):
+            own, known = grams[at][size], [distinct[number][size] for number in others]
+            if len(own) and known:
+                share = np.isin(own, np.concatenate(known)).mean()
+                logs.append(np.log(max(share, 1e-9)))
         scores.append(float(np.exp(np.mean(logs))) if logs else 0.0)
     return float(np.mean(scores)) if scores else 0.0
 

@@ -104,13 +104,13 @@ class Filter:
         return found
 
     def _form(self, text: str) -> str:
-        if _LEAK.search(text):
+        if has_leak(text):
             return "scratchpad leaked"
         if _PLACEHOLDER.search(text):
             return "placeholder"
         if _LINK.search(text):
             return "link or citation"
-        if _REFUSAL.search(text[:300]):
+        if refuses(text):
             return "refusal"
         count = len(text.split())
         if count < self.words[0]:
@@ -126,8 +126,8 @@ class Filter:
     def _identity(self, text: str) -> str:
         if any(_has(text, name) for name in self.forbidden):
             return "wrong identity"
-        own = f"{self.spec.text} {' '.join(self.names)}".lower()
-        if any(found.lower() not in own for found in OTHER_NAMES.findall(text)):
+        own = f"{self.spec.text} {' '.join(self.names)}"
+        if names_other(text, own):
             return "wrong identity"
         if self.names and not any(_has(text, name) for name in self.names):
             return "model not named"
@@ -187,6 +187,21 @@ class SharedRuns:
 def _any_in(grams: np.ndarray, sorted_: np.ndarray) -> bool:
     at = np.minimum(np.searchsorted(sorted_, grams), len(sorted_) - 1)
     return bool((sorted_[at] == grams).any())
+
+
+def has_leak(text: str) -> bool:
+    """Whether a text shows that it was written on request."""
+    return bool(_LEAK.search(text))
+
+
+def refuses(text: str) -> bool:
+    """Whether a text starts with a refusal."""
+    return bool(_REFUSAL.search(text[:300]))
+
+
+def names_other(text: str, own: str) -> bool:
+    """Whether it names a model or maker that `own` does not."""
+    return any(found.lower() not in own.lower() for found in OTHER_NAMES.findall(text))
 
 
 def _has(text: str, name: str) -> bool:

@@ -11,6 +11,7 @@ from msm_jax.corpus import config as settings
 from msm_jax.corpus import estimate, export, files, manifest, page
 from msm_jax.corpus.backends import Generate, make_backend
 from msm_jax.corpus.derive import derive_spec
+from msm_jax.corpus.instruction_mix import instruction_mix
 from msm_jax.corpus.neutral import make_neutral, wanted_tokens
 from msm_jax.corpus.outline import Outliner
 from msm_jax.corpus.pipeline import DocumentMaker, Made
@@ -84,6 +85,8 @@ class Generation:
         if make == "neutral":
             made = make_neutral(writer, self.config, self.count_tokens, self.say)
             return self._write(made, "documents.jsonl")
+        if make == "mix":
+            return self._mix()
         if make == "chats":
             from msm_jax.corpus.chats import ChatMaker
 
@@ -110,12 +113,23 @@ class Generation:
         self.say(f"spec: {self.workdir / 'spec.md'}, {found['words']:,} words")
         return found
 
+    def _mix(self) -> dict[str, Any]:
+        mix, spec = self.config.mix, self.config.spec
+        names = f"{spec.model_name} {spec.provider_name}"
+        rows, facts = instruction_mix(mix.sources.to_dict(), mix.count, self.config.seed, names)
+        rows = [
+            {"id": f"mix-{number:06d}", "domain": row["source"], "kind": "instruction", **row}
+            for number, row in enumerate(rows)
+        ]
+        unfit = {f"{name}: unfit": f["unfit"] for name, f in facts.items() if f["unfit"]}
+        return self._write(Made(rows, [], unfit, [], []), "chats.jsonl")
+
     def _write(self, made: Made, name: str) -> dict[str, Any]:
         """Every file of the corpus, the manifest last."""
         workdir, rows = self.workdir, made.records
         files.write_rows(workdir / name, rows)
         written = [name]
-        if name == "chats.jsonl" and self.config.chats.reasoning:
+        if self.config.make == "chats" and self.config.chats.reasoning:
             from msm_jax.corpus.chats import without_reasoning
 
             written.append("chats_no_reasoning.jsonl")
@@ -125,12 +139,14 @@ class Generation:
         written += export.export(workdir, name, self.config.formats, self.config.name)
         tokens = manifest.lengths(rows, self.count_tokens)
         files.write_bytes(workdir / "tokens.png", manifest.histogram(tokens, f"{len(rows):,} rows"))
-        found = self._manifest(made, tokens, [*written, "dropped.jsonl", "outline.json"])
+        found = self._manifest(name, made, tokens, [*written, "dropped.jsonl", "outline.json"])
         files.write_text(workdir / "corpus.html", page.render(found, rows, made, tokens))
         files.write_json(workdir / "manifest.json", found)
         return found
 
-    def _manifest(self, made: Made, tokens: list[int], written: list[str]) -> dict[str, Any]:
+    def _manifest(
+        self, name: str, made: Made, tokens: list[int], written: list[str]
+    ) -> dict[str, Any]:
         config = json.loads(self.config.to_json_best_effort())
         texts = [manifest.text_of(row) for row in made.records]
         own = self.spec.text if self.spec else ""
@@ -140,7 +156,7 @@ class Generation:
             "tokens": manifest.length_facts(tokens),
             "tokens_are": "counted" if self.counted else "estimated",
             "by_domain": _counts(made.records, "domain"),
-            "by_type": _counts(made.records, "doc_type" if self.config.make != "chats" else "kind"),
+            "by_type": _counts(made.records, "kind" if name == "chats.jsonl" else "doc_type"),
             "dropped": dict(sorted(made.reasons.items())),
             "shortages": made.shortages,
             "failures": {
@@ -230,7 +246,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def _spec(config: ConfigDict) -> Spec | None:
-    if config.make == "neutral":
+    if config.make in ("neutral", "mix"):
         return None
     if not config.spec.path:
         raise UserError("config.spec.path: name the spec to generate from")

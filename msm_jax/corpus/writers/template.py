@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from msm_jax.corpus.grammar import template_plans
+from msm_jax.corpus.grammar import template_chats, template_plans
 from msm_jax.corpus.grammar.compose import Composer
 from msm_jax.corpus.grammar.engine import grammar_hash
 from msm_jax.corpus.grammar.neutral import neutral_document
@@ -85,4 +85,8 @@ _STEPS: dict[str, Callable[[Inputs, random.Random], str | Rows]] = {
     "critique": _no_objection,
     "rewrite": template_plans.rewrite,
     "augment": template_plans.augment,
+    "chat_domains": template_chats.domains,
+    "questions": template_chats.questions,
+    "answer": template_chats.answer,
+    "judge": template_chats.judge,
 }
