@@ -62,7 +62,10 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "writers": ["anthropic>=2.14", "openai>=3.57"],
         "test": [
+            "anthropic>=2.14",
+            "openai>=3.57",
             "mypy>=2.0",
             "pytest>=9.0",
             "ruff>=0.17",

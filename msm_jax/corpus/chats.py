@@ -130,7 +130,8 @@ class ChatMaker:
                 "points": [dataclasses.asdict(point) for point in self.points],
             }
             items = Items(("domain", "description"), inputs["count"])
-            (answer,) = self.writer.ask([self._request("chat_domains", items, inputs, 8_000)])
+            request = self._request("chat_domains", items, inputs, 8_000)
+            (answer,) = self.writer.ask([dataclasses.replace(request, sample=empty)])
             fresh = [row for row in answer.items if row["domain"] not in found]
             found.update({row["domain"]: row for row in fresh})
             empty = 0 if fresh else empty + 1
@@ -196,7 +197,10 @@ class ChatMaker:
         left, empty = dict(asked), collections.Counter[_Cell]()
         while left:
             order = list(left)
-            requests = [self._question_request(cell, left[cell]) for cell in order]
+            requests = [
+                dataclasses.replace(self._question_request(c, left[c]), sample=empty[c])
+                for c in order
+            ]
             rows = [
                 (cell, row["question"])
                 for cell, answer in zip(order, self.writer.ask(requests), strict=True)

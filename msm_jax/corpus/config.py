@@ -22,6 +22,9 @@ def writer(kind: str = "template") -> ConfigDict:
     config.concurrency = 30  # most requests at a time; fewer while the provider is overloaded
     config.timeout = 300.0  # seconds for one attempt, from the first byte sent to the last read
     config.attempts = 6  # per request, before it counts as failed
+    config.first_wait = 1.0  # seconds before a second attempt; doubles, with jitter
+    config.structured = True  # JSON Schema is sent along; False for servers that do not know it
+    config.batch_poll = 30.0  # seconds between two looks at a batch
     config.max_usd = 0.0  # stops before more is spent; 0: no limit
     # US dollars per million tokens; without them the preview can say tokens but no money.
     config.price = ConfigDict(

@@ -195,11 +195,12 @@ class Outliner:
         empty = [0] * len(counts)
         open_now = list(range(len(counts)))
         while open_now:
-            asked = [
-                wanted(n, min(counts[n] - len(lists[n]), per_call) if counts[n] else 0,
-                       [row[field] for row in lists[n]])
-                for n in open_now
-            ]  # fmt: skip
+            asked = []
+            for n in open_now:
+                missing = min(counts[n] - len(lists[n]), per_call) if counts[n] else 0
+                request = wanted(n, missing, [row[field] for row in lists[n]])
+                # After a reply that gave nothing the same request is another draw.
+                asked.append(dataclasses.replace(request, sample=request.sample + empty[n]))
             for n, answer in zip(open_now, self.writer.ask(asked), strict=True):
                 fresh = 0
                 for row in answer.items:

@@ -142,7 +142,18 @@ class Generation:
         found = self._manifest(name, made, tokens, [*written, "dropped.jsonl", "outline.json"])
         files.write_text(workdir / "corpus.html", page.render(found, rows, made, tokens))
         files.write_json(workdir / "manifest.json", found)
+        self._tell_troubles()
         return found
+
+    def _tell_troubles(self) -> None:
+        """What this process met at the providers.
+
+        Not in the manifest: it is no property of the corpus.
+        """
+        met = {name: dict(w.backend.counts) for name, w in self.writers.items() if w.backend.counts}
+        if met:
+            files.write_json(self.workdir / "troubles.json", met)
+            self.say(f"troubles on the way: {met}")
 
     def _manifest(
         self, name: str, made: Made, tokens: list[int], written: list[str]

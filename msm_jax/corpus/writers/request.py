@@ -110,12 +110,21 @@ class Request:
     sample: int = 0
 
     def key(self, identity: Mapping[str, Any]) -> str:
-        """Names the reply: equal for equal requests to equal writers, whatever the run."""
-        structure = dataclasses.asdict(self.items) if self.items else None
-        content = [
-            dict(identity), self.step, self.system, self.prompt, dict(self.inputs), structure,
-            self.max_tokens, self.sample,
-        ]  # fmt: skip
+        """Names the reply: equal for equal requests to equal writers, whatever the run.
+
+        `inputs` count only for a writer whose identity says that it `reads_inputs`: to a language
+        model requests with the same words are the same.
+        """
+        content = {
+            "writer": dict(identity),
+            "step": self.step,
+            "system": self.system,
+            "prompt": self.prompt,
+            "inputs": dict(self.inputs) if identity.get("reads_inputs") else None,
+            "items": dataclasses.asdict(self.items) if self.items else None,
+            "max_tokens": self.max_tokens,
+            "sample": self.sample,
+        }
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 

@@ -30,6 +30,7 @@ class TemplateWriter:
             "writer": "template",
             "seed": seed,
             "grammar": grammar_hash(),
+            "reads_inputs": True,
         }
         self.counts: dict[str, int] = {}
         self._seed = seed
