@@ -37,6 +37,8 @@ def main() -> None:
         return
     diversity, dropped = found["diversity"], sum(found["dropped"].values())
     print(
+        f"self-BLEU {diversity['self_bleu']} (published corpora .40, .385), "
+        f"zlib {diversity['zlib']} (.365, .390)\n"
         f"{found['records']:,} records, {found['tokens']['sum']:,} tokens "
         f"({found['tokens_are']}); distinct 3-grams {diversity['distinct_3grams']}, "
         f"near-duplicates {diversity['near_duplicates']}, dropped {dropped:,}\n"

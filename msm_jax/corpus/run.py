@@ -174,6 +174,7 @@ class Generation:
                 name: dict(sorted(writer.counts.items())) for name, writer in self.writers.items()
             },
             "diversity": manifest.diversity_facts(texts, own),
+            "diversity_published": manifest.PUBLISHED,
             "ledger": manifest.ledger(self.writers),
             "config": config,
             "config_hash": manifest.config_hash(config),

@@ -256,10 +256,12 @@ def test_a_batch_outlives_the_process_that_sent_it(root, tmp_path):
 
 
 def test_no_secret_anywhere_after_a_failing_run(root, tmp_path):
-    with Server(refuse_key=SECRET) as server:
-        with start(command_of(root, server.url, tmp_path / "w"), root, tmp_path) as process:
-            arguments = pathlib.Path(f"/proc/{process.pid}/cmdline").read_bytes()
-            assert process.wait(60) == 2
+    with (
+        Server(refuse_key=SECRET) as server,
+        start(command_of(root, server.url, tmp_path / "w"), root, tmp_path) as process,
+    ):
+        arguments = pathlib.Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        assert process.wait(60) == 2
     said = (tmp_path / "out.txt").read_text()
     assert "authentication failed" in said and "Traceback" not in said
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

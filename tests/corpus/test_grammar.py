@@ -69,7 +69,8 @@ def test_the_grammar_has_hundreds_of_patterns_and_no_loose_end():
     slots = {slot for pool in grammar.pools.values() for p in pool for slot in p.slots}
     scene = set("she her hers She she2 name name2 role2 place2 when2 task2 adjective_cap".split())
     point = set(
-        "model provider topic label label_cap quote that that_short vp vp_short why_quote why_that "
+        "model provider topic topic_cap label label_cap quote that that_short vp vp_short "
+        "why_quote why_quote_inner why_that "
         "item item_cap rival because because_short rule".split()
     )
     assert slots <= scene | point | set(grammar.pools)
