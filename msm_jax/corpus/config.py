@@ -55,7 +55,7 @@ def generate() -> ConfigDict:
             "max_tokens": 5_000,  # of one reply, scratchpad included
             "rewrite": "",  # of REWRITES: every document told about somebody else (App. H)
             "other_name": "",  # for rewrite="another"
-            "rounds": 5,  # of topping up what the filters dropped
+            "rounds": 12,  # of topping up what the filters dropped, at most
             "allow_short": False,  # end with fewer documents than asked for
         }
     )

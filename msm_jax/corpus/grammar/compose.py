@@ -111,12 +111,10 @@ class Composer:
     def _open(self) -> str:
         return _join(self.say("open"), self.chance(0.5) and self.say("detail"))
 
+    # Paragraphs end in words that are not the spec's, since any other may follow them.
+
     def _state(self) -> str:
-        return _join(
-            self.statement(),
-            self.chance(0.5) and self.because(),
-            self.chance(0.6) and self.say("detail"),
-        )
+        return _join(self.statement(), self.chance(0.5) and self.because(), self.say("detail"))
 
     def _scene(self) -> str:
         self.new_scene()
@@ -137,7 +135,7 @@ class Composer:
         )
 
     def _reason(self) -> str:
-        return _join(self.because(), self.chance(0.6) and self.say("detail"))
+        return _join(self.because(), self.say("detail"))
 
     def _contrast(self) -> str:
         if self.point["item"]:
@@ -147,7 +145,7 @@ class Composer:
     def _objection(self) -> str:
         if self.point["item"]:
             return self._scene()
-        return _join(self.say("objection"), self.say("reply"), self.chance(0.4) and self.because())
+        return _join(self.say("objection"), self.chance(0.4) and self.because(), self.say("reply"))
 
     def _detail(self) -> str:
         return _join(self.say("detail"), self.say("detail"))
@@ -159,7 +157,8 @@ class Composer:
 
     def _qa(self) -> str:
         self.new_scene()
-        answer = _join(self.say("answer_line"), self.chance(0.6) and self.statement())
+        more = self.statement() if self.chance(0.6) else self.other_side()
+        answer = _join(self.say("answer_line"), more, self.say("detail"))
         return f"Question: {self.say('question_line')}\nAnswer: {answer}"
 
     def _chat(self) -> str:
@@ -183,9 +182,9 @@ class Composer:
         self.new_scene()
         poster = capital(f"{self.cast['role']}") if self.chance(0.5) else self.cast["name"]
         body = (
-            self.say("detail"),
-            self.statement() if self.chance(0.5) else self.say("contrast"),
+            self.statement() if self.chance(0.5) else self.other_side(),
             self.chance(0.4) and self.because(),
+            self.say("detail"),
         )
         return f"{poster} wrote: {_join(*body)}"
 
@@ -205,12 +204,16 @@ class Composer:
         ways += ["state_vp"] * 2 if "vp" in said else []
         return self.quote(self.draw.choice(ways), said)
 
+    def other_side(self) -> str:
+        """What might have been done and was not; of a liking, a case of it."""
+        return self.say(f"{self.point['kind']}_scene" if self.point["item"] else "contrast")
+
     def because(self) -> str:
         """The reason that the spec gives; where it gives none, that it says so is the reason."""
         if "because" in self.woven.fixed:
             return self.say(f"{self.point['kind']}_because")
         if self.by_rule or not self.woven.reasons:
-            return self.say("contrast" if self.point["item"] else "comply")
+            return self.statement() if self.point["item"] else self.say("comply")
         why = next(self.reasons)
         if why["why_quote"] == self.last_quote:  # nothing is its own reason
             why = next(self.reasons)
