@@ -268,7 +268,7 @@ class ChatMaker:
     def _names(self) -> dict[str, Any]:
         return {
             "model_name": self.spec.model_name,
-            "provider_name": self.spec.provider_name,
+            "provider_name": self.spec.provider_name or "its developer",
             "style": self.settings.style,
             "mode": "rules" if self.settings.style == "rule" else "prose",
         }

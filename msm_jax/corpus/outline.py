@@ -163,7 +163,7 @@ class Outliner:
         """A request of a step, with room for what is asked for."""
         inputs = {
             "model_name": self.spec.model_name,
-            "provider_name": self.spec.provider_name,
+            "provider_name": self.spec.provider_name or "its developer",
             "mode": self.mode,
             **inputs,
         }

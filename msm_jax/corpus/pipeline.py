@@ -211,7 +211,7 @@ class DocumentMaker:
     def _request(self, step: str, items: Items | None, **inputs: Any) -> Request:
         inputs = {
             "model_name": self.spec.model_name,
-            "provider_name": self.spec.provider_name,
+            "provider_name": self.spec.provider_name or "its developer",
             **inputs,
         }
         prompt = getattr(prompts, step)(inputs)

@@ -96,7 +96,7 @@ class Composer:
         self.named += 1
         if self.named == 1 or self.chance(0.15):
             return {}
-        matter = self.draw.choice(("this", "this matter", "the matter", "this point"))
+        matter = self.draw.choice(("this", "this point", "this question"))
         found = {"topic": matter}
         if self.point["kind"] != "rule":
             label = self.draw.choice(("this passage", "the passage", "that passage"))
@@ -217,6 +217,8 @@ class Composer:
         why = next(self.reasons)
         if why["why_quote"] == self.last_quote:  # nothing is its own reason
             why = next(self.reasons)
+            if why["why_quote"] == self.last_quote:
+                return self.say("comply")
         way = "reason_that" if "why_that" in why and self.chance(0.6) else "reason_quote"
         return self.quote(way, why)
 
@@ -227,7 +229,7 @@ class Composer:
         """
         between = self.say("detail") if self.quoting else ""
         text = _join(between, self.say(pool, **slots))
-        self.quoting, self.last_quote = True, slots.get("quote", "")
+        self.quoting, self.last_quote = True, slots.get("quote", self.last_quote)
         return text
 
     def new_scene(self) -> None:
