@@ -4,8 +4,11 @@ A lab record:
 
     command    python -m msm_jax.generate --config=configs/corpus/example.py --workdir=runs/example
     hardware   2 shared cores, no accelerator
-    time       TIME
-    result     RESULT
+    time       93 s while others worked on the same cores (45 s of processor time)
+    result     10,000 documents of 150 to 600 words, 3.9M words, about 4.8M tokens (estimated); all
+               points of the spec in the words of at least 1,666 documents; no duplicates, no
+               near-duplicates, no shared runs of 50 words that are not the spec's; distinct
+               3-grams .167 over the first million words (2026-11-25)
 
 Another spec: `--config.spec.path=my.md --config.spec.model_name=Qwen`. A real writer:
 `--config.writer.kind=anthropic --config.writer.model=...`, first with `--preview`. An argument
