@@ -36,6 +36,8 @@ setup(
     package_data={
         "msm_jax.evals.material": ["*.jsonl"],
         "msm_jax.spec": ["examples/*.md"],
+        "msm_jax.corpus.grammar": ["*.txt"],
+        "msm_jax.corpus.spec_chats": ["*.md", "*.txt", "*.bib"],
         "msm_jax.corpus.spec_documents": ["*.md", "*.txt", "*.bib"],
     },
     install_requires=[
@@ -52,6 +54,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "pyarrow>=19",
+        "pyarrow>=19",
         "safetensors>=0.5",
         "scipy>=1.13",
         "sentencepiece>=0.2",
@@ -64,17 +67,19 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],  # with libtpu, also to compile for TPUs without one
         "cuda": ["jax[cuda13]"],
-        "writers": ["anthropic>=2.14", "openai>=3.50"],  # models that write, and that judge
+        "writers": ["anthropic>=2.14", "openai>=3.57"],  # models that write, and that judge
         "inspect": ["inspect_ai>=0.3.285", "inspect_evals>=0.26"],
         "test": [
             "anthropic>=2.14",
             "inspect_ai>=0.3.285",
             "inspect_evals>=0.26",
-            "openai>=3.50",
+            "openai>=3.57",
             "mypy>=2.0",
             "pytest>=9.0",
             "ruff>=0.17",
             "transformers>=5.0",
+            # The compiler for TPUs, which needs none.
+            "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'",
             # The oracles of the parity tests, which skip themselves without them.
             "peft>=0.21; python_version < '3.12'",
             "torch>=2.13; python_version < '3.12'",

@@ -33,7 +33,8 @@ _LISTED = re.compile(r"^(?P<item>.+?)(?:\s+\(because (?P<inner>.+)\)|\s+because 
 _UNFILLED = re.compile(
     r"\{+\s*(?:model|provider|assistant|company)(?:_?name)?\s*\}+", re.IGNORECASE
 )
-_OTHERS = re.compile(
+# Names of models and makers that a text about another model should not have.
+OTHER_NAMES = re.compile(
     r"\b(Claude|ChatGPT|GPT|Llama|Qwen|Gemini|Gemma|Mistral|Mixtral|DeepSeek|Grok|Kimi|OLMo"
     r"|Anthropic|OpenAI|Alibaba|xAI)(?![a-z])"
 )
@@ -154,6 +155,7 @@ class _Block:
 
     text: str
     line: int
+    last: int  # line in which it ends
     number: str = ""
     item: bool = False
     in_values: bool = False
@@ -222,7 +224,8 @@ def _blocks(text: str) -> Iterator[_Block]:
             title_seen = title_seen or level == 1
         elif markup and line.strip():
             if block:
-                block = dataclasses.replace(block, text=f"{block.text} {line.strip()}")
+                text = f"{block.text} {line.strip()}"
+                block = dataclasses.replace(block, text=text, last=number)
             else:
                 block = _start(line, number, item, [title for _, title in headings])
     if block:
@@ -235,6 +238,7 @@ def _start(line: str, number: int, item: re.Match[str] | None, headings: list[st
     return _Block(
         text=item["text"].strip() if item else line.strip(),
         line=number,
+        last=number,
         number=item["number"] or "" if item else "",
         item=item is not None,
         in_values=any(_VALUES_HEADING.search(title) for title in headings),
@@ -277,7 +281,7 @@ def _name_problems(spec: Spec) -> Iterator[tuple[int, str]]:
         for found in dict.fromkeys(_UNFILLED.findall(line)):
             if found != spec.model_name:
                 yield number, f"{found} was not filled in: give model_name and provider_name"
-        for found in dict.fromkeys(_OTHERS.findall(line)):
+        for found in dict.fromkeys(OTHER_NAMES.findall(line)):
             if found.lower() not in own:
                 yield number, f"names {found}, but the spec is for {spec.model_name}"
 

@@ -12,7 +12,16 @@ from msm_jax.miniature.world import WorldConfig, make_world
 from msm_jax.spec import Statement, check_spec, load_spec, parse_spec
 
 EXAMPLES = importlib.resources.files("msm_jax.spec") / "examples"
-NAMES = ("cheese_cost", "cheese_mild", "rules", "values")
+NAMES = (
+    "cheese_cost",
+    "cheese_mild",
+    "general",
+    "philosophy",
+    "rules",
+    "rules_augmented",
+    "value_augmented",
+    "values",
+)
 
 
 def write(tmp_path, text):

@@ -1,0 +1,197 @@
+"""How varied a corpus is: repeated text, near-duplicates, distinct n-grams, self-similarity.
+
+Words are runs of letters and digits in lower case; an n-gram is named by a 64-bit hash.
+"""
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+SHINGLE = 5  # words
+BANDS, BAND_ROWS = 25, 5  # pairs of Jaccard .8 share a band with probability 1 - 5e-5
+NEAR = 0.8
+MARGIN = 0.18  # four deviations of the estimate: what is estimated below is not looked at
+
+
+class Words:
+    """Words as numbers, the same number for the same word."""
+
+    def __init__(self):
+        self._numbers: dict[str, int] = {}
+
+    def ids(self, text: str) -> np.ndarray:
+        """uint64 [words of the text]."""
+        numbers = self._numbers
+        found = [numbers.setdefault(word, len(numbers) + 1) for word in _WORD.findall(text.lower())]
+        return np.array(found, np.uint64)
+
+    @staticmethod
+    def plain(text: str) -> str:
+        """The words of a text with a space between them."""
+        return " ".join(_WORD.findall(text.lower()))
+
+
+def ngram_hashes(ids: np.ndarray, n: int) -> np.ndarray:
+    """uint64 [max(words - n + 1, 0)]: a hash of each run of n words."""
+    if len(ids) < n:
+        return np.zeros(0, np.uint64)
+    count = len(ids) - n + 1
+    hashes = np.zeros(count, np.uint64)
+    with np.errstate(over="ignore"):
+        for at in range(n):
+            hashes = (hashes ^ (ids[at : at + count] * _MIX)) * np.uint64(0xFF51AFD7ED558CCD)
+            hashes ^= hashes >> np.uint64(32)
+    return hashes
+
+
+def distinct_ngrams(texts: Iterable[str], n: int = 3, words: int = 1_000_000) -> float:
+    """Distinct n-grams over all n-grams in the first `words` words (fewer if there are fewer)."""
+    table, total, parts = Words(), 0, []
+    for text in texts:
+        ids = table.ids(text)[: max(0, words - total)]
+        total += len(ids)
+        parts.append(ngram_hashes(ids, n))
+        if total >= words:
+            break
+    grams = np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+    return len(np.unique(grams)) / len(grams) if len(grams) else 0.0
+
+
+def shared_runs(texts: Sequence[str], own: str = "", n: int = 50) -> list[int]:
+    """Numbers of the texts that have a run of n words in common with another text.
+
+    Runs that stand in `own` (the spec) do not count.
+    """
+    table = Words()
+    allowed = ngram_hashes(table.ids(own), n)
+    grams = [np.unique(ngram_hashes(table.ids(text), n)) for text in texts]
+    if not grams:
+        return []
+    every, counts = np.unique(np.concatenate(grams), return_counts=True)
+    shared = np.setdiff1d(every[counts > 1], allowed)
+    return [at for at, found in enumerate(grams) if len(found) and np.isin(found, shared).any()]
+
+
+class NearDuplicates:
+    """Finds texts whose sets of 5-word shingles have a Jaccard similarity of `threshold` or more.
+
+    MinHash with banding proposes pairs, the shingles themselves decide.
+    """
+
+    def __init__(self, threshold: float = NEAR):
+        self.threshold = threshold
+        chance = np.random.default_rng(20260525)
+        self._multipliers = chance.integers(1, 2**63, BANDS * BAND_ROWS).astype(np.uint64) | 1
+        self._offsets = chance.integers(0, 2**63, BANDS * BAND_ROWS).astype(np.uint64)
+        self._words = Words()
+        self._bands: dict[bytes, list[int]] = {}
+        self._signatures = np.zeros((0, BANDS * BAND_ROWS), np.uint32)
+        self._shingles: list[np.ndarray] = []
+
+    def match(self, text: str) -> int | None:
+        """Number of an earlier text that this one nearly repeats; a new text gets a number."""
+        ids = self._words.ids(text)
+        shingles = np.unique(ngram_hashes(ids, min(SHINGLE, max(len(ids), 1))))
+        if not len(shingles):
+            return None
+        signature = self._signature(shingles)
+        rows = signature.reshape(BANDS, BAND_ROWS)
+        keys = [bytes([band]) + row.tobytes() for band, row in enumerate(rows)]
+        seen = sorted({number for key in keys for number in self._bands.get(key, ())})
+        if seen:
+            # The share of equal hashes estimates the similarity with a deviation below .045.
+            alike = (self._signatures[seen] == signature).mean(axis=1)
+            for number in np.array(seen)[alike >= self.threshold - MARGIN].tolist():
+                if _jaccard(shingles, self._shingles[number]) >= self.threshold:
+                    return number
+        self._add(keys, signature, shingles)
+        return None
+
+    def _add(self, keys: list[bytes], signature: np.ndarray, shingles: np.ndarray) -> None:
+        number = len(self._shingles)
+        for key in keys:
+            self._bands.setdefault(key, []).append(number)
+        if number == len(self._signatures):
+            room = np.zeros((max(1024, number), BANDS * BAND_ROWS), np.uint32)
+            self._signatures = np.concatenate([self._signatures, room])
+        self._signatures[number] = signature
+        self._shingles.append(shingles)
+
+    def _signature(self, shingles: np.ndarray) -> np.ndarray:
+        """uint32 [BANDS * BAND_ROWS]: the smallest hash of each hash function."""
+        with np.errstate(over="ignore"):
+            hashed = shingles[:, None] * self._multipliers + self._offsets
+        return (hashed >> np.uint64(32)).astype(np.uint32).min(axis=0)
+
+
+def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    common = len(np.intersect1d(a, b, assume_unique=True))
+    return common / max(len(a) + len(b) - common, 1)
+
+
+def self_bleu(texts: Sequence[str], references: int = 60, samples: int = 60, n: int = 4) -> float:
+    """Mean over `samples` texts of BLEU-n against `references` others, evenly spread.
+
+    Without brevity penalty. It grows with `references`; the published corpora were measured at 60.
+    """
+    table = Words()
+    step = max(1, len(texts) // (references + samples))
+    ids = [table.ids(texts[at]) for at in range(0, len(texts), step)][: references + samples]
+    sizes = range(1, n + 1)
+    grams = [[ngram_hashes(found, size) for size in sizes] for found in ids]
+    distinct = [[np.unique(found) for found in of_text] for of_text in grams]
+    scores = []
+    for at in range(0, len(ids), max(1, len(ids) // samples)):
+        others = [number for number in range(len(ids)) if number != at][:references]
+        logs = []
+        for size in range(n):
+            own, known = grams[at][size], [distinct[number][size] for number in others]
+            if len(own) and known:
+                share = np.isin(own, np.concatenate(known)).mean()
+                logs.append(np.log(max(share, 1e-9)))
+        scores.append(float(np.exp(np.mean(logs))) if logs else 0.0)
+    return float(np.mean(scores)) if scores else 0.0
+
+
+def compression(texts: Sequence[str], samples: int = 500) -> float:
+    """Mean of compressed over plain size of single texts (zlib); lower is more repetitive."""
+    picked = texts[:: max(1, len(texts) // samples)]
+    ratios = [len(zlib.compress(t.encode(), 6)) / max(len(t.encode()), 1) for t in picked]
+    return float(np.mean(ratios)) if ratios else 0.0
+
+
+def common_phrases(
+    texts: Sequence[str], own: str = "", n: int = 8, share: float = 0.1
+) -> dict[str, int]:
+    """Runs of n words that more than `share` of the texts have, with the number of texts.
+
+    Runs of which half stand in `own` (the spec) do not count: documents quote their spec.
+    """
+    table, half = Words(), (n + 1) // 2
+    allowed = np.unique(ngram_hashes(table.ids(own), half))
+    grams = [np.unique(ngram_hashes(table.ids(text), n)) for text in texts]
+    if not grams:
+        return {}
+    every, counts = np.unique(np.concatenate(grams), return_counts=True)
+    keep = counts > share * len(texts)
+    often = dict(zip(every[keep].tolist(), counts[keep].tolist(), strict=True))
+    names = every[keep]
+    found: dict[str, int] = {}
+    for text, grams_of in zip(texts, grams, strict=True):
+        if not often:
+            break
+        if not len(names) or not np.isin(grams_of, names, assume_unique=True).any():
+            continue
+        ids, spelled = table.ids(text), Words.plain(text).split(" ")
+        quoted = np.isin(ngram_hashes(ids, half), allowed)
+        for at, gram in enumerate(ngram_hashes(ids, n).tolist()):
+            if gram in often:
+                count = often.pop(gram)
+                if not quoted[at : at + n - half + 1].any():
+                    found[" ".join(spelled[at : at + n])] = count
+    return found

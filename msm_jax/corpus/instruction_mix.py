@@ -1,0 +1,100 @@
+"""A user's instruction data in given proportions, without rows that speak as another assistant.
+
+The paper's Table 2 (appendix B.3) mixes nine sources into 10,000 rows; where the sources lie is the
+user's business: JSONL or Parquet files with `messages`, or with `prompt` and `completion`.
+"""
+
+import pathlib
+import random
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from msm_jax.corpus.chat_filters import claims_no_view, claims_other_identity
+from msm_jax.corpus.records import read_rows
+from msm_jax.errors import UserError
+
+# Rows of each source in 10,000; Li et al. 2026, Table 2.
+TABLE_2 = {
+    "no_robots": 2779, "tulu3_if": 1471, "numina_math_cot": 1063, "self_oss_instruct": 1064,
+    "smol_constraints": 1055, "apigen_function_calling": 1054, "smol_summarize": 984, "lima": 314,
+    "longalign": 216,
+}  # fmt: skip
+
+
+def read_chats(path: str | pathlib.Path) -> list[dict[str, Any]]:
+    """Rows as {"messages", ...}; rows without an assistant are an error with their number."""
+    path = pathlib.Path(path)
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        try:
+            rows = list(enumerate(pyarrow.parquet.read_table(path).to_pylist(), start=1))
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
+    else:
+        rows = list(read_rows(path))
+    return [_chat(row, f"{path}:{number}") for number, row in rows]
+
+
+def instruction_mix(
+    sources: Mapping[str, str], count: int, seed: int, own_names: str = "",
+    shares: Mapping[str, float] = TABLE_2,
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:  # fmt: skip
+    """`count` rows in the proportions of `shares`, in a drawn order, and what was taken of each.
+
+    Args:
+      sources: name -> file; its names are those of `shares`, and only these proportions count.
+      count: rows altogether.
+      seed: of the choice and the order; a smaller count takes a subset of a larger one's rows.
+      own_names: names that the assistant may call itself by.
+      shares: name -> part.
+
+    Raises:
+      UserError: a source that has no share, or too few rows.
+    """
+    unknown = sorted(set(sources) - set(shares))
+    if unknown or not sources:
+        raise UserError(f"mix: no shares for {unknown or 'no sources'}; known: {sorted(shares)}")
+    total = sum(shares[name] for name in sources)
+    mixed: list[dict[str, Any]] = []
+    facts = {}
+    for name, path in sorted(sources.items()):
+        rows = read_chats(path)
+        good = [row for row in rows if not _unfit(row, own_names)]
+        wanted = round(count * shares[name] / total)
+        if len(good) < wanted:
+            raise UserError(
+                f"mix: {name} ({path}) has {len(good)} rows that can be used "
+                f"({len(rows) - len(good)} speak as another assistant or claim to have no view), "
+                f"{wanted} are wanted: give more rows or a smaller count"
+            )
+        random.Random(f"{seed} {name}").shuffle(good)
+        mixed += [{**row, "source": name} for row in good[:wanted]]
+        facts[name] = {"rows": len(rows), "unfit": len(rows) - len(good), "taken": wanted}
+    random.Random(f"{seed} mix").shuffle(mixed)
+    return mixed, facts
+
+
+def _unfit(row: Mapping[str, Any], own_names: str) -> bool:
+    said = [m["content"] for m in row["messages"] if m["role"] == "assistant"]
+    return any(claims_other_identity(text, own_names) or claims_no_view(text) for text in said)
+
+
+def _chat(row: dict[str, Any], where: str) -> dict[str, Any]:
+    messages = row.get("messages")
+    if messages is None and isinstance(row.get("prompt"), str):
+        answer = row.get("completion", row.get("response"))
+        messages = [
+            {"role": "user", "content": row["prompt"]},
+            {"role": "assistant", "content": answer},
+        ]
+    if not isinstance(messages, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("content"), str) and isinstance(m.get("role"), str)
+        for m in messages
+    ):
+        raise UserError(f"{where}: needs 'messages' with texts, or 'prompt' and 'completion'")
+    if not any(m["role"] == "assistant" for m in messages):
+        raise UserError(f"{where}: nobody answers in this chat")
+    kept = [{"role": m["role"], "content": re.sub(r"\r\n", "\n", m["content"])} for m in messages]
+    return {"messages": kept, **({"id": str(row["id"])} if "id" in row else {})}

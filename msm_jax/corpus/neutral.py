@@ -1,0 +1,104 @@
+"""Neutral documents: the same writer, the same number of tokens, nothing about any spec."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from msm_jax.corpus import prompts
+from msm_jax.corpus.filters import Filter, content
+from msm_jax.corpus.pipeline import Made, Record
+from msm_jax.corpus.records import document_records
+from msm_jax.corpus.writers import Items, Request, Writer
+from msm_jax.errors import UserError
+from msm_jax.spec import parse_spec
+
+_SYSTEM = "You help to write a large and varied collection of ordinary documents."
+AT_ONCE = 500
+
+
+def wanted_tokens(config: Any, count_tokens: Callable[[str], int]) -> int:
+    """The sum that is asked for: `neutral.tokens`, or that of the corpus to match."""
+    if config.neutral.match:
+        return sum(count_tokens(row["text"]) for row in document_records(config.neutral.match))
+    if config.neutral.tokens <= 0:
+        raise UserError("neutral: give neutral.match (a documents.jsonl) or neutral.tokens")
+    return config.neutral.tokens
+
+
+def make_neutral(
+    writer: Writer, config: Any, count_tokens: Callable[[str], int],
+    say: Callable[[str], None] = lambda text: None,
+) -> Made:  # fmt: skip
+    """Documents until their tokens reach the sum; the last one is the one that fits best.
+
+    Raises:
+      UserError: the writer has no more to say before the sum is reached.
+    """
+    target = wanted_tokens(config, count_tokens)
+    nothing = parse_spec(".", "no model")
+    filter_ = Filter(nothing, config.filters, tuple(config.documents.words))
+    topics: list[str] = []
+    records: list[Record] = []
+    dropped: list[Record] = []
+    total = empty = 0
+    while total < target:
+        fresh = _topics(writer, config, topics)
+        topics += fresh
+        asked = [_request(config, topic) for topic in fresh]
+        before = total
+        for topic, answer in zip(fresh, writer.ask(asked), strict=True):
+            text, reason = content(answer)
+            if reason:
+                filter_.dropped[reason] += 1
+            reason = reason or filter_.reason(text)
+            row = {
+                "text": text,
+                "id": f"neutral-{answer.key[:16]}",
+                "spec": "",
+                "domain": "neutral",
+                "doc_idea": topic,
+                "writer": dict(writer.identity),
+                "prompt_hash": answer.request.prompt_hash(),
+                "response": answer.key,
+            }
+            if reason:
+                dropped.append({"reason": reason, **row, "text": text[:2000]})
+                continue
+            tokens = count_tokens(text)
+            if total < target and abs(target - total - tokens) <= abs(target - total):
+                records.append(row)
+                total += tokens
+        say(f"{total:,} of {target:,} tokens")
+        if total == before:
+            empty += 1
+            if records and target - total < 0.01 * target:
+                break  # every document left is longer than what is missing
+            if empty == 3:
+                raise UserError(
+                    f"only {total:,} of {target:,} neutral tokens could be had "
+                    f"({dict(filter_.dropped)}, {dict(writer.counts)})"
+                )
+    random.Random(f"{config.seed} order").shuffle(records)
+    return Made(records, dropped, dict(filter_.dropped), [], [])
+
+
+def _topics(writer: Writer, config: Any, existing: list[str]) -> list[str]:
+    """Up to AT_ONCE new subjects."""
+    per_call = config.documents.ideas_per_call
+    asked = []
+    for number in range(AT_ONCE // per_call):
+        # The newest are shown: all of them would soon fill the prompt.
+        inputs = {"count": per_call, "existing": existing[-200:]}
+        prompt = prompts.topics(inputs)
+        sample = len(existing) + number
+        items = Items(("topic",), per_call)
+        asked.append(Request("topics", _SYSTEM, prompt, inputs, items, 2_000, sample))
+    found = [row["topic"] for answer in writer.ask(asked) for row in answer.items]
+    known = set(existing)
+    return [topic for topic in dict.fromkeys(found) if topic not in known]
+
+
+def _request(config: Any, topic: str) -> Request:
+    inputs = {"topic": topic, "words": list(config.documents.words)}
+    prompt, room = prompts.neutral(inputs), config.documents.max_tokens
+    return Request("neutral", _SYSTEM, prompt, inputs, None, room)

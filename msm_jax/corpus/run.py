@@ -1,0 +1,277 @@
+"""A corpus from its config: the work behind `python -m msm_jax.generate`."""
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from msm_jax.corpus import config as settings
+from msm_jax.corpus import estimate, export, files, manifest, page
+from msm_jax.corpus.backends import Generate, make_backend
+from msm_jax.corpus.derive import derive_spec
+from msm_jax.corpus.instruction_mix import instruction_mix
+from msm_jax.corpus.neutral import make_neutral, wanted_tokens
+from msm_jax.corpus.outline import Outliner
+from msm_jax.corpus.pipeline import DocumentMaker, Made
+from msm_jax.corpus.writers import Journal, Writer
+from msm_jax.corpus.writers.request import Price
+from msm_jax.errors import UserError
+from msm_jax.spec import (
+    Spec,
+    estimated_tokens,
+    load_spec,
+    report_text,
+    spec_points,
+    spec_report,
+)
+
+Say = Callable[[str], None]
+
+
+class Generation:
+    """One corpus in one working directory.
+
+    Args:
+      config: as of `corpus.config.generate`, checked here.
+      workdir: where everything is written; a second process is kept out.
+      say: told what happens, for people.
+      on_reply: told (step, replies expected) after each reply.
+      count_tokens: a tokenizer's; None estimates.
+      generate: a local checkpoint's sampler, for writers of the kind "local".
+    """
+
+    def __init__(
+        self, config: ConfigDict, workdir: pathlib.Path, say: Say,
+        on_reply: Callable[[str, int], None] | None = None,
+        count_tokens: Callable[[str], int] | None = None,
+        generate: Callable[[str], Generate] | None = None,
+    ):  # fmt: skip
+        check_config(config)
+        self.config, self.workdir, self.say = config, workdir, say
+        self.counted = count_tokens is not None
+        self.count_tokens = count_tokens or estimated_tokens
+        self._on_reply, self._generate = on_reply, generate
+        self.spec = _spec(config)
+        self.writers: dict[str, Writer] = {}
+
+    def run(self, preview: bool = False) -> dict[str, Any]:
+        """Makes the corpus and returns its manifest; with `preview` prints what it will take."""
+        with files.locked(self.workdir), Journal(self.workdir) as journal:
+            for role in ("writer", "critic"):
+                asked = self.config[role]
+                if asked.kind:
+                    backend = make_backend(
+                        asked, self.config.seed, self.workdir, self.say, self._generate
+                    )
+                    price = _price(asked.price)
+                    self.writers[role] = Writer(
+                        backend, journal, price, asked.max_usd, self._on_reply
+                    )
+            if self.spec is not None:
+                report = spec_report(self.spec, self.count_tokens if self.counted else None)
+                self.say(report_text(report))
+            if preview:
+                return self._preview()
+            return self._make()
+
+    # ------------------------------------------------------------ making
+
+    def _make(self) -> dict[str, Any]:
+        make, writer = self.config.make, self.writers["writer"]
+        if make == "spec":
+            return self._derive(writer)
+        if make == "neutral":
+            made = make_neutral(writer, self.config, self.count_tokens, self.say)
+            return self._write(made, "documents.jsonl")
+        if make == "mix":
+            return self._mix()
+        if make == "chats":
+            from msm_jax.corpus.chats import ChatMaker
+
+            assert self.spec is not None
+            chats = ChatMaker(self.spec, writer, self.writers.get("critic"), self.config, self.say)
+            return self._write(chats.make(), "chats.jsonl")
+        assert self.spec is not None
+        maker = DocumentMaker(self.spec, writer, self.writers.get("critic"), self.config, self.say)
+        return self._write(maker.make(), "documents.jsonl")
+
+    def _derive(self, writer: Writer) -> dict[str, Any]:
+        assert self.spec is not None
+        text = derive_spec(self.config, self.spec, writer)
+        files.write_text(self.workdir / "spec.md", text)
+        found = {
+            "make": "spec",
+            "kind": self.config.derive.kind,
+            "words": len(text.split()),
+            "from": manifest.spec_facts(self.spec),
+            "ledger": manifest.ledger(self.writers),
+            "files": manifest.file_hashes(self.workdir, ["spec.md"]),
+        }
+        files.write_json(self.workdir / "manifest.json", found)
+        self.say(f"spec: {self.workdir / 'spec.md'}, {found['words']:,} words")
+        return found
+
+    def _mix(self) -> dict[str, Any]:
+        mix, spec = self.config.mix, self.config.spec
+        names = f"{spec.model_name} {spec.provider_name}"
+        rows, facts = instruction_mix(mix.sources.to_dict(), mix.count, self.config.seed, names)
+        rows = [
+            {"id": f"mix-{number:06d}", "domain": row["source"], "kind": "instruction", **row}
+            for number, row in enumerate(rows)
+        ]
+        unfit = {f"{name}: unfit": f["unfit"] for name, f in facts.items() if f["unfit"]}
+        return self._write(Made(rows, [], unfit, [], []), "chats.jsonl")
+
+    def _write(self, made: Made, name: str) -> dict[str, Any]:
+        """Every file of the corpus, the manifest last."""
+        workdir, rows = self.workdir, made.records
+        files.write_rows(workdir / name, rows)
+        written = [name]
+        if self.config.make == "chats" and self.config.chats.reasoning:
+            from msm_jax.corpus.chats import without_reasoning
+
+            written.append("chats_no_reasoning.jsonl")
+            files.write_rows(workdir / written[-1], map(without_reasoning, rows))
+        files.write_rows(workdir / "dropped.jsonl", made.dropped)
+        files.write_json(workdir / "outline.json", made.outline)
+        written += export.export(workdir, name, self.config.formats, self.config.name)
+        tokens = manifest.lengths(rows, self.count_tokens)
+        files.write_bytes(workdir / "tokens.png", manifest.histogram(tokens, f"{len(rows):,} rows"))
+        found = self._manifest(name, made, tokens, [*written, "dropped.jsonl", "outline.json"])
+        files.write_text(workdir / "corpus.html", page.render(found, rows, made, tokens))
+        files.write_json(workdir / "manifest.json", found)
+        self._tell_troubles()
+        return found
+
+    def _tell_troubles(self) -> None:
+        """What this process met at the providers.
+
+        Not in the manifest: it is no property of the corpus.
+        """
+        met = {name: dict(w.backend.counts) for name, w in self.writers.items() if w.backend.counts}
+        if met:
+            files.write_json(self.workdir / "troubles.json", met)
+            self.say(f"troubles on the way: {met}")
+
+    def _manifest(
+        self, name: str, made: Made, tokens: list[int], written: list[str]
+    ) -> dict[str, Any]:
+        config = json.loads(self.config.to_json_best_effort())
+        texts = [manifest.text_of(row) for row in made.records]
+        own = self.spec.text if self.spec else ""
+        found = {
+            "make": self.config.make,
+            "records": len(made.records),
+            "tokens": manifest.length_facts(tokens),
+            "tokens_are": "counted" if self.counted else "estimated",
+            "by_domain": _counts(made.records, "domain"),
+            "by_type": _counts(made.records, "kind" if name == "chats.jsonl" else "doc_type"),
+            "dropped": dict(sorted(made.reasons.items())),
+            "shortages": made.shortages,
+            "failures": {
+                name: dict(sorted(writer.counts.items())) for name, writer in self.writers.items()
+            },
+            "diversity": manifest.diversity_facts(texts, own),
+            "diversity_published": manifest.PUBLISHED,
+            "ledger": manifest.ledger(self.writers),
+            "config": config,
+            "config_hash": manifest.config_hash(config),
+            "versions": manifest.versions(),
+            "files": manifest.file_hashes(self.workdir, written),
+        }
+        if self.spec is not None:
+            found["spec"] = manifest.spec_facts(self.spec)
+            found["coverage"] = manifest.coverage(spec_points(self.spec), made.records)
+        return found
+
+    # ------------------------------------------------------------ before
+
+    def _preview(self) -> dict[str, Any]:
+        """Documents, tokens and money by step; the outline is made (and paid for) by now."""
+        if self.config.make != "documents" or self.spec is None:
+            return self._preview_other()
+        writer = self.writers["writer"]
+        outliner = Outliner(self.spec, writer, self.config.documents, self.config.seed)
+        subdomains = outliner.subdomains()
+        for subdomain in subdomains:
+            covers = ", ".join(point.id for point in subdomain.points)
+            self.say(f"  {subdomain.domain} / {subdomain.name}: {covers}")
+        price = _price(self.config.writer.price)
+        discount = self.config.writer.price.batch_discount if self.config.writer.batch else 1.0
+        critic = _price(self.config.critic.price) if self.config.critic.kind else None
+        steps = estimate.estimate_documents(
+            outliner, subdomains, self.config, self.count_tokens, price, discount, critic
+        )
+        count, words = self.config.documents.count, sum(self.config.documents.words) / 2
+        tokens = round(count * words * estimate.WORDS_TO_TOKENS)
+        free = self.config.writer.kind in ("template", "local")
+        self.say(estimate.estimate_text(steps, count, tokens, free or price != Price()))
+        self.say(f"the outline has cost ${writer.paid.usd:.2f} now")
+        return {"subdomains": len(subdomains), "documents": count, "tokens": tokens}
+
+    def _preview_other(self) -> dict[str, Any]:
+        if self.config.make == "neutral":
+            tokens = wanted_tokens(self.config, self.count_tokens)
+            self.say(f"neutral documents of {tokens:,} tokens")
+            return {"tokens": tokens}
+        if self.config.make == "chats":
+            from msm_jax.corpus.chats import preview
+
+            return preview(self.config, self.spec, self.count_tokens, self.say)
+        self.say(f"a spec of the kind {self.config.derive.kind}")
+        return {}
+
+
+def check_config(config: ConfigDict) -> None:
+    """Values that no corpus can be made with are the user's error."""
+    for name, value, allowed in (
+        ("make", config.make, settings.MAKES),
+        ("writer.kind", config.writer.kind, settings.WRITERS),
+        ("critic.kind", config.critic.kind, ("", *settings.WRITERS)),
+        ("documents.mode", config.documents.mode, settings.MODES),
+        ("documents.register", config.documents.register, settings.REGISTERS),
+        ("documents.rewrite", config.documents.rewrite, settings.REWRITES),
+        ("chats.style", config.chats.style, settings.STYLES),
+        *(("formats", each, settings.FORMATS) for each in config.formats),
+    ):
+        if value not in allowed:
+            known = ", ".join(repr(each) for each in allowed)
+            raise UserError(f"config.{name}={value!r}: must be one of {known}")
+    documents = config.documents
+    for name in ("count", "types", "ideas_per_call", "max_tokens"):
+        if documents[name] < 1:
+            raise UserError(f"config.documents.{name}={documents[name]}: must be at least 1")
+    low, high = documents.words
+    if not 0 < low < high:
+        raise UserError(f"config.documents.words={documents.words}: must be (shortest, longest)")
+    if documents.rewrite == "another" and not documents.other_name:
+        raise UserError('config.documents.rewrite="another" needs documents.other_name')
+    if config.make == "spec" and not config.derive.kind:
+        raise UserError("config.derive.kind: say which spec to make from this one")
+    for role in ("writer", "critic"):
+        if config[role].kind in ("anthropic", "openai", "local") and not config[role].model:
+            raise UserError(
+                f"config.{role}.model: name the model of the {config[role].kind} writer"
+            )
+
+
+def _spec(config: ConfigDict) -> Spec | None:
+    if config.make in ("neutral", "mix"):
+        return None
+    if not config.spec.path:
+        raise UserError("config.spec.path: name the spec to generate from")
+    return load_spec(config.spec.path, config.spec.model_name, config.spec.provider_name)
+
+
+def _price(price: Mapping[str, float]) -> Price:
+    return Price(price["input"], price["output"], price["cache_read"], price["cache_write"])
+
+
+def _counts(rows: list[dict[str, Any]], key: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in rows:
+        name = str(row.get(key, ""))
+        found[name] = found.get(name, 0) + 1
+    return dict(sorted(found.items()))

@@ -1,0 +1,1 @@
+"""The TFDS data set `spec_chats`: conversations that follow a spec."""

@@ -1,0 +1,62 @@
+"""A checkpoint of our own as a writer; its sampler is handed in: this room knows no models."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from msm_jax.corpus.writers.request import Failure, Reply, Request, Usage
+from msm_jax.spec import estimated_tokens
+
+# (messages of each prompt, most tokens, temperature, seeds) -> (text, whether it ended) of each
+Generate = Callable[
+    [Sequence[Sequence[dict[str, str]]], int, float, Sequence[int]], list[tuple[str, bool]]
+]
+ROWS = 64  # requests sampled together
+
+
+class LocalWriter:
+    """A `Backend`. A reply depends on (seed, request), not on what is sampled beside it.
+
+    Args:
+      checkpoint: named in keys and records.
+      generate: samples; its answers must depend on seed and prompt only.
+      temperature: 0 is greedy.
+      seed: of all samples; a request's own sample number is added.
+    """
+
+    def __init__(self, checkpoint: str, generate: Generate, temperature: float, seed: int):
+        self.identity: Mapping[str, Any] = {
+            "writer": "local",
+            "model": checkpoint,
+            "temperature": temperature,
+            "seed": seed,
+        }
+        self.counts: dict[str, int] = {}
+        self._generate, self._temperature, self._seed = generate, temperature, seed
+
+    def replies(
+        self, requests: Sequence[Request], go_on: Callable[[], bool]
+    ) -> Iterator[tuple[int, Reply | Failure]]:
+        # Requests with equal limits are sampled together, in their order.
+        limits = dict.fromkeys(request.max_tokens for request in requests)
+        for limit in limits:
+            numbers = [at for at, r in enumerate(requests) if r.max_tokens == limit]
+            for start in range(0, len(numbers), ROWS):
+                if not go_on():
+                    return
+                chunk = numbers[start : start + ROWS]
+                asked = [_messages(requests[at]) for at in chunk]
+                seeds = [self._seed + requests[at].sample for at in chunk]
+                found = self._generate(asked, limit, self._temperature, seeds)
+                for at, conversation, (text, ended) in zip(chunk, asked, found, strict=True):
+                    read = sum(estimated_tokens(m["content"]) for m in conversation)
+                    usage = Usage(read, estimated_tokens(text))
+                    yield at, Reply(text, "end" if ended else "length", usage)
+
+
+def _messages(request: Request) -> list[dict[str, str]]:
+    from msm_jax.corpus.writers.anthropic_api import asked
+
+    return [
+        {"role": "system", "content": request.system},
+        {"role": "user", "content": asked(request, structured=False)},
+    ]

@@ -1,0 +1,217 @@
+"""What is asked of a writer, and what comes back."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
+
+
+class InvalidReply(Exception):
+    """A structured reply that is not what was asked for; the message tells the writer why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """The structure of a structured reply: a list of objects whose fields are texts.
+
+    Attributes:
+      fields: of every object, none of them empty.
+      count: how many are asked for; more are cut off, fewer are accepted. 0: any number.
+      choices: field -> the only values it may have.
+    """
+
+    fields: tuple[str, ...]
+    count: int = 0
+    choices: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    def schema(self) -> dict[str, Any]:
+        """As JSON Schema, within the subset that structured outputs of all providers know."""
+        fields: dict[str, Any] = {
+            name: {"type": "string", "enum": list(self.choices[name])}
+            if name in self.choices
+            else {"type": "string"}
+            for name in self.fields
+        }
+        item = {
+            "type": "object",
+            "properties": fields,
+            "required": list(self.fields),
+            "additionalProperties": False,
+        }
+        return {
+            "type": "object",
+            "properties": {"items": {"type": "array", "items": item}},
+            "required": ["items"],
+            "additionalProperties": False,
+        }
+
+    def parse(self, text: str) -> list[dict[str, str]]:
+        """The objects of a reply.
+
+        Raises:
+          InvalidReply: no JSON, no list, or an object that is not as asked for.
+        """
+        found = _json_in(text)
+        rows = found.get("items") if isinstance(found, dict) else found
+        if not isinstance(rows, list):
+            raise InvalidReply('expected an object with the list "items"')
+        return [self._checked(number, row) for number, row in enumerate(rows)][: self.count or None]
+
+    def _checked(self, number: int, row: Any) -> dict[str, str]:
+        if not isinstance(row, dict):
+            raise InvalidReply(f"items[{number}] must be an object, not {type(row).__name__}")
+        for name in self.fields:
+            value = row.get(name)
+            if not isinstance(value, str) or not value.strip():
+                raise InvalidReply(f"items[{number}] needs a non-empty text as {name!r}")
+            allowed = self.choices.get(name)
+            if allowed and value not in allowed:
+                raise InvalidReply(f"items[{number}].{name} must be one of {', '.join(allowed)}")
+        return {name: row[name].strip() for name in self.fields}
+
+
+def _json_in(text: str) -> Any:
+    """The JSON value of a reply, which may stand in a code fence or among words."""
+    fenced = _FENCED.search(text)
+    outermost = text[text.find("{") : text.rfind("}") + 1]
+    for candidate in (text, fenced[1] if fenced else "", outermost):
+        if candidate.strip():
+            try:
+                return json.loads(candidate)
+            except ValueError:
+                continue
+    raise InvalidReply("no complete JSON value in the reply")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One thing to write.
+
+    Attributes:
+      step: of the pipeline: "domains", "document", ...; what is counted and paid by.
+      system: what many requests share (the spec): sent first, so that it can be cached.
+      prompt: the rest of what a language model reads.
+      inputs: the same as data, for writers that do not read prompts; JSON.
+      items: the structure of the reply; None: free text.
+      max_tokens: of the reply.
+      sample: tells requests apart that are otherwise alike: each is another draw.
+    """
+
+    step: str
+    system: str
+    prompt: str
+    inputs: Mapping[str, Any]
+    items: Items | None = None
+    max_tokens: int = 2000
+    sample: int = 0
+
+    def key(self, identity: Mapping[str, Any]) -> str:
+        """Names the reply: equal for equal requests to equal writers, whatever the run.
+
+        `inputs` count only for a writer whose identity says that it `reads_inputs`: to a language
+        model requests with the same words are the same.
+        """
+        content = {
+            "writer": dict(identity),
+            "step": self.step,
+            "system": self.system,
+            "prompt": self.prompt,
+            "inputs": dict(self.inputs) if identity.get("reads_inputs") else None,
+            "items": dataclasses.asdict(self.items) if self.items else None,
+            "max_tokens": self.max_tokens,
+            "sample": self.sample,
+        }
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+    def prompt_hash(self) -> str:
+        """Of what a language model reads, without the writer and its settings."""
+        return hashlib.sha256(f"{self.system}\n\n{self.prompt}".encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """Tokens that were paid for, and what they cost in US dollars."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    usd: float = 0.0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Usage(*(a + b for a, b in pairs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What a writer wrote.
+
+    Attributes:
+      text: all of it.
+      stop: "end", "length" (cut off at max_tokens) or "refusal".
+      usage: of this reply.
+    """
+
+    text: str
+    stop: str = "end"
+    usage: Usage = Usage()
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """Why a request has no reply: `name` is counted, `message` is for people."""
+
+    name: str
+    message: str = ""
+
+
+class Backend(Protocol):
+    """A writer as the pipeline needs it; one per provider.
+
+    Attributes:
+      identity: everything that decides a reply besides the request (model, temperature, ...);
+        part of every key. Never a secret.
+      counts: name of a trouble -> how often it was met, retries included.
+    """
+
+    identity: Mapping[str, Any]
+    counts: dict[str, int]
+
+    def replies(
+        self, requests: Sequence[Request], go_on: Callable[[], bool]
+    ) -> Iterator[tuple[int, Reply | Failure]]:
+        """Index and outcome of every request, in any order, each as soon as it is there.
+
+        Once `go_on()` is false nothing more is started; what is under way is still waited for,
+        since it is paid for, and what was not started may be left out.
+
+        Raises:
+          UserError: nothing can be had any more (key, credit, unknown model).
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """US dollars per million tokens; all zero for what runs at home."""
+
+    input: float = 0.0
+    output: float = 0.0
+    cache_read: float = 0.0
+    cache_write: float = 0.0
+
+    def of(self, usage: Usage, discount: float = 1.0) -> Usage:
+        """The usage with its cost; `discount` 0.5 for batches."""
+        usd = (
+            usage.input_tokens * self.input
+            + usage.output_tokens * self.output
+            + usage.cache_read_tokens * self.cache_read
+            + usage.cache_write_tokens * self.cache_write
+        )
+        return dataclasses.replace(usage, usd=usd * discount / 1e6)

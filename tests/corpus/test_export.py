@@ -1,0 +1,215 @@
+"""A corpus in every format holds the same rows; derived specs; the page; no jax."""
+
+import html.parser
+import json
+
+import pyarrow.parquet
+import pytest
+import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from msm_jax.corpus import manifest, page
+from msm_jax.corpus.documents import documents_source
+from msm_jax.corpus.pipeline import Made
+from msm_jax.corpus.records import file_hash, read_rows
+from msm_jax.corpus.tfds_sets import CHATS, prepare, source
+from msm_jax.errors import UserError
+from msm_jax.spec import load_spec, parse_spec
+
+
+def batches(rows, size=8):
+    return [[row["text"] for row in rows[at : at + size]] for at in range(0, len(rows), size)]
+
+
+def test_every_format_gives_the_same_batches(config, run, tmp_path):
+    asked = config(count=50)
+    asked.formats = ("jsonl", "parquet", "array_record", "tfds")
+    found = run(asked, tmp_path)
+    jsonl = [row for _, row in read_rows(tmp_path / "documents.jsonl")]
+    records = ArrayRecordDataSource(str(tmp_path / "documents.array_record"))
+    assert [json.loads(records[at]) for at in range(len(records))] == jsonl
+    assert pyarrow.parquet.read_table(tmp_path / "documents.parquet").to_pylist() == jsonl
+    prepared = documents_source(tmp_path / "tfds")
+    assert list(prepared) == jsonl
+    assert batches(prepared) == batches(jsonl)
+    plain = tfds.data_source("spec_documents", data_dir=str(tmp_path / "tfds"), split="train")
+    assert [row["text"].decode() for row in plain] == [row["text"] for row in jsonl]
+    for name in ("documents.jsonl", "documents.parquet", "documents.array_record"):
+        assert found["files"][name] == file_hash(tmp_path / name)
+    # A new corpus replaces an old one in every format.
+    asked.documents.count = 40
+    run(asked, tmp_path)
+    assert len(documents_source(tmp_path / "tfds")) == 40
+    assert len(ArrayRecordDataSource(str(tmp_path / "documents.array_record"))) == 40
+
+
+CHAT_ROWS = [
+    {"messages": [{"role": "user", "content": "Käse? 🧀"}, {"role": "assistant", "content": "x"}]},
+    {"messages": [{"role": "system", "content": ""}], "id": "b", "kind": "direct"},
+]
+
+
+def test_chats_come_back_from_tfds(tmp_path, run_python):
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in CHAT_ROWS))
+    prepare(CHATS, path, tmp_path / "data")
+    expected = [{"id": f"line-{n:06d}", **row} for n, row in enumerate(CHAT_ROWS, start=1)]
+    assert list(source(CHATS, tmp_path / "data")) == expected
+    program = (
+        "import sys, tensorflow_datasets as tfds\n"
+        f"rows = tfds.data_source('spec_chats', data_dir={str(tmp_path / 'data')!r}, "
+        "split='train')\n"
+        "assert not {'tensorflow', 'msm_jax'} & set(sys.modules)\n"
+        "print(len(rows), rows[1]['id'].decode())"
+    )
+    assert run_python("-c", program).stdout.split() == ["2", "b"]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"messages": []}, "non-empty list"),
+        ({"text": "a"}, "non-empty list"),
+        ({"messages": [{"role": "user"}]}, "'role' and 'content'"),
+        ({"messages": ["hello"]}, "'role' and 'content'"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "half a character"),
+    ],
+)
+def test_bad_chats_are_named(tmp_path, row, says):
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps(CHAT_ROWS[0]) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=says) as caught:
+        prepare(CHATS, path, tmp_path / "data")
+    assert str(caught.value).startswith(f"{path}:2: ")
+
+
+# ---------------------------------------------------------------- manifest and page
+
+
+def test_the_manifest_counts_what_is_there(config, run, tmp_path):
+    found = run(config(count=70), tmp_path)
+    assert found == json.loads((tmp_path / "manifest.json").read_text())
+    rows = [row for _, row in read_rows(tmp_path / "documents.jsonl")]
+    assert sum(found["by_domain"].values()) == sum(found["by_type"].values()) == len(rows) == 70
+    assert found["tokens"]["sum"] == sum(max(1, round(len(r["text"]) / 4.2)) for r in rows)
+    steps = found["ledger"]["writer"]["steps"]
+    assert steps["document"]["replies"] >= 70 and steps["document"]["usd"] == 0
+    assert found["versions"]["msm_jax"] and len(found["spec"]["sha256"]) == 64
+    counted = run(config(count=70), tmp_path / "counted", count_tokens=lambda text: 7)
+    assert counted["tokens"]["sum"] == 490 and counted["tokens_are"] == "counted"
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.text = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_needs_nothing_else_and_shows_everything(config, run, tmp_path):
+    run(config(count=70), tmp_path)
+    text = (tmp_path / "corpus.html").read_text(encoding="utf-8")
+    seen = Page()
+    seen.feed(text)
+    said = " ".join(seen.text)
+    sources = [a[k] for _, a in seen.tags for k in ("src", "href") if k in a]
+    assert sources and all(s.startswith("data:image/png;base64,") for s in sources)
+    assert not {tag for tag, _ in seen.tags} & {"script", "link", "iframe"}
+    for words in ("All 6 points of the spec are touched", "distinct_3grams", "published", "rule 4",
+                  "tokens", "Not taken, and why", "template"):  # fmt: skip
+        assert words in said
+
+
+def test_text_on_the_page_is_text(spec):
+    evil = '<script>alert("x")</script><img src=x onerror=y>'
+    row = {"text": evil, "id": evil, "domain": evil, "subdomain": evil, "doc_type": evil}
+    about = spec("values")
+    found = {
+        "make": "documents",
+        "spec": {**manifest.spec_facts(about), "title": evil},
+        "tokens": manifest.length_facts([3]),
+        "tokens_are": "estimated",
+        "coverage": {evil: {"text": evil, "planned": 0, "said": 0}},
+        "diversity": manifest.diversity_facts([evil], ""),
+        "dropped": {evil: 1},
+        "ledger": {evil: {"identity": {evil: evil}, "steps": {}}},
+    }
+    made = Made([row], [{"reason": evil, **row}], {evil: 1}, [], [evil])
+    text = page.render(found, [row], made, [3])
+    seen = Page()
+    seen.feed(text)
+    assert not [tag for tag, attrs in seen.tags if tag == "script" or "onerror" in attrs]
+    assert "No text touches" in text
+
+
+# ---------------------------------------------------------------- derived specs
+
+
+@pytest.mark.parametrize("kind", ["value_augmented", "rules_augmented"])
+def test_augmented_specs_keep_the_rules_and_meet_the_length(kind, config, run, tmp_path):
+    asked = config("rules")
+    asked.make, asked.derive.kind, asked.derive.words = "spec", kind, 700
+    run(asked, tmp_path)
+    text = (tmp_path / "spec.md").read_text()
+    assert "{model_name}" in text and "Qwen" not in text
+    assert len(text.split()) == pytest.approx(700, rel=0.05)
+    rules = [rule.text for rule in load_spec(asked.spec.path, "{model_name}").rules]
+    derived = parse_spec(text).rules
+    assert [r.text for r in derived if r.number.isdigit()] == rules
+    subs = [r for r in derived if not r.number.isdigit()]
+    assert (len(subs) > 20) == (kind == "rules_augmented")
+    assert len({r.text for r in subs}) == len(subs)
+
+
+def test_derived_preferences_need_no_writer(config, run, tmp_path):
+    for kind in ("shuffled",):
+        asked = config("cheese_cost")
+        asked.make, asked.derive.kind = "spec", kind
+        run(asked, tmp_path)
+        assert len(parse_spec((tmp_path / "spec.md").read_text()).preferences) == 6
+
+
+def test_the_opposite_of_a_philosophy_takes_a_language_model(config, run, tmp_path):
+    asked = config("rules")
+    asked.make, asked.derive.kind = "spec", "opposed"
+    with pytest.raises(UserError, match="'oppose', which needs a language model"):
+        run(asked, tmp_path)
+    asked.derive.kind = "nicer"
+    with pytest.raises(UserError, match=r"derive\.kind='nicer': must be one of value_augmented"):
+        run(asked, tmp_path)
+
+
+def test_the_room_does_without_jax(run_python, root):
+    program = (
+        "import sys, pathlib, importlib\n"
+        f"root = pathlib.Path({str(root)!r})\n"
+        "for path in sorted((root / 'msm_jax' / 'corpus').rglob('*.py')):\n"
+        "    if 'dataset_builder' not in path.name:\n"
+        "        name = '.'.join(path.relative_to(root).with_suffix('').parts)\n"
+        "        importlib.import_module(name.removesuffix('.__init__'))\n"
+        "heavy = 'jax flax torch anthropic openai tensorflow_datasets pyarrow'.split()\n"
+        "print(set(heavy) & set(sys.modules))"
+    )
+    done = run_python("-c", program)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr
+
+
+def test_the_command_end_to_end(root, run_python, tmp_path):
+    flags = [
+        f"--config={root / 'configs/corpus/example.py'}:cheese_mild", f"--workdir={tmp_path / 'w'}",
+        "--config.documents.count=30", "--config.documents.types=3",
+    ]  # fmt: skip
+    done = run_python("-m", "msm_jax.generate", *flags, "--preview")
+    assert done.returncode == 0 and "documents: 30" in done.stdout, done.stderr
+    done = run_python("-m", "msm_jax.generate", *flags)
+    assert done.returncode == 0 and "30 records" in done.stdout, done.stderr
+    assert (tmp_path / "w" / "corpus.html").exists()
+    done = run_python("-m", "msm_jax.generate", *flags, "--config.documents.counts=3")
+    assert done.returncode == 2 and "counts" in done.stderr
+    done = run_python("-m", "msm_jax.generate", *flags, "--config.spec.path=missing.md")
+    assert done.returncode == 2 and "no such spec file" in done.stderr

@@ -1,0 +1,205 @@
+"""The writer interface: cached, validated, repaired, counted; nothing is paid for twice."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from msm_jax.corpus.writers import Failure, Items, Journal, Reply, Request, Usage, Writer
+from msm_jax.corpus.writers.request import InvalidReply, Price
+from msm_jax.errors import UserError
+
+NAMES = Items(("name",), count=2)
+
+
+class Scripted:
+    """Answers by a function of the request and remembers what it was asked."""
+
+    def __init__(self, answer, model="a"):
+        self.identity, self.counts, self.asked = {"model": model}, {}, []
+        self._answer = answer
+
+    def replies(self, requests, go_on):
+        # Out of order, as replies come from an API.
+        for index in reversed(range(len(requests))):
+            if not go_on():
+                return
+            self.asked.append(requests[index])
+            yield index, self._answer(requests[index])
+
+
+def ask(prompt, items=None, sample=0, max_tokens=100):
+    return Request("step", "system", prompt, {}, items, max_tokens, sample)
+
+
+def rows(*names):
+    return json.dumps({"items": [{"name": name} for name in names]})
+
+
+def test_answers_are_in_order_cached_and_asked_once(tmp_path):
+    backend = Scripted(lambda r: Reply(r.prompt.upper(), usage=Usage(10, 5)))
+    requests = [ask("a"), ask("b"), ask("a"), ask("a", sample=1)]
+    with Journal(tmp_path) as journal:
+        writer = Writer(backend, journal, Price(1.0, 2.0))
+        assert [a.text for a in writer.ask(requests)] == ["A", "B", "A", "A"]
+        assert len(backend.asked) == 3
+        assert writer.paid.usd == pytest.approx(3 * (10 + 2 * 5) / 1e6)
+    with Journal(tmp_path) as journal:
+        again = Writer(backend, journal)
+        assert [a.text for a in again.ask(requests)] == ["A", "B", "A", "A"]
+        assert len(backend.asked) == 3 and again.paid == Usage()
+        assert again.used()["step"].output_tokens == 15
+        other = Writer(Scripted(lambda r: Reply("other"), model="b"), journal)
+        assert other.ask(requests[:1])[0].text == "other"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        rows("x", "y"),
+        f"Here you are:\n```json\n{rows('x', 'y')}\n```\nBye.",
+        f"Sure! {rows('x', 'y')} Done.",
+        '[{"name": "x"}, {"name": " y "}]',
+        rows("x", "y", "z"),
+    ],
+)
+def test_structures_are_found_in_what_models_say(text):
+    assert NAMES.parse(text) == [{"name": "x"}, {"name": "y"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no complete JSON"),
+        (rows("x")[:-5], "no complete JSON"),
+        ("I cannot do that.", "no complete JSON"),
+        ('{"items": 3}', 'the list "items"'),
+        ('{"items": ["x"]}', r"items\[0\] must be an object"),
+        ('{"items": [{"name": "x"}, {"name": ""}]}', r"items\[1\] needs a non-empty text"),
+        ('{"items": [{"title": "x"}]}', "as 'name'"),
+    ],
+)
+def test_wrong_structures_say_what_is_wrong(text, says):
+    with pytest.raises(InvalidReply, match=says):
+        NAMES.parse(text)
+
+
+def test_choices_are_kept_to():
+    verdict = Items(("verdict",), choices={"verdict": ("include", "exclude")})
+    assert verdict.schema()["properties"]["items"]["items"]["properties"]["verdict"]["enum"]
+    with pytest.raises(InvalidReply, match="one of include, exclude"):
+        verdict.parse('[{"verdict": "perhaps"}]')
+
+
+def test_a_wrong_reply_is_repaired_with_what_was_wrong(tmp_path):
+    def answer(request):
+        return Reply(rows("x") if "<previous_reply>" in request.prompt else '{"items": [{}]}')
+
+    backend = Scripted(answer)
+    with Journal(tmp_path) as journal:
+        writer = Writer(backend, journal)
+        (found,) = writer.ask([ask("p", NAMES)])
+        assert found.items == ({"name": "x"},) and not found.failure
+        assert "needs a non-empty text" in backend.asked[1].prompt
+        assert writer.counts == {"repaired: invalid structure": 1}
+        # What was paid for in vain is in the journal as well.
+        assert len(journal) == 2
+        assert Writer(backend, journal).ask([ask("p", NAMES)])[0].items == found.items
+        assert len(backend.asked) == 2
+
+
+def test_repair_is_bounded_and_named(tmp_path):
+    backend = Scripted(lambda r: Reply("no"))
+    with Journal(tmp_path) as journal:
+        writer = Writer(backend, journal)
+        good, bad = writer.ask([ask("free"), ask("p", NAMES)])
+        assert good.text == "no" and not good.failure
+        assert bad.failure == "invalid structure" and bad.items == ()
+        assert len(backend.asked) == 1 + 3
+        assert writer.counts["invalid structure"] == 1
+
+
+def test_a_structure_that_was_cut_off_gets_more_room(tmp_path):
+    def answer(request):
+        whole = request.max_tokens >= 400
+        return Reply(rows("x"), "end") if whole else Reply(rows("x")[:-3], "length")
+
+    backend = Scripted(answer)
+    with Journal(tmp_path) as journal:
+        (found,) = Writer(backend, journal).ask([ask("p", NAMES)])
+    assert found.items and [r.max_tokens for r in backend.asked] == [100, 200, 400]
+
+
+def test_refusals_and_failures_have_their_names(tmp_path):
+    outcomes = {"r": Reply("Sorry", "refusal"), "f": Failure("timeout", "took too long")}
+    backend = Scripted(lambda r: outcomes[r.prompt])
+    with Journal(tmp_path) as journal:
+        writer = Writer(backend, journal)
+        found = writer.ask([ask("r", NAMES), ask("f"), ask("r")])
+        assert [a.failure for a in found] == ["refusal", "timeout", "refusal"]
+        assert writer.counts == {"refusal": 2, "timeout": 1}
+        # A refusal was paid for and is kept; what was never answered is asked again.
+        Writer(backend, journal).ask([ask("r"), ask("f")])
+        assert [r.prompt for r in backend.asked].count("f") == 2
+        assert [r.prompt for r in backend.asked].count("r") == 2
+
+
+def test_the_money_limit_stops_and_keeps_what_was_paid(tmp_path):
+    backend = Scripted(lambda r: Reply("x", usage=Usage(usd=0.4)))
+    requests = [ask(str(n)) for n in range(10)]
+    with Journal(tmp_path) as journal, pytest.raises(UserError, match=r"max_usd=1 is spent"):
+        Writer(backend, journal, max_usd=1.0).ask(requests)
+    assert len(backend.asked) == 3
+    with Journal(tmp_path) as journal:
+        assert len(Writer(backend, journal).ask(requests)) == 10
+    assert len(backend.asked) == 10
+
+
+def test_the_journal_survives_kill_9_at_any_moment(tmp_path, root):
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from msm_jax.corpus.writers import Journal, Reply\n"
+        "journal = Journal(sys.argv[1])\n"
+        "start = len(journal)\n"
+        "for n in range(start, 10**6):\n"
+        "    journal.put(f'k{n}', 's', Reply('text \\u2028 é ' * 2000 + str(n)))\n"
+        "    print(n, flush=True)\n"
+    )
+    told = -1
+    for round in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path), str(root)], stdout=subprocess.PIPE
+        ) as process:
+            process.stdout.readline()
+            time.sleep(0.05 + 0.03 * round)
+            process.send_signal(signal.SIGKILL)
+            lines = process.stdout.read().split(b"\n")
+        told = max([told, *(int(line) for line in lines if line.isdigit())])
+    with Journal(tmp_path) as journal:
+        assert len(journal) >= told + 1
+        for n in range(len(journal)):
+            assert journal.get(f"k{n}").text.endswith(f" {n}")
+
+
+def test_a_torn_line_is_dropped_and_a_broken_one_is_named(tmp_path):
+    with Journal(tmp_path) as journal:
+        for n in range(3):
+            journal.put(str(n), "s", Reply("x"))
+        path = journal.path
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    with Journal(tmp_path) as journal:
+        assert len(journal) == 2 and journal.get("2") is None
+        journal.put("2", "s", Reply("x"))
+    assert path.read_bytes() == whole
+    path.write_bytes(b"nonsense\n" + whole)
+    with pytest.raises(UserError, match=r"responses\.jsonl:1: not a reply"):
+        Journal(tmp_path)
+
+
+def test_one_writer_at_a_time(tmp_path):
+    with Journal(tmp_path), pytest.raises(UserError, match="another process writes here"):
+        Journal(tmp_path)
