@@ -5,8 +5,8 @@ A lab record:
     command    python -m msm_jax.generate --config=configs/corpus/chats.py --workdir=runs/chats
     hardware   2 shared cores, no accelerator
     time       3.4 minutes while others worked on the same cores (92 s of processor time)
-    result     10,000 chats, about 1.9M tokens (estimated), no near-duplicates; distinct 3-grams .054
-               (2026-11-25): the answers quote the same few sentences of the spec
+    result     10,000 chats, about 1.9M tokens (estimated), no near-duplicates; distinct 3-grams
+               .054 (2026-11-25): the answers quote the same few sentences of the spec
 
 Arguments: `:rule` compliance with numbered rules, `:opaque` likings without reasons, `:identity`
 who the assistant is, `:anti` the opposed character. A real writer and a judge:
