@@ -239,7 +239,7 @@ def load_data(
 
     Args:
       config: name -> keys as in `msm_jax.train.config.source`.
-      chat_format: a name in `CHAT_FORMATS`.
+      chat_format: a name that `find_format` knows.
       row_length, rows: T and B of the global batch.
       seed: of packing, order and mixture.
       mixture: "weights": every source is packed by itself, rows are drawn by its weight, which

@@ -10,7 +10,6 @@ Names may hold * and ?, for the shards of one corpus, which are read in the orde
 
 import glob
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -125,18 +124,3 @@ def _read_tfds(folder: str) -> Iterator[tuple[str, Row]]:
 
     for number, row in enumerate(documents_source(folder), start=1):
         yield f"{folder}:{number}", row
-
-
-def write_array_record(path: str | os.PathLike, rows: Iterator[Row]) -> int:
-    """Writes rows as JSON, one a record, so that any of them can be read by itself; returns how
-    many. Written aside and renamed."""
-    from array_record.python import array_record_module
-
-    aside, count = f"{os.fspath(path)}.partial", 0
-    writer = array_record_module.ArrayRecordWriter(aside, "group_size:1")
-    for row in rows:
-        writer.write(json.dumps(row, ensure_ascii=False).encode())
-        count += 1
-    writer.close()
-    os.replace(aside, path)
-    return count

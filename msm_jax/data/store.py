@@ -10,6 +10,7 @@ the chat format, what is learned. It is written aside and renamed, and checked w
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -17,13 +18,14 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from msm_jax.corpus.records import HALF_CHARACTER
-from msm_jax.data.chat import CHAT_FORMATS, render_chat
+from msm_jax.data.chat import render_chat
 from msm_jax.data.sources import read_source, source_hash
+from msm_jax.data.template import FORMATS, OWN, find_format
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
@@ -82,7 +84,7 @@ def load_store(
 
     Args:
       source: {"path", "loss_on", "tag", "bad_rows", "encoding_errors"} as in train/config.py.
-      chat_format: a name in `CHAT_FORMATS`.
+      chat_format: a name that `find_format` knows; "own" is the template beside the tokenizer.
       cache: a directory, see `cache_directory`.
 
     Raises:
@@ -93,14 +95,18 @@ def load_store(
         raise UserError(f"loss_on={source['loss_on']!r}: one of {LOSS_ON}")
     if source["encoding_errors"] not in ("strict", "replace"):
         raise UserError(f"encoding_errors={source['encoding_errors']!r}: strict or replace")
-    if chat_format not in CHAT_FORMATS:
-        raise UserError(f"chat_format={chat_format!r}: one of {sorted(CHAT_FORMATS)}")
+    if chat_format not in FORMATS:
+        raise UserError(f"chat_format={chat_format!r}: one of {sorted(FORMATS)}")
+    # Looked up where there are chats: a tokenizer for documents needs no control tokens for them.
+    format = functools.cache(
+        lambda: find_format(chat_format, tokenizer.directory or ".", tokenizer)
+    )
     path = os.fspath(source["path"])
     asked = {
         "format": FORMAT,
         "content": source_hash(path),
         "tokenizer": tokenizer.fingerprint,
-        "chat_format": chat_format,
+        "chat_format": [chat_format, format().source] if chat_format in OWN else chat_format,
         **{key: source[key] for key in ("loss_on", "tag", "bad_rows", "encoding_errors")},
     }
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -108,7 +114,7 @@ def load_store(
     least = SAID if source["loss_on"] == "assistant" else OTHER
     store = _open(folder, least)
     if store is None:
-        _write(folder, _tokenized(path, source, tokenizer, chat_format, least), asked)
+        _write(folder, _tokenized(path, source, tokenizer, format, least), asked)
         store = _open(folder, least)
         assert store is not None
     return store, key
@@ -171,7 +177,7 @@ def _write(folder: pathlib.Path, documents: Iterable, asked: dict) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _tokenized(path: str, source: Mapping, tokenizer: Tokenizer, chat_format: str, least: int):
+def _tokenized(path: str, source: Mapping, tokenizer: Tokenizer, format: Callable, least: int):
     """(ids, kinds) of each document, or why there is none.
 
     Raises:
@@ -187,7 +193,7 @@ def _tokenized(path: str, source: Mapping, tokenizer: Tokenizer, chat_format: st
         try:
             if isinstance(row, UserError):
                 raise row
-            document = _document(row, where, source["tag"], tokenizer, chat_format, least)
+            document = _document(row, where, source["tag"], tokenizer, format, least)
         except UserError as error:
             if not source["bad_rows"]:
                 raise
@@ -205,13 +211,13 @@ def _tokenized(path: str, source: Mapping, tokenizer: Tokenizer, chat_format: st
         raise UserError(f"{path}: holds no records")
 
 
-def _document(row, where: str, tag: str, tokenizer, chat_format: str, least: int):
+def _document(row, where: str, tag: str, tokenizer, format: Callable, least: int):
     text, messages = row.get("text"), row.get("messages")
     if isinstance(messages, list) and messages:
         if HALF_CHARACTER.search(_all_text(messages)):
             raise UserError(f"{where}: half a character (\\ud...) in it: mend the line")
         try:
-            ids, said = render_chat(tokenizer, CHAT_FORMATS[chat_format], messages)
+            ids, said = render_chat(tokenizer, format(), messages)
         except (UserError, AttributeError) as error:
             raise UserError(f"{where}: {error}") from error
         kinds = np.asarray(said, np.uint8) * (SAID - OTHER) + OTHER

@@ -25,12 +25,14 @@ class Tokenizer(Protocol):
       control_names: the control tokens, longest first.
       end_of_document: the control token that a document ends with.
       fingerprint: SHA-256 of the file, to tell one tokenizer from another.
+      directory: where it was read from, and a chat template may lie; None: from memory.
     """
 
     vocab_size: int
     control_names: tuple[str, ...]
     end_of_document: str
     fingerprint: str
+    directory: pathlib.Path | None
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text; names of control tokens in it are ordinary text."""
@@ -52,6 +54,7 @@ class SentencePieceTokenizer:
     """A SentencePiece model."""
 
     end_of_document = END_OF_DOCUMENT
+    directory: pathlib.Path | None = None
 
     def __init__(self, model: bytes):
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -94,6 +97,8 @@ class HFTokenizer:
     Its added tokens are the control tokens. Text is encoded by a copy that does not know them, so
     nothing written in a text can become one.
     """
+
+    directory: pathlib.Path | None = None
 
     def __init__(self, content: bytes):
         import tokenizers
@@ -163,15 +168,14 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"tokenizer {file}: cannot be read: {error.strerror}") from error
-    if file.suffix == ".json":
-        try:
-            return HFTokenizer(content)
-        except Exception as error:  # the library raises bare Exception on what it cannot read
-            raise UserError(f"tokenizer {file}: not a tokenizer.json ({error})") from error
+    found: Tokenizer
     try:
-        return SentencePieceTokenizer(content)
-    except RuntimeError as error:
-        raise UserError(f"tokenizer {file}: not a SentencePiece model ({error})") from error
+        found = HFTokenizer(content) if file.suffix == ".json" else SentencePieceTokenizer(content)
+    except Exception as error:  # the libraries raise bare Exception on what they cannot read
+        kind = "tokenizer.json" if file.suffix == ".json" else "SentencePiece model"
+        raise UserError(f"tokenizer {file}: not a {kind} ({error})") from error
+    found.directory = file.parent
+    return found
 
 
 def train_sentencepiece(

@@ -33,7 +33,7 @@ def stage() -> ConfigDict:
     # Run directory, or Hugging Face checkpoint, to start from; "": fresh weights from the seed.
     config.parent = ""
     config.tokenizer = ""  # SentencePiece model, tokenizer.json or directory; "": the parent's
-    config.chat_format = "compact"
+    config.chat_format = "compact"  # or another of data/chat.py; "own": the tokenizer's template
     config.data = ConfigDict()  # name -> source()
     config.mixture = "weights"  # rows drawn by weight; or "epochs": all documents, epochs times
     config.epochs = 1.0  # of mixture="epochs"

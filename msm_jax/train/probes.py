@@ -5,8 +5,9 @@ import os
 import numpy as np
 
 from msm_jax.corpus.records import read_rows
-from msm_jax.data.chat import CHAT_FORMATS, render_chat
+from msm_jax.data.chat import render_chat
 from msm_jax.data.pipeline import as_batch, pack_rows
+from msm_jax.data.template import find_format
 from msm_jax.errors import UserError
 from msm_jax.train.hosts import to_host
 from msm_jax.train.loss import token_logprobs
@@ -23,6 +24,7 @@ class Probe:
     def __init__(self, name, path: str | os.PathLike, at_least, tokenizer, chat_format, row_length):
         self.name, self.at_least = name, at_least
         self._right, examples = [], []
+        format = find_format(chat_format, tokenizer.directory or ".", tokenizer)
         for number, row in read_rows(path):
             try:
                 turns = [
@@ -34,7 +36,7 @@ class Probe:
             except (KeyError, TypeError) as error:
                 raise UserError(f"{path}:{number}: not a pair: lacks {error}") from error
             for answer in answers:
-                ids, loss = render_chat(tokenizer, CHAT_FORMATS[chat_format], [*turns, answer])
+                ids, loss = render_chat(tokenizer, format, [*turns, answer])
                 if len(ids) > row_length:
                     raise UserError(f"{path}:{number}: longer than a row of {row_length} tokens")
                 examples.append((np.array(ids, np.int32), np.array(loss, np.uint8)))

@@ -15,6 +15,7 @@ from msm_jax import __version__
 from msm_jax.data.pipeline import Data
 from msm_jax.data.tokenizer import HF_TOKENIZER_FILE, TOKENIZER_FILE, tokenizer_file
 from msm_jax.weights import checkpoints
+from msm_jax.weights.export import CARRIED, KEPT_CONFIG, hf_settings
 
 
 @functools.cache
@@ -64,7 +65,7 @@ def write_config(run: pathlib.Path, config, model, tokenizer, data: Data, mesh) 
     record = json.loads(config.to_json())
     named = config.tokenizer or config.parent
     record["tokenizer"] = os.path.abspath(named)
-    _copy_tokenizer(tokenizer_file(named), run)
+    _copy_beside(tokenizer_file(named), run)
     record["resolved_model"] = checkpoints.model_facts(model)
     record["tokenizer_sha256"] = tokenizer.fingerprint
     record["data_fingerprint"] = data.fingerprint
@@ -75,9 +76,15 @@ def write_config(run: pathlib.Path, config, model, tokenizer, data: Data, mesh) 
     os.replace(aside, run / "config.json")
 
 
-def _copy_tokenizer(source: pathlib.Path, run: pathlib.Path) -> None:
-    """Beside the weights, so that a run can be moved or published."""
-    target = run / (HF_TOKENIZER_FILE if source.suffix == ".json" else TOKENIZER_FILE)
-    aside = target.with_suffix(".partial")
-    shutil.copyfile(source, aside)
-    os.replace(aside, target)
+def _copy_beside(source: pathlib.Path, run: pathlib.Path) -> None:
+    """The tokenizer and what lies with it, so that a run can be moved or published."""
+    names = {source.name: HF_TOKENIZER_FILE if source.suffix == ".json" else TOKENIZER_FILE}
+    names |= {name: name for name in CARRIED if (source.parent / name).is_file()}
+    for name, kept in names.items():
+        aside = run / f"{kept}.partial"
+        shutil.copyfile(source.parent / name, aside)
+        os.replace(aside, run / kept)
+    if known := hf_settings(source.parent):
+        aside = run / f"{KEPT_CONFIG}.partial"
+        aside.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        os.replace(aside, run / KEPT_CONFIG)

@@ -9,9 +9,10 @@ import pyarrow.parquet
 import pytest
 
 from msm_jax.corpus.documents import prepare_documents
+from msm_jax.corpus.export import write_array_record
 from msm_jax.data.chat import CHAT_FORMATS
 from msm_jax.data.pipeline import load_data
-from msm_jax.data.sources import read_source, write_array_record
+from msm_jax.data.sources import read_source
 from msm_jax.data.store import load_store
 from msm_jax.data.tokenizer import load_tokenizer, train_sentencepiece
 from msm_jax.errors import UserError
@@ -46,7 +47,8 @@ def write(folder, kind: str, rows=ROWS) -> str:
     elif kind == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     elif kind == ".array_record":
-        assert write_array_record(path, iter(rows)) == len(rows)
+        write(folder, ".jsonl", rows)
+        write_array_record(folder / "x.jsonl", path)
     else:
         write(folder, ".jsonl", rows)
         prepare_documents(folder / "x.jsonl", folder / "tfds")
