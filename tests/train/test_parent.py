@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+import msm_jax
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig
 from msm_jax.train.config import source
@@ -13,13 +14,13 @@ from msm_jax.train.loop import train
 from msm_jax.weights.checkpoints import load_params
 
 torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(material, tmp_path_factory):
     """A tiny random Qwen3 with its tokenizer, as `save_pretrained` writes them."""
     import tokenizers
-    import transformers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     folder = tmp_path_factory.mktemp("qwen3")
@@ -40,6 +41,12 @@ def checkpoint(material, tmp_path_factory):
     )  # fmt: skip
     model = transformers.Qwen3ForCausalLM(config)
     model.save_pretrained(folder)
+    template = (
+        "{% for turn in messages %}<|im_start|>{{ turn.role | upper }}\n"
+        "{{ turn.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>ASSISTANT\n{% endif %}"
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     return folder, model, tokenizer
 
 
@@ -82,7 +89,7 @@ def test_midtraining_then_fine_tuning_of_the_same_adapter(config, checkpoint, ma
 
     chats = source(str(tmp_path / "chats.jsonl"), loss_on="assistant")
     config.data = ConfigDict({"chats": chats})
-    config.optimizer.learning_rate, config.steps = 1e-4, 4
+    config.optimizer.learning_rate, config.steps, config.chat_format = 1e-4, 4, "own"
     train(config, tmp_path / "aft")
     after = load_params(tmp_path / "aft")[1]
     np.testing.assert_array_equal(after["embed"]["w"], embedding)
@@ -95,6 +102,18 @@ def test_midtraining_then_fine_tuning_of_the_same_adapter(config, checkpoint, ma
     assert 0.99 < cosine < 1.0
     first = json.loads((tmp_path / "aft/metrics.jsonl").read_text().splitlines()[0])
     assert first["learning_rate"] == pytest.approx(1e-4)
+    # What came with the checkpoint has come along to here, and goes back out.
+    run = msm_jax.load(tmp_path / "aft")
+    asked = [{"role": "user", "content": "red"}]
+    ids, _ = run.render(asked, generation_prompt=True)
+    assert run.chat_format == "own" and run.tokenizer.decode(ids) == "USER\nred\nASSISTANT\n"
+    run.save(tmp_path / "published")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "published")
+    with torch.no_grad():
+        wanted = theirs(torch.tensor([ids])).logits.numpy()
+    assert np.abs(run.logits([ids]) - wanted).max() <= 1e-4
+    again = msm_jax.load(tmp_path / "published", chat_format="own")
+    assert again.render(asked, generation_prompt=True)[0] == ids
     config.model.lora_rank = 8
     with pytest.raises(UserError, match="has an adapter of rank, alpha and targets"):
         train(config, tmp_path / "other")
