@@ -13,7 +13,7 @@ from msm_jax.data.tokenizer import load_tokenizer, train_sentencepiece
 from msm_jax.errors import UserError
 from msm_jax.generate import local_sampler
 from msm_jax.model import ModelConfig, init_params
-from msm_jax.weights.checkpoints import checkpointer, model_facts, save
+from msm_jax.weights.checkpoints import checkpointer, model_facts
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory):
     (folder / "config.json").write_text(json.dumps(settings))
     facts = {"model": model_facts(config), "tokenizer": tokenizer.fingerprint}
     with checkpointer(folder, keep=1) as saver:
-        save(saver, 1, params, {"count": jnp.array(1)}, facts, {})
+        saver.save(1, params, {"count": jnp.array(1)}, facts, {})
     return str(folder)
 
 
