@@ -19,9 +19,10 @@ ROWS = [f"{m},{mode},{s}" for m in ("qwen3-32b", "qwen2.5-32b") for mode in ("fu
         for s in SLICES]  # fmt: skip
 HEAD = """# Compile proofs
 
-Every row: the real train step (and one step of decoding, bfloat16, 64 rows or one per group of
-chips, 4,096 slots) of `configs/scale/qwen.py:CONFIG`, compiled by libtpu for that topology on a
-machine without any TPU. It shows that the step lowers, that its kernels compile, and that the
+Every row: the real train step (and, where it was compiled, one step of the sampler, bfloat16, 64
+answers or one per group of chips, prompts of 4,096 tokens) of `configs/scale/qwen.py:CONFIG`,
+compiled by libtpu for that topology on a machine without any TPU. Seconds are those of a busy
+machine of two cores, on which compilations also waited for others. It shows that the step lowers, that its kernels compile, and that the
 compiler's memory estimate fits; nothing of numbers or speed. Made by
 `python benchmarks/compile_table.py`.
 
@@ -80,6 +81,8 @@ def line(name: str, file: pathlib.Path) -> str:
         collectives,
         f"{bound:.0%}",
     ]
+    if not decode:
+        cells.append("not compiled")
     for one in decode:
         total = one["bytes"]["arguments"] + one["bytes"]["temporaries"]
         cells.append(f"{gib(total)}, {one['seconds']:.0f}")
