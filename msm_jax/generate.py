@@ -100,7 +100,9 @@ def local_sampler(checkpoint: str):
             prompts = [c for c, own in zip(conversations, seeds, strict=True) if own == seed]
             found += list(zip(
                 [at for at, own in enumerate(seeds) if own == seed],
-                model.sample(prompts, 1, max_tokens, temperature, seed),
+                model.sample(
+                    prompts, 1, max_tokens=max_tokens, temperature=temperature, seed=seed
+                ),
                 strict=True,
             ))  # fmt: skip
         ordered = [samples[0] for _, samples in sorted(found, key=lambda pair: pair[0])]
