@@ -69,4 +69,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@$(PIP) install --constraint constraints.txt --editable '.[test]'
 	@# Only for a file of its: Qwen's BPE ranks, from which the tests build the real tokenizer.
 	@$(PIP) install --no-deps dashscope==2.0.2
+	@# The compiler for TPUs, which needs none. Apart, because JAX looks for TPUs wherever it finds it.
+	@$(PIP) install --no-deps --upgrade --target $(VENV)/tpu --constraint constraints.txt libtpu \
+		|| echo "no libtpu for this platform: its tests are skipped"
 	@touch $@

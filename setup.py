@@ -78,8 +78,6 @@ setup(
             "pytest>=9.0",
             "ruff>=0.17",
             "transformers>=5.0",
-            # The compiler for TPUs, which needs none.
-            "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'",
             # The oracles of the parity tests, which skip themselves without them.
             "peft>=0.21; python_version < '3.12'",
             "torch>=2.13; python_version < '3.12'",

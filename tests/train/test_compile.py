@@ -1,13 +1,15 @@
 """Programs for devices that are not here: what they need, told truly."""
 
-import importlib.util
 import json
+import os
+import pathlib
+import sys
 
 import pytest
 
 from msm_jax.train import hlo
 
-HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
+LIBTPU = pathlib.Path(sys.prefix, "tpu")  # where the Makefile puts it, apart from all else
 
 PROGRAM = """
 HloModule jit_step
@@ -124,13 +126,14 @@ def test_every_shipped_config_of_scale_lowers(run_python, root):
     assert len(done.stdout.splitlines()) == 3 * 2 * 4
 
 
-@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu: pip install 'msm_jax[tpu]'")
-def test_a_small_model_compiles_for_a_tpu_topology(run_python, small):
+@pytest.mark.skipif(not LIBTPU.is_dir(), reason="needs libtpu: make .venv/.installed-test")
+def test_a_small_model_compiles_for_a_tpu_topology(run_python, small, root):
     options = [f"--config={small}", "--topology=v5e:2x4", "--rows=8", "--slots=128"]
-    done = run_python("-m", "msm_jax.compile", *options)
+    path = {"PYTHONPATH": os.pathsep.join([str(root), str(LIBTPU)])}
+    done = run_python("-m", "msm_jax.compile", *options, **path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "8 x TPU v5 lite" in done.stdout and "GiB of 15.75 GiB" in done.stdout
     refused = run_python(
-        "-m", "msm_jax.compile", f"--config={small}", "--topology=v5e:3x7", "--nodecode"
+        "-m", "msm_jax.compile", f"--config={small}", "--topology=v5e:3x7", "--nodecode", **path
     )
     assert refused.returncode == 2 and "topology=v5e:3x7" in refused.stderr
