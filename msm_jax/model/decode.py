@@ -4,14 +4,18 @@ Rows in flight are P prompts with M answers each. A prompt's keys lie in memory 
 once for all of its answers; attention has two parts, over the prompt and over the answer's own
 tokens, whose softmaxes are merged by their maxima and sums (Juravsky et al. 2024, "Hydragen").
 
-An answer's own tokens lie in a ring of R slots. All rows write to the same slot, the cursor, which
-moves by one with every token; which slots a row sees follows from its age, the tokens that it has
-in the ring. So a row begins anew by setting its age to 0, and writing is one slice for all rows.
+An answer's own tokens lie in a ring of R slots. All rows write to the same slots, at the cursor;
+which slots a row sees follows from its age, the tokens that it has. So a row begins anew by setting
+its age to 0, and writing is one slice for all rows. The newest tokens lie apart, in a chunk of C
+slots that joins the ring when it is full: a loop over its tokens only reads the ring, whereas
+XLA's CPU backend would copy, for every token, whatever the loop both reads and writes.
 
-More letters: M answers in flight per prompt, R slots of a ring; T tokens of an answer at once.
+More letters: M answers in flight per prompt, R slots of a ring, C of a chunk; T tokens of an answer
+at once, N = M T.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +26,9 @@ from msm_jax.model.decoder import Ends, Layer, bind
 from msm_jax.model.kernels import packed_attention
 from msm_jax.model.rope import rotation_angles
 
+CHUNK = 16  # tokens between two looks of the host; a power of two, as the rings' slots are
 NEVER = -1e30
+NOT_YET = 2**30
 
 
 @jax.tree_util.register_dataclass
@@ -68,6 +74,43 @@ class Rings:
         k, v = (tuple(map(twice, layers)) for layers in (self.k_PMKRd, self.v_PMKRd))
         return Rings(k, v, jnp.int32(self.slots))
 
+    def joined(self, chunk: "Chunk") -> "Rings":
+        """With all of a chunk's slots, whose number divides the ring's."""
+        put = lambda ring, new: jax.lax.dynamic_update_slice(ring, new, (0, 0, 0, self.cursor, 0))
+        k, v = (
+            tuple(map(put, rings, news))
+            for rings, news in ((self.k_PMKRd, chunk.k_PMKCd), (self.v_PMKRd, chunk.v_PMKCd))
+        )
+        return Rings(k, v, (self.cursor + chunk.slots) % self.slots)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Keys and values of the answers' newest tokens, an array per layer.
+
+    Attributes:
+      k_PMKCd, v_PMKCd: tuples over layers.
+      filled: int32 scalar, slots that hold a token.
+    """
+
+    k_PMKCd: tuple
+    v_PMKCd: tuple
+    filled: jax.Array
+
+    @property
+    def slots(self) -> int:
+        return self.k_PMKCd[0].shape[3]
+
+    def grown(self, k_PMKd: list, v_PMKd: list) -> "Chunk":
+        """One token more of every answer."""
+        put = lambda old, new: jax.lax.dynamic_update_slice(
+            old, new[:, :, :, None], (0, 0, 0, self.filled, 0)
+        )
+        k = tuple(map(put, self.k_PMKCd, k_PMKd))
+        v = tuple(map(put, self.v_PMKCd, v_PMKd))
+        return Chunk(k, v, self.filled + 1)
+
 
 def empty(config: ModelConfig, P: int, S: int, mesh: Mesh | None = None) -> Prompts:
     """Room for P prompts of at most S tokens."""
@@ -78,6 +121,12 @@ def empty(config: ModelConfig, P: int, S: int, mesh: Mesh | None = None) -> Prom
 def empty_rings(config: ModelConfig, P: int, M: int, R: int, mesh: Mesh | None = None) -> Rings:
     k, v = (_zeros(config, (P, M, config.kv_heads, R, config.head_dim), mesh) for _ in "kv")
     return Rings(k, v, jnp.int32(0))
+
+
+def empty_chunk(rings: Rings) -> Chunk:
+    """Room for CHUNK tokens of the answers in `rings`."""
+    zeros = lambda ring: jnp.zeros((*ring.shape[:3], CHUNK, ring.shape[4]), ring.dtype)
+    return Chunk(tuple(map(zeros, rings.k_PMKRd)), tuple(map(zeros, rings.v_PMKRd)), jnp.int32(0))
 
 
 def _zeros(config, shape, mesh):
@@ -133,26 +182,41 @@ def prefill(config: ModelConfig, params: dict, tokens_BS, lengths_B, mesh: Mesh 
     return jax.lax.scan(layer_step, x_BSD, params["layers"])[1]
 
 
-def decode(config: ModelConfig, params: dict, prompts: Prompts, rings: Rings, tokens_PM, ages_PM):
-    """One more token of every answer; returns (hidden_PMD after the final norm, rings).
+def decode(
+    config: ModelConfig,
+    params: dict,
+    prompts: Prompts,
+    rings: Rings,
+    chunk: Chunk,
+    tokens_PM: jax.Array,
+    ages_PM: jax.Array,
+):
+    """One more token of every answer; returns (hidden_PMD after the final norm, chunk).
 
     Args:
       params: `unstacked`.
+      chunk: not full; `rings` are those that it will join.
       tokens_PM: int32; an answer's first one is the last of its prompt, which `prompts` lacks.
-      ages_PM: int32, tokens that each row has in its ring.
+      ages_PM: int32, tokens that each row has in its ring and chunk.
     """
     x_PMD, angles_PMd = _begin(config, params, tokens_PM, prompts.lengths_P[:, None] + ages_PM)
-    back_R = (rings.cursor - jnp.arange(rings.slots)) % rings.slots
-    seen_PMTR = back_R[None, None, None] <= ages_PM[..., None, None]
+    # How many tokens ago a slot was written.
+    back_C = chunk.filled - jnp.arange(chunk.slots)
+    back_R = chunk.filled + 1 + (rings.cursor - 1 - jnp.arange(rings.slots)) % rings.slots
+    lived_PM111 = ages_PM[..., None, None, None]
+    since = lambda back: jnp.where(back > 0, back, NOT_YET)[None, None, None, None] <= lived_PM111
+    in_ring_PM11R, in_chunk_PM11C = since(back_R), since(back_C)
     k, v = [], []
     for layer, layer_params in enumerate(params["layers"]):
-        ring = _Ring(rings.k_PMKRd[layer], rings.v_PMKRd[layer], rings.cursor)
-        attention = _two_parts(prompts, layer, seen_PMTR)
-        x_PMD, ring = bind(Layer, config, layer_params)(x_PMD, angles_PMd, attention, ring)
-        k.append(ring.k_PMKRd)
-        v.append(ring.v_PMKRd)
-    rings = Rings(tuple(k), tuple(v), (rings.cursor + 1) % rings.slots)
-    return _ends(config, params).final_norm(x_PMD), rings
+        before = (
+            (rings.k_PMKRd[layer], rings.v_PMKRd[layer], in_ring_PM11R),
+            (chunk.k_PMKCd[layer], chunk.v_PMKCd[layer], in_chunk_PM11C),
+        )
+        attention = _two_parts(prompts, layer, tokens_PM.shape[1], before)
+        x_PMD, kept = bind(Layer, config, layer_params)(x_PMD, angles_PMd, attention, _Kept())
+        k.append(kept.k)
+        v.append(kept.v)
+    return _ends(config, params).final_norm(x_PMD), chunk.grown(k, v)
 
 
 def extend(config: ModelConfig, params: dict, prompts: Prompts, tokens_PMT):
@@ -163,10 +227,9 @@ def extend(config: ModelConfig, params: dict, prompts: Prompts, tokens_PMT):
     P, M, T = tokens_PMT.shape
     at_PN = prompts.lengths_P[:, None] + jnp.tile(jnp.arange(T), M)[None]
     x_PND, angles_PNd = _begin(config, params, tokens_PMT.reshape(P, M * T), at_PN)
-    seen_PMTR = jnp.tril(jnp.ones((T, T), bool))[None, None]
     for layer, layer_params in enumerate(params["layers"]):
-        attention = _two_parts(prompts, layer, seen_PMTR)
-        x_PND, _ = bind(Layer, config, layer_params)(x_PND, angles_PNd, attention, _Whole(M))
+        attention = _two_parts(prompts, layer, M)
+        x_PND, _ = bind(Layer, config, layer_params)(x_PND, angles_PNd, attention)
     return _ends(config, params).final_norm(x_PND).reshape(P, M, T, -1)
 
 
@@ -191,52 +254,29 @@ class _Kept:
         return k_BTKd, v_BTKd, _Kept(k_BTKd, v_BTKd)
 
 
-@dataclasses.dataclass
-class _Ring:
-    """One layer's rings."""
+def _two_parts(prompts: Prompts, layer: int, M: int, before: tuple = ()):
+    """The attention of a layer, (q_PNHd, k_PNKd, v_PNKd) -> out_PNHd, of T new tokens per answer.
 
-    k_PMKRd: jax.Array
-    v_PMKRd: jax.Array
-    cursor: jax.Array
-
-    def write(self, k_PMKd, v_PMKd):
-        put = lambda ring, new: jax.lax.dynamic_update_slice(
-            ring, new[:, :, :, None], (0, 0, 0, self.cursor, 0)
-        )
-        ring = _Ring(put(self.k_PMKRd, k_PMKd), put(self.v_PMKRd, v_PMKd), self.cursor)
-        return ring.k_PMKRd, ring.v_PMKRd, ring
-
-
-@dataclasses.dataclass
-class _Whole:
-    """All of M answers' tokens, as a ring of as many slots."""
-
-    M: int
-
-    def write(self, k_PNKd, v_PNKd):
-        cut = lambda x: jnp.moveaxis(x.reshape(x.shape[0], self.M, -1, *x.shape[2:]), 2, 3)
-        return cut(k_PNKd), cut(v_PNKd), self
-
-
-def _two_parts(prompts: Prompts, layer: int, seen_PMTR):
-    """The attention of a layer: (q_PNHd, own keys and values _PMKRd) -> out_PNHd, N = M * T."""
+    They see the prompt, what `before` holds of their answer (tuples of keys and values _PMKSd and
+    of who sees them, bool [P, M, 1, 1, S]), and each other up to themselves.
+    """
     k_PKSd, v_PKSd = prompts.k_PKSd[layer], prompts.v_PKSd[layer]
     known_PS = jnp.arange(k_PKSd.shape[2])[None] < prompts.lengths_P[:, None]
 
-    def attention(q_PNHd, k_PMKRd, v_PMKRd):
-        P, M, K, R, d = k_PMKRd.shape
-        G = q_PNHd.shape[2] // K
-        q_PMTKGd = q_PNHd.reshape(P, M, -1, K, G, d) * d**-0.5
-        T = q_PMTKGd.shape[2]
+    def attention(q_PNHd, k_PNKd, v_PNKd):
+        P, N, K, d = k_PNKd.shape
+        T, G = N // M, q_PNHd.shape[2] // K
+        cut = lambda x: jnp.moveaxis(x.reshape(P, M, T, K, d), 2, 3)
+        new_nT = jnp.repeat(jnp.tril(jnp.ones((T, T), bool)), G, axis=0)
+        own = [*before, (cut(k_PNKd), cut(v_PNKd), new_nT[None, None, None])]
+        q_PMTKGd = q_PNHd.reshape(P, M, T, K, G, d) * d**-0.5
         shared_PKnd = q_PMTKGd.transpose(0, 3, 1, 2, 4, 5).reshape(P, K, M * T * G, d)
         own_PMKnd = q_PMTKGd.transpose(0, 1, 3, 2, 4, 5).reshape(P, M, K, T * G, d)
-        seen_PMKnR = jnp.repeat(seen_PMTR, G, axis=2)[:, :, None]
         # [P, K, M T G] and [P, M, K, T G] hold the same queries in two orders.
         apart = lambda x: jnp.moveaxis(x.reshape(P, K, M, T * G, *x.shape[3:]), 1, 2)
-        top1, sum1, out1 = map(
-            apart, _softmax(shared_PKnd, k_PKSd, v_PKSd, known_PS[:, None, None])
-        )
-        top2, sum2, out2 = _softmax(own_PMKnd, k_PMKRd, v_PMKRd, seen_PMKnR)
+        prompt = (k_PKSd, v_PKSd, known_PS[:, None, None])
+        top1, sum1, out1 = map(apart, _softmax(shared_PKnd, [prompt]))
+        top2, sum2, out2 = _softmax(own_PMKnd, own)
         top = jnp.maximum(top1, top2)
         part1, part2 = jnp.exp(top1 - top), jnp.exp(top2 - top)
         whole = sum1 * part1 + sum2 * part2
@@ -247,19 +287,22 @@ def _two_parts(prompts: Prompts, layer: int, seen_PMTR):
     return attention
 
 
-def _softmax(q_nd, k_Sd, v_Sd, seen_nS):
+def _softmax(q_nd, pieces):
     """(maxima, sums, unnormalised outputs) of a softmax in float32, over leading axes alike.
 
-    Where nothing is seen the sum counts for nothing once it is merged with one that sees something.
+    Its keys come in pieces, each (k_Sd, v_Sd, seen_nS). Where nothing is seen the sum counts for
+    nothing once it is merged with one that sees something.
     """
-    scores_nS = jnp.einsum("...nd,...Sd->...nS", q_nd, k_Sd, preferred_element_type=jnp.float32)
-    scores_nS = jnp.where(seen_nS, scores_nS, NEVER)
-    top_n = jnp.max(scores_nS, axis=-1)
-    weights_nS = jnp.exp(scores_nS - top_n[..., None])
-    out_nd = jnp.einsum(
-        "...nS,...Sd->...nd",
-        weights_nS.astype(v_Sd.dtype),
-        v_Sd,
-        preferred_element_type=jnp.float32,
+    dot = lambda how, a, b: jnp.einsum(how, a, b, preferred_element_type=jnp.float32)
+    scores = [
+        jnp.where(seen_nS, dot("...nd,...Sd->...nS", q_nd, k_Sd), NEVER)
+        for k_Sd, _, seen_nS in pieces
+    ]
+    top_n = functools.reduce(jnp.maximum, [jnp.max(scores_nS, axis=-1) for scores_nS in scores])
+    weights = [jnp.exp(scores_nS - top_n[..., None]) for scores_nS in scores]
+    sum_n = sum(jnp.sum(weights_nS, axis=-1) for weights_nS in weights)
+    out_nd = sum(
+        dot("...nS,...Sd->...nd", weights_nS.astype(v_Sd.dtype), v_Sd)
+        for weights_nS, (_, v_Sd, _) in zip(weights, pieces, strict=True)
     )
-    return top_n, jnp.sum(weights_nS, axis=-1), out_nd
+    return top_n, sum_n, out_nd

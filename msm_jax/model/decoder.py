@@ -88,8 +88,11 @@ class Projection(nnx.Module):
         return y
 
     def _map(self, param, x, contracted):
-        last = tuple(range(-contracted, 0))
-        return jnp.tensordot(x, param[...].astype(self.dtype), (last, last))
+        # As matrices: XLA's CPU backend turns stacks round, weights among them, before a product.
+        w = param[...].astype(self.dtype)
+        outputs, fan_in = w.shape[:-contracted], math.prod(w.shape[-contracted:])
+        y = jnp.tensordot(x.reshape(-1, fan_in), w.reshape(-1, fan_in), ((-1,), (-1,)))
+        return y.reshape(*x.shape[:-contracted], *outputs)
 
 
 class Attention(nnx.Module):

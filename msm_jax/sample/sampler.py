@@ -25,11 +25,11 @@ import numpy as np
 
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, decode, logits
+from msm_jax.model.decode import CHUNK
 from msm_jax.sample.draw import draw
 
 SMALLEST_BUCKET = 32
 FIRST_RING = 128  # slots; doubled when an answer needs more
-CHUNK = 16  # tokens between two looks of the host
 ANSWERS = 16  # in flight per prompt, unless there are too few prompts to fill the rows
 PREFILL_TOKENS = 2048  # short prompts are read several at a time, up to this many tokens
 
@@ -317,13 +317,14 @@ def _run_chunk(config, params, prompts, rings, rows, begun, how):
     P, M = new_PM.shape
 
     def unfinished(carry):
-        step, _, rows, _ = carry
-        return (step < CHUNK) & ~jnp.all(rows.ended_PM)
+        newest, rows, _ = carry
+        return (newest.filled < CHUNK) & ~jnp.all(rows.ended_PM)
 
     def one_token(carry):
-        step, rings, rows, (tokens_CPM, logprobs_CPM) = carry
-        hidden_PMD, rings = decode.decode(
-            config, params, prompts, rings, rows.token_PM, rows.age_PM
+        newest, rows, (tokens_CPM, logprobs_CPM) = carry
+        step = newest.filled
+        hidden_PMD, newest = decode.decode(
+            config, params, prompts, rings, newest, rows.token_PM, rows.age_PM
         )
         logits_NV = masked(
             logits(config, params, hidden_PMD.reshape(P * M, -1)), how["vocab_limit"]
@@ -340,12 +341,12 @@ def _run_chunk(config, params, prompts, rings, rows, begun, how):
             tokens_CPM.at[step].set(token_PM),
             logprobs_CPM.at[step].set(logprob_N.reshape(P, M)),
         )
-        return step + 1, rings, rows, found
+        return newest, rows, found
 
     found = jnp.full((CHUNK, P, M), -2, jnp.int32), jnp.zeros((CHUNK, P, M))
-    start = (jnp.int32(0), rings, rows, found)
-    _, rings, rows, found = jax.lax.while_loop(unfinished, one_token, start)
-    return rings, rows, found
+    start = (decode.empty_chunk(rings), rows, found)
+    newest, rows, found = jax.lax.while_loop(unfinished, one_token, start)
+    return rings.joined(newest), rows, found
 
 
 def masked(logits_V, vocab_limit):

@@ -234,19 +234,20 @@ def compile_decode(config: ConfigDict, devices: list, rows: int, slots: int) -> 
     prompts = jax.tree.map(here, jax.eval_shape(lambda: decode.empty(model, P, slots)))
     ring_slots = max(slots // 4, 1)
     rings = jax.tree.map(here, jax.eval_shape(lambda: decode.empty_rings(model, P, M, ring_slots)))
+    chunk = jax.tree.map(here, jax.eval_shape(lambda: decode.empty_chunk(rings)))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     ids_PM = jax.ShapeDtypeStruct((P, M), np.int32, sharding=place)
 
-    def step(params, prompts, rings, tokens_PM, ages_PM):
-        hidden_PMD, rings = decode.decode(model, params, prompts, rings, tokens_PM, ages_PM)
-        return logits(model, params, hidden_PMD).argmax(-1), rings
+    def step(params, prompts, rings, chunk, tokens_PM, ages_PM):
+        hidden_PMD, chunk = decode.decode(model, params, prompts, rings, chunk, tokens_PM, ages_PM)
+        return logits(model, params, hidden_PMD).argmax(-1), chunk
 
     flops = 2 * sum(leaf.size for leaf in jax.tree.leaves(params)) * P * M
     return _compiled(
         f"decode step, {P} x {M} rows, prompts of {slots}, {model.dtype}",
-        jax.jit(step, donate_argnums=2).lower(params, prompts, rings, ids_PM, ids_PM),
+        jax.jit(step, donate_argnums=3).lower(params, prompts, rings, chunk, ids_PM, ids_PM),
         mesh,
-        {"weights": params, "cache": (prompts, rings)},
+        {"weights": params, "cache": (prompts, rings, chunk)},
         P * M,
         flops,
         flops,
