@@ -1,6 +1,7 @@
 """A model in a notebook: what `msm_jax.load` returns."""
 
 import bisect
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -23,9 +24,11 @@ from msm_jax.loading import read_parts
 from msm_jax.model import ModelConfig, forward, logits, make_mesh
 from msm_jax.model.adapter import join, without_adapter
 from msm_jax.model.axes import AXES
+from msm_jax.model.decode import stacked, unstacked
 from msm_jax.sample import Sample
 from msm_jax.weights import export, peft
 
+TWICE_FITS = 0.4
 SAVED_AS = ("huggingface", "peft", "orbax")
 Message = Mapping[str, str]
 Prompt = str | Sequence[int] | Sequence[Message]
@@ -185,11 +188,23 @@ class Model:
             plain = dataclasses.replace(self.config, lora_rank=0)
             return dataclasses.replace(self, config=plain, params=base)
         config, adapter = peft.load_adapter(directory, self.config, self.mesh)
+        adapter = unstacked(adapter) if isinstance(base["layers"], tuple) else adapter
         return dataclasses.replace(self, config=config, params=join(base, adapter))
+
+    def for_sampling(self, always: bool = False) -> "Model":
+        """This model, with its layers apart if its device has no room for them in both forms.
+
+        The sampler reads layers one by one and makes them so for itself; a model that takes more
+        than TWICE_FITS of a device's memory it cannot have twice. This one's weights are given up
+        then: go on with the model that is returned.
+        """
+        if not (always or _too_large_to_have_twice(self.params)):
+            return self
+        return dataclasses.replace(self, params=unstacked(self.params, consume=True))
 
     def merged(self) -> "Model":
         """This model with its adapter's contribution added to the weights."""
-        config, params = peft.merge(self.config, self.params)
+        config, params = peft.merge(self.config, stacked(self.params))
         return dataclasses.replace(self, config=config, params=params)
 
     def save(
@@ -211,14 +226,15 @@ class Model:
             raise UserError(f"format={format!r}: one of {SAVED_AS}")
         if dtype is not None and format != "huggingface":
             raise UserError(f"dtype={dtype!r} goes with format='huggingface', not {format!r}")
+        params = stacked(self.params)
         if format == "huggingface":
-            export.save_checkpoint(directory, self.config, self.params, dtype, self.directory)
+            export.save_checkpoint(directory, self.config, params, dtype, self.directory)
         elif format == "peft":
             base = str(self.directory) if self.directory else None
-            peft.save_adapter(directory, self.config, self.params, base)
+            peft.save_adapter(directory, self.config, params, base)
         else:
             facts = {"chat_format": self.chat_format, "tokenizer": self.tokenizer.fingerprint}
-            export.save_run(directory, self.config, self.params, facts, self.directory)
+            export.save_run(directory, self.config, params, facts, self.directory)
 
 
 def _tokens_to_stop(text_of, stop: tuple[str, ...], tokens: Sequence[int]) -> int | None:
@@ -267,10 +283,27 @@ def params_fingerprint(params: dict) -> str:
     the same in whatever order it is summed.
     """
     digest = hashlib.sha256()
-    for name, leaf in jax.tree_util.tree_leaves_with_path(params):
+    sums = jax.tree.map(lambda leaf: int(_sum_of_bits(leaf)), params)
+    if isinstance(params["layers"], tuple):
+        add = lambda *layers: sum(layers) % 2**32
+        sums = {**sums, "layers": jax.tree.map(add, *sums["layers"])}
+    shapes = jax.eval_shape(stacked, params)
+    for (name, leaf), found in zip(
+        jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(sums), strict=True
+    ):
         digest.update(f"{jax.tree_util.keystr(name)} {leaf.shape} {leaf.dtype} ".encode())
-        digest.update(str(int(_sum_of_bits(leaf))).encode())
+        digest.update(str(found).encode())
     return digest.hexdigest()[:16]
+
+
+def _too_large_to_have_twice(params: dict) -> bool:
+    """Whether some device's part of the weights is more than TWICE_FITS of its memory."""
+    parts: collections.Counter = collections.Counter()
+    for leaf in jax.tree.leaves(params):
+        for shard in leaf.addressable_shards:
+            parts[shard.device] += shard.data.nbytes
+    memory = {device: (device.memory_stats() or {}).get("bytes_limit", 0) for device in parts}
+    return any(part > TWICE_FITS * memory[device] > 0 for device, part in parts.items())
 
 
 @jax.jit

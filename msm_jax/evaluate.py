@@ -18,13 +18,13 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from msm_jax import command
+from msm_jax import command, loading
 from msm_jax.errors import UserError
 from msm_jax.evals import kinds
 from msm_jax.evals.evaluation import judge, sample
 
 STAGES = ("all", "sample", "judge", "report", "inspect")
-_OF_THE_COMMAND = ("kind", "checkpoint", "output", "stage", "arms")
+_OF_THE_COMMAND = ("kind", "checkpoint", "adapter", "dtype", "mesh", "output", "stage", "arms")
 
 
 def define_flags() -> list[str]:
@@ -32,7 +32,8 @@ def define_flags() -> list[str]:
     config_flags.DEFINE_config_file("config", None, "A config with settings, as path.py[:arg].")
     before = set(flags.FLAGS)
     flags.DEFINE_enum("kind", "preferences", sorted(kinds.KINDS), "What is evaluated.")
-    flags.DEFINE_string("checkpoint", None, "Run directory whose newest checkpoint is asked.")
+    flags.DEFINE_string("checkpoint", None, "Run or Hugging Face directory of who is asked.")
+    loading.define_flags()
     flags.DEFINE_string("output", None, "Directory for answers, verdicts, summary and report.")
     flags.DEFINE_enum("stage", "all", STAGES, "What to do.")
     flags.DEFINE_list("arms", [], "For the report: NAME:DIR[+DIR...] each; the first is compared.")
@@ -102,7 +103,9 @@ def evaluate(resolved: dict) -> None:
     if stage in ("sample", "all"):
         from msm_jax.api import load
 
-        sample(load(resolved["checkpoint"]), evaluation, output)
+        parts = {name: resolved[name] or None for name in ("adapter", "dtype")}
+        model = load(resolved["checkpoint"], mesh=loading.mesh_sizes(resolved["mesh"]), **parts)
+        sample(model.for_sampling(), evaluation, output)
     if judging:
         evaluation = evaluation if at_once else kind.make(settings, output, True)
         print(json.dumps(kind.headline(judge(evaluation, output)), indent=1))

@@ -4,9 +4,11 @@ import dataclasses
 import os
 import pathlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+from absl import flags
 
 from msm_jax.data.template import (
     FORMATS,
@@ -25,6 +27,7 @@ from msm_jax.data.tokenizer import (
 )
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig
+from msm_jax.model.axes import AXES
 from msm_jax.weights.checkpoints import load_params
 from msm_jax.weights.hf_config import read_json
 from msm_jax.weights.huggingface import load_checkpoint
@@ -41,6 +44,28 @@ class Parts:
     chat_format: str
     directory: pathlib.Path
     stop_ids: tuple[int, ...]
+
+
+def define_flags() -> None:
+    """Flags of commands that load a model, beside where it lies."""
+    flags.DEFINE_string("adapter", None, "PEFT adapter to put on the checkpoint.")
+    flags.DEFINE_string("dtype", None, "float32 or bfloat16; as stored if not given.")
+    flags.DEFINE_list(
+        "mesh", [], "Devices that share the weights, such as tensor=4 or fsdp=2,tensor=4."
+    )
+
+
+def mesh_sizes(words: Sequence[str]) -> dict[str, int] | None:
+    """["fsdp=2", "tensor=4"] as {"fsdp": 2, "tensor": 4}; None for no words."""
+    sizes = {}
+    for word in words:
+        axis, _, size = word.partition("=")
+        if axis not in AXES or not size.isdecimal() or axis in sizes:
+            raise UserError(
+                f"--mesh: {word!r} is not AXIS=NUMBER with an axis of {AXES}, each once"
+            )
+        sizes[axis] = int(size)
+    return sizes or None
 
 
 def is_checkpoint(path: str | os.PathLike) -> bool:

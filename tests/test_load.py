@@ -222,3 +222,49 @@ def test_on_a_mesh_as_on_one_device(ours, folder):
     np.testing.assert_array_equal(many.logits([[1, 2, 3]]), ours.logits([[1, 2, 3]]))
     with pytest.raises(UserError, match="impossible mesh"):
         load(folder, mesh={"fsdp": jax.device_count() + 1})
+
+
+def test_a_model_whose_layers_lie_apart_is_the_same_model(ours, theirs, folder, tmp_path):
+    reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / "a", r=4)
+    reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / "b", 3, r=3)
+    whole = load(folder, adapter=tmp_path / "a")
+    stack = whole.params["layers"]["mlp"]["up"]["w"]
+    identity, ids = whole.identity(), whole.encode(CHAT)
+    wanted, merged = whole.logits([ids]), whole.merged().logits([ids])
+    asked = {"prompts": [CHAT, "one"], "n": 2, "max_tokens": 4}
+    answers, scores = whole.sample(**asked), whole.logprobs([CHAT], ["Yes."])
+    assert whole.for_sampling() is whole  # there is room for both forms
+    apart = whole.for_sampling(always=True)
+    assert stack.is_deleted() and isinstance(apart.params["layers"], tuple)
+    assert apart.identity() == identity
+    np.testing.assert_allclose(apart.logits([ids]), wanted, atol=1e-5)
+    np.testing.assert_allclose(apart.logprobs([CHAT], ["Yes."])[0], scores[0], atol=1e-5)
+    for some, others in zip(apart.sample(**asked), answers, strict=True):
+        assert [answer.tokens for answer in some] == [answer.tokens for answer in others]
+    np.testing.assert_allclose(apart.merged().logits([ids]), merged, atol=1e-5)
+    apart.save(tmp_path / "saved", "orbax")
+    assert load(tmp_path / "saved").identity() == identity
+    swapped = apart.with_adapter(tmp_path / "b").logits([ids])
+    np.testing.assert_allclose(swapped, ours.with_adapter(tmp_path / "b").logits([ids]), atol=1e-5)
+    np.testing.assert_allclose(
+        apart.with_adapter(None).logits([ids]), ours.logits([ids]), atol=1e-5
+    )
+
+
+def test_commands_take_an_adapter_and_a_mesh(theirs, folder, tmp_path, run_python, monkeypatch):
+    reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / "a", r=4)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    quiz = ["-m", "msm_jax.evaluate", "--kind=quiz", f"--checkpoint={folder}"]
+    tuned = [*quiz, f"--adapter={tmp_path / 'a'}", "--mesh=tensor=2"]
+    asked = ["-m", "msm_jax.sample", f"--checkpoint={folder}", "--prompt=one", "--max_tokens=3"]
+    done = run_python(*asked, "--mesh=tensor=2", "--temperature=0")
+    assert done.returncode == 0, done.stderr
+    alone = load(folder).sample(["one"], 1, max_tokens=3, temperature=0)[0][0].text
+    assert json.loads(done.stdout)["completion"] == alone
+    done = run_python(*asked, "--mesh=tensor:2")
+    assert done.returncode == 2 and "'tensor:2' is not AXIS=NUMBER" in done.stderr
+    for name, command in (("plain", quiz), ("tuned", tuned)):
+        done = run_python(*command, f"--output={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+    model = lambda name: json.loads((tmp_path / name / "evaluation.json").read_text())["model"]
+    assert model("plain")["params"] != model("tuned")["params"]

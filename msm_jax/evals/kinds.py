@@ -183,7 +183,9 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
             raise UserError("--judge=checkpoint: --judge_checkpoint must be given")
         from msm_jax.api import load
 
-        return ModelJudge(load(settings["judge_checkpoint"]), cache, tokens, settings["rows"])
+        return ModelJudge(
+            load(settings["judge_checkpoint"]).for_sampling(), cache, tokens, settings["rows"]
+        )
     if name == "openai" and not settings["judge_model"]:
         raise UserError("--judge=openai: --judge_model must be given")
     client = (

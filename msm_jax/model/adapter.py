@@ -13,18 +13,23 @@ def without_adapter(params: dict) -> dict:
     return _picked(params, False)
 
 
-def join(first: dict, second: dict) -> dict:
+def join(first, second):
     """Both trees in one; no leaf is in both."""
+    if isinstance(first, tuple):
+        return tuple(join(*pair) for pair in zip(first, second, strict=True))
     joined = dict(first)
     for name, leaf in second.items():
         joined[name] = join(joined[name], leaf) if name in joined else leaf
     return joined
 
 
-def _picked(tree: dict, adapter: bool) -> dict:
+def _picked(tree, adapter: bool):
+    if isinstance(tree, tuple):
+        layers = tuple(_picked(layer, adapter) for layer in tree)
+        return layers if any(layers) else {}
     found = {}
     for name, leaf in tree.items():
-        if isinstance(leaf, dict):
+        if isinstance(leaf, dict | tuple):
             if inner := _picked(leaf, adapter):
                 found[name] = inner
         elif name.startswith(ADAPTER) == adapter:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.model.config import ModelConfig
-from msm_jax.model.decoder import Ends, Layer, bind
+from msm_jax.model.decoder import Ends, Layer, bind, over_layers
 from msm_jax.model.kernels import packed_attention
 from msm_jax.model.rope import rotation_angles
 
@@ -147,27 +147,45 @@ def placed_shape(leaf, mesh: Mesh | None) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
-def unstacked(params: dict) -> dict:
-    """The parameters with "layers" as a tuple of trees, one per layer.
+def unstacked(params: dict, consume: bool = False) -> dict:
+    """The parameters with "layers" as a tuple of trees, one per layer; as they are if they are so.
 
     A loop over tokens reads a layer of a stack through a copy; these it reads as they lie.
+
+    Args:
+      consume: give up the stacks one by one, so that memory holds the weights and one more stack.
     """
-    layers = params["layers"]
-    count = len(jax.tree.leaves(layers)[0])
-    return {**params, "layers": tuple(_layer(layers, i) for i in range(count))}
+    if isinstance(params["layers"], tuple):
+        return params
+    leaves, tree = jax.tree.flatten(params["layers"])
+    apart = []
+    for leaf in leaves:
+        apart.append([_layer(leaf, layer) for layer in range(len(leaf))])
+        if consume:
+            jax.block_until_ready(apart[-1])
+            leaf.delete()
+    return {**params, "layers": tuple(tree.unflatten(layer) for layer in zip(*apart, strict=True))}
 
 
 @jax.jit
-def _layer(layers, i):
-    take = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False)
-    return jax.tree.map(take, layers)
+def _layer(leaf, layer):
+    return jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
 
 
-def prefill(config: ModelConfig, params: dict, tokens_BS, lengths_B, mesh: Mesh | None = None):
-    """Keys and values of prompts, (k_LBSKd, v_LBSKd).
+def stacked(params: dict) -> dict:
+    """The opposite of `unstacked`."""
+    if not isinstance(params["layers"], tuple):
+        return params
+    return {**params, "layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *params["layers"])}
+
+
+def prefill(
+    config: ModelConfig, params: dict, tokens_BS, lengths_B, mesh: Mesh | None = None
+) -> Prompts:
+    """Reads prompts.
 
     Args:
-      params: as from `init_params`, with stacked layers.
+      params: as from `init_params`, or `unstacked`.
       tokens_BS: prompts from the left; what lies beyond lengths_B is not seen.
     """
     at_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1])[None], tokens_BS.shape)
@@ -177,9 +195,11 @@ def prefill(config: ModelConfig, params: dict, tokens_BS, lengths_B, mesh: Mesh 
 
     def layer_step(x_BSD, layer_params):
         x_BSD, kept = bind(Layer, config, layer_params)(x_BSD, angles_BSd, attention, _Kept())
-        return x_BSD, (kept.k, kept.v)
+        return x_BSD, (jnp.swapaxes(kept.k, 1, 2), jnp.swapaxes(kept.v, 1, 2))
 
-    return jax.lax.scan(layer_step, x_BSD, params["layers"])[1]
+    _, kept = over_layers(layer_step, x_BSD, params["layers"])
+    k, v = zip(*kept, strict=True) if isinstance(kept, list) else map(tuple, kept)
+    return Prompts(k, v, lengths_B)
 
 
 def decode(

@@ -244,8 +244,22 @@ def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, mesh=None):
         layer_step = jax.checkpoint(layer_step, policy=_remat_policy(config.remat))
     # A loop over few layers costs more than it saves: stacking and slicing what it carries.
     unroll = config.layers if config.layers <= UNROLLED_LAYERS else 1
-    x_BTD, _ = jax.lax.scan(layer_step, x_BTD, params["layers"], unroll=unroll)
+    x_BTD, _ = over_layers(layer_step, x_BTD, params["layers"], unroll)
     return ends.final_norm(x_BTD)
+
+
+def over_layers(step, x, layers, unroll: int = 1):
+    """`jax.lax.scan` of step(x, layer's parameters) -> (x, kept) over stacked layers.
+
+    Over a tuple of layers it is a loop, which gives what was kept as a list.
+    """
+    if not isinstance(layers, tuple):
+        return jax.lax.scan(step, x, layers, unroll=unroll)
+    kept = []
+    for layer in layers:
+        x, one = step(x, layer)
+        kept.append(one)
+    return x, kept
 
 
 def _rows_apart(x_BTD, mesh):

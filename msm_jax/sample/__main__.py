@@ -16,7 +16,7 @@ import sys
 
 from absl import flags
 
-from msm_jax import command
+from msm_jax import command, loading
 from msm_jax.api import Model, load
 from msm_jax.corpus.records import read_rows
 from msm_jax.errors import UserError
@@ -24,8 +24,7 @@ from msm_jax.errors import UserError
 
 def define_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Run or Hugging Face directory.", required=True)
-    flags.DEFINE_string("adapter", None, "PEFT adapter to put on it.")
-    flags.DEFINE_string("dtype", None, "float32 or bfloat16; as stored if not given.")
+    loading.define_flags()
     flags.DEFINE_string("chat_format", None, "Chat format; the checkpoint's own if not given.")
     flags.DEFINE_multi_string("prompt", [], "A text to go on with; may be given several times.")
     flags.DEFINE_string("prompts", None, "JSONL file of prompts.")
@@ -73,8 +72,12 @@ def main() -> None:
 
 def loaded(args) -> Model:
     return load(
-        args.checkpoint, args.adapter, dtype=args.dtype or None, chat_format=args.chat_format
-    )
+        args.checkpoint,
+        args.adapter,
+        mesh=loading.mesh_sizes(args.mesh),
+        dtype=args.dtype or None,
+        chat_format=args.chat_format,
+    ).for_sampling()
 
 
 def read_prompts(path: str) -> list[dict]:

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from msm_jax.sample.draw import draw
 SMALLEST_BUCKET = 32
 FIRST_RING = 128  # slots; doubled when an answer needs more
 ANSWERS = 16  # in flight per prompt, unless there are too few prompts to fill the rows
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 PREFILL_TOKENS = 2048  # short prompts are read several at a time, up to this many tokens
 
 
@@ -103,13 +105,14 @@ def stream(
       stop: says of an answer's tokens so far how many of them are to be kept if it ends there,
         or None where it goes on. It is asked once per chunk.
       vocab_limit: ids from here on are never drawn (rows of a padded embedding table).
-      rows: answers computed at a time.
+      rows: answers computed at a time; half as many where they do not fit into memory.
       limits: of (prompt, index), at most how many tokens that answer gets, up to max_tokens; 0
         leaves it out. None: max_tokens for all.
       mesh: that the params are cut by.
 
     Raises:
-      UserError: an empty prompt, an id outside the vocabulary, or a number out of range.
+      UserError: an empty prompt, an id outside the vocabulary, a number out of range, or too
+        little memory for one row.
     """
     limit = config.vocab_size if vocab_limit is None else vocab_limit
     check(config, prompts, limit, n=n, max_tokens=max_tokens, rows=rows)
@@ -122,9 +125,8 @@ def stream(
             index: min(limits(number, index), max_tokens) if limits else max_tokens
             for index in range(first, first + n)
         }
-        answers = [_Row(number, index, limit) for index, limit in most.items() if limit > 0]
-        if answers:
-            by_bucket[bucket(len(prompt) - 1)].append((prompt, answers))
+        if any(limit > 0 for limit in most.values()):
+            by_bucket[bucket(len(prompt) - 1)].append((number, prompt, most))
     how = {
         "key": jax.random.key(seed),
         "stop_ids": np.asarray(sorted(stop_ids) or [-1], np.int32),
@@ -136,10 +138,44 @@ def stream(
     }
     config = dataclasses.replace(config, attention="auto", remat="none")  # were for training
     layers = decode.unstacked(params)
-    for length, queue in sorted(by_bucket.items()):
-        P, M = _shape(len(queue), max(len(answers) for _, answers in queue), rows)
-        flight = _Flight(config, params, layers, how, P, M, length, bucket(max_tokens), stop, mesh)
-        yield from flight.run(queue)
+    for length, asked in sorted(by_bucket.items()):
+        make = lambda P, M, length=length: _Flight(
+            config, params, layers, how, P, M, length, bucket(max_tokens), stop, mesh
+        )
+        rows = yield from _all_answers(make, asked, rows)
+
+
+def _all_answers(make, asked, rows):
+    """Gives the answers to the prompts of one bucket; returns how many rows fitted into memory.
+
+    With fewer rows no answer changes, since its random numbers are its own.
+    """
+    while True:
+        queue = [
+            (prompt, [_Row(number, index, most[index]) for index in most if most[index] > 0])
+            for number, prompt, most in asked
+        ]
+        queue = [(prompt, answers) for prompt, answers in queue if answers]
+        if not queue:
+            return rows
+        try:
+            flight = make(*_shape(len(queue), max(len(answers) for _, answers in queue), rows))
+            by_number = {number: most for number, _, most in asked}
+            for answer in flight.run(queue):
+                by_number[answer.prompt][answer.index] = 0
+                yield answer
+            return rows
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            if not any(words in str(error) for words in OUT_OF_MEMORY):
+                raise
+            # Other processes would go on with as many rows as before.
+            if rows == 1 or jax.process_count() > 1:
+                raise UserError(
+                    f"sampling with rows={rows} ran out of the device's memory; take fewer rows, "
+                    f"shorter prompts or a mesh over more devices ({str(error).splitlines()[0]})"
+                ) from None
+        flight, rows = None, rows // 2
+        logging.warning("out of memory: sampling goes on with %d rows at a time", rows)
 
 
 def _shape(prompts: int, n: int, rows: int) -> tuple[int, int]:
@@ -287,17 +323,9 @@ _grow = jax.jit(decode.Rings.grown)
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
 def _read_prompts(config, mesh, params, prompts, tokens_BS, lengths_B, places_B):
     """Prompts with these in their places; a place beyond the last is nowhere."""
-    k_LBSKd, v_LBSKd = decode.prefill(config, params, tokens_BS, lengths_B, mesh)
-
-    def put(layers, new_LBSKd):
-        new_LBKSd = jnp.swapaxes(new_LBSKd, 2, 3)
-        return tuple(
-            old.at[places_B].set(new, mode="drop")
-            for old, new in zip(layers, new_LBKSd, strict=True)
-        )
-
-    lengths_P = prompts.lengths_P.at[places_B].set(lengths_B, mode="drop")
-    return decode.Prompts(put(prompts.k_PKSd, k_LBSKd), put(prompts.v_PKSd, v_LBSKd), lengths_P)
+    read = decode.prefill(config, params, tokens_BS, lengths_B, mesh)
+    put = lambda old, new: old.at[places_B].set(new, mode="drop")
+    return jax.tree.map(put, prompts, read)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(3, 4))

@@ -99,9 +99,7 @@ def _shape(config, shape, count, rows):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _score(config, mesh, params, layers, ids_PS, lengths_P, tokens_PMT, targets_PMT, vocab_limit):
-    k_LBSKd, v_LBSKd = decode.prefill(config, params, ids_PS, lengths_P, mesh)
-    heads_first = lambda x_LBSKd: tuple(jnp.swapaxes(x_LBSKd, 2, 3))
-    prompts = decode.Prompts(heads_first(k_LBSKd), heads_first(v_LBSKd), lengths_P)
+    prompts = decode.prefill(config, params, ids_PS, lengths_P, mesh)
     hidden_PMTD = decode.extend(config, layers, prompts, tokens_PMT)
 
     def some_tokens(part):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -278,3 +279,36 @@ def test_bfloat16_runs(params):
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
     ((answer,),) = sample(config, params, [[1, 2]], max_tokens=3, temperature=0, rows=2)
     assert len(answer.tokens) == 3
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+import jax
+from msm_jax.errors import UserError
+from msm_jax.model import ModelConfig, init_params
+from msm_jax.sample import sample
+
+config = ModelConfig(vocab_size=64, width=32, layers=1, heads=128, kv_heads=128, head_dim=256,
+                     mlp_width=32)
+params = init_params(config, jax.random.key(0))
+prompts = [[1, 2, 3], [4, 5, 6, 7]]
+tokens = lambda found: [[answer.tokens for answer in answers] for answers in found]
+few = tokens(sample(config, params, prompts, n=64, max_tokens=3, rows=4))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = lambda bytes: resource.setrlimit(resource.RLIMIT_AS, (used + bytes, -1))
+limit(2**30)
+assert tokens(sample(config, params, prompts, n=64, max_tokens=3, rows=64)) == few
+limit(2**28)
+try:
+    sample(config, params, [[1] * 3000], n=1, max_tokens=4000, rows=1)
+except UserError as error:
+    print("said:", error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_too_little_memory_halves_the_rows_and_changes_no_answer(run_python):
+    done = run_python("-c", SHORT_OF_MEMORY)
+    assert done.returncode == 0, done.stderr
+    assert "sampling goes on with 32 rows at a time" in done.stderr
+    assert "rows=1 ran out of the device's memory" in done.stdout

@@ -33,7 +33,7 @@ def _loaded(path: str, dtype: str | None):
 def _load(path: str, dtype: str | None):
     from msm_jax.api import load
 
-    return load(path, dtype=dtype)
+    return load(path, dtype=dtype).for_sampling()
 
 
 @functools.lru_cache(maxsize=1024)
