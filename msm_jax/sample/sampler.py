@@ -138,11 +138,32 @@ def stream(
     }
     config = dataclasses.replace(config, attention="auto", remat="none")  # were for training
     layers = decode.unstacked(params)
-    for length, asked in sorted(by_bucket.items()):
+    for length, asked in _together(config, params, by_bucket, rows):
         make = lambda P, M, length=length: _Flight(
             config, params, layers, how, P, M, length, bucket(max_tokens), stop, mesh
         )
         rows = yield from _all_answers(make, asked, rows)
+
+
+def _together(config, params, by_bucket, rows):
+    """[(length, prompts that are answered together)], by the length that they are padded to.
+
+    A step reads the weights once for all rows. So prompts that do not fill the rows join longer
+    ones, as long as reading their keys and padding costs less than the weights once more.
+    """
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    token = 2 * config.layers * config.kv_heads * config.head_dim
+    token *= jnp.dtype(config.compute_dtype).itemsize
+    groups, few, few_length = [], [], 0
+    for length, asked in sorted(by_bucket.items()):
+        if few and len(few) * length * token > weights:
+            groups.append((few_length, few))
+            few = []
+        few, few_length = few + asked, length
+        if sum(limit > 0 for _, _, most in few for limit in most.values()) >= rows:
+            groups.append((length, few))
+            few = []
+    return [*groups, (few_length, few)] if few else groups
 
 
 def _all_answers(make, asked, rows):
