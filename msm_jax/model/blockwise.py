@@ -7,6 +7,7 @@ known only when the row is, hence loops of variable length, and a backward pass 
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,29 +15,30 @@ import jax.numpy as jnp
 NEVER = -1e30
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def blockwise_attention(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT, block: int = 64):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def blockwise_attention(q_BTHd, k_BSKd, v_BSKd, segment_ids_BS, first=0, block: int = 64):
     """softmax(q k / sqrt(d)) v within segments, causal, out_BTHd; the softmax is in float32.
 
-    Memory is linear in T; time is T times the documents' lengths. A query of segment 0 (padding)
-    gets zeros.
+    Memory is linear in S; time is T times the documents' lengths. A query of segment 0 (padding)
+    gets zeros. The queries are those of the whole row, or of one of its equal parts, which begins
+    at token `first`.
     """
-    return _forward(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT, block)[0]
+    return _forward(q_BTHd, k_BSKd, v_BSKd, segment_ids_BS, first, block)[0]
 
 
-def _forward(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT, block):
-    blocks = _Blocks(q_BTHd, k_BTKd, segment_ids_BT, block)
+def _forward(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT, first, block):
+    blocks = _Blocks(q_BTHd, k_BTKd, segment_ids_BT, first, block)
     q_BnKMd = blocks.queries(q_BTHd * q_BTHd.shape[-1] ** -0.5)
     k_BKTd, v_BKTd = blocks.keys(k_BTKd), blocks.keys(v_BTKd)
 
     def one_query(number, done):
         out_BnKMd, lse_BnKM = done
-        b, i = blocks.place(number)
+        b, i, at = blocks.place(number)
         q_KMd = q_BnKMd[b, i]
 
         def one_key(j, running):
             top_KM, sum_KM, out_KMd = running
-            scores_KMS = blocks.scores(q_KMd, blocks.key(k_BKTd, b, j), b, i, j)
+            scores_KMS = blocks.scores(q_KMd, blocks.key(k_BKTd, b, j), b, at, j)
             new_KM = jnp.maximum(top_KM, jnp.max(scores_KMS, axis=-1))
             weights_KMS = jnp.exp(scores_KMS - new_KM[..., None])
             shrink_KM = jnp.exp(top_KM - new_KM)
@@ -49,7 +51,7 @@ def _forward(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT, block):
 
         shape = q_KMd.shape[:2]
         start = (jnp.full(shape, NEVER / 2), jnp.zeros(shape), jnp.zeros(q_KMd.shape))
-        top_KM, sum_KM, out_KMd = jax.lax.fori_loop(blocks.first_Bn[b, i], i + 1, one_key, start)
+        top_KM, sum_KM, out_KMd = jax.lax.fori_loop(blocks.first_Bn[b, at], at + 1, one_key, start)
         seen_KM = sum_KM > 0
         sum_KM = jnp.where(seen_KM, sum_KM, 1.0)
         lse_KM = jnp.where(seen_KM, top_KM + jnp.log(sum_KM), -NEVER)
@@ -59,12 +61,12 @@ def _forward(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT, block):
     start = jnp.zeros_like(q_BnKMd), jnp.zeros(q_BnKMd.shape[:-1])
     out_BnKMd, lse_BnKM = jax.lax.fori_loop(0, blocks.count, one_query, start)
     out_BTHd = blocks.rows(out_BnKMd)
-    return out_BTHd, (q_BTHd, k_BTKd, v_BTKd, segment_ids_BT, out_BTHd, lse_BnKM)
+    return out_BTHd, (q_BTHd, k_BTKd, v_BTKd, segment_ids_BT, first, out_BTHd, lse_BnKM)
 
 
 def _backward(block, kept, d_BTHd):
-    q_BTHd, k_BTKd, v_BTKd, segment_ids_BT, out_BTHd, lse_BnKM = kept
-    blocks = _Blocks(q_BTHd, k_BTKd, segment_ids_BT, block)
+    q_BTHd, k_BTKd, v_BTKd, segment_ids_BT, first, out_BTHd, lse_BnKM = kept
+    blocks = _Blocks(q_BTHd, k_BTKd, segment_ids_BT, first, block)
     scale = q_BTHd.shape[-1] ** -0.5
     q_BnKMd, d_BnKMd = blocks.queries(q_BTHd * scale), blocks.queries(d_BTHd)
     k_BKTd, v_BKTd = blocks.keys(k_BTKd), blocks.keys(v_BTKd)
@@ -73,14 +75,14 @@ def _backward(block, kept, d_BTHd):
 
     def one_query(number, done):
         dq_BnKMd, dk_BKTd, dv_BKTd = done
-        b, i = blocks.place(number)
+        b, i, at = blocks.place(number)
         q_KMd, d_KMd = q_BnKMd[b, i], d_BnKMd[b, i]
         lse_KM1, delta_KM1 = lse_BnKM[b, i][..., None], delta_BnKM[b, i][..., None]
 
         def one_key(j, running):
             dq_KMd, dk_BKTd, dv_BKTd = running
             k_KSd, v_KSd = blocks.key(k_BKTd, b, j), blocks.key(v_BKTd, b, j)
-            weights_KMS = jnp.exp(blocks.scores(q_KMd, k_KSd, b, i, j) - lse_KM1)
+            weights_KMS = jnp.exp(blocks.scores(q_KMd, k_KSd, b, at, j) - lse_KM1)
             dweights_KMS = _product("KMd,KSd->KMS", d_KMd, v_KSd)
             dscores_KMS = (weights_KMS * (dweights_KMS - delta_KM1)).astype(q_KMd.dtype)
             dv_BKTd = blocks.add(dv_BKTd, b, j, _product("KMS,KMd->KSd", weights_KMS, d_KMd))
@@ -88,14 +90,14 @@ def _backward(block, kept, d_BTHd):
             return dq_KMd + _product("KMS,KSd->KMd", dscores_KMS, k_KSd), dk_BKTd, dv_BKTd
 
         start = jnp.zeros(q_KMd.shape), dk_BKTd, dv_BKTd
-        dq_KMd, dk_BKTd, dv_BKTd = jax.lax.fori_loop(blocks.first_Bn[b, i], i + 1, one_key, start)
+        dq_KMd, dk_BKTd, dv_BKTd = jax.lax.fori_loop(blocks.first_Bn[b, at], at + 1, one_key, start)
         return dq_BnKMd.at[b, i].set(dq_KMd.astype(q_KMd.dtype)), dk_BKTd, dv_BKTd
 
     zero_BKTd = jnp.zeros(k_BKTd.shape)
     start = jnp.zeros_like(q_BnKMd), zero_BKTd, zero_BKTd
     dq_BnKMd, dk_BKTd, dv_BKTd = jax.lax.fori_loop(0, blocks.count, one_query, start)
     back = lambda x_BKTd: jnp.swapaxes(x_BKTd, 1, 2)[:, : k_BTKd.shape[1]].astype(k_BTKd.dtype)
-    return blocks.rows(dq_BnKMd) * scale, back(dk_BKTd), back(dv_BKTd), None
+    return blocks.rows(dq_BnKMd) * scale, back(dk_BKTd), back(dv_BKTd), None, None
 
 
 blockwise_attention.defvjp(_forward, _backward)
@@ -109,33 +111,37 @@ class _Blocks:
     """The arrays of one call, cut into blocks.
 
     The queries of one key/value head lie together, M = G * block rows of a matrix: q_BnKMd, with n
-    blocks in a row. Keys stay whole and are sliced: k_BKTd. T is filled up to whole blocks.
+    blocks in a row, the first of them the row's block number `before`. Keys stay whole and are
+    sliced: k_BKSd. Whole rows are filled up to whole blocks; parts of rows are whole blocks.
     """
 
-    def __init__(self, q_BTHd, k_BTKd, segment_ids_BT, block):
+    def __init__(self, q_BTHd, k_BSKd, segment_ids_BS, first, block):
         self.rows_, self.length, self.heads, self.d = q_BTHd.shape
-        self.block, self.kv_heads = min(block, self.length), k_BTKd.shape[2]
-        self.missing = -self.length % self.block
-        self.n = (self.length + self.missing) // self.block
+        self.kv_length, self.kv_heads = k_BSKd.shape[1:3]
+        is_part = self.length < self.kv_length
+        self.block = math.gcd(block, self.length) if is_part else min(block, self.length)
+        self.n = -(-self.length // self.block)
+        self.before = first // self.block if is_part else 0
         self.count = self.rows_ * self.n
         self.group = self.heads // self.kv_heads
-        self.segment_ids_BT = self._filled(segment_ids_BT)
+        self.segment_ids_BS = self._filled(segment_ids_BS)
         # Where each token's document starts; padding starts with itself and sees nothing.
-        at_T = jnp.arange(self.length + self.missing)
-        ids_BT = self.segment_ids_BT
-        new_BT = jnp.pad(ids_BT[:, 1:] != ids_BT[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-        starts_BT = jax.lax.cummax(jnp.where(new_BT, at_T[None], 0), axis=1)
-        starts_BT = jnp.where(ids_BT > 0, starts_BT, at_T[None])
-        first = jnp.min(starts_BT.reshape(self.rows_, self.n, self.block), axis=-1)
-        self.first_Bn = first // self.block
+        ids_BS = self.segment_ids_BS
+        at_S = jnp.arange(ids_BS.shape[1])
+        new_BS = jnp.pad(ids_BS[:, 1:] != ids_BS[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+        starts_BS = jax.lax.cummax(jnp.where(new_BS, at_S[None], 0), axis=1)
+        starts_BS = jnp.where(ids_BS > 0, starts_BS, at_S[None])
+        self.first_Bn = jnp.min(starts_BS.reshape(self.rows_, -1, self.block), -1) // self.block
 
     def _filled(self, x):
-        if not self.missing:
+        if not (missing := -x.shape[1] % self.block):
             return x
-        return jnp.pad(x, [(0, 0), (0, self.missing)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2))
 
     def place(self, number):
-        return number // self.n, number % self.n
+        """(row, block of the queries at hand, the same block's number in the whole row)."""
+        b, i = number // self.n, number % self.n
+        return b, i, i + self.before
 
     def queries(self, x_BTHd):
         x = self._filled(x_BTHd)
@@ -163,7 +169,7 @@ class _Blocks:
 
     def scores(self, q_KMd, k_KSd, b, i, j):
         cut = lambda n: jax.lax.dynamic_slice(
-            self.segment_ids_BT, (b, n * self.block), (1, self.block)
+            self.segment_ids_BS, (b, n * self.block), (1, self.block)
         )[0]
         at = jnp.arange(self.block)
         causal_tS = i * self.block + at[:, None] >= j * self.block + at[None]

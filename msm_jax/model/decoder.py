@@ -263,10 +263,11 @@ def over_layers(step, x, layers, unroll: int = 1):
 
 
 def _rows_apart(x_BTD, mesh):
-    """Between layers activations are cut by rows only."""
+    """Between layers activations are cut by rows, and along them, only."""
     if mesh is None or mesh.size == 1:
         return x_BTD
-    place = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    along = None if x_BTD.shape[1] % mesh.shape["sequence"] else "sequence"
+    place = NamedSharding(mesh, PartitionSpec(BATCH_AXES, along))
     return jax.lax.with_sharding_constraint(x_BTD, place)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.errors import UserError
 from msm_jax.model.attention import attend, segment_mask
@@ -27,6 +27,7 @@ PLAIN_LENGTH = 128
 # Of splash: maxtext's record runs use 2048, and the library's own 128 is meant as a placeholder
 # (jax splash_attention_kernel.py, BlockSizes.get_default). Larger ones exceed VMEM.
 SPLASH_BLOCK = 1024
+INTERPRET = False  # splash without a TPU, slowly, for tests
 
 
 def choose_attention(config: ModelConfig, length: int, platform: str) -> tuple[str, str]:
@@ -54,7 +55,7 @@ def choose_attention(config: ModelConfig, length: int, platform: str) -> tuple[s
 
 
 def _no_splash(length: int, head_dim: int, platform: str) -> str:
-    if platform != "tpu":
+    if platform != "tpu" and not INTERPRET:
         return f"it runs on TPUs, this is {platform}"
     if length % 128 or head_dim % 64:
         return f"it needs sequence_length {length} % 128 == 0 and head_dim {head_dim} % 64 == 0"
@@ -82,7 +83,8 @@ def packed_attention(
 ) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
     """The function (q_BTHd, k_BTKd, v_BTKd) -> out_BTHd for these segments.
 
-    On a mesh heads are cut by its tensor axis, and rows by the others if `rows_cut`.
+    On a mesh heads are cut by its tensor axis, and rows by the others if `rows_cut`: each device
+    has some rows' queries, of a part of the row, and gathers the keys of the whole row.
     """
     kind, _ = choose_attention(config, segment_ids_BT.shape[1], platform_of(mesh))
     if kind == "plain":
@@ -91,48 +93,77 @@ def packed_attention(
     run = {"blockwise": blockwise_attention, "splash": splash, "cudnn": cudnn}[kind]
     if mesh is None or mesh.size == 1:
         return lambda q_BTHd, k_BTKd, v_BTKd: run(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT)
-    axes = BATCH_AXES if rows_cut else None
-    rows, heads = PartitionSpec(axes), PartitionSpec(axes, None, "tensor")
+    axes, along = (BATCH_AXES, "sequence") if rows_cut else (None, None)
+    parts = mesh.shape["sequence"] if rows_cut else 1
+    rows, heads = PartitionSpec(axes), PartitionSpec(axes, along, "tensor")
+    kernel, spec = None, None
+    if kind == "splash" and parts > 1:
+        # Which blocks a device visits depends on its part of the row.
+        length = segment_ids_BT.shape[1]
+        kernel = _splash_kernel(length, config.heads // mesh.shape["tensor"], parts)
+        spec = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "sequence")))
+
+    def part(kernel, q_BTHd, k_BTKd, v_BTKd, segment_ids_BS):
+        if parts == 1:
+            return run(q_BTHd, k_BTKd, v_BTKd, segment_ids_BS)
+        whole = lambda x_BTKd: jax.lax.all_gather(x_BTKd, "sequence", axis=1, tiled=True)
+        first = jax.lax.axis_index("sequence") * q_BTHd.shape[1]
+        more = {"kernel": kernel} if kernel is not None else {}
+        return run(q_BTHd, whole(k_BTKd), whole(v_BTKd), segment_ids_BS, first=first, **more)
+
     cut = jax.shard_map(
-        run, mesh=mesh, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False
+        part,
+        mesh=mesh,
+        in_specs=(spec, heads, heads, heads, rows),
+        out_specs=heads,
+        check_vma=False,
     )
-    return lambda q_BTHd, k_BTKd, v_BTKd: cut(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT)
+    return lambda q_BTHd, k_BTKd, v_BTKd: cut(kernel, q_BTHd, k_BTKd, v_BTKd, segment_ids_BT)
 
 
-def cudnn(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT):
-    """cuDNN flash attention; bfloat16."""
+def _from(x_BT, first, length: int):
+    """The part of the rows that a device has the queries of."""
+    return jax.lax.dynamic_slice_in_dim(x_BT, first, length, axis=1)
+
+
+def cudnn(q_BTHd, k_BSKd, v_BSKd, segment_ids_BS, first=0):
+    """cuDNN flash attention; bfloat16. `first` is the place of the first query in the row."""
     # A row of scores without any key would be 0 / 0: padding sees itself.
-    mask_BTS = segment_mask(segment_ids_BT) | jnp.eye(segment_ids_BT.shape[1], dtype=bool)[None]
+    mask_BSS = segment_mask(segment_ids_BS) | jnp.eye(segment_ids_BS.shape[1], dtype=bool)[None]
+    mask_BTS = _from(mask_BSS, first, q_BTHd.shape[1])
     return jax.nn.dot_product_attention(
-        q_BTHd, k_BTKd, v_BTKd, mask=mask_BTS[:, None], implementation="cudnn"
+        q_BTHd, k_BSKd, v_BSKd, mask=mask_BTS[:, None], implementation="cudnn"
     )
 
 
-def splash(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT, interpret: bool = False):
-    """Splash attention; `interpret` runs it without a TPU, for tests."""
+def splash(q_BTHd, k_BSKd, v_BSKd, segment_ids_BS, first=0, kernel=None):
+    """Splash attention; `first` is the place of the first query in the row, `kernel` knows it."""
     from jax.experimental.pallas.ops.tpu import splash_attention
 
-    kernel = _splash_kernel(q_BTHd.shape[1], q_BTHd.shape[2], interpret)
+    T, S = q_BTHd.shape[1], k_BSKd.shape[1]
+    kernel = kernel or _splash_kernel(T, q_BTHd.shape[2])
+    ids_BT = segment_ids_BS if T == S else _from(segment_ids_BS, first, T)
 
-    def one(q_THd, k_TKd, v_TKd, segment_ids_T):
-        segments = splash_attention.SegmentIds(q=segment_ids_T, kv=segment_ids_T)
+    def one(q_THd, k_SKd, v_SKd, ids_T, ids_S):
+        segments = splash_attention.SegmentIds(q=ids_T, kv=ids_S)
         q_HTd = jnp.swapaxes(q_THd * q_THd.shape[-1] ** -0.5, 0, 1)
-        k_KTd, v_KTd = jnp.swapaxes(k_TKd, 0, 1), jnp.swapaxes(v_TKd, 0, 1)
-        return jnp.swapaxes(kernel(q_HTd, k_KTd, v_KTd, segment_ids=segments), 0, 1)
+        k_KSd, v_KSd = jnp.swapaxes(k_SKd, 0, 1), jnp.swapaxes(v_SKd, 0, 1)
+        return jnp.swapaxes(kernel(q_HTd, k_KSd, v_KSd, segment_ids=segments), 0, 1)
 
-    return jax.vmap(one)(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT)
+    return jax.vmap(one)(q_BTHd, k_BSKd, v_BSKd, ids_BT, segment_ids_BS)
 
 
-def _splash_kernel(length: int, heads: int, interpret: bool):
+def _splash_kernel(length: int, heads: int, parts: int = 1):
+    """For rows of `length`, of whose queries a device has one of so many parts."""
     from jax.experimental.pallas.ops.tpu import splash_attention
 
-    block = math.gcd(length, SPLASH_BLOCK)
+    block = math.gcd(length // parts, SPLASH_BLOCK)
     names = "block_q block_kv block_kv_compute block_q_dkv block_kv_dkv block_kv_dkv_compute"
     sizes = splash_attention.BlockSizes(
         **dict.fromkeys(names.split(), block), use_fused_bwd_kernel=True
     )
     causal = splash_attention.CausalMask((length, length))
     make = functools.partial(
-        splash_attention.make_splash_mha, head_shards=1, q_seq_shards=1, interpret=interpret
+        splash_attention.make_splash_mha, head_shards=1, q_seq_shards=parts, interpret=INTERPRET
     )
     return make(splash_attention.MultiHeadMask([causal] * heads), block_sizes=sizes)

@@ -20,7 +20,7 @@ def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
       UserError: sizes whose product is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    shape = [int(sizes[axis]) for axis in AXES]
+    shape = [int(sizes.get(axis, 1)) for axis in AXES]
     asked = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
         raise UserError(f"{asked}: sizes are at least 1, and one of them may be -1 (what is left)")
@@ -45,8 +45,11 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict:
 
     def sharding(leaf, axes):
         for size, name in zip(leaf.shape, axes, strict=True):
-            if (axis := RULES.get(name)) and size % mesh.shape[axis]:
-                wrong.add(f"{name} has {size}, mesh.{axis}={mesh.shape[axis]}")
+            cut = RULES.get(name) or ()
+            cut = (cut,) if isinstance(cut, str) else cut
+            if size % math.prod(mesh.shape[axis] for axis in cut):
+                asked = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in cut)
+                wrong.add(f"{name} has {size}, {asked}")
         return NamedSharding(mesh, PartitionSpec(*(RULES.get(name) for name in axes)))
 
     shapes, axes = abstract_params(config), logical_axes(config)
@@ -56,10 +59,15 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict:
     return shardings
 
 
-def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
-    """Of arrays [B, T]; UserError where `rows` cannot be dealt to the batch axes evenly."""
+def batch_sharding(mesh: Mesh, rows: int, length: int) -> NamedSharding:
+    """Of arrays [B, T]; UserError where rows or tokens cannot be dealt to their axes evenly."""
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if rows % parts:
         asked = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in BATCH_AXES)
         raise UserError(f"rows={rows} of a micro-batch cannot be dealt to {asked} devices evenly")
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    if length % mesh.shape["sequence"]:
+        raise UserError(
+            f"sequence_length={length} cannot be cut evenly by mesh.sequence="
+            f"{mesh.shape['sequence']}"
+        )
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "sequence"))

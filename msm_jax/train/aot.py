@@ -169,7 +169,7 @@ def lower_step(config: ConfigDict, devices: list):
     state = _placed(
         jax.eval_shape(optimizer.init, trained), optimizer_shardings(optimizer, trained, mesh)
     )
-    place = batch_sharding(mesh, config.rows // config.accumulation)
+    place = batch_sharding(mesh, config.rows // config.accumulation, config.sequence_length)
     shape = (config.rows, config.sequence_length)
     of = lambda dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
     names = ("tokens", "targets", "segment_ids", "positions")

@@ -71,8 +71,9 @@ def stage() -> ConfigDict:
             "attention": "auto",  # or "plain", "blockwise", "splash", "cudnn": see kernels.py
         }
     )
-    # Devices: rows are dealt to data x fsdp, weights are cut by fsdp and tensor; -1: what is left.
-    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
+    # Devices: rows are dealt to data x fsdp, their tokens to sequence, weights are cut by fsdp,
+    # sequence and tensor; -1: what is left.
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "sequence": 1, "tensor": 1})
     config.optimizer = ConfigDict(
         {
             "learning_rate": 1e-4,

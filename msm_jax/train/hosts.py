@@ -81,7 +81,7 @@ def place_rows(rows_of, shape: tuple[int, int], place: jax.sharding.NamedShardin
             start, stop, _ = index[0].indices(shape[0])
             if (start, stop) not in made:
                 made[start, stop] = rows_of(start, stop)
-            return made[start, stop][name]
+            return made[start, stop][name][:, index[1]]
 
         return jax.make_array_from_callback(shape, place, part)
 

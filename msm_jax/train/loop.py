@@ -61,7 +61,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     model = model_config(config, tokenizer)
     mesh = make_mesh(config.mesh)
     param_shardings(model, mesh)  # refuses a mesh that does not fit before anything is read
-    place = batch_sharding(mesh, config.rows // config.accumulation)
+    place = batch_sharding(mesh, config.rows // config.accumulation, config.sequence_length)
     choose_attention(model, config.sequence_length, platform_of(mesh))
     data = _load(config, config.data, tokenizer)
     steps = config.steps or data.steps or 1

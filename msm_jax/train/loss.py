@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from msm_jax.model import forward, head_weights
-from msm_jax.model.axes import BATCH_AXES, TABLE
+from msm_jax.model.axes import BATCH_AXES, TABLE, WIDTH_AXES
 
 PLAIN = 2**22  # scores that a device may hold at once without further thought
 CHUNK = {"cpu": 2**23}  # and in a chunk: what stays in the caches of a CPU,
@@ -64,6 +64,7 @@ def chunk_length(hidden_shape, vocab: int, mesh=None) -> int | None:
     if mesh is not None:
         rows = max(1, rows // math.prod(mesh.shape[axis] for axis in BATCH_AXES))
         vocab //= mesh.shape["tensor"]
+        length = -(-length // mesh.shape["sequence"])
     if rows * length * vocab <= PLAIN:
         return None
     most = max(1, CHUNK.get(platform, CHUNK_ELSEWHERE) // (rows * vocab))
@@ -106,7 +107,7 @@ def _run(chunk, mesh, wanted, *arguments):
     """(loss, gradient of hidden or None, gradient of w or None), on one device or on many."""
     if mesh is None or mesh.size == 1:
         return _local(chunk, wanted, None, *arguments)
-    rows, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
+    rows, whole = PartitionSpec(BATCH_AXES, "sequence"), PartitionSpec()
     return jax.shard_map(
         functools.partial(_local, chunk, wanted, mesh),
         mesh=mesh,
@@ -117,14 +118,14 @@ def _run(chunk, mesh, wanted, *arguments):
 
 
 def _local(chunk, wanted, mesh, hidden_BTD, w_VD, targets_BT, weights_BT):
-    """What one device does: its rows, and its part of the vocabulary.
+    """What one device does: its rows, its part of each, and its part of the vocabulary.
 
     Each token's softmax is put together over the tensor axis from the parts' maxima and sums.
     """
     dtype, stored = hidden_BTD.dtype, w_VD.dtype
     w_VD, first, over_tensor = w_VD.astype(dtype), 0, lambda x, reduce=None: x
     if mesh is not None:
-        w_VD = jax.lax.all_gather(w_VD, "fsdp", axis=1, tiled=True)
+        w_VD = jax.lax.all_gather(w_VD, WIDTH_AXES, axis=1, tiled=True)
         first = jax.lax.axis_index("tensor") * w_VD.shape[0]
         over_tensor = lambda x, reduce=jax.lax.psum: reduce(x, "tensor")
     V, D = w_VD.shape
@@ -162,9 +163,9 @@ def _local(chunk, wanted, mesh, hidden_BTD, w_VD, targets_BT, weights_BT):
         rows, length = hidden_BTD.shape[:2]
         dh_BTD = over_tensor(jnp.moveaxis(dh_cBcD, 0, 1).reshape(rows, -1, D)[:, :length])
     if mesh is not None:
-        loss = jax.lax.psum(loss, BATCH_AXES)
+        loss = jax.lax.psum(loss, (*BATCH_AXES, "sequence"))
         if wanted[1]:
-            dw_VD = jax.lax.psum_scatter(dw_VD, "fsdp", scatter_dimension=1, tiled=True)
+            dw_VD = jax.lax.psum_scatter(dw_VD, WIDTH_AXES, scatter_dimension=1, tiled=True)
             dw_VD = jax.lax.psum(dw_VD, "data")
     return loss, dh_BTD, dw_VD.astype(stored) if wanted[1] else None
 

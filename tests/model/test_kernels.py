@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from msm_jax.errors import UserError
-from msm_jax.model import ModelConfig
+from msm_jax.model import ModelConfig, kernels
 from msm_jax.model.attention import attend, segment_mask
 from msm_jax.model.blockwise import blockwise_attention
 from msm_jax.model.kernels import choose_attention, splash
@@ -51,12 +51,12 @@ def compare(attention, q, k, v, cotangent, ids, atol):
 )
 @pytest.mark.parametrize(("H", "K"), [(4, 4), (6, 2)])
 def test_blockwise_is_plain(T, block, segments, H, K):
-    attention = lambda *a: blockwise_attention(*a, block)
+    attention = lambda *a: blockwise_attention(*a, block=block)
     compare(attention, *case(T, H, K, 8, segments), atol=1e-5)
 
 
 def test_blockwise_in_bfloat16(T=64):
-    attention = lambda *a: blockwise_attention(*a, 16)
+    attention = lambda *a: blockwise_attention(*a, block=16)
     compare(attention, *case(T, 4, 2, 16, [(40, 20)], "bfloat16"), atol=0.06)
 
 
@@ -64,14 +64,28 @@ def test_blockwise_visits_blocks_of_its_own_documents_only():
     """What it never looks at may be anything, even NaN."""
     q, k, v, _, ids = case(64, 2, 2, 8, [(32, 32)])
     spoilt = k.at[:, :32].set(jnp.nan)
-    out = blockwise_attention(q, spoilt, v, ids, 16)
-    wanted = blockwise_attention(q, k, v, ids, 16)
+    out = blockwise_attention(q, spoilt, v, ids, block=16)
+    wanted = blockwise_attention(q, k, v, ids, block=16)
     np.testing.assert_array_equal(out[:, 32:], wanted[:, 32:])
 
 
-def test_splash_in_interpret_mode_is_plain():
-    attention = lambda *a: splash(*a, interpret=True)
-    compare(attention, *case(256, 2, 1, 64, [(100, 130)]), atol=2e-5)
+@pytest.mark.parametrize("parts", [2, 8])
+def test_blockwise_of_parts_of_rows_is_that_of_the_rows(parts):
+    """As a device has them, where the sequence axis cuts rows."""
+
+    def attention(q, k, v, ids):
+        length = q.shape[1] // parts
+        one = lambda i: blockwise_attention(
+            q[:, i * length : (i + 1) * length], k, v, ids, jnp.int32(i * length), block=16
+        )
+        return jnp.concatenate([one(i) for i in range(parts)], axis=1)
+
+    compare(attention, *case(64, 6, 2, 16, [(64,), (5, 11, 16, -20)]), atol=2e-5)
+
+
+def test_splash_in_interpret_mode_is_plain(monkeypatch):
+    monkeypatch.setattr(kernels, "INTERPRET", True)
+    compare(splash, *case(256, 2, 1, 64, [(100, 130)]), atol=2e-5)
 
 
 def model(**changes):

@@ -13,7 +13,7 @@ MODEL = ModelConfig(
 
 
 def sizes(data, fsdp, tensor):
-    return dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    return {"data": data, "fsdp": fsdp, "sequence": 1, "tensor": tensor}
 
 
 def abstract(*shape):
@@ -22,8 +22,8 @@ def abstract(*shape):
 
 def test_what_is_left_is_found():
     devices = jax.devices() * 8
-    assert make_mesh(sizes(2, -1, 2), devices).shape == {"data": 2, "fsdp": 2, "tensor": 2}
-    assert make_mesh(sizes(1, -1, 1), devices[:1]).shape == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert make_mesh(sizes(2, -1, 2), devices).shape == sizes(2, 2, 2)
+    assert make_mesh(sizes(1, -1, 1), devices[:1]).shape == sizes(1, 1, 1)
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, -1, 1), (1, 4, 4)])
@@ -40,20 +40,22 @@ def test_sizes_that_mean_nothing_are_refused(shape):
 
 def test_dimensions_that_cannot_be_cut_are_all_named():
     with pytest.raises(UserError) as refused:
-        param_shardings(MODEL, abstract(1, 3, 4))
-    for part in ("kv_heads has 2, mesh.tensor=4", "embed has 16, mesh.fsdp=3"):
+        param_shardings(MODEL, abstract(1, 3, 1, 4))
+    for part in ("kv_heads has 2, mesh.tensor=4", "embed has 16, mesh.fsdp=3 x mesh.sequence=1"):
         assert part in str(refused.value)
 
 
 def test_rows_that_cannot_be_dealt_are_refused():
     with pytest.raises(UserError, match=r"rows=6.*mesh\.data=2 x mesh\.fsdp=2"):
-        batch_sharding(abstract(2, 2, 1), 6)
+        batch_sharding(abstract(2, 2, 1, 1), 6, 8)
+    with pytest.raises(UserError, match=r"sequence_length=10.*mesh\.sequence=4"):
+        batch_sharding(abstract(1, 1, 4, 1), 6, 10)
 
 
 def test_every_matrix_is_cut_by_both_weight_axes():
-    shardings = param_shardings(MODEL, abstract(1, 2, 2))
+    shardings = param_shardings(MODEL, abstract(1, 2, 1, 2))
     for path, sharding in jax.tree_util.tree_leaves_with_path(shardings):
-        cut = {axis for axis in sharding.spec if axis}
+        cut = {axis[0] if isinstance(axis, tuple) else axis for axis in sharding.spec if axis}
         name = jax.tree_util.keystr(path)
         wanted = {"fsdp", "tensor"} if "'w'" in name else {"fsdp"}
         if "q_norm" in name or "k_norm" in name:

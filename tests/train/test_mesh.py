@@ -19,11 +19,12 @@ from msm_jax.train.loop import train
 from msm_jax.weights.checkpoints import load_params
 
 config, out = ConfigDict(json.loads(sys.argv[1])), pathlib.Path(sys.argv[2])
-for name, sizes in {"data": (8, 1, 1), "fsdp": (1, 8, 1), "all": (2, 2, 2)}.items():
-    config.mesh.update(dict(zip(("data", "fsdp", "tensor"), sizes)))
+meshes = {"data": (8, 1, 1, 1), "fsdp": (1, 8, 1, 1), "sequence": (1, 2, 4, 1), "all": (2, 1, 2, 2)}
+for name, sizes in meshes.items():
+    config.mesh.update(dict(zip(("data", "fsdp", "sequence", "tensor"), sizes)))
     train(config, out / name)
 # What one mesh saved is read under another, and cut by it.
-config.mesh.update({"data": 1, "fsdp": 4, "tensor": 2})
+config.mesh.update({"data": 1, "fsdp": 4, "sequence": 1, "tensor": 2})
 _, params, _ = load_params(out / "all", mesh=make_mesh(config.mesh))
 leaf = params["layers"]["mlp"]["up"]["w"]
 assert leaf.addressable_shards[0].data.size * 8 == leaf.size, leaf.sharding
@@ -34,8 +35,9 @@ train(config, out / "stopped")
 
 
 KERNELS = """
+import dataclasses
 import jax, jax.numpy as jnp, numpy as np
-from msm_jax.model import ModelConfig, init_params, make_mesh, param_shardings
+from msm_jax.model import ModelConfig, init_params, kernels, make_mesh, param_shardings
 from msm_jax.train import loss
 from msm_jax.train.loss import summed_loss
 
@@ -43,19 +45,34 @@ loss.PLAIN, loss.CHUNK["cpu"] = 1, 2 * 96 * 8
 config = ModelConfig(96, 16, 2, 4, 2, 8, 32, attention="blockwise", remat="full")
 params = init_params(config, jax.random.key(0))
 rng = np.random.default_rng(0)
-draw = lambda: rng.integers(1, 96, (8, 30)).astype(np.int32)
+draw = lambda: rng.integers(1, 96, (8, 32)).astype(np.int32)
 batch = {"tokens": draw(), "targets": draw(), "loss_weights": (draw() % 3 > 0).astype(np.float32)}
-batch["segment_ids"] = np.minimum(np.arange(30) // 7 + 1, 4).astype(np.int32)[None].repeat(8, 0)
+batch["segment_ids"] = np.minimum(np.arange(32) // 7 + 1, 4).astype(np.int32)[None].repeat(8, 0)
 batch["segment_ids"][1::2, 20:] = 0
-batch["positions"] = np.arange(30, dtype=np.int32)[None].repeat(8, 0)
+batch["positions"] = np.arange(32, dtype=np.int32)[None].repeat(8, 0)
 grad = jax.jit(jax.value_and_grad(summed_loss, 1), static_argnums=(0, 3))
 wanted, of_params = grad(config, params, batch, None)
-for sizes in ((8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)):
-    mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes)))
+for sizes in ((8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 1, 2), (1, 2, 2, 2), (1, 1, 8, 1)):
+    mesh = make_mesh(dict(zip(("data", "fsdp", "sequence", "tensor"), sizes)))
     cut = jax.device_put(params, param_shardings(config, mesh))
     found, of_cut = grad(config, cut, batch, mesh)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), of_cut, of_params)
+
+# Splash, interpreted: a device visits the blocks of its part of the row.
+kernels.INTERPRET = True
+keys = jax.random.split(jax.random.key(1), 4)
+q, k, v, cotangent = (jax.random.normal(key, (2, 512, heads, 64)) for key, heads in
+                      zip(keys, (4, 2, 2, 4)))
+ids = np.repeat(np.array([[1, 2, 3, 4], [1, 1, 2, 2]], np.int32), 128, axis=1)
+def run(kind, mesh):
+    splash = dataclasses.replace(config, attention=kind, head_dim=64)
+    attention = kernels.packed_attention(splash, ids, mesh)
+    out, back = jax.vjp(jax.jit(attention), q, k, v)
+    return out, *back(cotangent)
+mesh = make_mesh({"data": 2, "fsdp": 1, "sequence": 2, "tensor": 2})
+for a, b in zip(run("splash", mesh), run("plain", None), strict=True):
+    np.testing.assert_allclose(a, b, atol=3e-5)
 """
 
 
@@ -96,7 +113,7 @@ def test_every_mesh_trains_like_one_device(wide, tmp_path, run_python):
         XLA_FLAGS="--xla_force_host_platform_device_count=8",
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    for name in ("data", "fsdp", "all", "stopped"):
+    for name in ("data", "fsdp", "sequence", "all", "stopped"):
         np.testing.assert_allclose(losses(tmp_path / name), losses(tmp_path / "one"), rtol=2e-5)
 
 
