@@ -2,7 +2,7 @@
 
     python benchmarks/compile_table.py [--keep runs/compile] [--only qwen3-32b,full,v5p-64]
 
-Takes libtpu (pip install 'msm_jax[tpu]') and no TPU; about half an hour of two CPU cores, and about
+Takes libtpu (pip install 'msm_jax[tpu]') and no TPU; about a quarter of an hour of two CPU cores, and about
 3 GB of memory. Figures that lie in --keep already are not made again: delete them to do so.
 """
 
@@ -21,8 +21,8 @@ HEAD = """# Compile proofs
 
 Every row: the real train step (and, where it was compiled, one step of the sampler, bfloat16, 64
 answers or one per group of chips, prompts of 4,096 tokens) of `configs/scale/qwen.py:CONFIG`,
-compiled by libtpu for that topology on a machine without any TPU. Seconds are those of a busy
-machine of two cores, on which compilations also waited for others. It shows that the step lowers,
+compiled by libtpu for that topology on a machine of two cores without any TPU, on which other work
+ran at the same time: read the seconds as upper limits. It shows that the step lowers,
 that its kernels compile, and that the compiler's memory estimate fits; nothing of numbers or speed.
 Made by `python benchmarks/compile_table.py`.
 

@@ -133,6 +133,10 @@ def test_a_small_model_compiles_for_a_tpu_topology(run_python, small, root):
     done = run_python("-m", "msm_jax.compile", *options, **path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "8 x TPU v5 lite" in done.stdout and "GiB of 15.75 GiB" in done.stdout
+    # Rows cut along their tokens, with splash attention.
+    long = ["--nodecode", "--config.mesh.sequence=2", "--config.mesh.fsdp=-1"]
+    done = run_python("-m", "msm_jax.compile", *options, *long, **path)
+    assert done.returncode == 0 and "sequence 2" in done.stdout, done.stderr[-2000:]
     refused = run_python(
         "-m", "msm_jax.compile", f"--config={small}", "--topology=v5e:3x7", "--nodecode", **path
     )
