@@ -34,6 +34,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["msm_jax", "msm_jax.*"]),
     package_data={
+        "msm_jax": ["accelerators.tsv"],
         "msm_jax.evals.material": ["*.jsonl"],
         "msm_jax.spec": ["examples/*.md"],
         "msm_jax.corpus.grammar": ["*.txt"],
@@ -53,7 +54,6 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
-        "pyarrow>=19",
         "pyarrow>=19",
         "safetensors>=0.5",
         "scipy>=1.13",
