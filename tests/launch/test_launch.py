@@ -162,6 +162,8 @@ def test_secrets_are_in_no_argv_metadata_or_log(cloud):
         assert path.parent.stat().st_mode & 0o777 == 0o700
     _, err = cloud.run("run", *TRAIN, f"--key={secret}", code=2, SECRET_KEY=secret)
     assert "SECRET_KEY is in the arguments" in err and part not in err
+    _, err = cloud.run("run", *TRAIN, "--token=hf_" + "a1B2" * 6, code=2)
+    assert "use KEYS" in err and "a1B2" not in err
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
