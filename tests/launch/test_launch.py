@@ -162,7 +162,7 @@ def test_secrets_are_in_no_argv_metadata_or_log(cloud):
         assert path.parent.stat().st_mode & 0o777 == 0o700
     _, err = cloud.run("run", *TRAIN, f"--key={secret}", code=2, SECRET_KEY=secret)
     assert "SECRET_KEY is in the arguments" in err and part not in err
-    _, err = cloud.run("run", *TRAIN, "--token=hf_" + "a1B2" * 6, code=2)
+    _, err = cloud.run("run", *TRAIN, "--token=hf_" + "a1B2" * 8, code=2)
     assert "use KEYS" in err and "a1B2" not in err
 
 
@@ -309,6 +309,7 @@ def test_stop_saves_and_the_run_goes_on_later(cloud):
     wait(lambda: len(cloud.programs()) == 2)
     out, err = cloud.run("setup")
     assert "left as they are" in err
+    cloud.run("stop")
     cloud.run("stop")
     running.communicate(timeout=20)
     assert running.returncode == 75
