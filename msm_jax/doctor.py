@@ -191,7 +191,8 @@ def _why_not(stderr: str) -> tuple[str, str]:
     lines = [line for line in stderr.strip().splitlines() if line.strip()] or ["no message"]
     last = next((line for line in reversed(lines) if "Error" in line), lines[-1])[:300]
     if "ALREADY_IN_USE" in stderr or "in use" in stderr or "lockfile" in stderr:
-        return "the TPU is in use", _holders() or "end the other process, or wait for it"
+        nobody = "look as root (sudo lsof /dev/accel* /dev/vfio/*); if there is nobody, "
+        return "the TPU is in use", _holders() or nobody + "sudo rm /tmp/libtpu_lockfile"
     if "XLA_FLAGS" in stderr:
         unknown = next((line for line in lines if "XLA_FLAGS" in line), last)
         unknown = unknown[unknown.find("Unknown") :][:200]
@@ -246,12 +247,12 @@ def _tpu_chips() -> int:
 
 
 def _holders() -> str:
-    """Who has a TPU's device file open, of the processes that we may look at; "" for nobody."""
+    """Who has a TPU's device file or libtpu's lock open, of whom we may look at; "" for nobody."""
     names = {}
     for link in glob.glob("/proc/[0-9]*/fd/*"):
         try:
             target = os.readlink(link)
-            if re.match(r"/dev/(accel\d|vfio/\d)", target):
+            if re.match(r"/dev/(accel\d|vfio/\d)|/tmp/libtpu_lockfile", target):
                 pid = link.split("/")[2]
                 names[pid] = pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
         except OSError:

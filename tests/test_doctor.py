@@ -2,10 +2,13 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
 import pytest
+
+LIBTPU = pathlib.Path(sys.prefix, "tpu")  # where the Makefile puts it, apart from all else
 
 
 @pytest.fixture
@@ -104,3 +107,35 @@ def test_keys_are_told_as_present_and_never_shown(doctor):
     }
     assert code == 2 and "ANTHROPIC_API_KEY begins or ends" in text
     assert "0123" not in text and "hf_x" not in text
+
+
+HOLD = """
+import os, sys
+from jax.experimental import topologies
+topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not LIBTPU.is_dir(), reason="needs libtpu: make .venv/.installed-test")
+def test_who_holds_the_tpu_is_named(doctor, root):
+    path = f"{root}{os.pathsep}{LIBTPU}"
+    quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8"}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD],
+        env={**os.environ, **quiet, "PYTHONPATH": path, "TPU_WORKER_HOSTNAMES": "localhost"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        if holder.stdout.readline() != "held\n":
+            pytest.skip("another process of this machine has libtpu loaded")
+        code, found, _ = doctor(PYTHONPATH=path, JAX_PLATFORMS="tpu")
+    finally:
+        holder.communicate("")
+    [problem] = found["problems"]
+    assert code == 2 and problem["what"] == "the TPU is in use"
+    assert f"(process {holder.pid})" in problem["cure"]
