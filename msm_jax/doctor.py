@@ -267,9 +267,10 @@ def _holders() -> str:
 def _memory(found: Findings) -> None:
     pages = os.sysconf("SC_PAGE_SIZE")
     total, free = pages * os.sysconf("SC_PHYS_PAGES"), None
-    with contextlib.suppress(OSError, TypeError):  # macOS has neither
+    with contextlib.suppress(OSError):  # macOS has neither
         known = pathlib.Path("/proc/meminfo").read_text()
-        free = 1024 * int(re.search(r"MemAvailable: +(\d+)", known)[1])
+        match = re.search(r"MemAvailable: +(\d+)", known)
+        free = 1024 * int(match[1]) if match else None
         limit = pathlib.Path("/sys/fs/cgroup/memory.max").read_text().strip()
         total = min(total, int(limit)) if limit.isdigit() else total
     facts = {"memory": f"{total / GIB:.1f} GiB" + (f", {free / GIB:.1f} free" if free else "")}

@@ -34,6 +34,12 @@ def test_every_script_is_short_and_clean(root):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_explains_itself(cloud, script):
+    out, _ = cloud.run(script, "--help")
+    assert out.startswith(f"launch/{script} [--dry-run]") and "BASH_SOURCE" not in out
+
+
 # ------------------------------------------------------------------ the commands themselves
 
 
