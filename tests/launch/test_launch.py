@@ -280,6 +280,18 @@ def test_the_launcher_is_killed_and_started_again(cloud):
     assert cloud.world["created"] == 1 and len(cloud.programs()) == 2
 
 
+def test_stopped_by_hand_it_leaves_all_as_it_is(cloud):
+    cloud.script(runs=[{"seconds": 1.5}])
+    first = cloud.start("babysit", "--delete", *TRAIN)
+    wait(lambda: len(cloud.programs()) == 2)
+    first.terminate()
+    _, err = first.communicate(timeout=1)
+    assert first.returncode == 130 and "the run goes on without me" in err
+    assert cloud.run("status")[0].count("running") == 2
+    cloud.run("babysit", "--delete", *TRAIN)
+    assert len(cloud.programs()) == 2 and cloud.world["resource"] is None
+
+
 def test_killed_between_two_workers_the_start_is_completed(cloud):
     cloud.script(runs=[{"seconds": 1}])
     cloud.run("create")
