@@ -60,7 +60,7 @@ setup(
     },
     install_requires=[
         "absl-py>=2.1",
-        "array_record>=0.8; sys_platform != 'win32'",
+        "array_record>=0.8.1; sys_platform != 'win32'",
         "flax>=0.12.8",
         "grain>=0.2.18",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
@@ -73,7 +73,7 @@ setup(
         "orbax-checkpoint>=0.12.8",
         "pyarrow>=19",
         "safetensors>=0.5",
-        "scipy>=1.13",
+        "scipy>=1.14",
         "sentencepiece>=0.2.2",  # the first that tells where its pieces start
         "tensorboard>=2.19",  # only its event file writer, which needs no TensorFlow
         "tensorflow-datasets>=4.9.10",
