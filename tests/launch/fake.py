@@ -33,7 +33,9 @@ class World:
         return self.data
 
     def __exit__(self, *error):
-        (FAKE / "world.json").write_text(json.dumps(self.data))
+        aside = FAKE / f"world.{os.getpid()}"  # renamed: programs are killed in here
+        aside.write_text(json.dumps(self.data))
+        aside.replace(FAKE / "world.json")
         self._lock.close()
 
 

@@ -214,6 +214,16 @@ def test_ssh_that_fails_on_one_worker(cloud, failures, code):
         assert "given up after 3 tries: worker msm:1 cannot be reached" in err
 
 
+def test_a_cloud_that_cannot_be_asked_is_no_preemption(cloud):
+    cloud.run("create")
+    cloud.run("setup")
+    world = cloud.world
+    broken = {"describe_errors": ["INTERNAL: 500"] * 9, "ssh_failures": {"1": 99}}
+    (cloud.folder / "world.json").write_text(json.dumps({**world, **broken}))
+    _, err = cloud.run("run", *TRAIN, code=1)
+    assert "worker msm:1 cannot be reached" in err
+
+
 ERRORS = {
     "quota": "RESOURCE_EXHAUSTED: Quota limit 'TPUV5PPreemptible' has been exceeded. Limit: 16",
     "permission": "PERMISSION_DENIED: Permission 'tpu.nodes.create' denied on 'projects/x'",
