@@ -18,7 +18,7 @@ from absl import flags
 
 from msm_jax import command
 
-_TOPOLOGY = flags.DEFINE_string("topology", "", "A TPU topology, such as v5p:4x4x4 or v5e:16x16.")
+_TOPOLOGY = flags.DEFINE_string("topology", "", "A TPU topology (v5p:4x4x4) or slice (v5p-128).")
 _MESH = flags.DEFINE_integer("mesh", 0, "Fake CPU devices to lower for instead.")
 _DECODE = flags.DEFINE_bool("decode", True, "Also compile a decoding step.")
 _ROWS = flags.DEFINE_integer("rows", 64, "Of the decoding step.")

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from msm_jax import accelerators
 from msm_jax.errors import UserError
 from msm_jax.model import (
     ModelConfig,
@@ -27,19 +28,9 @@ from msm_jax.model import (
     param_shardings,
 )
 from msm_jax.train import hlo
-from msm_jax.train.flops import flops_per_token, peak_flops
+from msm_jax.train.flops import flops_per_token
 from msm_jax.train.optimizer import make_optimizer, optimizer_shardings, split_params
 from msm_jax.train.step import make_step
-
-# GiB of memory a program can use, bytes/s of that memory, and bytes/s over one axis of the
-# interconnect in both directions (Google's data sheets; jax-ml.github.io/scaling-book).
-CHIPS = {
-    "TPU v4": (30.75, 1.2e12, 0.9e11),
-    "TPU v5 lite": (15.75, 0.82e12, 0.9e11),
-    "TPU v5": (95.0, 2.76e12, 1.8e11),
-    "TPU v6": (31.25, 1.64e12, 1.8e11),
-    "TPU7": (94.75, 7.4e12, 1.8e11),
-}
 
 
 @dataclasses.dataclass
@@ -115,11 +106,13 @@ class Report:
 
 
 def tpu_devices(topology: str) -> list:
-    """The devices of a TPU topology such as "v5p:4x4x4".
+    """The devices of a TPU topology such as "v5p:4x4x4", or of gcloud's name for it, "v5p-128".
 
     Raises:
       UserError: libtpu is missing, or knows no such topology.
     """
+    if "-" in topology:
+        topology = accelerators.find_slice(topology).topology
     quiet = {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -136,7 +129,7 @@ def tpu_devices(topology: str) -> list:
         reason = str(error).strip().splitlines()[0][:300]
         raise UserError(
             f"topology={topology}: {reason}; it takes libtpu (pip install 'msm_jax[tpu]') and "
-            "names like v5e:16x16, v5p:4x4x4, v6e:8x8"
+            "names like v5e:16x16, v5p:4x4x4, v6e:8x8, or gcloud's, like v5litepod-256"
         ) from error
 
 
@@ -283,8 +276,7 @@ def _compiled(name, lowered, mesh, kinds, tokens, flops, done, convention) -> Re
     with _memory_errors(name, kinds):
         compiled = lowered.compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
-    chip = next((chip for name, chip in CHIPS.items() if kind.startswith(name)), (0.0, 0.0, 0.0))
-    limit, bandwidth, link = chip
+    chip = accelerators.find(kind)
     sizes = {what: _device_bytes(tree) for what, tree in kinds.items()}
     sizes["arguments"] = memory.argument_size_in_bytes
     sizes["temporaries"] = memory.temp_size_in_bytes
@@ -294,14 +286,14 @@ def _compiled(name, lowered, mesh, kinds, tokens, flops, done, convention) -> Re
         seconds=time.time() - started,
         bytes=sizes,
         peak=getattr(memory, "peak_memory_in_bytes", 0),
-        limit=limit * 2**30,
+        limit=chip.memory if chip else 0.0,
         flops=flops / count,
         done=done / count,
         tokens=tokens,
         collectives=hlo.collectives(text),
-        peak_flops=(peak_flops(devices) or 0.0) / count,
-        memory=bandwidth,
-        link=link,
+        peak_flops=chip.flops if chip else 0.0,
+        memory=chip.bandwidth if chip else 0.0,
+        link=chip.link if chip else 0.0,
         convention=convention,
     )
 

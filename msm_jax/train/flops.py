@@ -2,22 +2,9 @@
 
 import jax
 
+from msm_jax import accelerators
 from msm_jax.model import ModelConfig, abstract_params
 from msm_jax.train.optimizer import split_params
-
-# Dense bfloat16 peak of one device in FLOP/s, from the vendors' data sheets; the first name that
-# occurs in `device_kind` counts.
-PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6": 918e12,
-    "TPU7": 2307e12,
-    "A100": 312e12,
-    "H100": 989e12,
-    "H200": 989e12,
-}
 
 
 def flops_per_token(config: ModelConfig, length: int, trainable: str = "all") -> float:
@@ -44,7 +31,8 @@ def _read_weights(tree: dict, config: ModelConfig) -> int:
 
 
 def peak_flops(devices) -> float | None:
-    """FLOP/s of all the devices together; None for a kind that is not in `PEAKS`, as CPUs are."""
-    kind = devices[0].device_kind
-    peak = next((peak for name, peak in PEAKS.items() if name in kind), None)
-    return peak and peak * len(devices)
+    """Dense bfloat16 FLOP/s of all the devices together; None for a kind that accelerators.tsv
+    does not have, as CPUs are.
+    """
+    kind = accelerators.find(devices[0].device_kind)
+    return kind.flops * len(devices) if kind else None
