@@ -17,7 +17,7 @@ TOO_OLD = import sys; sys.exit(sys.version_info < (3, 11) and \
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONUNBUFFERED ?= 1
 
-.PHONY: help miniature test lint types unit format notebooks clean
+.PHONY: help miniature test lint types unit oldest newest format notebooks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make lint        ruff check and ruff format --check"
 	@echo "make format      let ruff format and mend the code"
 	@echo "make notebooks   notebooks/*.ipynb from notebooks/*.py"
+	@echo "make oldest      tests on setup.py's lower bounds; make newest: on today's versions"
 	@echo "make clean       remove .venv and caches (never runs/)"
 	@echo "PYTHON=...       the Python that makes .venv, >= 3.11 (now: $(PYTHON))"
 
@@ -48,6 +49,11 @@ types: $(VENV)/.installed-test
 
 unit: $(VENV)/.installed-test
 	$(RUN) -m pytest $(ARGS)
+
+# tests/oldest.sh: the lower bounds of setup.py, and what the package index has today.
+oldest newest: $(VENV)/.installed-test
+	@$(PIP) install --constraint constraints.txt uv
+	PATH="$(abspath $(BIN)):$$PATH" tests/oldest.sh $@ $(PYTHON) $(ARGS)
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

@@ -2,8 +2,10 @@
 
 import pathlib
 import re
+import shutil
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent
 VERSION_LINE = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
@@ -23,6 +25,20 @@ def readme() -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
+class BuildPy(build_py):
+    """Wheels carry the lab records and the tested versions; a checkout has them beside it."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        package = pathlib.Path(self.build_lib, "msm_jax")
+        for path in [HERE / "constraints.txt", *sorted((HERE / "configs").rglob("*.py"))]:
+            target = package / path.relative_to(HERE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
 setup(
     name="msm_jax",
     version=version(),
@@ -32,6 +48,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
+    cmdclass={"build_py": BuildPy},
     packages=find_packages(include=["msm_jax", "msm_jax.*"]),
     package_data={
         "msm_jax": ["accelerators.tsv"],
@@ -43,7 +60,7 @@ setup(
     },
     install_requires=[
         "absl-py>=2.1",
-        "array_record>=0.8; sys_platform != 'win32'",
+        "array_record>=0.8.1; sys_platform != 'win32'",
         "flax>=0.12.8",
         "grain>=0.2.18",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
@@ -56,7 +73,7 @@ setup(
         "orbax-checkpoint>=0.12.8",
         "pyarrow>=19",
         "safetensors>=0.5",
-        "scipy>=1.13",
+        "scipy>=1.14",
         "sentencepiece>=0.2.2",  # the first that tells where its pieces start
         "tensorboard>=2.19",  # only its event file writer, which needs no TensorFlow
         "tensorflow-datasets>=4.9.10",

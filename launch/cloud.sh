@@ -29,8 +29,13 @@ state() {
   printf '%s\n' "${out:-UNKNOWN}"
 }
 
-# Whether the workers are there; with --dry-run they always are.
-active() { [[ $DRY || $BACKEND == ssh ]] || [[ $(state) == ACTIVE* ]]; }
+# Whether the workers are there, as far as is known: a question that fails says nothing of them.
+active() {
+  local now
+  [[ ! $DRY && $BACKEND == tpu ]] || return 0
+  now=$(state) || return 0
+  [[ $now == ACTIVE* ]]
+}
 
 # The TPU VMs of the queued resource; a name for all hosts of ssh.
 nodes() {

@@ -25,7 +25,7 @@ options() {
     case $1 in
       --dry-run) DRY=1 ;;
       --settings=*) SETTINGS=${1#*=} ;;
-      -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+      -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;;
       --) shift; break ;;
       *) [[ $allowed == *" ${1%%=*} "* ]] || die $MISTAKE "unknown option $1: see --help" ;;
     esac

@@ -4,6 +4,9 @@ Exit codes: 0 success, 2 a user's error, 75 preempted after a clean save (run it
 """
 
 import errno
+import os
+import pathlib
+import re
 import sys
 from collections.abc import Callable
 
@@ -61,8 +64,23 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
 
 def _parse_flags(argv):
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS([_found(word) for word in argv])
     except flags.Error as error:
         raise UserError(str(error)) from error
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"flags: {error}") from error
+
+
+def _found(word: str) -> str:
+    """--config=configs/x.py[:arg] means ours where the working directory has no such file.
+
+    A wheel carries `configs` inside of the package, a checkout has them beside it.
+    """
+    match = re.fullmatch(r"(--?config=)([^:]+\.py)(:.*)?", word, re.DOTALL)
+    if not match or os.path.exists(match[2]):
+        return word
+    package = pathlib.Path(__file__).parent
+    for path in (package / match[2], package.parent / match[2]):
+        if match[2].startswith("configs/") and path.exists():
+            return f"{match[1]}{path}{match[3] or ''}"
+    raise UserError(f"--config={match[2]}: there is no such file, here or with msm_jax")

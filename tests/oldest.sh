@@ -4,7 +4,7 @@
 #
 #   oldest   setup.py's lower bounds themselves (uv's lowest-direct); what they bring is newest
 #   newest   what the package index has today, constraints.txt ignored
-#   PYTHON   such as 3.11 or a path
+#   PYTHON   such as python3.11, or a path
 #   TEST     tests/model tests/data tests/sample tests/train, if not given
 #
 # Environments go into $WHERE (default: a temporary directory that is removed at the end); one that

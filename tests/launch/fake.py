@@ -6,6 +6,7 @@ records every argv, machines/NODE-WORKER are the workers' home directories, in w
 run, bucket/ is the bucket. Its lock makes every call see one world.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -32,7 +33,9 @@ class World:
         return self.data
 
     def __exit__(self, *error):
-        (FAKE / "world.json").write_text(json.dumps(self.data))
+        aside = FAKE / f"world.{os.getpid()}"  # renamed: programs are killed in here
+        aside.write_text(json.dumps(self.data))
+        aside.replace(FAKE / "world.json")
         self._lock.close()
 
 
@@ -47,10 +50,8 @@ def fail(text):
 
 def kill_machines():
     for pid in FAKE.glob("machines/*/*/run/*/pid"):
-        try:
+        with contextlib.suppress(OSError, ValueError):
             os.killpg(int(pid.read_text()), signal.SIGKILL)
-        except (OSError, ValueError):
-            pass
     shutil.rmtree(FAKE / "machines", ignore_errors=True)
 
 
@@ -225,8 +226,9 @@ def program(*words):
         time.sleep(0.01)
         step += 1
         if first:
-            path.with_suffix(".new").write_text(str(step))
-            path.with_suffix(".new").replace(path)
+            aside = path.with_suffix(f".{os.getpid()}")
+            aside.write_text(str(step))
+            aside.replace(path)
         if stopped:
             print("saved")
             sys.exit(75)
@@ -254,7 +256,7 @@ elif NAME == "gcloud" or NAME == "gsutil":
 elif NAME == "ssh":
     ssh(*ARGV[-2:])
 elif NAME == "scp":
-    words = [word for word in ARGV if not word.startswith("-") and "=" not in word]
+    words = [word for word in ARGV if word[0] in "/m"]  # files of the launcher, me@box:folder
     sys.exit(copy(words[:-1], home(words[-1].partition(":")[0], 0), words[-1]))
 elif NAME == "curl":  # the metadata server: which worker this is
     print(pathlib.Path(os.environ["HOME"]).name.rpartition("-")[2])

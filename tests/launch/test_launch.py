@@ -34,6 +34,12 @@ def test_every_script_is_short_and_clean(root):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_explains_itself(cloud, script):
+    out, _ = cloud.run(script, "--help")
+    assert out.startswith(f"launch/{script} [--dry-run]") and "BASH_SOURCE" not in out
+
+
 # ------------------------------------------------------------------ the commands themselves
 
 
@@ -162,6 +168,8 @@ def test_secrets_are_in_no_argv_metadata_or_log(cloud):
         assert path.parent.stat().st_mode & 0o777 == 0o700
     _, err = cloud.run("run", *TRAIN, f"--key={secret}", code=2, SECRET_KEY=secret)
     assert "SECRET_KEY is in the arguments" in err and part not in err
+    _, err = cloud.run("run", *TRAIN, "--token=hf_" + "a1B2" * 8, code=2)
+    assert "use KEYS" in err and "a1B2" not in err
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -204,6 +212,16 @@ def test_ssh_that_fails_on_one_worker(cloud, failures, code):
     assert asked[:2] == ["--worker=all", "--worker=1"]  # the other is not asked again
     if code:
         assert "given up after 3 tries: worker msm:1 cannot be reached" in err
+
+
+def test_a_cloud_that_cannot_be_asked_is_no_preemption(cloud):
+    cloud.run("create")
+    cloud.run("setup")
+    world = cloud.world
+    broken = {"describe_errors": ["INTERNAL: 500"] * 9, "ssh_failures": {"1": 99}}
+    (cloud.folder / "world.json").write_text(json.dumps({**world, **broken}))
+    _, err = cloud.run("run", *TRAIN, code=1)
+    assert "worker msm:1 cannot be reached" in err
 
 
 ERRORS = {
@@ -253,9 +271,10 @@ def test_a_users_error_is_not_tried_again(cloud):
 
 def test_a_crash_is_tried_again_but_not_for_ever(cloud):
     cloud.script(runs=[{"code": 1}])
+    cloud.settings("TRIES=2")
     _, err = cloud.run("babysit", *TRAIN, code=1)
-    assert len(cloud.programs()) == 2 * 3, err
-    assert "given up after 3 failures" in err
+    assert len(cloud.programs()) == 2 * 2, err
+    assert "given up after 2 failures" in err
 
 
 def test_the_launcher_is_killed_and_started_again(cloud):
@@ -269,6 +288,18 @@ def test_the_launcher_is_killed_and_started_again(cloud):
     _, err = cloud.run("babysit", *TRAIN)
     assert "attaching to the run in progress" in err
     assert cloud.world["created"] == 1 and len(cloud.programs()) == 2
+
+
+def test_stopped_by_hand_it_leaves_all_as_it_is(cloud):
+    cloud.script(runs=[{"seconds": 1.5}])
+    first = cloud.start("babysit", "--delete", *TRAIN)
+    wait(lambda: len(cloud.programs()) == 2)
+    first.terminate()
+    _, err = first.communicate(timeout=1)
+    assert first.returncode == 130 and "the run goes on without me" in err
+    assert cloud.run("status")[0].count("running") == 2
+    cloud.run("babysit", "--delete", *TRAIN)
+    assert len(cloud.programs()) == 2 and cloud.world["resource"] is None
 
 
 def test_killed_between_two_workers_the_start_is_completed(cloud):
@@ -307,6 +338,7 @@ def test_stop_saves_and_the_run_goes_on_later(cloud):
     wait(lambda: len(cloud.programs()) == 2)
     out, err = cloud.run("setup")
     assert "left as they are" in err
+    cloud.run("stop")
     cloud.run("stop")
     running.communicate(timeout=20)
     assert running.returncode == 75

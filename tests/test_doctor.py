@@ -1,0 +1,141 @@
+"""The doctor, shown machines with real faults."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+LIBTPU = pathlib.Path(sys.prefix, "tpu")  # where the Makefile puts it, apart from all else
+
+
+@pytest.fixture
+def doctor(run_python):
+    """(exit code, JSON or None, text) of `python -m msm_jax.doctor`."""
+
+    def run(*arguments, **environment):
+        done = run_python("-m", "msm_jax.doctor", "--json", *arguments, **environment)
+        assert done.returncode in (0, 2) and not done.stderr, done.stderr
+        return done.returncode, json.loads(done.stdout), done.stdout
+
+    return run
+
+
+def test_a_sound_machine_has_nothing_wrong(doctor, run_python, tmp_path):
+    code, found, _ = doctor("--workdir=new/place", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "c"))
+    assert (code, found["problems"], found["notes"]) == (0, [], [])
+    facts = found["facts"]
+    assert facts["devices"]["JAX uses"] == "1 x cpu, of 1 in all"
+    assert {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"} <= set(facts["versions"])
+    assert "GiB free" in facts["disks"]["--workdir"] and not (tmp_path / "new").exists()
+    done = run_python("-m", "msm_jax.doctor")
+    assert done.returncode == 0 and done.stdout.rstrip().endswith("nothing is wrong")
+
+
+@pytest.mark.parametrize(
+    "variable, value, words",
+    [
+        ("JAX_PLATFORMS", "nonsense", "JAX_PLATFORMS=nonsense cannot be had"),
+        ("XLA_FLAGS", "--no_such_flag=1", "Unknown flag in XLA_FLAGS: --no_such_flag=1"),
+        ("JAX_DISABLE_JIT", "1", "JAX_DISABLE_JIT is set"),
+        ("JAX_COMPILATION_CACHE_DIR", "file/cache", "file/cache: Not a directory"),
+    ],
+)
+def test_settings_that_cannot_work_are_named_with_a_cure(doctor, tmp_path, variable, value, words):
+    (tmp_path / "file").touch()
+    code, found, _ = doctor(**{variable: value})
+    [problem] = found["problems"]
+    assert code == 2 and words in problem["what"] and "unset" in problem["cure"]
+
+
+@pytest.mark.parametrize(
+    "limit, words",
+    [
+        ("-n 256", "the limit of open files is 256"),
+        ("-f 100", "--workdir .: File too large"),  # a limit that a write runs into
+    ],
+)
+def test_small_limits_are_found(root, tmp_path, limit, words):
+    command = f'ulimit -S {limit}; exec "{sys.executable}" -m msm_jax.doctor'
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and words in done.stdout, done.stdout + done.stderr
+    assert "ulimit" in done.stdout
+
+
+def test_a_full_disk_is_found(doctor, tmp_path):
+    full = tmp_path / "full"
+    full.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", full])
+    if mounted.returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        code, found, _ = doctor(f"--workdir={full}")
+    finally:
+        subprocess.run(["umount", full], check=True)
+    assert code == 2 and "No space left on device" in found["problems"][0]["what"]
+
+
+def test_versions_that_were_never_tested_are_found(doctor, root, tmp_path):
+    for name, version in (("optax", "0.0.1"), ("tqdm", "4.999")):
+        folder = tmp_path / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (folder / "METADATA").write_text(text)
+    code, found, _ = doctor(PYTHONPATH=f"{tmp_path}{os.pathsep}{root}")
+    [problem] = found["problems"]
+    assert code == 2 and problem["what"] == "optax 0.0.1 is older than what was tested"
+    assert "pip install --upgrade 'optax>=" in problem["cure"]
+    assert found["facts"]["versions"]["tqdm"].startswith("4.999 (every test ran with 4.")
+
+
+def test_keys_are_told_as_present_and_never_shown(doctor):
+    code, found, text = doctor(
+        ANTHROPIC_API_KEY="sk-ant-0123\n", OPENAI_API_KEY="", HF_TOKEN="hf_x"
+    )
+    assert found["facts"]["keys"] == {
+        "ANTHROPIC_API_KEY": "present",
+        "OPENAI_API_KEY": "absent",
+        "HF_TOKEN": "present",
+    }
+    assert code == 2 and "ANTHROPIC_API_KEY begins or ends" in text
+    assert "0123" not in text and "hf_x" not in text
+
+
+HOLD = """
+import os, sys
+from jax.experimental import topologies
+topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not LIBTPU.is_dir(), reason="needs libtpu: make .venv/.installed-test")
+def test_who_holds_the_tpu_is_named(doctor, root):
+    path = f"{root}{os.pathsep}{LIBTPU}"
+    quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8"}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD],
+        env={**os.environ, **quiet, "PYTHONPATH": path, "TPU_WORKER_HOSTNAMES": "localhost"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        if holder.stdout.readline() != "held\n":
+            pytest.skip("another process of this machine has libtpu loaded")
+        code, found, _ = doctor(PYTHONPATH=path, JAX_PLATFORMS="tpu")
+    finally:
+        holder.communicate("")
+    [problem] = found["problems"]
+    assert code == 2 and problem["what"] == "the TPU is in use"
+    assert f"(process {holder.pid})" in problem["cure"]

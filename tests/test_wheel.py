@@ -1,0 +1,76 @@
+"""What somebody gets who installs the wheel and has no checkout."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+
+def build(root, folder):
+    """The wheel, built from a copy, so that nothing is left in the checkout."""
+    source = folder / "source"
+    kept = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(root, source, ignore=kept)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    wheel = [*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder / "dist", source]
+    subprocess.run(wheel, check=True)
+    [path] = (folder / "dist").glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(root, tmp_path_factory):
+    return build(root, tmp_path_factory.mktemp("wheel"))
+
+
+def test_the_wheel_carries_all_that_the_package_reads(root, wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    ignored = {".pyc"}
+    package = {
+        str(path.relative_to(root))
+        for path in (root / "msm_jax").rglob("*")
+        if path.is_file() and path.suffix not in ignored and path.name != "README.md"
+    }
+    configs = {f"msm_jax/{p.relative_to(root)}" for p in (root / "configs").rglob("*.py")}
+    assert len(configs) >= 5
+    missing = (package | configs | {"msm_jax/constraints.txt"}) - names
+    assert not missing
+
+
+def test_configs_are_found_from_anywhere_but_a_file_of_ones_own_wins(run_python, tmp_path):
+    words = ("-m", "msm_jax.study", "--config=configs/miniature.py:smoke", "--workdir=w")
+    done = run_python(*words, "--dry_run")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "miniature.py").write_text("raise ValueError('mine')")
+    done = run_python(*words, "--dry_run")
+    assert done.returncode == 2 and "mine" in done.stderr
+    done = run_python("-m", "msm_jax.study", "--config=configs/none.py", "--workdir=w")
+    assert done.returncode == 2 and "configs/none.py" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_clean_environment_runs_the_miniature_from_an_empty_directory(root, wheel, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    pins = root / "constraints.txt"
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    subprocess.run([*pip, "--constraint", pins, wheel], check=True)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    clean = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    run = lambda *words: subprocess.run(
+        [python, "-m", *words], cwd=empty, env=clean, capture_output=True, text=True
+    )
+    done = run("msm_jax.doctor", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    versions = json.loads(done.stdout)["facts"]["versions"]
+    assert str(tmp_path) in versions["msm_jax"] and "every test ran" not in str(versions)
+    done = run("msm_jax.study", "--config=configs/miniature.py:smoke", "--workdir=runs/smoke")
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((empty / "runs" / "smoke" / "results.json").read_text())
+    assert results["arms"] and (empty / "runs" / "smoke" / "report.html").stat().st_size > 10_000
