@@ -17,7 +17,7 @@ TOO_OLD = import sys; sys.exit(sys.version_info < (3, 11) and \
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONUNBUFFERED ?= 1
 
-.PHONY: help miniature test lint types unit oldest newest format clean
+.PHONY: help miniature test lint types unit oldest newest format notebooks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make test        lint, types and all tests; ARGS='-k name' selects tests"
 	@echo "make lint        ruff check and ruff format --check"
 	@echo "make format      let ruff format and mend the code"
+	@echo "make notebooks   notebooks/*.ipynb from notebooks/*.py"
 	@echo "make oldest      tests on setup.py's lower bounds; make newest: on today's versions"
 	@echo "make clean       remove .venv and caches (never runs/)"
 	@echo "PYTHON=...       the Python that makes .venv, >= 3.11 (now: $(PYTHON))"
@@ -57,6 +58,9 @@ oldest newest: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebooks: $(VENV)/.installed-test
+	$(RUN) notebooks/build.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

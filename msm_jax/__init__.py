@@ -7,7 +7,9 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+# Badges, install cells and package metadata all say this address.
+REPOSITORY = "https://github.com/msm-jax/msm_jax"
+__all__ = ["REPOSITORY", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -53,7 +53,8 @@ def main() -> None:
         print("\n".join(reports[1].lines()), flush=True)
     if _JSON.value:
         with open(_JSON.value, "w", encoding="utf-8") as file:
-            json.dump([dataclasses.asdict(report) for report in reports], file, indent=1)
+            figures = [{**dataclasses.asdict(report), "bound": report.bound} for report in reports]
+            json.dump(figures, file, indent=1)
     for report in reports:
         if report.limit and report.total > report.limit:
             raise UserError(f"{report.name}: {report.total / 2**30:.1f} GiB do not fit a device")

@@ -67,9 +67,16 @@ def _no_cudnn(config: ModelConfig, length: int, platform: str) -> str:
         return f"it runs on NVIDIA GPUs, this is {platform}"
     if config.dtype != "bfloat16":
         return f"it needs model.dtype=bfloat16, not {config.dtype}"
+    if 0 < (capability := _compute_capability()) < 8:
+        return f"it needs compute capability 8.0 (Ampere) or later, this GPU's is {capability}"
     if config.head_dim > 128 or config.head_dim % 8 or length % 2:
         return f"it needs head_dim {config.head_dim} <= 128 and % 8 == 0, and even rows"
     return ""
+
+
+def _compute_capability() -> float:
+    """Of the GPU that is here, as NVIDIA counts (a T4 has 7.5); 0: not known."""
+    return float(getattr(jax.local_devices()[0], "compute_capability", 0))
 
 
 def platform_of(mesh: Mesh | None) -> str:

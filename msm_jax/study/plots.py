@@ -22,16 +22,15 @@ _STYLE = {
 }
 
 
-def _figure(width: float, height: float):
-    """A figure without pyplot's global state, and its axes."""
+def new_figure(width: float, height: float, columns: int = 1):
+    """A figure without pyplot's global state, and its axes: an array of them beside each other."""
     import matplotlib
 
-    matplotlib.use("agg")
     matplotlib.rcParams.update(_STYLE)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    return figure, figure.subplots(1, columns)
 
 
 def svg_uri(figure: Any) -> str:
@@ -49,7 +48,7 @@ def color_of(results: dict, group: str) -> str:
 def bars(results: dict):
     """The headline: for every group the rate before and after fine-tuning, seeds as points."""
     settings = results["config"]["figure"]
-    figure, axes = _figure(1.6 + 1.45 * len(settings["groups"]), 4.2)
+    figure, axes = new_figure(1.6 + 1.45 * len(settings["groups"]), 4.2)
     for at, (name, group) in enumerate(settings["groups"].items()):
         for offset, when in ((-0.2, "before"), (0.2, "after")):
             _bar(axes, results, at + offset, group[when], color_of(results, name), when == "after")
@@ -111,7 +110,7 @@ def _legend(axes) -> None:
 def contrasts(results: dict):
     """Differences between arms with their intervals, seeds as points."""
     entries = [entry for entry in results["contrasts"] if entry["difference"] is not None]
-    figure, axes = _figure(7.4, 0.9 + 0.45 * max(len(entries), 1))
+    figure, axes = new_figure(7.4, 0.9 + 0.45 * max(len(entries), 1))
     for at, entry in enumerate(reversed(entries)):
         if entry["ci_low"] is not None:
             axes.plot([entry["ci_low"], entry["ci_high"]], [at, at], color="#2a6f97", linewidth=2.2)
@@ -128,7 +127,7 @@ def contrasts(results: dict):
 
 def dose(results: dict):
     """Rate along the fine-tuning, a line per group: the mean over seeds, thin lines per seed."""
-    figure, axes = _figure(6.4, 3.6)
+    figure, axes = new_figure(6.4, 3.6)
     for name, group in results["config"]["figure"]["groups"].items():
         points = [p for p in results["dose"] if p["arm"] == group["after"]]
         steps = sorted({p["step"] for p in points})
@@ -149,7 +148,7 @@ def dose(results: dict):
 
 def losses(title: str, curves: Sequence[tuple[str, Sequence[dict]]]):
     """Loss by step of stages that bear one name; `curves` are (label, rows of metrics.jsonl)."""
-    figure, axes = _figure(4.2, 2.7)
+    figure, axes = new_figure(4.2, 2.7)
     labels = list(dict.fromkeys(label for label, _ in curves))
     for number, (label, rows) in enumerate(curves):
         points = [(row["step"], row["loss"]) for row in rows if "loss" in row]

@@ -81,13 +81,15 @@ class Report:
         ]
         for kind, one in sorted(self.collectives.items()):
             text.append(f"  {kind}: {one.count} times, {gib(one.bytes)} per device and step")
-        if self.peak_flops and self.link:
+        if self.bound:
             text.append(self._roofline())
         return text
 
     @property
     def bound(self) -> dict[str, float]:
-        """Seconds that a step takes at least, by what would take them."""
+        """Seconds that a step takes at least, by what would take them; {} for an unknown chip."""
+        if not self.peak_flops or not self.link:
+            return {}
         moved = sum(one.bytes for one in self.collectives.values())
         return {
             "products at peak": self.done / self.peak_flops,

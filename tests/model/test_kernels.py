@@ -116,3 +116,10 @@ def test_what_cannot_run_is_refused():
         choose_attention(model(attention="cudnn"), 4096, "gpu")
     with pytest.raises(UserError, match="model.attention='flash'"):
         model(attention="flash")
+
+
+@pytest.mark.parametrize("capability, kind", [(7.5, "blockwise"), (8.0, "cudnn"), (10.0, "cudnn")])
+def test_old_gpus_do_without_cudnn(monkeypatch, capability, kind):
+    monkeypatch.setattr(kernels, "_compute_capability", lambda: capability)
+    found, why = choose_attention(model(dtype="bfloat16"), 4096, "gpu")
+    assert found == kind and ("Ampere" in why) == (kind == "blockwise")

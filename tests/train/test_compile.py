@@ -87,6 +87,7 @@ def test_the_command_compiles_for_fake_devices(run_python, small, tmp_path):
     assert train["flops"] == pytest.approx(per_token * 8 * 256 / 8)
     assert train["collectives"]["all-gather"]["count"] >= 6
     assert decode["bytes"]["cache"] > 0
+    assert train["bound"] == {}  # of a CPU's peak nothing is known
 
 
 def test_what_it_cannot_do_is_one_message(run_python, small):
@@ -127,12 +128,16 @@ def test_every_shipped_config_of_scale_lowers(run_python, root):
 
 
 @pytest.mark.skipif(not LIBTPU.is_dir(), reason="needs libtpu: make .venv/.installed-test")
-def test_a_small_model_compiles_for_a_tpu_topology(run_python, small, root):
+def test_a_small_model_compiles_for_a_tpu_topology(run_python, small, root, tmp_path):
+    figures = tmp_path / "figures.json"
     options = [f"--config={small}", "--topology=v5e:2x4", "--rows=8", "--slots=128"]
+    options += [f"--json={figures}"]
     path = {"PYTHONPATH": os.pathsep.join([str(root), str(LIBTPU)])}
     done = run_python("-m", "msm_jax.compile", *options, **path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "8 x TPU v5 lite" in done.stdout and "GiB of 15.75 GiB" in done.stdout
+    train = json.loads(figures.read_text())[0]
+    assert train["bound"]["products at peak"] == pytest.approx(train["done"] / 197e12)
     # Rows cut along their tokens, with splash attention.
     long = ["--nodecode", "--config.mesh.sequence=2", "--config.mesh.fsdp=-1"]
     done = run_python("-m", "msm_jax.compile", *options, *long, **path)
