@@ -51,7 +51,9 @@ class Cloud:
         (folder / "bin").mkdir()
         (folder / "shared").mkdir()
         for name in NAMES:
-            (folder / "bin" / name).symlink_to(HERE / "fake.py")
+            path = folder / "bin" / name
+            path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{HERE}/fake.py" {name} "$@"\n')
+            path.chmod(0o755)
         self.environment = {
             "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
             "HOME": str(folder),

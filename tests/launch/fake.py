@@ -1,9 +1,8 @@
-#!/usr/bin/env -S python3 -S
 """gcloud, ssh, scp, gsutil, curl, uv, hostname and a training program that are not there.
 
-Called by one of those names. $FAKE is a directory: script.json says what happens, calls.jsonl
-records every argv, machines/NODE-WORKER are the workers' home directories, in which commands really
-run, bucket/ is the bucket. Its lock makes every call see one world.
+Called with one of those names first. $FAKE is a directory: script.json says what happens,
+calls.jsonl records every argv, machines/NODE-WORKER are the homes of workers, in which commands
+really run, bucket/ is the bucket. Its lock makes every call see one world.
 """
 
 import contextlib
@@ -18,8 +17,7 @@ import sys
 import time
 
 FAKE = pathlib.Path(os.environ["FAKE"])
-NAME = pathlib.Path(sys.argv[0]).name
-ARGV = sys.argv[1:]
+NAME, *ARGV = sys.argv[1:]
 
 
 class World:

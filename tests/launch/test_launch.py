@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -29,8 +30,10 @@ def test_every_script_is_short_and_clean(root):
     for path in files:
         assert len(path.read_text().splitlines()) <= 80, path
         subprocess.run(["bash", "-n", path], check=True)
-    assert shutil.which("shellcheck"), "pip install 'msm_jax[test]' brings it"
-    done = subprocess.run(["shellcheck", *files], capture_output=True, text=True)
+    places = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    shellcheck = shutil.which("shellcheck", path=places)
+    assert shellcheck, "pip install 'msm_jax[test]' brings it"
+    done = subprocess.run([shellcheck, *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
