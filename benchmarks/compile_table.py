@@ -24,7 +24,7 @@ answers or one per group of chips, prompts of 4,096 tokens) of `configs/scale/qw
 compiled by libtpu for that topology on a machine without any TPU. Seconds are those of a busy
 machine of two cores, on which compilations also waited for others. It shows that the step lowers,
 that its kernels compile, and that the compiler's memory estimate fits; nothing of numbers or speed.
-Made by `python benchmarks/compile_table.py`.
+Made by `python benchmarks/compile_table.py`. <!-- takes half an hour -->
 
 GiB per chip; "free" is of what a program may use, after arguments + temporaries. "Bound": the
 share of the chip's peak that a step could reach at most (mfu: 6 per trained weight and token, 4 per

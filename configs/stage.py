@@ -2,9 +2,10 @@
 
 A lab record:
 
-    command    python -m msm_jax.train --config=configs/stage.py --workdir=runs/midtrain \
-                   --config.parent=Qwen3-8B --config.data.documents.path=runs/example/documents.jsonl
-               python -m msm_jax.train --config=configs/stage.py:aft --workdir=runs/aft \
+    command    python -m msm_jax.train --config=configs/stage.py --workdir=runs/midtrain \\
+                   --config.parent=Qwen3-8B \\
+                   --config.data.documents.path=runs/example/documents.jsonl
+               python -m msm_jax.train --config=configs/stage.py:aft --workdir=runs/aft \\
                    --config.parent=runs/midtrain --config.data.chats.path=runs/chats/chats.jsonl
     hardware   whatever holds the parent's weights in bfloat16 and the activations of one row;
                `python -m msm_jax.compile` tells sizes of configs with a preset's name

@@ -1,8 +1,7 @@
 """Compile a stage ahead of time, for devices that are not here; prints what it needs.
 
-    python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-32b,full,v5p-64
-    python -m msm_jax.compile --config=CONFIG --topology=v5p:4x4x4
-    python -m msm_jax.compile --config=CONFIG --mesh=8
+    python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-32b,full,v5p-64  # takes minutes
+    python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-8b,lora,v5p-64 --mesh=8
 
 With --topology (or config.topology) for TPUs, which takes libtpu (the extra `tpu`) and no TPU; with
 --mesh for so many fake CPU devices, which takes nothing. The config is a stage's, as of `train`;

@@ -55,10 +55,10 @@ def room_page(room: str) -> str:
 
 def _modules(room: str) -> list[pathlib.Path]:
     """The room's own face first, then its modules, then those of its folders."""
-    files = [path for path in (ROOT / "msm_jax" / room).rglob("*.py") if path.name[:2] != "__"]
-    inits = [path for path in (ROOT / "msm_jax" / room).rglob("__init__.py")]
+    files = (ROOT / "msm_jax" / room).rglob("*.py")
+    files = [path for path in files if path.name != "__main__.py"]
     key = lambda path: (len(path.parts), path.parent, path.name != "__init__.py", path.name)
-    return sorted(files + inits, key=key)
+    return sorted(files, key=key)
 
 
 def _name(path: pathlib.Path) -> str:

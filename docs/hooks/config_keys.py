@@ -7,6 +7,7 @@ A comment `name -> source()` says that the dictionary takes entries of that form
 
 import ast
 import dataclasses
+import functools
 import io
 import pathlib
 import re
@@ -32,7 +33,7 @@ FORMS = {
 COMMANDS = {"study": "study", "train": "stage", "compile": "stage", "generate": "generate"}
 ENTRIES = re.compile(r"name -> (\w+)\(\)")
 INSIDE = re.compile(r"^(\w+)\(\)")
-LINE_OF_DOCSTRING = re.compile(r"^ *(\w+): (.+(?:\n {4,}.+)*)", re.MULTILINE)
+LINE_OF_DOCSTRING = re.compile(r"^ *(\w+): (.+(?:\n {2,}.+)*)", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Key:
         return type(value).__name__
 
 
+@functools.cache
 def keys(form: str) -> list[Key]:
     """The keys of a form in the order of its source, groups before what is in them."""
     source = (ROOT / FORMS[form]).read_text(encoding="utf-8")
@@ -97,9 +99,9 @@ def explain(form: str, path: str) -> str | None:
                 rest = rest.partition(".")[2]
             return explain(key.inside, rest) if rest else key.text
         # A dictionary of the user's own, such as arms: its entries are explained with it.
-        if isinstance(key.default, ConfigDict) and not key.default and not key.inside:
-            if path.startswith(f"{key.path}."):
-                return key.text
+        free = isinstance(key.default, ConfigDict) and not key.default and not key.inside
+        if free and path.startswith(f"{key.path}."):
+            return key.text
     return None
 
 

@@ -20,9 +20,9 @@ from mkdocs.structure.files import File
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # configs import the package
 
-import api_pages
-import command_flags
-import config_keys
+import api_pages  # noqa: E402
+import command_flags  # noqa: E402
+import config_keys  # noqa: E402
 
 MARKER = re.compile(r"^<!-- (flags|keys|shipped|include): ?(\S*) -->$", re.MULTILINE)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
@@ -58,7 +58,7 @@ def generated(kind: str, name: str, page: str) -> str:
 
 
 def relinked(markdown: str, source: str, page: str) -> str:
-    """The links of a text that lies at `source`, as they are from `page`; both in the repository."""
+    """The links of a text that lies at `source`, as they are from `page`; both in ROOT."""
 
     def link(found) -> str:
         picture, text, target = found.groups()
@@ -76,7 +76,9 @@ def relinked(markdown: str, source: str, page: str) -> str:
         return f"`{place}`" if shown == place else f"{text} (`{place}`)"
 
     parts = CODE.split(markdown)
-    return "".join(part if number % 2 else LINK.sub(link, part) for number, part in enumerate(parts))
+    return "".join(
+        part if number % 2 else LINK.sub(link, part) for number, part in enumerate(parts)
+    )
 
 
 # ------------------------------------------------------------------ tables
@@ -122,7 +124,7 @@ def _on_same_page(form: str, other: str) -> bool:
 
 
 def meaning(form: str, text: str) -> str:
-    """An explanation; names of constants become what they hold, and pages' own forms their links."""
+    """An explanation, with what constants hold in place of their names."""
     source = (ROOT / config_keys.FORMS[form]).read_text(encoding="utf-8")
     for name in re.findall(r"\b[A-Z]{3,}\b", text):
         if held := re.search(rf"^{name} = \((.+?)\)$", source, re.MULTILINE):
