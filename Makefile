@@ -51,7 +51,7 @@ unit: $(VENV)/.installed-test
 	$(RUN) -m pytest $(ARGS)
 
 docs: $(VENV)/.installed-test
-	$(RUN) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 docs-serve: $(VENV)/.installed-test
 	$(RUN) -m mkdocs serve

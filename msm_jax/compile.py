@@ -37,7 +37,7 @@ def main() -> None:
     from msm_jax.train import aot
 
     config = flags.FLAGS.config
-    topology = _TOPOLOGY.value or ("" if count else config.get("topology", ""))
+    topology = _TOPOLOGY.value or ("" if count else config.topology)
     if not topology and not count:
         raise UserError("give --topology=v5p:4x4x4 (TPUs) or --mesh=8 (fake CPU devices)")
     if count:

@@ -108,7 +108,9 @@ def keys_table(form: str) -> str:
                 kind = kind.replace("(#", f"({page}#")
         group = kind == "group"
         default = "" if group or key.inside else value(key.default)
-        rows.append((f"`{key.path}`", kind, default, api_pages.escape(meaning(form, key.text))))
+        # Which form stands there is said by the type.
+        text = re.sub(r"^(?:name -> )?\w+\(\)[:, ]*", "", meaning(form, key.text)) or key.inside
+        rows.append((f"`{key.path}`", kind, default, api_pages.escape(text)))
     return table(("key", "type", "default", "meaning"), rows)
 
 

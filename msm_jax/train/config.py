@@ -42,10 +42,10 @@ def stage() -> ConfigDict:
     # Run directory, or Hugging Face checkpoint, to start from; "": fresh weights from the seed.
     config.parent = ""
     config.tokenizer = ""  # SentencePiece model, tokenizer.json or directory; "": the parent's
-    config.chat_format = "compact"  # or another of data/chat.py; "own": the tokenizer's template
+    config.chat_format = "compact"  # or another of data/chat.py; "own": the checkpoint's template
     config.data = ConfigDict()  # name -> source()
     config.mixture = "weights"  # rows drawn by weight; or "epochs": all documents, epochs times
-    config.epochs = 1.0  # of mixture="epochs"
+    config.epochs = 1.0  # how often mixture="epochs" sees all documents
     config.packing = ConfigDict(  # how documents are laid in rows
         {
             "rows": "packed",  # or "documents", one to a row
@@ -53,9 +53,9 @@ def stage() -> ConfigDict:
         }
     )
     config.token_cache = ""  # directory; "": $MSM_JAX_CACHE, or ~/.cache/msm_jax/tokens
-    config.sequence_length = 64  # T
-    config.rows = 32  # B of the global batch
-    config.accumulation = 1  # micro-batches per step
+    config.sequence_length = 64  # T, tokens in a row
+    config.rows = 32  # B, rows of the global batch: what one optimizer step sees
+    config.accumulation = 1  # parts that a step's rows are computed in, one after another
     config.steps = 1000  # optimizer steps; 0: what `epochs` makes of mixture="epochs"
     config.trainable = "all"  # or "lora": the adapter only
     config.model = ConfigDict(  # see ModelConfig
@@ -64,12 +64,12 @@ def stage() -> ConfigDict:
             # keys below only dtype, param_dtype, lora_*, remat and attention count.
             "preset": "",
             "vocab_size": 0,  # 0: the tokenizer's
-            "width": 64,  # D
+            "width": 64,  # D, of the residual stream
             "layers": 3,  # L
-            "heads": 4,  # H, of queries
-            "kv_heads": 2,  # K, of keys and values; divides heads
-            "head_dim": 16,  # d, even
-            "mlp_width": 192,  # F
+            "heads": 4,  # H, heads of queries
+            "kv_heads": 2,  # K, heads of keys and values; divides `heads`
+            "head_dim": 16,  # d, width of one head, even
+            "mlp_width": 192,  # F, between the two products of the MLP
             "rope_theta": 10_000.0,  # base of the rotary frequencies
             "norm_eps": 1e-6,  # added to the mean square in RMSNorm
             "qk_norm": True,  # RMSNorm of queries and keys by head, as Qwen3 has
@@ -77,7 +77,7 @@ def stage() -> ConfigDict:
             "tied_embeddings": True,  # the head is the embedding
             "dtype": "float32",  # of products and activations; or "bfloat16"
             "param_dtype": "float32",  # of weights; "bfloat16" for a frozen base under LoRA
-            "lora_rank": 0,  # R; 0: no adapter
+            "lora_rank": 0,  # R, of the adapter; 0: none
             "lora_alpha": 128.0,  # the adapter is scaled by alpha / rank
             "lora_targets": ("q", "k", "v", "o", "gate", "up", "down"),  # projections adapted
             "remat": "none",  # or "full", "attention", "dots", "offload": see ModelConfig
@@ -92,6 +92,7 @@ def stage() -> ConfigDict:
             "tensor": 1,  # heads, mlp and vocabulary are cut among these
         }
     )
+    config.topology = ""  # of TPUs that `compile` compiles for, such as "v5p:4x4x4"
     config.optimizer = ConfigDict(  # AdamW
         {
             "learning_rate": 1e-4,  # after the warmup
