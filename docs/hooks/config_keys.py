@@ -57,11 +57,12 @@ class Key:
     def type(self) -> str:
         """In words; of a tuple also what it holds."""
         value = self.default
-        if self.inside or isinstance(value, ConfigDict):
-            return f"{'names -> ' if self.named else ''}{self.inside or 'group'}"
-        if isinstance(value, tuple):
-            kinds = sorted({type(item).__name__ for item in value}) or ["any"]
-            return f"tuple of {', '.join(kinds)}"
+        if self.inside:
+            return self.inside
+        if isinstance(value, ConfigDict):
+            return "group" if value else "by name"
+        if isinstance(value, tuple) and value:
+            return f"tuple of {', '.join(sorted({type(item).__name__ for item in value}))}"
         return type(value).__name__
 
 
@@ -82,6 +83,13 @@ def keys(form: str) -> list[Key]:
         inside = within[1] if within else inside
         found.append(Key(path, _at(defaults, path), text, inside, bool(named)))
     return found
+
+
+def summary(form: str) -> str:
+    """The first sentence of a form's docstring."""
+    tree = ast.parse((ROOT / FORMS[form]).read_text(encoding="utf-8"))
+    node = next(n for n in tree.body if getattr(n, "name", "") == form)
+    return re.split(r"(?<=\.)\s|\n\n", ast.get_docstring(node) or "")[0]
 
 
 def explain(form: str, path: str) -> str | None:

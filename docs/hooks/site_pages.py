@@ -109,7 +109,8 @@ def keys_table(form: str) -> str:
         group = kind == "group"
         default = "" if group or key.inside else value(key.default)
         # Which form stands there is said by the type.
-        text = re.sub(r"^(?:name -> )?\w+\(\)[:, ]*", "", meaning(form, key.text)) or key.inside
+        text = re.sub(r"^(?:name -> )?\w+\(\)[:, ]*", "", meaning(form, key.text))
+        text = text or config_keys.summary(key.inside)
         rows.append((f"`{key.path}`", kind, default, api_pages.escape(text)))
     return table(("key", "type", "default", "meaning"), rows)
 

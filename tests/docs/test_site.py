@@ -80,7 +80,11 @@ def test_every_page_is_there_with_its_generated_parts(site, parsed):
         "config/study.html": ("<code>fact_share</code>", 'href="stage.html#stage"'),
         "config/corpus.html": ("<code>documents</code>, <code>chats</code>",),
         "config/index.html": ("What it sets", "A lab record:"),
-        "api/index.html": ('id="msm_jax.load"', 'id="msm_jax.Model"', "one per completion"),
+        "api/index.html": (
+            'id="msm_jax.load"',
+            'id="msm_jax.Model"',
+            "One float32 array per completion",
+        ),
         "api/model.html": ('id="msm_jax.model.decoder.forward"',),
         "benchmarks.html": ("Packed documents",),
     }.items():
