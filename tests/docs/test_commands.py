@@ -76,7 +76,7 @@ AGENTS = "--checkpoint=runs/aft --output=runs/aft/agents"
 EXAMPLE = "python -m msm_jax.generate --config=configs/corpus/example.py"
 STAGE = "python -m msm_jax.train --config=configs/stage.py"
 RUN = [
-    Step("make miniature", "ARGS=--dry_run", says="to do: 40 stages"),
+    Step("make miniature", "ARGS=--dry_run", says="to do: 42 stages"),
     Step("make miniature CONFIG=configs/miniature.py:smoke WORKDIR=runs/smoke", "ARGS=--dry_run",
          says="to do: 14 stages"),
     Step("python -m msm_jax.study --config=configs/miniature.py:full --workdir=runs/full",
@@ -236,8 +236,28 @@ def test_every_flag_and_every_key_exists():
         errors = command_flags.probe(module, [command.arguments for command in shown])["errors"]
         pairs = zip(shown, errors, strict=True)
         wrong += [f"{command.where}: {error}" for command, error in pairs if error]
-    assert len(by_module) == 8
+    assert set(by_module) == set(command_modules())
     assert not wrong, "\n".join(wrong)
+
+
+def command_modules() -> list[str]:
+    """Everything that `python -m` runs."""
+    files = [
+        path.relative_to(ROOT).with_suffix("")
+        for path in (ROOT / "msm_jax").rglob("*.py")
+        if '\nif __name__ == "__main__":' in path.read_text(encoding="utf-8")
+    ]
+    return sorted(".".join(path.parts).removesuffix(".__main__") for path in files)
+
+
+def test_every_command_has_a_page_with_its_flags():
+    texts = {path: path.read_text() for path in (ROOT / "docs" / "commands").glob("*.md")}
+    modules = command_modules()
+    assert len(modules) >= 8
+    for module in modules:
+        assert any(f"<!-- flags: {module} -->" in text for text in texts.values()), (
+            f"{module}: write docs/commands/{module.rpartition('.')[2]}.md, add it to mkdocs.yml"
+        )
 
 
 def test_what_is_no_flag_or_key_is_found():
