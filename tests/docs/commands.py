@@ -16,7 +16,10 @@ import re
 import shlex
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROGRAMS = ("python", ".venv/bin/python", "make", "pip", "inspect", "bash", "launch/", "./launch/")
+PROGRAMS = (
+    "python python3 .venv/bin/python make pip .venv/bin/pip inspect bash launch/ ./launch/ jupyter "
+    "jupytext pytest gcloud gsutil ssh scp tensorboard vllm"
+).split()
 NEEDS = re.compile(r"\b(?:needs|takes) (?:an?|minutes|hours|half|two|four|libtpu|the)\b[^>]*")
 FENCE = re.compile(r"^(```|~~~)(\w*)")
 SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
