@@ -26,6 +26,7 @@ import config_keys  # noqa: E402
 
 MARKER = re.compile(r"^<!-- (flags|keys|shipped|include): ?(\S*) -->$", re.MULTILINE)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+FAR_PICTURE = re.compile(r"!\[([^\]]*)\]\(https?:[^)]+\)")  # the site loads nothing from afar
 CODE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)$|(?:^ {4}.*\n?)+|`[^`\n]+`)", re.M | re.S)
 
 
@@ -75,6 +76,7 @@ def relinked(markdown: str, source: str, page: str) -> str:
         shown = text.strip("`")
         return f"`{place}`" if shown == place else f"{text} (`{place}`)"
 
+    markdown = FAR_PICTURE.sub(r"\1", markdown)
     parts = CODE.split(markdown)
     return "".join(
         part if number % 2 else LINK.sub(link, part) for number, part in enumerate(parts)

@@ -16,9 +16,10 @@ import re
 import shlex
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# What is run in a cloud or on another machine (gcloud, ssh) says by its name what it needs.
 PROGRAMS = (
     "python python3 .venv/bin/python make pip .venv/bin/pip inspect bash launch/ ./launch/ jupyter "
-    "jupytext pytest gcloud gsutil ssh scp tensorboard vllm"
+    "jupytext pytest tensorboard"
 ).split()
 NEEDS = re.compile(r"\b(?:needs|takes) (?:an?|minutes|hours|half|two|four|libtpu|the)\b[^>]*")
 FENCE = re.compile(r"^(```|~~~)(\w*)")

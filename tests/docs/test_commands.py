@@ -176,7 +176,11 @@ ELSEWHERE = {
     "inspect eval-retry": "tests/evals/agents/test_inspection.py::"
     "test_a_failed_run_is_taken_up_by_eval_retry",
     "inspect view*": "tests/evals/agents/test_inspection.py::test_inspect_view_lists_our_log",
+    "pytest tests/*": ".ci/run",
     "launch/*": "tests/launch/test_launch.py",
+    "make notebooks": "tests/notebooks/test_notebooks.py",
+    "jupytext *": "tests/notebooks/test_notebooks.py::"
+    "test_jupytext_reads_the_pair_as_the_same_notebook",
 }
 
 
@@ -290,7 +294,7 @@ def test_modules_scripts_targets_and_extras_exist():
             target = re.escape(rest[0].replace(".venv", "$(VENV)"))
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), command
         elif program == "pip":
-            for extra in re.findall(r"msm_jax\[([\w,]+)\]", command.text):
+            for extra in re.findall(r"msm_jax\[([a-z,]+)\]", command.text):
                 assert set(extra.split(",")) <= set(extras), command
         elif "launch/" in program:
             assert (ROOT / program).is_file(), command
