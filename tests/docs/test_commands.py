@@ -4,6 +4,7 @@ A command that is in none of the three places fails with its file and line. What
 after another in one directory, as somebody would who reads the pages from front to back, so that
 each finds what the ones before it made. Paths in the documentation therefore mean the same thing on
 all pages: Qwen3-8B is a checkpoint, runs/midtrain and runs/aft are two stages trained on it.
+Of `pip install` only the names of our extras are checked.
 """
 
 import ast
@@ -178,10 +179,53 @@ ELSEWHERE = {
     "inspect view*": "tests/evals/agents/test_inspection.py::test_inspect_view_lists_our_log",
     "pytest tests/*": ".ci/run",
     "launch/*": "tests/launch/test_launch.py",
+    "python -m msm_jax.doctor": "tests/test_doctor.py",
+    "* --config=configs/miniature.py:smoke --workdir=runs/smoke": "tests/test_wheel.py",
     "make notebooks": "tests/notebooks/test_notebooks.py",
     "jupytext *": "tests/notebooks/test_notebooks.py::"
     "test_jupytext_reads_the_pair_as_the_same_notebook",
 }
+
+
+PAGE = """
+Text with `make miniature`, a name as `python -m msm_jax.train`, and `msm_jax.load`.
+
+    python -m msm_jax.study --config=a.py \\
+        --workdir=b   # a remark
+    X=1 .venv/bin/python -m msm_jax.sample --checkpoint=c  # needs a GPU
+    # takes an hour
+    make test
+
+    pip install peft
+
+| `python benchmarks/x.py --rounds 3` <!-- takes minutes --> | and `make docs` |
+| `python benchmarks/y.py` | |
+
+```sh
+python -m msm_jax.compile --mesh=8
+```
+
+```python
+import msm_jax
+python = "no command"
+```
+"""
+
+
+def test_commands_are_found_and_what_they_need_is_read():
+    found = {c.text: (c.where, c.needs, c.whole) for c in commands.commands_of(PAGE, "p.md")}
+    assert found == {
+        "python -m msm_jax.study --config=a.py --workdir=b": ("p.md:4", "", True),
+        "python -m msm_jax.sample --checkpoint=c": ("p.md:6", "needs a GPU", True),
+        "make test": ("p.md:8", "takes an hour", True),
+        "pip install peft": ("p.md:10", "", True),
+        "python -m msm_jax.compile --mesh=8": ("p.md:16", "", True),
+        "make miniature": ("p.md:2", "", True),
+        "python -m msm_jax.train": ("p.md:2", "", False),
+        "python benchmarks/x.py --rounds 3": ("p.md:12", "takes minutes", True),
+        "make docs": ("p.md:12", "takes minutes", True),
+        "python benchmarks/y.py": ("p.md:13", "", True),
+    }
 
 
 def test_every_documented_command_is_run_somewhere_or_says_what_it_needs():
@@ -292,7 +336,7 @@ def test_modules_scripts_targets_and_extras_exist():
                 assert f'"--{flag}"' in source or f'("{flag}"' in source, command
         elif program == "make" and rest:
             target = re.escape(rest[0].replace(".venv", "$(VENV)"))
-            assert re.search(rf"^{target}:", makefile, re.MULTILINE), command
+            assert re.search(rf"^(?:\S+ )*{target}(?: \S+)*:", makefile, re.MULTILINE), command
         elif program == "pip":
             for extra in re.findall(r"msm_jax\[([a-z,]+)\]", command.text):
                 assert set(extra.split(",")) <= set(extras), command
