@@ -100,7 +100,7 @@ RUN = [
     # The example is written once; what later commands ask for lies in another directory.
     Step(f"{EXAMPLE} --workdir=runs/example --preview", FEW_DOCUMENTS, says="documents"),
     Step(f"{EXAMPLE} --workdir=runs/example", FEW_DOCUMENTS, ("runs/example/corpus.html",)),
-    Step(f"{EXAMPLE} --workdir=runs/example --config.spec.path=my_spec.md "
+    Step(f"{EXAMPLE} --workdir=runs/my_corpus --config.spec.path=my_spec.md "
          "--config.spec.model_name=Qwen --preview", FEW_DOCUMENTS, says="documents"),
     Step("python -m msm_jax.generate --config=configs/corpus/chats.py --workdir=runs/chats",
          "--config.chats.count=40", ("runs/chats/chats.jsonl",)),
