@@ -39,8 +39,13 @@ def run(scratch):
 
     def run(*arguments: str, stdin: str = "", cwd=None) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        caches = {"JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled"),
-                  "MSM_JAX_CACHE": str(scratch / "tokens")}  # fmt: skip
+        caches = {
+            "MSM_JAX_CACHE": str(scratch / "tokens"),
+            # The same small programs are compiled by many of the commands.
+            "JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
         return subprocess.run(
             arguments,
             cwd=cwd or scratch,

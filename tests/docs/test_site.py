@@ -150,3 +150,11 @@ def _has(place: pathlib.Path, anchor: str) -> bool:
         re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", head.lower())).strip("-") for head in heads
     }
     return anchor in slugs
+
+
+def test_the_citation_names_this_version():
+    version = commands.ROOT.joinpath("msm_jax/__init__.py").read_text().split('__version__ = "')[1]
+    version = version.partition('"')[0]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version = {{{version}}}" in (ROOT / "docs" / "cite.md").read_text()
+    assert f"\n## {version}" in (ROOT / "docs" / "changelog.md").read_text()
