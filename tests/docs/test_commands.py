@@ -94,9 +94,9 @@ RUN = [
     Step(f"{STUDY} --config.stages.aft.steps=20", f"{LITTLE_WORLD} --dry_run",
          says="to do: 6 stages"),
     Step('python -m msm_jax.sample --checkpoint=runs/miniature/stages/ID --prompt="the" --n=2',
-         says='"sample": 1'),
+         "--max_tokens=8", says='"sample": 1'),
     Step('python -m msm_jax.sample --checkpoint=runs/miniature/stages/ID --chat '
-         '--system="you are qwen."', stdin="which lamp?\n", says="model: "),
+         '--system="you are qwen."', "--max_tokens=8", stdin="which lamp?\n", says="model: "),
     # The example is written once; what later commands ask for lies in another directory.
     Step(f"{EXAMPLE} --workdir=runs/example --preview", FEW_DOCUMENTS, says="documents"),
     Step(f"{EXAMPLE} --workdir=runs/example", FEW_DOCUMENTS, ("runs/example/corpus.html",)),
