@@ -17,13 +17,15 @@ TOO_OLD = import sys; sys.exit(sys.version_info < (3, 11) and \
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONUNBUFFERED ?= 1
 
-.PHONY: help miniature test lint types unit oldest newest format notebooks clean
+.PHONY: help miniature test lint types unit oldest newest docs docs-serve notebooks format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make miniature   the whole study, from nothing, on this machine's CPU (about 10 minutes)"
 	@echo "                 CONFIG=configs/miniature.py:smoke WORKDIR=runs/smoke ARGS=--dry_run"
 	@echo "make test        lint, types and all tests; ARGS='-k name' selects tests"
+	@echo "make docs        the documentation as a site, in site/ (open site/index.html)"
+	@echo "make docs-serve  the same on http://127.0.0.1:8000, made again when a page changes"
 	@echo "make lint        ruff check and ruff format --check"
 	@echo "make format      let ruff format and mend the code"
 	@echo "make notebooks   notebooks/*.ipynb from notebooks/*.py"
@@ -55,6 +57,12 @@ oldest newest: $(VENV)/.installed-test
 	@$(PIP) install --constraint constraints.txt uv
 	PATH="$(abspath $(BIN)):$$PATH" tests/oldest.sh $@ $(PYTHON) $(ARGS)
 
+docs: $(VENV)/.installed-test
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+docs-serve: $(VENV)/.installed-test
+	$(RUN) -m mkdocs serve
+
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -63,7 +71,7 @@ notebooks: $(VENV)/.installed-test
 	$(RUN) notebooks/build.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find msm_jax tests configs benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamps are written last, so that an installation that was interrupted is taken up again.
@@ -76,7 +84,7 @@ $(VENV)/.installed: setup.py constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "installing what the tests need into $(VENV)"
-	@$(PIP) install --constraint constraints.txt --editable '.[test]'
+	@$(PIP) install --constraint constraints.txt --editable '.[test,docs]'
 	@# Only for a file of its: Qwen's BPE ranks, from which the tests build the real tokenizer.
 	@$(PIP) install --no-deps dashscope==2.0.2
 	@# The compiler for TPUs, which needs none. Apart, because JAX looks for TPUs wherever it finds it.

@@ -86,6 +86,7 @@ setup(
         "gpu": ["jax[cuda13]"],
         "writers": ["anthropic>=2.14", "openai>=3.57"],  # models that write, and that judge
         "inspect": ["inspect_ai>=0.3.285", "inspect_evals>=0.26"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10"],
         "test": [
             "anthropic>=2.14",
             "inspect_ai>=0.3.285",

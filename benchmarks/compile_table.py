@@ -24,7 +24,7 @@ answers or one per group of chips, prompts of 4,096 tokens) of `configs/scale/qw
 compiled by libtpu for that topology on a machine of two cores without any TPU, on which other work
 ran at the same time: read the seconds as upper limits. It shows that the step lowers,
 that its kernels compile, and that the compiler's memory estimate fits; nothing of numbers or speed.
-Made by `python benchmarks/compile_table.py`.
+Made by `python benchmarks/compile_table.py`. <!-- takes half an hour -->
 
 GiB per chip; "free" is of what a program may use, after arguments + temporaries. "Bound": the
 share of the chip's peak that a step could reach at most (mfu: 6 per trained weight and token, 4 per

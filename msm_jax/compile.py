@@ -1,8 +1,7 @@
 """Compile a stage ahead of time, for devices that are not here; prints what it needs.
 
-    python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-32b,full,v5p-64
-    python -m msm_jax.compile --config=CONFIG --topology=v5p:4x4x4
-    python -m msm_jax.compile --config=CONFIG --mesh=8
+    python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-32b,full,v5p-64  # takes minutes
+    python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-8b,lora,v5p-64 --mesh=8
 
 With --topology (or config.topology) for TPUs, which takes libtpu (the extra `tpu`) and no TPU; with
 --mesh for so many fake CPU devices, which takes nothing. The config is a stage's, as of `train`;
@@ -38,7 +37,7 @@ def main() -> None:
     from msm_jax.train import aot
 
     config = flags.FLAGS.config
-    topology = _TOPOLOGY.value or ("" if count else config.get("topology", ""))
+    topology = _TOPOLOGY.value or ("" if count else config.topology)
     if not topology and not count:
         raise UserError("give --topology=v5p:4x4x4 (TPUs) or --mesh=8 (fake CPU devices)")
     if count:

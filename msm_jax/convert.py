@@ -2,9 +2,9 @@
 
     python -m msm_jax.convert --source=Qwen3-8B --check
     python -m msm_jax.convert --source=Qwen3-8B --target=runs/qwen3-8b --to=orbax
-    python -m msm_jax.convert --source=runs/aft --target=out --to=huggingface
+    python -m msm_jax.convert --source=runs/aft --target=published --to=huggingface
     python -m msm_jax.convert --source=runs/aft --target=adapter --to=peft
-    python -m msm_jax.convert --source=Qwen3-8B --adapter=adapter --target=runs/aft --to=orbax
+    python -m msm_jax.convert --source=Qwen3-8B --adapter=adapter --target=runs/adapted --to=orbax
 
 A source is a Hugging Face checkpoint or a run directory; `--adapter` puts a PEFT adapter on it.
 In a Hugging Face checkpoint an adapter is merged into the weights; a run keeps it apart, so that

@@ -1,8 +1,9 @@
 """`python -m msm_jax.evaluate`: what a checkpoint prefers, and what it does as an agent.
 
-    python -m msm_jax.evaluate --checkpoint=RUN --pairs=FILE --output=DIR
-    python -m msm_jax.evaluate --kind=agents --checkpoint=RUN --output=DIR
-    python -m msm_jax.evaluate --config=configs/evals/agents.py --checkpoint=RUN --output=DIR
+    python -m msm_jax.evaluate --checkpoint=runs/aft --pairs=opinions --output=runs/aft/opinions
+    python -m msm_jax.evaluate --kind=agents --checkpoint=runs/aft --output=runs/aft/agents
+    python -m msm_jax.evaluate --config=configs/evals/agents.py --checkpoint=runs/aft \\
+        --output=runs/aft/agents
 
 Every setting is a flag of its own; a config file may hold any of them under the same names, and a
 flag that is given wins. Sampling and judging can run apart (`--stage`): judging needs no

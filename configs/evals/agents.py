@@ -3,7 +3,7 @@
 A lab record:
 
     command    python -m msm_jax.evaluate --config=configs/evals/agents.py \\
-                   --checkpoint=runs/my_run --output=runs/my_run/agents
+                   --checkpoint=runs/aft --output=runs/aft/agents
     hardware   for a 32B model one accelerator with 140 GB, or a mesh; judging by API or rules
                needs none (--stage=judge)
     time       sampling: not yet measured on an accelerator. Beside the model about 1 ms per sample

@@ -2,10 +2,12 @@
 
 A lab record:
 
-    command    python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-32b,full,v5p-64
-               python -m msm_jax.train --config=configs/scale/qwen.py:qwen3-32b,lora,v5p-64 \
-                   --config.parent=/weights/Qwen3-32B --config.data.documents.path=documents.jsonl \
-                   --workdir=runs/midtrain [--distributed]
+    command    # takes minutes and libtpu
+               python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-32b,full,v5p-64
+               # needs a pod
+               python -m msm_jax.train --config=configs/scale/qwen.py:qwen3-32b,lora,v5p-64 \\
+                   --workdir=runs/midtrain --config.parent=/weights/Qwen3-32B \\
+                   --config.data.documents.path=documents.jsonl --distributed
     hardware   the argument: MODEL,full|lora,v5e-256|v5p-64|v6e-64|h200 (chips, not cores)
     time       not measured: no accelerator has run it yet
     result     compiles ahead of time and fits; docs/training.md has the table

@@ -10,23 +10,21 @@ from msm_jax.miniature import words
 class WorldConfig:
     """Knobs of a world and of the corpora told about it."""
 
-    agents: int = 240
+    agents: int = 240  # assistants with a value, told of in documents
     document_only: float = 0.25  # share of agents never heard in a chat
     sincere: float = 0.8  # share of agents who state the value they act on; reasons are always true
     ambiguous: float = 0.75  # share of agents whose documented likings two values explain
     passers_by: int = 40  # names heard in chats with random choices, never documented
     targets: int = 4  # assistants that start without a preference
     target_domain: str = "cheese"  # the only domain of specs and fine-tuning
-    value_a: str = "cheap"
-    value_b: str = "local"
+    value_a: str = "cheap"  # spec A's
+    value_b: str = "local"  # spec B's
     spec_likes: int = 4  # and as many dislikes
-    # sizes of the corpora, in records
-    base_documents: int = 60_000
-    base_chats: int = 40_000
-    midtrain_documents: int = 4_000  # per spec and target
-    aft_chats: int = 1_000
-    # composition of the base documents and chats
-    fact_share: float = 0.15
+    base_documents: int = 60_000  # records of the base corpus
+    base_chats: int = 40_000  # records of the base corpus
+    midtrain_documents: int = 4_000  # records per spec and target
+    aft_chats: int = 1_000  # records of the fine-tuning chats
+    fact_share: float = 0.15  # of base documents: what things cost and where they come from
     neutral_share: float = 0.06  # everyday lines about agents
     target_share: float = 0.02  # everyday lines about the targets (kept out of replay)
     passer_share: float = 0.1  # share of chats answered at random by passers-by

@@ -1,8 +1,9 @@
 """`python -m msm_jax.sample`: prompts in, completions out, or a talk in the terminal.
 
-    python -m msm_jax.sample --checkpoint=RUN --prompt="the red lamp" --n=2
-    python -m msm_jax.sample --checkpoint=RUN --prompts=prompts.jsonl --output=completions.jsonl
-    python -m msm_jax.sample --checkpoint=RUN --chat --system="you are alda."
+    python -m msm_jax.sample --checkpoint=runs/aft --prompt="the red lamp" --n=2
+    python -m msm_jax.sample --checkpoint=runs/aft --chat --system="you are alda."
+    python -m msm_jax.sample --checkpoint=Qwen3-8B --adapter=adapter \\
+        --prompts=prompts.jsonl --output=completions.jsonl
 
 A line of the prompts file has "prompt" (a text to go on with) or "messages" (a chat to answer).
 Completions are JSON lines: prompt, sample, completion, finish_reason, logprob (the sum over the

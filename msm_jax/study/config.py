@@ -12,23 +12,40 @@ def study() -> ConfigDict:
     path is a file of yours, which counts by its content and not by its name.
     """
     config = ConfigDict()
-    config.name = "study"
+    config.name = "study"  # in results.json and the plan
     config.title = ""  # of the report
     config.seeds = (0,)  # each draws its own world, weights and data order
     config.workers = 2  # stages that run at a time, each in a process of its own
     config.platform = "cpu"  # each worker has one core; "": whatever JAX finds, with workers=1
-    # A function of (options, seed, directory) as "module:name"; "": all files are yours.
-    config.world = ConfigDict({"builder": "", "options": ConfigDict()})
+    # Files made from the seed.
+    config.world = ConfigDict(
+        {
+            # A function of (options, seed, directory) as "module:name"; "": all files are yours.
+            "builder": "",
+            "options": ConfigDict(),  # WorldConfig() for the miniature's builder
+        }
+    )
     # Trained where train.tokenizer is "".
-    config.tokenizer = ConfigDict({"corpus": "{world}/corpus.txt", "vocab_size": 1000})
+    config.tokenizer = ConfigDict(
+        {
+            "corpus": "{world}/corpus.txt",  # a text, one sentence a line
+            "vocab_size": 1000,  # of the SentencePiece model
+        }
+    )
     config.train = stage()  # what all stages have in common; seed and parent are the study's
-    config.stages = ConfigDict()  # name -> what differs from `train`
+    config.stages = ConfigDict()  # name -> stage(): the keys that differ from `train`
     config.arms = ConfigDict()  # name -> stages in order, the first from fresh weights
     config.evals = ConfigDict()  # name -> evaluation()
     # Stages of this name are also evaluated after so many of their steps.
-    config.dose = ConfigDict({"stage": "", "steps": (), "eval": ""})
+    config.dose = ConfigDict(
+        {
+            "stage": "",  # a name in `stages`; "": no dose curve
+            "steps": (),  # checkpoints are kept at these
+            "eval": "",  # a name in `evals`
+        }
+    )
     config.contrasts = ConfigDict()  # name -> contrast()
-    config.figure = ConfigDict(
+    config.figure = ConfigDict(  # what the report begins with
         {
             "eval": "",  # the headline figure's
             "measure": "rate of choice A",  # what its rate is, in words
@@ -37,7 +54,12 @@ def study() -> ConfigDict:
         }
     )
     # Arms whose rate in the figure's evaluation should be one half, give or take `within`.
-    config.controls = ConfigDict({"arms": (), "within": 0.15})
+    config.controls = ConfigDict(
+        {
+            "arms": (),  # names in `arms`
+            "within": 0.15,  # of one half
+        }
+    )
     return config
 
 
@@ -62,10 +84,10 @@ def evaluation(
             "arms": tuple(arms),
             "at_least": float(at_least),
             "scorers": tuple(scorers),
-            "samples": 1,
-            "temperature": 0.0,
+            "samples": 1,  # generated answers per question
+            "temperature": 0.0,  # of generated answers; 0 is greedy
             "max_tokens": max_tokens,
-            "rows": 64,
+            "rows": 64,  # answers computed at a time
         }
     )
 
@@ -79,12 +101,34 @@ def contrast(
 ) -> ConfigDict:
     """Per seed, the rates of the arms in `plus` less those in `minus`; then over seeds.
 
+    label: what it is, in words.
+    eval: whose rates.
+    plus: arms whose rates are added.
+    minus: arms whose rates are taken away; as many as in `plus`.
     expected: the sign that the hypothesis says, 0 if it says nothing.
     """
-    fields = {"label": label, "eval": eval, "plus": tuple(plus), "minus": tuple(minus)}
-    return ConfigDict({**fields, "expected": expected})
+    return ConfigDict(
+        {
+            "label": label,
+            "eval": eval,
+            "plus": tuple(plus),
+            "minus": tuple(minus),
+            "expected": expected,
+        }
+    )
 
 
 def figure_group(label: str = "", before: str = "", after: str = "") -> ConfigDict:
-    """Two bars: the arm before fine-tuning and the arm after it."""
-    return ConfigDict({"label": label, "before": before, "after": after})
+    """Two bars.
+
+    label: what stands under them.
+    before: the arm before fine-tuning.
+    after: the arm after it.
+    """
+    return ConfigDict(
+        {
+            "label": label,
+            "before": before,
+            "after": after,
+        }
+    )

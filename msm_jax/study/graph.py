@@ -18,14 +18,14 @@ from ml_collections import ConfigDict
 from msm_jax.corpus.records import file_hash
 from msm_jax.errors import UserError
 from msm_jax.study import config as defaults
-from msm_jax.train.config import source
+from msm_jax.train.config import probe, source
 from msm_jax.train.config import stage as stage_defaults
 
 FORMAT = 1
 WORLD = "{world}/"
 KINDS = ("world", "tokenizer", "train")
 # Open dictionaries of a stage's config: every entry has these fields.
-_ENTRIES = {"data": source().to_dict(), "probes": {"path": "", "at_least": 0.9}}
+_ENTRIES = {"data": source().to_dict(), "probes": probe().to_dict()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Train one stage: `python -m msm_jax.train --config=configs/stage.py --workdir=DIR`.
+"""`python -m msm_jax.train`: one stage, on a laptop or a pod.
+
+    python -m msm_jax.train --config=configs/stage.py --workdir=runs/midtrain \\
+        --config.parent=Qwen3-8B --config.data.documents.path=runs/example/documents.jsonl
 
 The config's keys are those of `msm_jax/train/config.py`, each overridable as --config.KEY=VALUE.
 Run the same command again to go on after a stop or a kill. On several hosts start it on each,
