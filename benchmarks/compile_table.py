@@ -2,8 +2,8 @@
 
     python benchmarks/compile_table.py [--keep runs/compile] [--only qwen3-32b,full,v5p-64]
 
-Takes libtpu (pip install 'msm_jax[tpu]') and no TPU; about a quarter of an hour of two CPU cores, and about
-3 GB of memory. Figures that lie in --keep already are not made again: delete them to do so.
+Takes libtpu (pip install 'msm_jax[tpu]') and no TPU; a quarter of an hour of two CPU cores, and
+about 3 GB of memory. Figures that lie in --keep already are not made again: delete them to do so.
 """
 
 import argparse
