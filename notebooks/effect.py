@@ -30,7 +30,7 @@ if "google.colab" in sys.modules:
 
 # %% [markdown]
 # The only settings. `MSM_JAX_TINY=1` in the environment makes everything so small that it takes
-# less than a minute and shows no effect; the tests run this notebook that way.
+# about a minute and shows no effect; the tests run this notebook that way.
 
 # %%
 import json
