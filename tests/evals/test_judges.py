@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 import time
 
 import pytest
@@ -76,32 +77,37 @@ def test_too_many_requests_waits_as_long_as_it_is_told(make):
 
 
 def test_fewer_calls_at_a_time_after_too_many_requests_and_then_more_again(make):
-    active = {}
+    active, eight, again = {}, threading.Barrier(8, timeout=10), threading.Barrier(8, timeout=10)
 
     def script(number, body):
         active[number] = server.active
-        time.sleep(0.05)
-        return (429, {"retry-after": "0.3"}, "slow down") if number == 12 else (200, {}, YES)
+        if 1 <= number <= 8:
+            eight.wait()  # the first call is alone, the next eight are under way together
+            if number == 8:
+                return 429, {"retry-after": "0.7"}, "slow down"
+            time.sleep(0.4)
+        elif number >= 83:
+            again.wait()  # and so are the last eight
+        return 200, {}, YES
 
     server, judge = make(script, pace=dataclasses.replace(QUICK, concurrency=8))
     found = ask(judge, *(request(str(i)) for i in range(90)))
     assert {judgement.value for judgement in found} == {True} and server.number == 91
-    assert max(active[number] for number in range(13)) == 8
-    # nobody calls for as long as the service asks for
-    pause = max(range(13, 30), key=lambda number: server.times[number] - server.times[number - 1])
-    assert server.times[pause] - server.times[12] >= 0.3
-    assert max(active[number] for number in range(pause, pause + 5)) <= 6
-    assert max(active[number] for number in range(pause + 5, 91)) == 8
+    assert not eight.broken and not again.broken
+    assert server.times[9] - server.times[8] >= 0.7  # nobody calls before
+    assert max(active[number] for number in range(9, 14)) <= 6
 
 
 def test_calls_are_bounded(make):
     def script(number, body):
-        time.sleep(0.05)
+        if 1 <= number <= 9:
+            three.wait()
         return 200, {}, NO
 
+    three = threading.Barrier(3, timeout=10)
     server, judge = make(script, pace=dataclasses.replace(QUICK, concurrency=3))
     ask(judge, *(request(str(i)) for i in range(12)))
-    assert server.most_active == 3
+    assert server.most_active == 3 and not three.broken
 
 
 MANGLED = ['RAW:{"half": ', "RAW:", "RAW:[]", "RAW:{}", "RAW:null", "RAW:<html>busy</html>"]

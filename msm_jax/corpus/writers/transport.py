@@ -259,11 +259,12 @@ class _Crew:
     async def _try(self, client, request: Request) -> Reply | Trouble:
         try:
             reply = await asyncio.wait_for(self._attempt(client, request), self._pace.timeout)
-        except TimeoutError:
-            seconds = self._pace.timeout
-            return Trouble("timeout", f"no answer in {seconds:g} s", retry=True, slow=True)
         except Exception as error:
-            trouble = self._trouble_of(error)
+            if isinstance(error, TimeoutError):
+                said = f"no answer in {self._pace.timeout:g} s"
+                trouble = Trouble("timeout", said, retry=True, slow=True)
+            else:
+                trouble = self._trouble_of(error)
             if trouble.slow:
                 self._slow_down(trouble)
             return trouble
