@@ -1,7 +1,6 @@
 """The writer that a config asks for."""
 
 import pathlib
-import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from msm_jax.corpus.writers.local import Generate, LocalWriter
 from msm_jax.corpus.writers.openai_api import OpenAIWriter
 from msm_jax.corpus.writers.request import Price
 from msm_jax.corpus.writers.template import TemplateWriter
-from msm_jax.corpus.writers.transport import Pace
+from msm_jax.corpus.writers.transport import Pace, check_address
 from msm_jax.errors import UserError
 
 
@@ -36,7 +35,7 @@ def make_backend(
         if load is None:
             raise UserError("writer.kind=local: no sampler was given; use the command generate")
         return LocalWriter(config.model, load(config.model), config.temperature, seed)
-    _check_url(config.base_url)
+    check_address("writer.base_url", config.base_url)
     pace = Pace(config.concurrency, config.timeout, config.attempts, config.first_wait)
     settings = (config.model, config.temperature, pace, config.base_url, config.structured)
     if config.kind == "openai":
@@ -49,15 +48,3 @@ def make_backend(
     p = config.price
     price = Price(p.input, p.output, p.cache_read, p.cache_write)
     return AnthropicBatchWriter(live, workdir, price, p.batch_discount, say, config.batch_poll)
-
-
-def _check_url(url: str) -> None:
-    """An address is written into the manifest, so it must not hold a secret."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.username or parts.password or parts.query:
-        raise UserError(
-            "writer.base_url: must not hold a user, password or query: give the key in the "
-            "environment"
-        )
-    if url and parts.scheme not in ("http", "https"):
-        raise UserError(f"writer.base_url={url!r}: must start with http:// or https://")

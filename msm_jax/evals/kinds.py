@@ -161,9 +161,11 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
     Raises:
       UserError: settings that do not go together, a missing key or client library.
     """
-    from msm_jax.evals.judges.api_judge import ApiJudge
+    from msm_jax.corpus.writers.anthropic_api import AnthropicWriter
+    from msm_jax.corpus.writers.openai_api import OpenAIWriter
+    from msm_jax.corpus.writers.transport import check_address
+    from msm_jax.evals.judges.api_judge import ANTHROPIC_MODEL, PACE, ApiJudge
     from msm_jax.evals.judges.cache import Cache
-    from msm_jax.evals.judges.clients import ANTHROPIC_MODEL, Anthropic, OpenAICompatible
     from msm_jax.evals.judges.model_judge import ModelJudge
 
     name = settings["judge"]
@@ -188,12 +190,17 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
         )
     if name == "openai" and not settings["judge_model"]:
         raise UserError("--judge=openai: --judge_model must be given")
-    client = (
-        Anthropic(settings["judge_model"] or ANTHROPIC_MODEL, settings["judge_url"])
+    url = settings["judge_url"] or ""
+    check_address("--judge_url", url)
+    if settings["judge_concurrency"] < 1:
+        raise UserError("--judge_concurrency must be at least 1")
+    pace = dataclasses.replace(PACE, concurrency=settings["judge_concurrency"])
+    backend = (
+        AnthropicWriter(settings["judge_model"] or ANTHROPIC_MODEL, pace=pace, base_url=url)
         if name == "anthropic"
-        else OpenAICompatible(settings["judge_model"], settings["judge_url"])
+        else OpenAIWriter(settings["judge_model"], pace=pace, base_url=url)
     )
-    return ApiJudge(client, cache, settings["judge_concurrency"], tokens)
+    return ApiJudge(backend, cache, tokens)
 
 
 def _without_judge(settings: dict) -> dict:

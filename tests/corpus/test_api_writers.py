@@ -1,6 +1,5 @@
 """Both API writers, through the providers' own clients, against a server that misbehaves."""
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -9,6 +8,7 @@ import sys
 import time
 
 import pytest
+from model_server import Server
 
 from msm_jax.corpus.records import read_rows
 from msm_jax.corpus.writers import Failure, Items, Journal, Reply, Request, Writer
@@ -20,12 +20,6 @@ from msm_jax.errors import UserError
 
 pytest.importorskip("anthropic")
 pytest.importorskip("openai")
-
-_place = pathlib.Path(__file__).with_name("server.py")
-_spec = importlib.util.spec_from_file_location("corpus_server", _place)
-server_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(server_module)
-Server = server_module.Server
 
 SECRET = "sk-ant-secret-8e1f0c2d77aa"
 PACE = Pace(concurrency=6, timeout=0.9, attempts=6, first_wait=0.02)

@@ -1,32 +1,35 @@
 """Judges against a server that fails in every way, with the real client libraries."""
 
+import contextlib
 import dataclasses
-import pathlib
-import sys
+import threading
 import time
 
 import pytest
+from model_server import Server
 
+from msm_jax.corpus.writers.anthropic_api import AnthropicWriter
+from msm_jax.corpus.writers.openai_api import OpenAIWriter
+from msm_jax.corpus.writers.transport import retry_after
 from msm_jax.errors import UserError
-from msm_jax.evals.judges import retry
-from msm_jax.evals.judges.api_judge import ApiJudge
+from msm_jax.evals.judges.api_judge import PACE, ApiJudge
 from msm_jax.evals.judges.base import Judgement, Request, parse_answer
 from msm_jax.evals.judges.cache import Cache
-from msm_jax.evals.judges.clients import Anthropic, OpenAICompatible
 from msm_jax.evals.judges.model_judge import ModelJudge, _decide
-from msm_jax.evals.judges.retry import Patience
 from msm_jax.evals.judges.rubric import QUESTIONS, agent_request, delimited
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from judge_server import JudgeServer, said
 
 KEY = "sk-secret-0123456789"
 YES, NO = "It did.\n<answer>yes</answer>", "It did not.\n<answer>no</answer>"
-QUICK = Patience(attempts=4, seconds=5.0, first_wait=0.02, longest_wait=0.05)
+QUICK = dataclasses.replace(PACE, timeout=30.0, attempts=4, seconds=5.0, first_wait=0.02)
 
 
 def request(text="x"):
     return Request("you judge", f"question {text}")
+
+
+def said(body):
+    """The user's text of a request."""
+    return next(m["content"] for m in body["messages"] if m["role"] == "user")
 
 
 @pytest.fixture(params=["anthropic", "openai"])
@@ -35,21 +38,18 @@ def make(request, monkeypatch):
     pytest.importorskip(request.param)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    servers = []
+    with contextlib.ExitStack() as servers:
 
-    def build(script, cache=None, patience=QUICK, timeout=30.0, **settings):
-        server = JudgeServer(script)
-        servers.append(server)
-        client = (
-            Anthropic("judge-1", server.url, timeout)
-            if request.param == "anthropic"
-            else OpenAICompatible("judge-1", f"{server.url}/v1", timeout)
-        )
-        return server, ApiJudge(client, cache or Cache(None), patience=patience, **settings)
+        def build(script, cache=None, pace=QUICK, **settings):
+            server = servers.enter_context(Server(script=script))
+            backend = (
+                AnthropicWriter("judge-1", pace=pace, base_url=server.url)
+                if request.param == "anthropic"
+                else OpenAIWriter("judge-1", pace=pace, base_url=f"{server.url}/v1")
+            )
+            return server, ApiJudge(backend, cache or Cache(None), **settings)
 
-    yield build
-    for server in servers:
-        server.close()
+        yield build
 
 
 def ask(judge, *requests):
@@ -64,45 +64,74 @@ def test_yes_and_no_arrive_where_they_belong(make):
     found = ask(judge, *(request(f"{word} {i}") for i, word in enumerate(words)))
     assert [j.value for j in found] == [word == "odd" for word in words]
     assert {j.state for j in found} == {"ok"} and found[0].reason == YES
-    assert len(server.bodies) == 20
+    assert server.number == 20
 
 
-def test_too_many_requests_waits_as_long_as_it_is_told_and_slows_down(make):
+def test_too_many_requests_waits_as_long_as_it_is_told(make):
     def script(number, body):
         return (429, {"retry-after": "0.4"}, "slow down") if number == 0 else (200, {}, YES)
 
-    server, judge = make(script, concurrency=8)
+    server, judge = make(script)
     assert ask(judge, request())[0].value is True
     assert 0.4 <= server.times[1] - server.times[0] < 1.5
-    assert judge.gate.allowed < 8
+
+
+def test_fewer_calls_at_a_time_after_too_many_requests_and_then_more_again(make):
+    active, eight, again = {}, threading.Barrier(8, timeout=10), threading.Barrier(8, timeout=10)
+
+    def script(number, body):
+        active[number] = server.active
+        if 1 <= number <= 8:
+            eight.wait()  # the first call is alone, the next eight are under way together
+            if number == 8:
+                return 429, {"retry-after": "0.7"}, "slow down"
+            time.sleep(0.4)
+        elif number <= 16:
+            time.sleep(0.3)
+        elif number >= 83:
+            again.wait()  # and so are the last eight
+        return 200, {}, YES
+
+    server, judge = make(script, pace=dataclasses.replace(QUICK, concurrency=8))
+    found = ask(judge, *(request(str(i)) for i in range(90)))
+    assert {judgement.value for judgement in found} == {True} and server.number == 91
+    assert not eight.broken and not again.broken
+    assert server.times[9] - server.times[8] >= 0.7  # nobody calls before
+    assert max(active[number] for number in range(9, 17)) <= 6
 
 
 def test_calls_are_bounded(make):
     def script(number, body):
-        time.sleep(0.05)
+        if 1 <= number <= 9:
+            three.wait()
         return 200, {}, NO
 
-    server, judge = make(script, concurrency=3)
+    three = threading.Barrier(3, timeout=10)
+    server, judge = make(script, pace=dataclasses.replace(QUICK, concurrency=3))
     ask(judge, *(request(str(i)) for i in range(12)))
-    assert server.most <= 3 and judge.gate.most == 3
+    assert server.most_active == 3 and not three.broken
 
 
-@pytest.mark.parametrize("trouble", [500, 502, 529, "reset", "RAW"])
+MANGLED = ['RAW:{"half": ', "RAW:", "RAW:[]", "RAW:{}", "RAW:null", "RAW:<html>busy</html>"]
+
+
+@pytest.mark.parametrize("trouble", [500, 502, 529, "reset", *MANGLED])
 def test_passing_trouble_is_tried_again(make, trouble):
     def script(number, body):
         if number >= 2:
             return 200, {}, YES
-        if trouble == "RAW":
-            return 200, {}, 'RAW:{"half": '
+        if trouble in MANGLED:
+            return 200, {}, trouble
         return trouble if trouble == "reset" else (trouble, {}, "trouble")
 
     server, judge = make(script)
     assert ask(judge, request()) == [Judgement(True, "ok", YES)]
-    assert len(server.bodies) == 3
+    assert server.number == 3
 
 
 def test_a_read_that_times_out_is_tried_again(make):
-    server, judge = make(lambda n, body: "hang" if n == 0 else (200, {}, NO), timeout=0.3)
+    pace = dataclasses.replace(QUICK, timeout=0.3)
+    server, judge = make(lambda n, body: "hang" if n == 0 else (200, {}, NO), pace=pace)
     assert ask(judge, request())[0].value is False
 
 
@@ -120,14 +149,14 @@ def test_lasting_trouble_is_an_error_and_no_no(make, tmp_path):
     assert "500" in bad.reason or "InternalServer" in bad.reason
     # the next run asks only what is missing
     fails["now"] = False
-    before = len(server.bodies)
+    before = server.number
     assert [j.value for j in ask(judge, request("good"), request("bad"))] == [False, False]
-    assert len(server.bodies) == before + 1
+    assert server.number == before + 1
 
 
 def test_total_time_is_capped(make):
-    patience = dataclasses.replace(QUICK, attempts=50, seconds=0.5, first_wait=0.3)
-    _, judge = make(lambda n, body: (503, {"retry-after": "30"}, "later"), patience=patience)
+    pace = dataclasses.replace(QUICK, attempts=50, seconds=0.5, first_wait=0.3)
+    _, judge = make(lambda n, body: (503, {"retry-after": "30"}, "later"), pace=pace)
     start = time.monotonic()
     assert ask(judge, request())[0].state == "error"
     assert time.monotonic() - start < 3
@@ -135,34 +164,89 @@ def test_total_time_is_capped(make):
 
 @pytest.mark.parametrize("status", [401, 402, 403, 404])
 def test_hopeless_answers_stop_the_run_at_once_and_keep_the_key_secret(make, status):
-    server, judge = make(lambda n, body: (status, {}, f"bad key {KEY}"), concurrency=1)
+    one = dataclasses.replace(QUICK, concurrency=1)
+    server, judge = make(lambda n, body: (status, {}, f"bad key {KEY}"), pace=one)
     with pytest.raises(UserError, match=str(status)) as found:
         ask(judge, *(request(str(i)) for i in range(40)))
-    assert len(server.bodies) <= 3
+    assert server.number <= 3
     assert KEY not in str(found.value) and found.value.__cause__ is None
-    assert KEY in str(server.headers[0])
+    assert "nothing that came in is lost; mend the" in str(found.value)
+    assert "judge-1" in str(found.value) and "writer" not in str(found.value)
+    assert KEY in str(server.seen[0][1])
 
 
 @pytest.mark.parametrize(
     ("status", "text"), [(400, "credit balance is too low"), (429, "insufficient_quota")]
 )
 def test_no_money_stops_the_run(make, status, text):
-    server, judge = make(lambda n, body: (status, {}, text), concurrency=1)
+    server, judge = make(lambda n, body: (status, {}, text))
     with pytest.raises(UserError, match="account"):
         ask(judge, request())
-    assert len(server.bodies) == 1
+    assert server.number == 1
 
 
 def test_a_run_that_is_stopped_does_not_wait_for_the_service(make):
     def script(number, body):
-        return (401, {}, "no") if "bad" in said(body) else (429, {"retry-after": "60"}, "later")
+        if number == 0:
+            return 200, {}, YES
+        if "bad" not in said(body):
+            return 429, {"retry-after": "60"}, "later"
+        time.sleep(0.3)  # by then the others wait
+        return 401, {}, "no"
 
-    patience = dataclasses.replace(QUICK, seconds=500.0)
-    _, judge = make(script, patience=patience, concurrency=2)
+    pace = dataclasses.replace(QUICK, seconds=500.0, concurrency=2)
+    server, judge = make(script, pace=pace)
     start = time.monotonic()
     with pytest.raises(UserError, match="401"):
-        ask(judge, request("bad"), *(request(str(i)) for i in range(5)))
-    assert time.monotonic() - start < 10
+        ask(judge, request("first"), request("bad"), *(request(str(i)) for i in range(5)))
+    assert time.monotonic() - start < 10 and server.number == 3
+
+
+def test_whoever_stops_reading_stops_the_calls_and_keeps_what_was_under_way(make, tmp_path):
+    def script(number, body):
+        if number and "late" in said(body):
+            return 429, {"retry-after": "60"}, "later"
+        time.sleep(0.2 * bool(number))
+        return 200, {}, YES
+
+    cache = Cache(tmp_path / "cache.jsonl")
+    server, judge = make(script, cache, pace=dataclasses.replace(QUICK, concurrency=4))
+    start = time.monotonic()
+    words = ["first", "a", "b", "c", "late", *map(str, range(50))]
+    for _, judgement in judge.judge([request(word) for word in words]):
+        assert judgement.value is True
+        while server.number < 4:  # the next ones are under way
+            time.sleep(0.01)
+        break
+    assert time.monotonic() - start < 10 and server.number <= 10
+    kept = (tmp_path / "cache.jsonl").read_text().splitlines()
+    refused = sum(b"late" in body for _, _, body in server.seen)
+    assert refused == 1 and len(kept) == server.number - refused >= 4
+
+
+def test_a_reply_is_on_the_disk_before_it_is_read(make, tmp_path):
+    path = tmp_path / "cache.jsonl"
+    _, judge = make(lambda n, body: (200, {}, YES), Cache(path))
+    found = judge.judge([request(str(i)) for i in range(10)])
+    next(found)  # a reader that then does something else
+    deadline = time.monotonic() + 10
+    while len(path.read_text().splitlines()) < 10:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(list(found)) == 9
+
+
+def test_equal_questions_are_paid_for_once(make):
+    server, judge = make(lambda n, body: (200, {}, "nothing" if n == 0 else YES))
+    assert [j.value for j in ask(judge, *[request()] * 5)] == [True] * 5 and server.number == 2
+
+
+def test_one_bad_request_does_not_hold_the_others_up(make):
+    script = lambda n, body: (500, {}, "broken") if "bad" in said(body) else (200, {}, YES)
+    _, judge = make(script, pace=dataclasses.replace(QUICK, first_wait=0.5, attempts=2))
+    found = judge.judge([request(word) for word in ("bad", "good", "fine")])
+    assert sorted(index for index, _ in (next(found), next(found))) == [1, 2]
+    assert [(index, j.state) for index, j in found] == [(0, "error")]
 
 
 def test_a_request_that_is_refused_as_such_costs_one_verdict(make):
@@ -171,7 +255,7 @@ def test_a_request_that_is_refused_as_such_costs_one_verdict(make):
 
     server, judge = make(script)
     found = ask(judge, request("long"), request("short"))
-    assert [j.state for j in found] == ["error", "ok"] and len(server.bodies) == 2
+    assert [j.state for j in found] == ["error", "ok"] and server.number == 2
 
 
 @pytest.mark.parametrize(
@@ -188,7 +272,7 @@ def test_a_request_that_is_refused_as_such_costs_one_verdict(make):
 def test_what_is_no_answer_is_asked_again_and_then_unparsed(make, text):
     server, judge = make(lambda n, body: (200, {}, text), asks=3)
     (found,) = ask(judge, request())
-    assert (found.value, found.state) == (None, "unparsed") and len(server.bodies) == 3
+    assert (found.value, found.state) == (None, "unparsed") and server.number == 3
     server, judge = make(lambda n, body: (200, {}, text if n == 0 else NO), asks=3)
     assert ask(judge, request())[0].value is False
 
@@ -196,7 +280,7 @@ def test_what_is_no_answer_is_asked_again_and_then_unparsed(make, text):
 def test_a_refusal_is_a_refusal(make):
     server, judge = make(lambda n, body: (200, {}, "REFUSAL:I would rather not."))
     (found,) = ask(judge, request())
-    assert (found.value, found.state) == (None, "refusal") and len(server.bodies) == 1
+    assert (found.value, found.state) == (None, "refusal") and server.number == 1
 
 
 def test_replies_are_kept_and_a_torn_line_is_dropped(make, tmp_path):
@@ -209,7 +293,7 @@ def test_replies_are_kept_and_a_torn_line_is_dropped(make, tmp_path):
     # another server has another address, and so for OpenAI another identity
     expected = 1 if "anthropic" in judge.identity["judge"] else 2
     ask(judge, request("a"), request("b"))
-    assert len(server.bodies) == expected
+    assert server.number == expected
     assert KEY not in path.read_text()
     assert all(line.endswith("}") for line in path.read_text().splitlines())
 
@@ -218,7 +302,7 @@ def test_a_missing_key_is_named(monkeypatch):
     pytest.importorskip("anthropic")
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     with pytest.raises(UserError, match="ANTHROPIC_API_KEY"):
-        Anthropic("m")
+        AnthropicWriter("m")
 
 
 @pytest.mark.parametrize(
@@ -264,13 +348,14 @@ def test_a_transcript_cannot_end_its_own_quotation():
     ("value", "seconds"), [("3", 3), ("0.5", 0.5), ("-1", 0), ("soon", None), (None, None)]
 )
 def test_retry_after_is_seconds_or_a_date(value, seconds):
-    assert retry.retry_after(value) == seconds
+    assert retry_after({"retry-after": value} if value else {}) == seconds
 
 
 def test_retry_after_as_a_date():
     from email.utils import formatdate
 
-    assert 8 < retry.retry_after(formatdate(time.time() + 10, usegmt=True)) <= 10
+    date = formatdate(time.time() + 10, usegmt=True)
+    assert 8 < retry_after({"retry-after": date}) <= 10
 
 
 def test_a_checkpoint_judges_by_log_probability(model, tmp_path):

@@ -5,8 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msm_jax.corpus.writers.request import Failure, Reply, Request, Usage
-from msm_jax.corpus.writers.transport import Pace, Trouble, api_key, run_all, status_trouble
-from msm_jax.errors import UserError
+from msm_jax.corpus.writers.transport import (
+    Pace,
+    Trouble,
+    api_key,
+    require,
+    run_all,
+    status_trouble,
+)
 
 KEY = "ANTHROPIC_API_KEY"
 _STOPS = {
@@ -17,7 +23,7 @@ _STOPS = {
 
 
 class AnthropicWriter:
-    """A `Backend`.
+    """A `Backend`; `where` names it in messages.
 
     Args:
       model: as Anthropic names it.
@@ -31,8 +37,9 @@ class AnthropicWriter:
         self, model: str, temperature: float = 1.0, pace: Pace = Pace(),  # noqa: B008 - frozen
         base_url: str = "", structured: bool = True,
     ):  # fmt: skip
-        require_library()
+        require("anthropic")
         api_key(KEY)
+        self.where = f"anthropic {model}"
         self.identity: Mapping[str, Any] = {
             "writer": "anthropic",
             "model": model,
@@ -45,8 +52,9 @@ class AnthropicWriter:
         self, requests: Sequence[Request], go_on: Callable[[], bool]
     ) -> Iterator[tuple[int, Reply | Failure]]:
         return run_all(
-            requests, self._session, self._attempt, trouble_of, self.pace, self.counts, go_on
-        )
+            requests, self._session, self._attempt, trouble_of, self.pace, self.counts, go_on,
+            self.where,
+        )  # fmt: skip
 
     def params(self, request: Request) -> dict[str, Any]:
         """A request in Anthropic's words. The spec's part is marked for the prompt cache."""
@@ -112,7 +120,8 @@ def reply_of(message: Any) -> Reply:
         cache_read_tokens=getattr(usage, "cache_read_input_tokens", 0) or 0,
         cache_write_tokens=getattr(usage, "cache_creation_input_tokens", 0) or 0,
     )
-    return Reply(text, _STOPS.get(message.stop_reason, "end"), paid)
+    model = str(getattr(message, "model", None) or "")
+    return Reply(text, _STOPS.get(message.stop_reason, "end"), paid, model)
 
 
 def trouble_of(error: Exception) -> Trouble:
@@ -131,13 +140,3 @@ def trouble_of(error: Exception) -> Trouble:
         # JSON that ends in the middle, or is something else altogether.
         return Trouble("broken response", f"{type(error).__name__}: {error}", retry=True)
     return Trouble("connection lost", f"{type(error).__name__}: {error}", retry=True)
-
-
-def require_library() -> None:
-    """Says how to get the client where it is missing."""
-    try:
-        import anthropic  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "writer.kind=anthropic needs the library anthropic: pip install 'msm_jax[writers]'"
-        ) from error

@@ -5,6 +5,7 @@ had sent is found again and its results are taken, not paid for twice. Batches r
 other. Rows that expired or failed at the provider go into the next batch.
 """
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -16,7 +17,7 @@ from typing import Any
 
 from msm_jax.corpus.writers.anthropic_api import AnthropicWriter, reply_of, trouble_of
 from msm_jax.corpus.writers.request import Failure, Price, Reply, Request
-from msm_jax.corpus.writers.transport import LONGEST_WAIT, Trouble
+from msm_jax.corpus.writers.transport import Trouble, given_up
 from msm_jax.errors import UserError
 
 STEPS = frozenset("document neutral critique revise rewrite answer judge".split())
@@ -171,7 +172,7 @@ class AnthropicBatchWriter:
                 self._count(trouble.name)
                 return None
             usage = self._price.of(reply.usage, self._discount)
-            return Reply(reply.text, reply.stop, usage)
+            return dataclasses.replace(reply, usage=usage)
         if result.type == "errored":
             error = getattr(result.error, "error", result.error)
             if getattr(error, "type", "") == "invalid_request_error":
@@ -201,9 +202,9 @@ class AnthropicBatchWriter:
                         "the batch was accepted it will be found and not paid for twice"
                     ) from None
                 if not trouble.retry or (once and number >= self._live.pace.attempts):
-                    raise UserError(f"{trouble.name}: {trouble}: nothing is lost") from None
+                    raise given_up(self._live.where, trouble) from None
                 wait = self._live.pace.first_wait * 2 ** min(number, 7)
-                time.sleep(min(max(wait, trouble.after or 0.0), LONGEST_WAIT))
+                time.sleep(min(max(wait, trouble.after or 0.0), self._live.pace.longest_wait))
         raise AssertionError
 
 

@@ -47,7 +47,7 @@ class Journal:
         if place is None:
             return None
         row = json.loads(os.pread(self._fd, place[1], place[0]))
-        return Reply(row["text"], row["stop"], Usage(**row["usage"]))
+        return Reply(row["text"], row["stop"], Usage(**row["usage"]), row.get("model", ""))
 
     def put(self, key: str, step: str, reply: Reply) -> None:
         """Keeps a reply; when this returns, a kill cannot lose it."""
@@ -55,6 +55,7 @@ class Journal:
             "key": key,
             "step": step,
             "stop": reply.stop,
+            "model": reply.model,
             "usage": dataclasses.asdict(reply.usage),
             "text": reply.text,
         }

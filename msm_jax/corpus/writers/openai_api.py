@@ -7,15 +7,21 @@ from typing import Any
 
 from msm_jax.corpus.writers.anthropic_api import asked
 from msm_jax.corpus.writers.request import Failure, Reply, Request, Usage
-from msm_jax.corpus.writers.transport import Pace, Trouble, api_key, run_all, status_trouble
-from msm_jax.errors import UserError
+from msm_jax.corpus.writers.transport import (
+    Pace,
+    Trouble,
+    api_key,
+    require,
+    run_all,
+    status_trouble,
+)
 
 KEY = "OPENAI_API_KEY"
 _STOPS = {"length": "length", "content_filter": "refusal"}
 
 
 class OpenAIWriter:
-    """A `Backend`.
+    """A `Backend`; `where` names it in messages.
 
     Args:
       model: as the endpoint names it.
@@ -30,14 +36,10 @@ class OpenAIWriter:
         self, model: str, temperature: float = 1.0, pace: Pace = Pace(),  # noqa: B008 - frozen
         base_url: str = "", structured: bool = True,
     ):  # fmt: skip
-        try:
-            import openai  # noqa: F401
-        except ImportError as error:
-            raise UserError(
-                "writer.kind=openai needs the library openai: pip install 'msm_jax[writers]'"
-            ) from error
+        require("openai")
         if not base_url:
             api_key(KEY)
+        self.where = f"openai {model} at {base_url or 'api.openai.com'}"
         self.identity: Mapping[str, Any] = {
             "writer": "openai",
             "model": model,
@@ -51,8 +53,9 @@ class OpenAIWriter:
         self, requests: Sequence[Request], go_on: Callable[[], bool]
     ) -> Iterator[tuple[int, Reply | Failure]]:
         return run_all(
-            requests, self._session, self._attempt, trouble_of, self.pace, self.counts, go_on
-        )
+            requests, self._session, self._attempt, trouble_of, self.pace, self.counts, go_on,
+            self.where,
+        )  # fmt: skip
 
     def params(self, request: Request) -> dict[str, Any]:
         """A request in OpenAI's words."""
@@ -104,6 +107,7 @@ def _reply_of(completion: Any) -> Reply:
         choice.message.content or refusal or "",
         "refusal" if refusal else _STOPS.get(choice.finish_reason, "end"),
         Usage(read - cached, usage.completion_tokens if usage else 0, cached),
+        str(getattr(completion, "model", None) or ""),
     )
 
 

@@ -156,11 +156,13 @@ class Reply:
       text: all of it.
       stop: "end", "length" (cut off at max_tokens) or "refusal".
       usage: of this reply.
+      model: which model says that it wrote; "" where nobody says so.
     """
 
     text: str
     stop: str = "end"
     usage: Usage = Usage()
+    model: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,18 +1,29 @@
-"""A judge behind an API: many requests at a time, each paid for once."""
+"""A judge behind an API: many requests at a time, each paid for once.
+
+It asks as the writers of a corpus do (`corpus.writers`): what is said there of pace, troubles and
+keys holds here.
+"""
 
 import concurrent.futures
-import contextlib
+import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from msm_jax.corpus.writers.anthropic_api import AnthropicWriter
+from msm_jax.corpus.writers.openai_api import OpenAIWriter
+from msm_jax.corpus.writers.request import Failure, Reply
+from msm_jax.corpus.writers.request import Request as ToWrite
+from msm_jax.corpus.writers.transport import Pace
 from msm_jax.evals.judges.base import Judgement, Request, parse_answer
 from msm_jax.evals.judges.cache import Cache
-from msm_jax.evals.judges.clients import ChatClient
-from msm_jax.evals.judges.retry import Gate, GaveUp, Patience, call_patiently
+
+ANTHROPIC_MODEL = "claude-sonnet-4-6"  # the paper's judge (MSM, appendix D.3)
+# A request that is refused as such costs one verdict, be it the first or the last.
+PACE = Pace(16, timeout=120.0, attempts=8, longest_wait=600.0, seconds=600.0, bad_requests=0)
 
 
 class ApiJudge:
-    """Asks a `ChatClient`.
+    """Asks a model behind an API.
 
     A reply without an answer is asked for again, `asks` times in all; then it is "unparsed". A
     refusal stands. What could not be reached is an "error", is not cached, and is tried again by
@@ -21,67 +32,83 @@ class ApiJudge:
 
     def __init__(
         self,
-        client: ChatClient,
+        backend: AnthropicWriter | OpenAIWriter,
         cache: Cache,
-        concurrency: int = 16,
         max_tokens: int = 1024,
         asks: int = 3,
-        patience: Patience = Patience(),  # noqa: B008
     ):
-        self.identity = {"judge": client.where, "max_tokens": max_tokens, "asks": asks}
-        self.gate = Gate(concurrency)
-        self._client, self._cache, self._patience = client, cache, patience
-        self._concurrency, self._max_tokens, self._asks = concurrency, max_tokens, asks
+        self.identity = {"judge": backend.where, "max_tokens": max_tokens, "asks": asks}
+        self._backend, self._cache = backend, cache
+        self._max_tokens, self._asks = max_tokens, asks
 
     def judge(self, requests: Sequence[Request]) -> Iterator[tuple[int, Judgement]]:
         """See `Judge`. A UserError of one request ends the run; the others' replies are kept."""
+        open_now = list(range(len(requests)))
+        for attempt in range(self._asks):
+            alike: dict[str, list[int]] = {}
+            for index in open_now:
+                key = requests[index].key(self.identity, attempt)
+                alike.setdefault(key, []).append(index)
+            open_now = []
+            asked = {key: requests[indices[0]] for key, indices in alike.items()}
+            for key, outcome in self._outcomes(asked, attempt):
+                for index in alike[key]:
+                    judgement = _judgement(requests[index], outcome)
+                    if judgement.state == "unparsed" and attempt + 1 < self._asks:
+                        open_now.append(index)
+                    else:
+                        yield index, judgement
+
+    def _outcomes(
+        self, asked: Mapping[str, Request], attempt: int
+    ) -> Iterator[tuple[str, Reply | Failure]]:
+        """Key and outcome of each; the backend sees only what the cache lacks."""
+        missing = {}
+        for key, request in asked.items():
+            known = self._cache.get(key)
+            if known is None:
+                missing[key] = ToWrite(
+                    "judge", request.system, request.user, {}, None, self._max_tokens, attempt
+                )
+            else:
+                yield key, Reply(known["text"], known["finish"], model=known["model"])
+        if not missing:
+            return
+        # A thread keeps every reply at once: whatever happens to whoever reads from here, what was
+        # under way, and so paid for, is kept.
+        arrived: queue.Queue[tuple[str, Reply | Failure] | None] = queue.Queue()
         stop = threading.Event()
-        self.gate.close(False)
-        with concurrent.futures.ThreadPoolExecutor(self._concurrency) as pool:
-            futures = {
-                pool.submit(self._one, request, stop): index
-                for index, request in enumerate(requests)
-            }
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            fetched = pool.submit(self._fetch, missing, arrived, stop)
             try:
-                for future in concurrent.futures.as_completed(futures):
-                    yield futures[future], future.result()
+                while (outcome := arrived.get()) is not None:
+                    yield outcome
             finally:
                 stop.set()
-                self.gate.close()
-                for future in futures:
-                    future.cancel()
+            fetched.result()
 
-    def _one(self, request: Request, stop: threading.Event) -> Judgement:
-        reply: dict = {"text": "", "finish": "stop"}
-        for attempt in range(self._asks):
-            if stop.is_set():
-                return Judgement(None, "error", "stopped")
-            try:
-                reply = self._reply(request, attempt, stop)
-            except GaveUp as error:
-                return Judgement(None, "error", str(error))
-            if reply["finish"] == "refusal":
-                return Judgement(None, "refusal", reply["text"])
-            value = parse_answer(reply["text"], request)
-            if value is not None:
-                return Judgement(value, "ok", reply["text"])
-        cut = "cut off: " if reply["finish"] == "length" else ""
-        return Judgement(None, "unparsed", cut + reply["text"])
-
-    def _reply(self, request: Request, attempt: int, stop: threading.Event) -> dict:
-        key = request.key(self.identity, attempt)
-        known = self._cache.get(key)
-        if known is not None:
-            return known
-        call = lambda: self._client.reply(request.system, request.user, self._max_tokens)
-        sleep = lambda seconds: _wait(stop, seconds)
-        found = call_patiently(call, self._client.where, self.gate, self._patience, sleep)
-        reply = {"text": found.text, "finish": found.finish, "model": found.model}
-        self._cache.put(key, reply)
-        return reply
+    def _fetch(
+        self, missing: Mapping[str, ToWrite], arrived: queue.Queue, stop: threading.Event
+    ) -> None:
+        keys = list(missing)
+        replies = self._backend.replies(list(missing.values()), lambda: not stop.is_set())
+        try:
+            for number, outcome in replies:
+                if isinstance(outcome, Reply):
+                    kept = {"text": outcome.text, "finish": outcome.stop, "model": outcome.model}
+                    self._cache.put(keys[number], kept)
+                arrived.put((keys[number], outcome))
+        finally:
+            arrived.put(None)
 
 
-def _wait(stop: threading.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        if stop.wait(seconds):
-            raise GaveUp("stopped")
+def _judgement(request: Request, outcome: Reply | Failure) -> Judgement:
+    if isinstance(outcome, Failure):
+        return Judgement(None, "error", f"{outcome.name}: {outcome.message}")
+    if outcome.stop == "refusal":
+        return Judgement(None, "refusal", outcome.text)
+    value = parse_answer(outcome.text, request)
+    if value is not None:
+        return Judgement(value, "ok", outcome.text)
+    cut = "cut off: " if outcome.stop == "length" else ""
+    return Judgement(None, "unparsed", cut + outcome.text)

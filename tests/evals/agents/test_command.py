@@ -46,6 +46,12 @@ def test_settings_that_do_not_go_together_are_named(monkeypatch, tmp_path):
         ({"judge_checkpoint": "x", "judge": "openai"}, "judge_checkpoint.*openai"),
         ({"judge": "openai"}, "judge_model"),
         ({"judge": "checkpoint"}, "judge_checkpoint"),
+        (
+            {"judge": "anthropic", "judge_url": "http://me:secret@host"},
+            "--judge_url: must not hold",
+        ),
+        ({"judge": "anthropic", "judge_url": "host"}, "--judge_url='host'"),
+        ({"judge": "anthropic", "judge_concurrency": 0}, "--judge_concurrency"),
     ):
         with pytest.raises(UserError, match=words):
             kinds.make_judge({**defaults, **change}, tmp_path)

@@ -55,17 +55,24 @@ class Server:
 
     Args:
       schedule: what happens to the 1st, 2nd, ... request; "ok" after its end.
+      refuse_key: who has it in a key is turned away.
+      script: instead of a schedule: (number of the request, its body) to what happens, which may
+        also be (status, headers, text). The text is the model's with status 200, after
+        "REFUSAL:" or "LENGTH:" one that ended so; after "RAW:" it is the whole body.
 
     Attributes:
+      active, most_active: requests under way.
+      number: of requests so far.
       delivered: hash of a request -> how often a whole and good reply to it was sent.
       replies: all whole replies.
-      seen: everything that was sent here, headers included.
+      seen: everything that was sent here, headers included; times: when, in seconds.
       batches: id -> batch.
     """
 
-    def __init__(self, schedule=(), refuse_key=""):
-        self.schedule, self.refuse_key = list(schedule), refuse_key
+    def __init__(self, schedule=(), refuse_key="", script=None):
+        self.schedule, self.refuse_key, self.script = list(schedule), refuse_key, script
         self.delivered, self.seen, self.batches, self.replies = {}, [], {}, 0
+        self.times = []
         self.polls_until_ended, self.expire_half_of_batch = 2, 0
         self.lock, self.number, self.active, self.most_active = threading.Lock(), 0, 0, 0
 
@@ -81,10 +88,12 @@ class Server:
         self.http.shutdown()
         self.http.server_close()
 
-    def behaviour(self):
+    def behaviour(self, request):
         with self.lock:
-            self.number += 1
-            return self.schedule.pop(0) if self.schedule else "ok"
+            number, self.number = self.number, self.number + 1
+            if not self.script:
+                return self.schedule.pop(0) if self.schedule else "ok"
+        return self.script(number, request)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -96,8 +105,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
-        self.owner.seen.append((self.path, dict(self.headers), body))
         with self.owner.lock:
+            self.owner.seen.append((self.path, dict(self.headers), body))
+            self.owner.times.append(time.monotonic())
             self.owner.active += 1
             self.owner.most_active = max(self.owner.most_active, self.owner.active)
         try:
@@ -126,11 +136,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     # ------------------------------------------------------------ messages
 
     def message(self, body):
-        what, request = self.owner.behaviour(), json.loads(body)
+        request = json.loads(body)
+        what = self.owner.behaviour(request)
         openai = "chat/completions" in self.path
         key = self.headers.get("x-api-key") or self.headers.get("authorization", "")
         if self.owner.refuse_key and self.owner.refuse_key in key:
             return self.error(401, f"invalid x-api-key: {key}", openai)
+        if isinstance(what, tuple):
+            return self.scripted(*what, openai)
         if what == "429":
             return self.error(429, "slow down", openai, {"retry-after": "0.3"})
         if what in ("500", "529", "503", "400"):
@@ -177,6 +190,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         used = (len(system + prompt) // 4, len(text) // 4)
         return _openai_reply(text, stop, used) if openai else _anthropic_reply(text, stop, used)
 
+    def scripted(self, status, headers, text, openai):
+        if text.startswith("RAW:"):
+            return self.send_bytes(status, text[4:].encode(), "application/json", headers)
+        if status != 200:
+            return self.error(status, text, openai, headers)
+        mark, colon, rest = text.partition(":")
+        stop = {"REFUSAL": "refusal", "LENGTH": "length"}.get(mark) if colon else None
+        reply = _openai_reply if openai else _anthropic_reply
+        return self.send(200, reply(rest if stop else text, stop or "end", (1, 1)), headers)
+
     def trickle(self):
         """A byte now and then: no single read ever times out."""
         self.send_response(200)
@@ -195,7 +218,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     # ------------------------------------------------------------ batches
 
     def create_batch(self, request):
-        if self.owner.behaviour() == "500":
+        if self.owner.behaviour(request) == "500":
             return self.error(500, "trouble", False)
         name = f"msgbatch_{len(self.owner.batches)}"
         now = datetime.datetime.now(datetime.UTC)
