@@ -227,3 +227,11 @@ def test_kill_9_and_once_more_give_the_identical_set(model, run_dir, tmp_path):
     assert contents(out) == contents(tmp_path / "whole")
     whole = (out / "samples.jsonl").read_bytes()
     assert set(kept.splitlines()[:-1]) <= set(whole.splitlines())
+
+
+@pytest.mark.parametrize("options", [[], ["--tiny"]])
+def test_the_benchmark_of_the_overhead_runs(run_python, root, tmp_path, options):
+    where = ["--samples=1", f"--output={tmp_path}"]
+    done = run_python(str(root / "benchmarks" / "agents_overhead.py"), *where, *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[0])["samples"] == 27 * (1 if options else 2)
