@@ -54,6 +54,13 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
             file=sys.stderr,
         )
         sys.exit(EXIT_USER_ERROR)
+    except RuntimeError as error:
+        if "initialize backend" not in str(error):
+            raise
+        from msm_jax.doctor import why_not
+
+        print("error: {}: {}".format(*why_not(str(error))), file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
     except Preempted as stop:
         print(f"stopped: {stop}", file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)

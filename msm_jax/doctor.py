@@ -153,7 +153,7 @@ print("@" + json.dumps({
 def _devices(found: Findings, seconds: float = 120) -> None:
     facts: dict[str, object] = {}
     found.facts["devices"] = facts
-    tpus, gpus = _tpu_chips(), len(glob.glob("/dev/nvidia[0-9]*"))
+    tpus, gpus = _tpu_chips(), _gpus()
     facts["on the machine"] = f"{tpus} TPU chips, {gpus} NVIDIA GPUs"
     plugins = [name for name in ("libtpu", *_cuda_plugins()) if _installed(name)]
     facts["plugins"] = ", ".join(f"{name} {_installed(name)}" for name in plugins) or "none"
@@ -169,7 +169,7 @@ def _devices(found: Findings, seconds: float = 120) -> None:
     answer = next((line[1:] for line in done.stdout.splitlines() if line[:1] == "@"), "")
     if not answer:
         facts["JAX"] = "cannot start"
-        found.problems.append(_why_not(done.stderr))
+        found.problems.append(why_not(done.stderr))
         return
     seen = json.loads(answer)
     facts["JAX uses"] = f"{seen['local']} x {seen['kind']}, of {seen['all']} in all"
@@ -184,10 +184,11 @@ def _devices(found: Findings, seconds: float = 120) -> None:
     if not seen["one"]:
         found.problems.append(("a sum of eight ones came out wrong", "change the device"))
     if seen["backend"] == "cpu":
-        _unused(found, tpus, gpus)
+        found.problems += unused(tpus, gpus)
 
 
-def _why_not(stderr: str) -> tuple[str, str]:
+def why_not(stderr: str) -> tuple[str, str]:
+    """(problem, cure) of what JAX said when it did not get its devices."""
     lines = [line for line in stderr.strip().splitlines() if line.strip()] or ["no message"]
     last = next((line for line in reversed(lines) if "Error" in line), lines[-1])[:300]
     if "ALREADY_IN_USE" in stderr or "in use" in stderr or "lockfile" in stderr:
@@ -203,7 +204,11 @@ def _why_not(stderr: str) -> tuple[str, str]:
     return f"JAX cannot start: {last}", "pip install --upgrade 'msm_jax[tpu]', [gpu] or neither"
 
 
-def _unused(found: Findings, tpus: int, gpus: int) -> None:
+def unused(tpus: int | None = None, gpus: int | None = None) -> list[tuple[str, str]]:
+    """(problem, cure) of accelerators that lie idle, if JAX uses the CPU; counted if not given."""
+    tpus = _tpu_chips() if tpus is None else tpus
+    gpus = _gpus() if gpus is None else gpus
+    problems = []
     chosen = os.environ.get("JAX_PLATFORMS", "")
     for count, what, extra, plugins in (
         (tpus, "TPU", "tpu", ("libtpu",)),
@@ -213,14 +218,13 @@ def _unused(found: Findings, tpus: int, gpus: int) -> None:
             continue
         problem = f"there is a {what}, and JAX uses the CPU"
         if "cpu" in chosen:
-            found.problems.append((problem, f"unset JAX_PLATFORMS (it is {chosen})"))
+            problems.append((problem, f"unset JAX_PLATFORMS (it is {chosen})"))
         elif not any(_installed(name) for name in plugins):
-            found.problems.append((problem, f"pip install 'msm_jax[{extra}]'"))
+            problems.append((problem, f"pip install 'msm_jax[{extra}]'"))
         else:
             cure = "its driver may be too old (nvidia-smi)" if what == "GPU" else _holders()
-            found.problems.append(
-                (problem, cure or "python -c 'import jax; jax.devices()' says why")
-            )
+            problems.append((problem, cure or "python -c 'import jax; jax.devices()' says why"))
+    return problems
 
 
 def _installed(name: str) -> str:
@@ -232,6 +236,10 @@ def _installed(name: str) -> str:
 
 def _cuda_plugins() -> tuple[str, ...]:
     return ("jax-cuda13-plugin", "jax-cuda12-plugin")
+
+
+def _gpus() -> int:
+    return len(glob.glob("/dev/nvidia[0-9]*"))
 
 
 def _tpu_chips() -> int:

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from msm_jax.tiny import tiny_checkpoint
+
 LIBTPU = pathlib.Path(sys.prefix, "tpu")  # where the Makefile puts it, apart from all else
 
 
@@ -119,7 +121,7 @@ sys.stdin.read()
 
 
 @pytest.mark.skipif(not LIBTPU.is_dir(), reason="needs libtpu: make .venv/.installed-test")
-def test_who_holds_the_tpu_is_named(doctor, root):
+def test_who_holds_the_tpu_is_named(doctor, root, run_python, tmp_path):
     path = f"{root}{os.pathsep}{LIBTPU}"
     quiet = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8"}
     holder = subprocess.Popen(
@@ -134,8 +136,15 @@ def test_who_holds_the_tpu_is_named(doctor, root):
         if holder.stdout.readline() != "held\n":
             pytest.skip("another process of this machine has libtpu loaded")
         code, found, _ = doctor(PYTHONPATH=path, JAX_PLATFORMS="tpu")
+        told = run_python(
+            "-m", "msm_jax.sample", f"--checkpoint={tiny_checkpoint(tmp_path / 'm', ['one two'])}",
+            "--prompt=one", PYTHONPATH=path, JAX_PLATFORMS="tpu", **quiet,
+        )  # fmt: skip
     finally:
         holder.communicate("")
     [problem] = found["problems"]
     assert code == 2 and problem["what"] == "the TPU is in use"
     assert f"(process {holder.pid})" in problem["cure"]
+    # So does any command that needs it, without a traceback.
+    assert told.returncode == 2 and told.stderr.count("\n") == 1, told.stderr
+    assert f"error: the TPU is in use: held by python (process {holder.pid})" in told.stderr

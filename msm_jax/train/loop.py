@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from msm_jax.command import Preempted
 from msm_jax.data.pipeline import Data, load_data
 from msm_jax.data.tokenizer import load_tokenizer
+from msm_jax.doctor import unused
 from msm_jax.errors import UserError
 from msm_jax.model import batch_sharding, make_mesh, param_shardings
 from msm_jax.model.kernels import choose_attention, platform_of
@@ -252,6 +253,9 @@ def _introduce(progress, config, model, mesh, steps, state, data) -> None:
     progress.say(f"real share of token slots: {fill}; mfu: {progress.convention()}")
     for text in data.skipped:
         progress.say(f"warning: {text}")
+    if jax.default_backend() == "cpu":
+        for problem, cure in unused():
+            progress.say(f"warning: {problem}: {cure}")
     if steps < FEW_STEPS:
         progress.say(
             f"warning: {steps} optimizer steps are few: at 31 the effect of midtraining looked "
