@@ -22,9 +22,9 @@ def check(found, n, rate):
         assert 0.93 <= found <= 0.97
 
 
-def spread_rates(rng, rate, shape):
-    """Rates of conditions whose standard deviation is half their mean."""
-    worth = rate * (1 - rate) / (rate / 2) ** 2 - 1
+def spread_rates(rng, rate, shape, spread=0.5):
+    """Rates of conditions whose standard deviation is `spread` of their mean, at most .29."""
+    worth = rate * (1 - rate) / min(spread * rate, 0.29) ** 2 - 1
     return rng.beta(rate * worth, (1 - rate) * worth, shape)
 
 
@@ -51,6 +51,17 @@ def test_the_mean_over_drawn_conditions_covers(n, rate):
     check(coverage(m.sample_bounds(k, counts), rate), n, rate)
     if n == 300 and rate > 0.02:  # what the other target is for
         assert coverage(m.fixed_bounds(k, counts), rate) < 0.7
+
+
+@each_design
+def test_where_few_conditions_hold_all_the_harm_drawn_means_and_differences_cover(n, rate):
+    """A standard deviation between conditions of twice the mean."""
+    rng = np.random.default_rng(12)
+    rates = spread_rates(rng, rate, (STUDIES, CONDITIONS), spread=2.0)
+    k, half = rng.binomial(n, rates), rng.binomial(n, rates / 2)
+    check(coverage(m.sample_bounds(k, np.full(k.shape, n)), rate), n, rate)
+    if n * rate >= 3:
+        check(coverage(m.difference_sample_bounds(k / n, half / n), rate / 2), n, rate)
 
 
 @each_design
