@@ -39,8 +39,13 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict:
     """The tree of `init_params` with a NamedSharding per leaf.
 
     Raises:
-      UserError: naming every dimension that its mesh axis does not divide.
+      UserError: naming every dimension that its mesh axis does not divide, or axes that lack.
     """
+    if lacking := [axis for axis in AXES if axis not in mesh.shape]:
+        raise UserError(
+            f"the mesh has axes {tuple(mesh.shape)} and lacks {lacking}: make it by "
+            "msm_jax.model.make_mesh, or give sizes such as {'fsdp': 8}"
+        )
     wrong = set()
 
     def sharding(leaf, axes):

@@ -357,7 +357,7 @@ def test_delete_ends_only_when_all_is_gone(cloud):
         strays=["msm"],
     )
     creating = cloud.start("create")
-    wait(lambda: cloud.calls(*RESOURCE, "create"))
+    wait(lambda: (cloud.folder / "world.json").exists() and "resource" in cloud.world)
     os.killpg(creating.pid, signal.SIGKILL)
     creating.communicate()
     _, err = cloud.run("delete")

@@ -45,6 +45,11 @@ def test_dimensions_that_cannot_be_cut_are_all_named():
         assert part in str(refused.value)
 
 
+def test_a_mesh_without_our_axes_is_refused():
+    with pytest.raises(UserError, match=r"axes \('data', 'model'\) and lacks \['fsdp'"):
+        param_shardings(MODEL, jax.sharding.AbstractMesh((1, 1), ("data", "model")))
+
+
 def test_rows_that_cannot_be_dealt_are_refused():
     with pytest.raises(UserError, match=r"rows=6.*mesh\.data=2 x mesh\.fsdp=2"):
         batch_sharding(abstract(2, 2, 1, 1), 6, 8)
