@@ -60,7 +60,7 @@ def test_where_few_conditions_hold_all_the_harm_drawn_means_and_differences_cove
     rates = spread_rates(rng, rate, (STUDIES, CONDITIONS), spread=2.0)
     k, half = rng.binomial(n, rates), rng.binomial(n, rates / 2)
     check(coverage(m.sample_bounds(k, np.full(k.shape, n)), rate), n, rate)
-    if n * rate >= 3:
+    if n * rate >= 3:  # with less than one yes per condition it is 90 %, as near as can be told
         check(coverage(m.difference_sample_bounds(k / n, half / n), rate / 2), n, rate)
 
 

@@ -97,6 +97,22 @@ def test_answers_come_as_they_end_and_none_twice(params):
     assert names[0] != (0, 0)
 
 
+def test_few_prompts_join_longer_ones_where_padding_costs_less_than_the_weights(params):
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    token = 2 * CONFIG.layers * CONFIG.kv_heads * CONFIG.head_dim * 4
+    one = lambda number: (number, [1], {0: 5})
+    together = lambda by_bucket, rows: [
+        (length, [number for number, _, _ in asked])
+        for length, asked in sampler._together(CONFIG, params, by_bucket, rows)
+    ]
+    assert 32 * token <= weights
+    assert together({16: [one(0)], 32: [one(1)]}, 64) == [(32, [0, 1])]
+    too_long = weights // token + 1
+    assert together({16: [one(0)], too_long: [one(1)]}, 64) == [(16, [0]), (too_long, [1])]
+    # These fill the rows by themselves.
+    assert together({16: [one(0), one(1)], 32: [one(2)]}, 2) == [(16, [0, 1]), (32, [2])]
+
+
 def test_a_chunk_works_in_the_memory_it_is_given(params):
     """The rings of the program's output are those of its input; the loop over tokens copies
     neither rings nor prompts nor weights."""
