@@ -4,6 +4,7 @@ Tests of several devices set XLA_FLAGS in a process of their own, because the nu
 cannot change once JAX has started.
 """
 
+import importlib.util
 import os
 import sys
 import tempfile
@@ -15,6 +16,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MSM_JAX_CACHE", os.path.join(tempfile.gettempdir(), "msm_jax_test_tokens"))
+# Most of the suite's time is XLA compiling small programs, many of them alike in several processes.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    os.path.join(tempfile.gettempdir(), f"msm_jax_test_compiled_{os.getuid()}"),
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+if importlib.util.find_spec("filelock"):  # processes lock a cache only if its size is bounded
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**31))
 
 import pathlib
 import subprocess
