@@ -34,9 +34,11 @@ def main() -> None:
     import jax
 
     from msm_jax.errors import UserError
+    from msm_jax.settings import checked
     from msm_jax.train import aot
+    from msm_jax.train.config import STAGE
 
-    config = flags.FLAGS.config
+    config = checked(STAGE, flags.FLAGS.config)
     topology = _TOPOLOGY.value or ("" if count else config.topology)
     if not topology and not count:
         raise UserError("give --topology=v5p:4x4x4 (TPUs) or --mesh=8 (fake CPU devices)")

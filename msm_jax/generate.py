@@ -20,9 +20,12 @@ from msm_jax.errors import UserError
 
 def main() -> None:
     """The command."""
+    from msm_jax.corpus.config import GENERATE
     from msm_jax.corpus.run import Generation
+    from msm_jax.settings import checked
 
-    config, workdir = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir)
+    config = checked(GENERATE, flags.FLAGS.config)
+    workdir = pathlib.Path(flags.FLAGS.workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -24,6 +24,8 @@ import api_pages  # noqa: E402
 import command_flags  # noqa: E402
 import config_keys  # noqa: E402
 
+from msm_jax import settings  # noqa: E402
+
 MARKER = re.compile(r"^<!-- (flags|keys|shipped|include): ?(\S*) -->$", re.MULTILINE)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 FAR_PICTURE = re.compile(r"!\[([^\]]*)\]\(https?:[^)]+\)")  # the site loads nothing from afar
@@ -99,22 +101,40 @@ def flags_table(flags: list[dict]) -> str:
     return table(("flag", "type", "default", "meaning"), rows)
 
 
-def keys_table(form: str) -> str:
+def keys_table(name: str) -> str:
     rows = []
-    for key in config_keys.keys(form):
-        kind = key.type
-        if key.inside:
-            kind = f"{'name → ' if key.named else ''}[{key.inside}](#{key.inside.lower()})"
-            if not _on_same_page(form, key.inside):
-                page = PAGES[key.inside]
-                kind = kind.replace("(#", f"({page}#")
-        group = kind == "group"
-        default = "" if group or key.inside else value(key.default)
-        # Which form stands there is said by the type.
-        text = re.sub(r"^(?:name -> )?\w+\(\)[:, ]*", "", meaning(form, key.text))
-        text = text or config_keys.summary(key.inside)
-        rows.append((f"`{key.path}`", kind, default, api_pages.escape(text)))
-    return table(("key", "type", "default", "meaning"), rows)
+    for path, part in config_keys.rows(config_keys.FORMS[name]):
+        text = part.meaning
+        if isinstance(part, settings.Key):
+            kind, default = allowed(part), value(part.default)
+            if part.harmless:
+                text += f". Free to change: {part.harmless}"
+        else:
+            inside = part.entry if isinstance(part, settings.Named) else part
+            default, kind = "", "group"
+            if isinstance(inside, settings.Key):
+                kind = allowed(inside)
+            elif inside is None or inside.name:
+                kind = link(name, inside.name if inside else "WorldConfig")
+            if isinstance(part, settings.Named):
+                kind = f"name → {kind}"
+        rows.append((f"`{path}`", kind, default, api_pages.escape(text)))
+    return table(("key", "may be", "default", "meaning"), rows)
+
+
+def allowed(key: settings.Key) -> str:
+    """What a key may be, choices as code."""
+    if key.item:
+        return key.allowed.replace(key.item.allowed, allowed(key.item))
+    if key.choices:
+        return "one of " + ", ".join(f"`{word}`" if word else '`""`' for word in key.choices)
+    return key.allowed
+
+
+def link(page: str, form: str) -> str:
+    """To a form's table, from the page of another."""
+    place = "" if PAGES[page] == PAGES[form] else PAGES[form]
+    return f"[{form}]({place}#{form.lower()})"
 
 
 PAGES = {
@@ -124,33 +144,15 @@ PAGES = {
 }
 
 
-def _on_same_page(form: str, other: str) -> bool:
-    return PAGES[form] == PAGES[other]
-
-
-def meaning(form: str, text: str) -> str:
-    """An explanation, with what constants hold in place of their names."""
-    source = (ROOT / config_keys.FORMS[form]).read_text(encoding="utf-8")
-    for name in re.findall(r"\b[A-Z]{3,}\b", text):
-        if held := re.search(rf"^{name} = \((.+?)\)$", source, re.MULTILINE):
-            words = re.findall(r'"([^"]*)"', held[1])
-            listed = ", ".join(f"`{word}`" if word else '`""`' for word in words)
-            text = re.sub(rf"\bof {name}\b|\b{name}\b", f"one of {listed}", text)
-    return text
-
-
 def shipped_section(config: config_keys.Shipped) -> str:
     """What a config says of itself, and what it sets."""
-    import ml_collections
-
-    made = config_keys.leaves(config.load())
-    form = config_keys.COMMANDS.get(config.command)
+    form = config_keys.COMMANDS[config.command]
     rows = []
-    for path, found in made.items():
-        default = config_keys.default_of(form, path) if form else None
-        if isinstance(default, ml_collections.ConfigDict) or found != default:
-            rows.append((f"`{path}`", value(found), value(default) if form else ""))
-    head = ("key", "value", "default") if form else ("setting", "value", "")
+    for path, found in config_keys.leaves(config.load()).items():
+        default = getattr(config_keys.find(form, path), "default", None)
+        if found != default:
+            rows.append((f"`{path}`", value(found), value(default)))
+    head = ("key", "value", "default")
     listed = table(head, rows)
     inner = "\n".join(f"    {line}" for line in listed.splitlines())
     return (

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from msm_jax.corpus import prompts
+from msm_jax.corpus.config import DERIVATIONS
 from msm_jax.corpus.filters import content
 from msm_jax.corpus.writers import Items, Request, Writer
 from msm_jax.errors import UserError
@@ -18,7 +19,6 @@ from msm_jax.spec import (
 )
 from msm_jax.spec.spec import MODEL_NAME, PROVIDER_NAME
 
-KINDS = ("value_augmented", "rules_augmented", "shuffled", "opposed")
 TIMES_LONGER = 5  # the paper's V+ and R+ have 3,039 and 2,941 words for rules of 598
 WORDS_PER_SENTENCE = 17
 TOLERANCE = 0.05
@@ -31,8 +31,8 @@ def derive_spec(config: Any, spec: Spec, writer: Writer) -> str:
       UserError: a kind that this spec or this writer does not allow.
     """
     kind = config.derive.kind
-    if kind not in KINDS:
-        raise UserError(f"config.derive.kind={kind!r}: must be one of {', '.join(KINDS)}")
+    if not kind:
+        raise UserError(f"config.derive.kind: is not set; one of {', '.join(DERIVATIONS)}")
     plain = load_spec(spec.path, MODEL_NAME, PROVIDER_NAME)
     if kind == "shuffled":
         return shuffled_attribution(plain.text, config.seed, spec.path)

@@ -7,9 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from msm_jax.corpus import config as settings
 from msm_jax.corpus import estimate, export, files, manifest, page
 from msm_jax.corpus.backends import Generate, make_backend
+from msm_jax.corpus.config import GENERATE
 from msm_jax.corpus.derive import derive_spec
 from msm_jax.corpus.instruction_mix import instruction_mix
 from msm_jax.corpus.neutral import make_neutral, wanted_tokens
@@ -18,6 +18,7 @@ from msm_jax.corpus.pipeline import DocumentMaker, Made
 from msm_jax.corpus.writers import Journal, Writer
 from msm_jax.corpus.writers.request import Price
 from msm_jax.errors import UserError
+from msm_jax.settings import checked
 from msm_jax.spec import (
     Spec,
     estimated_tokens,
@@ -48,6 +49,7 @@ class Generation:
         count_tokens: Callable[[str], int] | None = None,
         generate: Callable[[str], Generate] | None = None,
     ):  # fmt: skip
+        config = checked(GENERATE, config)
         check_config(config)
         self.config, self.workdir, self.say = config, workdir, say
         self.counted = count_tokens is not None
@@ -225,26 +227,10 @@ class Generation:
 
 
 def check_config(config: ConfigDict) -> None:
-    """Values that no corpus can be made with are the user's error."""
-    for name, value, allowed in (
-        ("make", config.make, settings.MAKES),
-        ("writer.kind", config.writer.kind, settings.WRITERS),
-        ("critic.kind", config.critic.kind, ("", *settings.WRITERS)),
-        ("documents.mode", config.documents.mode, settings.MODES),
-        ("documents.register", config.documents.register, settings.REGISTERS),
-        ("documents.rewrite", config.documents.rewrite, settings.REWRITES),
-        ("chats.style", config.chats.style, settings.STYLES),
-        *(("formats", each, settings.FORMATS) for each in config.formats),
-    ):
-        if value not in allowed:
-            known = ", ".join(repr(each) for each in allowed)
-            raise UserError(f"config.{name}={value!r}: must be one of {known}")
+    """Keys that do not go together are the user's error."""
     documents = config.documents
-    for name in ("count", "types", "ideas_per_call", "max_tokens"):
-        if documents[name] < 1:
-            raise UserError(f"config.documents.{name}={documents[name]}: must be at least 1")
     low, high = documents.words
-    if not 0 < low < high:
+    if low >= high:
         raise UserError(f"config.documents.words={documents.words}: must be (shortest, longest)")
     if documents.rewrite == "another" and not documents.other_name:
         raise UserError('config.documents.rewrite="another" needs documents.other_name')

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from msm_jax.errors import UserError
@@ -21,6 +21,7 @@ from msm_jax.evals.material import place
 from msm_jax.evals.preferences import SCORERS
 from msm_jax.evals.questions import OpenQuestions
 from msm_jax.evals.quiz import Quiz
+from msm_jax.settings import ROWS, SEED, SHARE, Key, Problems, form, key
 from msm_jax.spec.spec import load_spec
 
 _ALONG = "one of the sets that come along: opinions, items"
@@ -32,22 +33,21 @@ class Setting:
     """One flag.
 
     Attributes:
-      name, type, help: of the flag.
+      key: what its value may be, and what it means.
       defaults: by kind; a kind that is not here has no use for the setting.
-      choices: what the value, or each value of a list, may be; () is anything.
     """
 
-    name: str
-    type: type
-    help: str
+    key: Key
     defaults: dict[str, Any]
-    choices: Sequence[str] = ()
 
-    def help_with_defaults(self) -> str:
-        """What `--help` says: the choices, and the default, by kind where kinds differ."""
-        show = lambda value: ",".join(value) if self.type is list else str(value)
+    def help(self) -> str:
+        """What `--help` says: what the value may be, and the default, by kind where they differ."""
+        show = lambda value: ",".join(value) if isinstance(value, tuple) else str(value)
         words = {kind: show(v) for kind, v in self.defaults.items() if v is not None}
-        said = f"{self.help} One of {', '.join(self.choices)}." if self.choices else self.help
+        said = f"{self.key.meaning[0].upper()}{self.key.meaning[1:]}."
+        each = self.key.item or self.key
+        if each.choices or each.bounds:
+            said += f" Must be {each.allowed.replace(chr(39), '')}."
         if len(set(words.values())) == 1:
             said += f" Default: {next(iter(words.values()))}."
         elif words:
@@ -74,6 +74,13 @@ class Kind:
     inspect: Callable[[pathlib.Path], pathlib.Path] | None = None
 
 
+def _setting(defaults: dict[str, Any], meaning: str, **limits: Any) -> Setting:
+    default = None if None in defaults.values() else next(iter(defaults.values()))
+    if default is None:
+        limits["of"] = str
+    return Setting(key(default, meaning, **limits), defaults)
+
+
 def _settings() -> dict[str, Setting]:
     agents = lambda value: {"agents": value}
     pairs = lambda value: {"preferences": value}
@@ -81,49 +88,46 @@ def _settings() -> dict[str, Setting]:
     judged = lambda value: dict.fromkeys(("agents", "preferences", "questions"), value)
     drawn = lambda one, two, three: {"preferences": one, "agents": two, "questions": three}
     judges = {"agents": RULES, "preferences": RULES, "questions": "anthropic"}
-    found = [
-        Setting("pairs", str, f"JSONL of preference pairs, or {_ALONG}.", pairs(None)),
-        Setting("scorers", list, "How pairs are asked.", pairs(list(SCORERS)), SCORERS),
-        Setting("questions", str, "JSONL of open questions.", {"questions": "open_questions"}),
-        Setting("spec", str, "The spec that open answers are judged by.", {"questions": None}),
-        Setting("quiz", str, "JSONL of questions about a spec.", {"quiz": "quiz_values"}),
-        Setting("seed", int, "Of the generated answers.", drawn(0, 0, 0)),
-        Setting("samples", int, "Answers per question.", drawn(1, 300, 1)),
-        Setting("temperature", float, "0 is greedy.", drawn(0.0, 0.7, 0.7)),
-        Setting("max_tokens", int, "Of one answer.", drawn(32, 4096, 1024)),
-        Setting("rows", int, "Computed at a time.", every(64)),
-        Setting("scenarios", list, "Of the agents.", agents(list(PAPER_SCENARIOS)), SCENARIOS),
-        Setting(
-            "goals",
-            list,
-            f"Types ({', '.join(GOAL_TYPES)}), or with a value: explicit-america.",
-            agents(["none", "explicit"]),
+    named = {"agents": "Qwen", "questions": "Qwen", "quiz": "Qwen"}
+    goals = f"types ({', '.join(GOAL_TYPES)}), or with a value: explicit-america"
+    cost = "what it costs and how fast it is, not what it says"
+    return {
+        "pairs": _setting(pairs(None), f"JSONL of preference pairs, or {_ALONG}"),
+        "scorers": _setting(pairs(tuple(SCORERS)), "how pairs are asked", choices=SCORERS),
+        "questions": _setting({"questions": "open_questions"}, "JSONL of open questions"),
+        "spec": _setting({"questions": None}, "the spec that open answers are judged by"),
+        "quiz": _setting({"quiz": "quiz_values"}, "JSONL of questions about a spec"),
+        "seed": _setting(drawn(0, 0, 0), "of the generated answers", **SEED),
+        "samples": _setting(drawn(1, 300, 1), "answers per question", at_least=1),
+        "temperature": _setting(drawn(0.0, 0.7, 0.7), "0 is greedy", at_least=0),
+        "max_tokens": _setting(drawn(32, 4096, 1024), "of one answer", at_least=1),
+        "rows": Setting(ROWS, every(64)),
+        "scenarios": _setting(agents(PAPER_SCENARIOS), "of the agents", choices=SCENARIOS),
+        "goals": _setting(agents(("none", "explicit")), goals),
+        "urgencies": _setting(agents(("replacement",)), "the threat", choices=URGENCIES),
+        "extras": _setting(agents(("none",)), "further instructions", choices=EXTRAS),
+        "scratchpad": _setting(agents(True), "offer a private place to think"),
+        "assistant": _setting(named, "what the assistant is called"),
+        "source": _setting(agents("own"), "whose texts", choices=SOURCES),
+        "save_every": _setting(
+            agents(100), "samples between two saves", at_least=1, harmless="when, not what"
         ),
-        Setting("urgencies", list, "The threat.", agents(["replacement"]), URGENCIES),
-        Setting("extras", list, "Further instructions.", agents(["none"]), EXTRAS),
-        Setting("scratchpad", bool, "Offer a private place to think.", agents(True)),
-        Setting(
-            "assistant",
-            str,
-            "What the assistant is called.",
-            {"agents": "Qwen", "questions": "Qwen", "quiz": "Qwen"},
+        "judge": _setting(judges, "who judges; rules need no model", choices=JUDGES),
+        "judge_model": _setting(judged(None), "model of an API judge"),
+        "judge_url": _setting(judged(None), "address of an API judge"),
+        "judge_checkpoint": _setting(judged(None), "run directory of a judge of ours"),
+        "judge_cache": _setting(
+            judged(None), "file of paid replies; in the output if unset", harmless=cost
         ),
-        Setting("source", str, "Whose texts.", agents("own"), SOURCES),
-        Setting("save_every", int, "Samples between two saves.", agents(100)),
-        Setting("judge", str, "Who judges; rules need no model.", judges, JUDGES),
-        Setting("judge_model", str, "Model of an API judge.", judged(None)),
-        Setting("judge_url", str, "Address of an API judge.", judged(None)),
-        Setting("judge_checkpoint", str, "Run directory of a judge of ours.", judged(None)),
-        Setting("judge_cache", str, "File of paid replies; in the output if unset.", judged(None)),
-        Setting("judge_concurrency", int, "Calls at a time.", judged(16)),
-        Setting("judge_max_tokens", int, "Of one judgement.", judged(1024)),
-        Setting("judge_sees_thinking", bool, "Show it a model's thought.", agents(False)),
-        Setting("max_error_share", float, "Above it no rate is given.", judged(0.05)),
-    ]
-    return {setting.name: setting for setting in found}
+        "judge_concurrency": _setting(judged(16), "calls at a time", at_least=1, harmless=cost),
+        "judge_max_tokens": _setting(judged(1024), "of one judgement", at_least=1),
+        "judge_sees_thinking": _setting(agents(False), "show it a model's thought"),
+        "max_error_share": _setting(judged(0.05), "above it no rate is given", **SHARE),
+    }
 
 
 SETTINGS = _settings()
+EVALUATE = form("evaluate", "One evaluation.", **{n: s.key for n, s in SETTINGS.items()})
 
 
 def resolve(kind: str, given: dict) -> dict:
@@ -132,20 +136,18 @@ def resolve(kind: str, given: dict) -> dict:
     Raises:
       UserError: a setting that the kind has no use for, or a value that it does not have.
     """
-    for name, value in given.items():
-        setting = SETTINGS[name]
-        if kind not in setting.defaults:
+    for name in given:
+        if name in SETTINGS and kind not in SETTINGS[name].defaults:
             raise UserError(
                 f"--{name} has no meaning for --kind={kind}; it belongs to "
-                f"{', '.join(setting.defaults)}"
+                f"{', '.join(SETTINGS[name].defaults)}"
             )
-        values = value if setting.type is list else [value]
-        wrong = [v for v in values or () if setting.choices and v not in setting.choices]
-        if wrong:
-            raise UserError(f"--{name}: {wrong[0]!r} is not one of {', '.join(setting.choices)}")
-    defaults = {s.name: s.defaults[kind] for s in SETTINGS.values() if kind in s.defaults}
-    as_lists = {n: list(v) if SETTINGS[n].type is list else v for n, v in given.items()}
-    return {**defaults, **as_lists}
+    found = Problems(EVALUATE)
+    given = EVALUATE.read(given, "--", found)
+    found.tell()
+    defaults = {n: s.defaults[kind] for n, s in SETTINGS.items() if kind in s.defaults}
+    as_list = lambda value: list(value) if isinstance(value, tuple) else value
+    return {name: as_list(value) for name, value in {**defaults, **given}.items()}
 
 
 def recorded_settings(kind: str, recorded: dict) -> dict:
@@ -192,8 +194,6 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
         raise UserError("--judge=openai: --judge_model must be given")
     url = settings["judge_url"] or ""
     check_address("--judge_url", url)
-    if settings["judge_concurrency"] < 1:
-        raise UserError("--judge_concurrency must be at least 1")
     pace = dataclasses.replace(PACE, concurrency=settings["judge_concurrency"])
     backend = (
         AnthropicWriter(settings["judge_model"] or ANTHROPIC_MODEL, pace=pace, base_url=url)

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msm_jax.miniature import corpora, pairs, phrases, specs, words
-from msm_jax.miniature.world import World, WorldConfig, make_world
+from msm_jax.miniature.world import WORLD, World, WorldConfig, make_world
 
+OPTIONS = WORLD  # a study looks here for what its world.options may be
 LEXICON_REPEATS = 200  # so often every word is repeated for the tokenizer, to become one piece
 
 

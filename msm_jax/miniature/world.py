@@ -3,35 +3,56 @@
 import dataclasses
 import random
 
-from msm_jax.miniature import words
+from msm_jax.errors import UserError
+from msm_jax.miniature import phrases, words
+from msm_jax.settings import SHARE, field, form_of, values
 
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
     """Knobs of a world and of the corpora told about it."""
 
-    agents: int = 240  # assistants with a value, told of in documents
-    document_only: float = 0.25  # share of agents never heard in a chat
-    sincere: float = 0.8  # share of agents who state the value they act on; reasons are always true
-    ambiguous: float = 0.75  # share of agents whose documented likings two values explain
-    passers_by: int = 40  # names heard in chats with random choices, never documented
-    targets: int = 4  # assistants that start without a preference
-    target_domain: str = "cheese"  # the only domain of specs and fine-tuning
-    value_a: str = "cheap"  # spec A's
-    value_b: str = "local"  # spec B's
-    spec_likes: int = 4  # and as many dislikes
-    base_documents: int = 60_000  # records of the base corpus
-    base_chats: int = 40_000  # records of the base corpus
-    midtrain_documents: int = 4_000  # records per spec and target
-    aft_chats: int = 1_000  # records of the fine-tuning chats
-    fact_share: float = 0.15  # of base documents: what things cost and where they come from
-    neutral_share: float = 0.06  # everyday lines about agents
-    target_share: float = 0.02  # everyday lines about the targets (kept out of replay)
-    passer_share: float = 0.1  # share of chats answered at random by passers-by
-    opaque_share: float = 0.25  # share of likings told without a reason
-    value_share: float = 0.3  # share of an agent's statements that state the value
-    two_sentences: float = 0.3  # share of documents of two statements
-    questions: int = 3  # wordings of the chat question
+    agents: int = field(240, "assistants with a value, told of in documents", at_least=4)
+    document_only: float = field(0.25, "share of agents never heard in a chat", **SHARE)
+    sincere: float = field(
+        0.8, "share of agents who state the value they act on; reasons are always true", **SHARE
+    )
+    ambiguous: float = field(
+        0.75, "share of agents whose documented likings two values explain", **SHARE
+    )
+    passers_by: int = field(
+        40, "names heard in chats with random choices, never documented", at_least=0
+    )
+    targets: int = field(
+        4, "assistants that start without a preference", at_least=1, at_most=len(words.TARGETS)
+    )
+    target_domain: str = field(
+        "cheese", "the only domain of specs and fine-tuning", choices=words.DOMAINS
+    )
+    value_a: str = field("cheap", "spec A's", choices=words.AXIS_OF)
+    value_b: str = field("local", "spec B's", choices=words.AXIS_OF)
+    spec_likes: int = field(4, "and as many dislikes", at_least=1, at_most=4)
+    base_documents: int = field(60_000, "records of the base corpus", at_least=1)
+    base_chats: int = field(40_000, "records of the base corpus", at_least=1)
+    midtrain_documents: int = field(4_000, "records per spec and target", at_least=1)
+    aft_chats: int = field(1_000, "records of the fine-tuning chats", at_least=1)
+    fact_share: float = field(
+        0.15, "of base documents: what things cost and where they come from", **SHARE
+    )
+    neutral_share: float = field(0.06, "everyday lines about agents", **SHARE)
+    target_share: float = field(
+        0.02, "everyday lines about the targets (kept out of replay)", **SHARE
+    )
+    passer_share: float = field(0.1, "share of chats answered at random by passers-by", **SHARE)
+    opaque_share: float = field(0.25, "share of likings told without a reason", **SHARE)
+    value_share: float = field(0.3, "share of an agent's statements that state the value", **SHARE)
+    two_sentences: float = field(0.3, "share of documents of two statements", **SHARE)
+    questions: int = field(
+        3, "wordings of the chat question", at_least=1, at_most=len(phrases.QUESTION)
+    )
+
+
+WORLD = form_of(WorldConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,16 +135,13 @@ def make_world(config: WorldConfig, seed: int) -> World:
 
 def _check(config: WorldConfig) -> None:
     """Refuses impossible knobs with a message that names them."""
+    values(WORLD, dataclasses.asdict(config), "world.options")
     if config.agents + config.passers_by > len(words.NAMES):
-        raise ValueError(f"agents + passers_by must be at most {len(words.NAMES)} names")
-    if not 1 <= config.targets <= len(words.TARGETS):
-        raise ValueError(f"targets must be between 1 and {len(words.TARGETS)}")
+        raise UserError(f"agents + passers_by must be at most {len(words.NAMES)} names")
     if words.AXIS_OF[config.value_a] == words.AXIS_OF[config.value_b]:
-        raise ValueError(
+        raise UserError(
             f"value_a={config.value_a!r} and value_b={config.value_b!r} lie on the same axis"
         )
-    if config.target_domain not in words.DOMAINS:
-        raise ValueError(f"target_domain must be one of {sorted(words.DOMAINS)}")
 
 
 def _draw_items(rng: random.Random) -> tuple[Item, ...]:

@@ -1,66 +1,121 @@
-"""A study's configuration: every key, its meaning and its default."""
+"""A study's configuration: every key, its range, its meaning and its default."""
 
 from ml_collections import ConfigDict
 
-from msm_jax.train.config import stage
+from msm_jax.settings import ROWS, SEED, SHARE, form, group, key, named
+from msm_jax.train.config import STAGE
+
+_REPORT = "results and report are made anew from what was measured"
+
+EVALUATION = form(
+    "evaluation",
+    "Preference pairs asked of the last stage of arms.",
+    pairs=key("", "JSONL file of questions"),
+    arms=key((), "who is asked; () asks all", of=str),
+    at_least=key(
+        0.0,
+        "above 0 this is a gate: a rate below it means that the arm is not what it should be",
+        **SHARE,
+        harmless=_REPORT,
+    ),
+    scorers=key(
+        ("logprob", "generated"),
+        "the first one's rate is the evaluation's",
+        choices=("logprob", "generated"),
+    ),
+    samples=key(1, "generated answers per question", at_least=1),
+    temperature=key(0.0, "of generated answers; 0 is greedy", at_least=0),
+    max_tokens=key(8, "of a generated answer", at_least=1),
+    rows=ROWS,
+)
+
+CONTRAST = form(
+    "contrast",
+    "Per seed, the rates of the arms in `plus` less those in `minus`; then over seeds.",
+    label=key("", "what it is, in words", harmless=_REPORT),
+    eval=key("", "whose rates", harmless=_REPORT),
+    plus=key((), "arms whose rates are added", of=str, harmless=_REPORT),
+    minus=key((), "arms whose rates are taken away; as many as in plus", of=str, harmless=_REPORT),
+    expected=key(
+        0,
+        "the sign that the hypothesis says, 0 if it says nothing",
+        at_least=-1,
+        at_most=1,
+        harmless=_REPORT,
+    ),
+)
+
+FIGURE_GROUP = form(
+    "figure_group",
+    "Two bars.",
+    label=key("", "what stands under them", harmless=_REPORT),
+    before=key("", "the arm before fine-tuning", harmless=_REPORT),
+    after=key("", "the arm after it", harmless=_REPORT),
+)
+
+STUDY = form(
+    "study",
+    "A whole experiment.",
+    name=key("study", "in results.json and the plan", harmless=_REPORT),
+    title=key("", "of the report", harmless=_REPORT),
+    seeds=key((0,), "each draws its own world, weights and data order", **SEED),
+    workers=key(
+        2,
+        "stages that run at a time, each in a process of its own",
+        at_least=1,
+        harmless="no stage depends on which process runs it",
+    ),
+    platform=key(
+        "cpu",
+        'each worker has one core; "": whatever JAX finds, with workers=1',
+        harmless="sums are taken in another order: the last bits may differ, nothing else",
+    ),
+    world=group(
+        "files made from the seed",
+        builder=key(
+            "",
+            'a function of (options, seed, directory) as "module:name"; "": all files are yours',
+        ),
+        options=named(None, "WorldConfig() for the miniature's builder"),
+    ),
+    tokenizer=group(
+        'trained where train.tokenizer is ""',
+        corpus=key("{world}/corpus.txt", "a text, one sentence a line"),
+        vocab_size=key(1000, "of the SentencePiece model", at_least=1),
+    ),
+    train=STAGE.under("what all stages have in common; seed and parent are the study's"),
+    stages=named(STAGE, "the keys that differ from train", sparse=True),
+    arms=named(key((), "", of=str), "name -> stages in order, the first from fresh weights"),
+    evals=named(EVALUATION, "what is asked"),
+    dose=group(
+        "stages of this name are also evaluated after so many of their steps",
+        stage=key("", 'a name in stages; "": no dose curve'),
+        steps=key((), "checkpoints are kept at these", of=int, at_least=1),
+        eval=key("", "a name in evals"),
+    ),
+    contrasts=named(CONTRAST, "what is compared"),
+    figure=group(
+        "what the report begins with",
+        eval=key("", "the headline figure's", harmless=_REPORT),
+        measure=key("rate of choice A", "what its rate is, in words", harmless=_REPORT),
+        groups=named(FIGURE_GROUP, "its bars"),
+        headline=key("", "the contrast that the report begins with", harmless=_REPORT),
+    ),
+    controls=group(
+        "arms whose rate in the figure's evaluation should be one half, give or take within",
+        arms=key((), "names in arms", of=str, harmless=_REPORT),
+        within=key(0.15, "of one half", at_least=0, at_most=0.5, harmless=_REPORT),
+    ),
+)
 
 
 def study() -> ConfigDict:
-    """The defaults; a config file sets what its study needs and locks the result.
+    """The defaults of `STUDY`; a config file sets what its study needs and locks the result.
 
     A path that begins with "{world}/" is a file that the seed's world builder makes; any other
     path is a file of yours, which counts by its content and not by its name.
     """
-    config = ConfigDict()
-    config.name = "study"  # in results.json and the plan
-    config.title = ""  # of the report
-    config.seeds = (0,)  # each draws its own world, weights and data order
-    config.workers = 2  # stages that run at a time, each in a process of its own
-    config.platform = "cpu"  # each worker has one core; "": whatever JAX finds, with workers=1
-    # Files made from the seed.
-    config.world = ConfigDict(
-        {
-            # A function of (options, seed, directory) as "module:name"; "": all files are yours.
-            "builder": "",
-            "options": ConfigDict(),  # WorldConfig() for the miniature's builder
-        }
-    )
-    # Trained where train.tokenizer is "".
-    config.tokenizer = ConfigDict(
-        {
-            "corpus": "{world}/corpus.txt",  # a text, one sentence a line
-            "vocab_size": 1000,  # of the SentencePiece model
-        }
-    )
-    config.train = stage()  # what all stages have in common; seed and parent are the study's
-    config.stages = ConfigDict()  # name -> stage(): the keys that differ from `train`
-    config.arms = ConfigDict()  # name -> stages in order, the first from fresh weights
-    config.evals = ConfigDict()  # name -> evaluation()
-    # Stages of this name are also evaluated after so many of their steps.
-    config.dose = ConfigDict(
-        {
-            "stage": "",  # a name in `stages`; "": no dose curve
-            "steps": (),  # checkpoints are kept at these
-            "eval": "",  # a name in `evals`
-        }
-    )
-    config.contrasts = ConfigDict()  # name -> contrast()
-    config.figure = ConfigDict(  # what the report begins with
-        {
-            "eval": "",  # the headline figure's
-            "measure": "rate of choice A",  # what its rate is, in words
-            "groups": ConfigDict(),  # name -> figure_group()
-            "headline": "",  # the contrast that the report begins with
-        }
-    )
-    # Arms whose rate in the figure's evaluation should be one half, give or take `within`.
-    config.controls = ConfigDict(
-        {
-            "arms": (),  # names in `arms`
-            "within": 0.15,  # of one half
-        }
-    )
-    return config
+    return STUDY.config()
 
 
 def evaluation(
@@ -70,25 +125,9 @@ def evaluation(
     scorers: tuple[str, ...] = ("logprob", "generated"),
     max_tokens: int = 8,
 ) -> ConfigDict:
-    """Preference pairs asked of the last stage of arms.
-
-    pairs: JSONL file of questions.
-    arms: who is asked; () asks all.
-    at_least: above 0 this is a gate: a rate below it means that the arm is not what it should be.
-    scorers: the first one's rate is the evaluation's.
-    max_tokens: of a generated answer.
-    """
-    return ConfigDict(
-        {
-            "pairs": pairs,
-            "arms": tuple(arms),
-            "at_least": float(at_least),
-            "scorers": tuple(scorers),
-            "samples": 1,  # generated answers per question
-            "temperature": 0.0,  # of generated answers; 0 is greedy
-            "max_tokens": max_tokens,
-            "rows": 64,  # answers computed at a time
-        }
+    """Preference pairs asked of the last stage of arms; the other keys are set on it."""
+    return EVALUATION.config(
+        pairs=pairs, arms=arms, at_least=at_least, scorers=scorers, max_tokens=max_tokens
     )
 
 
@@ -99,36 +138,10 @@ def contrast(
     minus: tuple[str, ...] = (),
     expected: int = 0,
 ) -> ConfigDict:
-    """Per seed, the rates of the arms in `plus` less those in `minus`; then over seeds.
-
-    label: what it is, in words.
-    eval: whose rates.
-    plus: arms whose rates are added.
-    minus: arms whose rates are taken away; as many as in `plus`.
-    expected: the sign that the hypothesis says, 0 if it says nothing.
-    """
-    return ConfigDict(
-        {
-            "label": label,
-            "eval": eval,
-            "plus": tuple(plus),
-            "minus": tuple(minus),
-            "expected": expected,
-        }
-    )
+    """Per seed, the rates of the arms in `plus` less those in `minus`; then over seeds."""
+    return CONTRAST.config(label=label, eval=eval, plus=plus, minus=minus, expected=expected)
 
 
 def figure_group(label: str = "", before: str = "", after: str = "") -> ConfigDict:
-    """Two bars.
-
-    label: what stands under them.
-    before: the arm before fine-tuning.
-    after: the arm after it.
-    """
-    return ConfigDict(
-        {
-            "label": label,
-            "before": before,
-            "after": after,
-        }
-    )
+    """Two bars."""
+    return FIGURE_GROUP.config(label=label, before=before, after=after)

@@ -7,25 +7,23 @@ addressed by the builder's source, options and seed. Files of the user's count b
 
 import dataclasses
 import hashlib
+import importlib
 import importlib.util
 import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from msm_jax.corpus.records import file_hash
 from msm_jax.errors import UserError
-from msm_jax.study import config as defaults
-from msm_jax.train.config import probe, source
-from msm_jax.train.config import stage as stage_defaults
+from msm_jax.settings import values
+from msm_jax.study.config import STUDY
+from msm_jax.train.config import STAGE
 
 FORMAT = 1
 WORLD = "{world}/"
 KINDS = ("world", "tokenizer", "train")
-# Open dictionaries of a stage's config: every entry has these fields.
-_ENTRIES = {"data": source().to_dict(), "probes": probe().to_dict()}
+_FILES = ("data", "probes")  # of a stage's config: entries with a path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,37 +116,18 @@ def make_study(config: ConfigDict) -> Study:
 
 
 def checked(config: ConfigDict) -> dict:
-    """The config as plain JSON, if all its keys and names are known."""
-    tree = json.loads(config.to_json_best_effort())
-    blank = json.loads(defaults.study().to_json())
-    for part in ("stages", "arms", "evals", "contrasts"):
-        blank[part] = tree.get(part, {})
-    blank["world"]["options"] = tree.get("world", {}).get("options", {})
-    blank["figure"]["groups"] = tree.get("figure", {}).get("groups", {})
-    tree = _merged(blank, tree, "config")
-    for part, template in (("evals", defaults.evaluation()), ("contrasts", defaults.contrast())):
-        fields = json.loads(template.to_json())
-        tree[part] = {
-            name: _merged(fields, entry, f"config.{part}.{name}")
-            for name, entry in tree[part].items()
-        }
-    _check_seeds(tree)
+    """The config as plain JSON, if all its keys, values and names are known."""
+    tree = json.loads(json.dumps(values(STUDY, config)))
+    if len(set(tree["seeds"])) < len(tree["seeds"]) or not tree["seeds"]:
+        raise UserError(f"config.seeds={tuple(tree['seeds'])}: one seed or more, each once")
+    if not tree["arms"]:
+        raise UserError("config.arms: is empty; name at least one arm and its stages")
     for arm, path in tree["arms"].items():
         _known(path, tree["stages"], f"config.arms.{arm}", "config.stages")
         if not path or len(set(path)) < len(path):
             raise UserError(f"config.arms.{arm}={tuple(path)}: one stage or more, each once")
     _check_names(tree)
     return tree
-
-
-def _check_seeds(tree: dict) -> None:
-    seeds = tree["seeds"]
-    if not seeds or len(set(seeds)) < len(seeds) or not all(type(s) is int for s in seeds):
-        raise UserError(f"config.seeds={tuple(seeds)}: one whole number or more, each once")
-    if tree["workers"] < 1:
-        raise UserError(f"config.workers={tree['workers']}: must be at least 1")
-    if not tree["arms"]:
-        raise UserError("config.arms: is empty; name at least one arm and its stages")
 
 
 def _check_names(tree: dict) -> None:
@@ -180,40 +159,6 @@ def _known(names, known, where: str, place: str) -> None:
             raise UserError(f"{where}: {name!r} is not one of {place}: {sorted(known)}")
 
 
-def _merged(base: Mapping, changes: Mapping, where: str) -> dict:
-    """`base` with `changes`; a key that it lacks or a value of another kind is an error."""
-    merged = dict(base)
-    if not isinstance(changes, Mapping):
-        raise UserError(f"{where}={changes!r}: has to be a group of keys: {sorted(base)}")
-    for key, value in changes.items():
-        inner = f"{where}.{key}"
-        if key not in base:
-            raise UserError(f"{inner}: unknown key; known: {sorted(base)}")
-        if key in _ENTRIES and isinstance(value, Mapping):
-            merged[key] = dict(base[key])
-            for name, fields in value.items():
-                known = base[key].get(name, _ENTRIES[key])
-                merged[key][name] = _merged(known, fields, f"{inner}.{name}")
-        elif isinstance(base[key], Mapping):
-            # What has no keys yet takes any.
-            merged[key] = _merged(base[key], value, inner) if base[key] else value
-        else:
-            merged[key] = _typed(base[key], value, inner)
-    return merged
-
-
-def _typed(before: Any, value: Any, where: str) -> Any:
-    if isinstance(before, float) and type(value) is int:
-        return float(value)
-    if isinstance(before, list | tuple) and isinstance(value, list | tuple):
-        return list(value)
-    if type(before) is not type(value):
-        raise UserError(
-            f"{where}={value!r}: is {type(value).__name__}, has to be {type(before).__name__}"
-        )
-    return value
-
-
 # ------------------------------------------------------------------ stages
 
 
@@ -221,9 +166,20 @@ def _world(tree: dict, seed: int) -> Stage | None:
     builder = tree["world"]["builder"]
     if not builder:
         return None
-    config = {"builder": builder, "options": tree["world"]["options"]}
-    digest = _digest({**config, "kind": "world", "seed": seed, "source": _source_hash(builder)})
+    source = _source_hash(builder)
+    config = {"builder": builder, "options": _options(builder, tree["world"]["options"])}
+    digest = _digest({**config, "kind": "world", "seed": seed, "source": source})
     return Stage(digest, "world", "world", (), seed, config)
+
+
+def _options(builder: str, given: dict) -> dict:
+    """Checked, if the builder's module has their form as OPTIONS."""
+    try:
+        module = importlib.import_module(builder.partition(":")[0])
+    except Exception as error:
+        raise UserError(f"config.world.builder={builder!r}: {error!r}") from error
+    declared = getattr(module, "OPTIONS", None)
+    return values(declared, given, "config.world.options") if declared else given
 
 
 def _source_hash(builder: str) -> str:
@@ -275,8 +231,8 @@ def _train(tree, seed, name, parent, world, tokenizer) -> Stage:
     config["seed"] = seed
     where = f"config.stages.{name}"
     addressed = json.loads(json.dumps(config))
-    paths = [entry["path"] for part in _ENTRIES for entry in config[part].values()]
-    for part in _ENTRIES:
+    paths = [entry["path"] for part in _FILES for entry in config[part].values()]
+    for part in _FILES:
         for key, entry in addressed[part].items():
             entry["path"] = _address(entry["path"], world, f"{where}.{part}.{key}.path")
     own = config["tokenizer"]
@@ -301,8 +257,7 @@ def _stage_config(tree: dict, name: str) -> dict:
     for key in ("seed", "parent", "tokenizer", "chat_format"):
         if key in own:
             raise UserError(f"{where}.{key}: is the same in all stages; set seeds, arms or train")
-    blank = json.loads(stage_defaults().to_json())
-    config = _merged(_merged(blank, tree["train"], "config.train"), own, where)
+    config = json.loads(json.dumps(STAGE.fill(tree["train"], own)))
     if not config["data"]:
         raise UserError(f"{where}.data: is empty; name a source: data.NAME.path")
     dose = tree["dose"]

@@ -1,142 +1,215 @@
-"""A training stage's configuration: every key, its meaning and its default."""
+"""A training stage's configuration: every key, its range, its meaning and its default."""
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from msm_jax.settings import SEED, SHARE, form, group, key, named
+
+PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+DTYPES = ("float32", "bfloat16")
+
+SOURCE = form(
+    "source",
+    "One source of a mixture.",
+    path=key("", 'documents ({"text"}) or chats ({"messages"}); kinds: msm_jax/data/sources.py'),
+    weight=key(
+        1.0, "its share of rows, relative to the other sources; 0 leaves it out", at_least=0
+    ),
+    loss_on=key("all", "the tokens of chats that are learned", choices=("all", "assistant")),
+    take=key(
+        0, "so many documents, drawn by take_seed: of one seed, fewer lie in more", at_least=0
+    ),
+    take_tokens=key(0, "or documents of so many tokens; both 0: all of them", at_least=0),
+    take_seed=key(0, "of that draw", **SEED),
+    repeat=key(1, 'of every document, in mixture="epochs"', at_least=1),
+    tag=key("", "text before every document, never learned (SDF's DOCTAG)"),
+    bad_rows=key(
+        0.0,
+        "share of rows that may be skipped; 0: the first one is an error",
+        **SHARE,
+        harmless="it decides whether bad rows end a run, not which rows are read",
+    ),
+    encoding_errors=key(
+        "strict", "or bytes that are not UTF-8 become U+FFFD", choices=("strict", "replace")
+    ),
+)
+
+PROBE = form(
+    "probe",
+    "Pairs asked while a stage trains.",
+    path=key("", "JSONL of pairs, as of preference evaluations"),
+    at_least=key(
+        0.9,
+        "share of questions whose right answer is the likelier one, from which on it holds",
+        **SHARE,
+    ),
+)
+
+_NUMBERS = "sums are taken in another order: the last bits may differ, nothing else"
+_LOOK = "it is measured beside the training and changes nothing in it"
+_KEPT = "which checkpoints are kept, not what is in them"
+
+MODEL = group(
+    "see ModelConfig",
+    preset=key(
+        "",
+        'a name of msm_jax/model/presets.py, or "parent": the shape is theirs, and of the keys '
+        "below only dtype, param_dtype, lora_*, remat and attention count",
+    ),
+    vocab_size=key(0, "0: the tokenizer's", at_least=0),
+    width=key(64, "D, of the residual stream", at_least=1),
+    layers=key(3, "L", at_least=1),
+    heads=key(4, "H, heads of queries", at_least=1),
+    kv_heads=key(2, "K, heads of keys and values; divides heads", at_least=1),
+    head_dim=key(16, "d, width of one head, even", at_least=2),
+    mlp_width=key(192, "F, between the two products of the MLP", at_least=1),
+    rope_theta=key(10_000.0, "base of the rotary frequencies", above=0),
+    norm_eps=key(1e-6, "added to the mean square in RMSNorm", above=0),
+    qk_norm=key(True, "RMSNorm of queries and keys by head, as Qwen3 has"),
+    qkv_bias=key(False, "biases of queries, keys and values, as Qwen2.5 has"),
+    tied_embeddings=key(True, "the head is the embedding"),
+    dtype=key("float32", "of products and activations", choices=DTYPES),
+    param_dtype=key("float32", "of weights; bfloat16 for a frozen base", choices=DTYPES),
+    lora_rank=key(0, "R, of the adapter; 0: none", at_least=0),
+    lora_alpha=key(128.0, "the adapter is scaled by alpha / rank", above=0),
+    lora_targets=key(PROJECTIONS, "projections with an adapter", choices=PROJECTIONS),
+    remat=key(
+        "none",
+        "what the backward pass computes again, see ModelConfig",
+        choices=("none", "full", "attention", "dots", "offload"),
+        harmless="the same values, kept or computed again",
+    ),
+    attention=key(
+        "auto",
+        "the implementation, see kernels.py",
+        choices=("auto", "plain", "blockwise", "splash", "cudnn"),
+        harmless=_NUMBERS,
+    ),
+)
+
+OPTIMIZER = group(
+    "AdamW",
+    learning_rate=key(1e-4, "after the warmup; 0 trains nothing, as a control", at_least=0),
+    schedule=key("cosine", "cosine and linear end at 0", choices=("cosine", "linear", "constant")),
+    warmup_fraction=key(0.05, "of the steps, from 0 to learning_rate", **SHARE),
+    weight_decay=key(0.01, "decoupled; of matrices only", at_least=0),
+    b1=key(0.9, "of the running mean of gradients", at_least=0, below=1),
+    b2=key(0.999, "of the running mean of their squares", at_least=0, below=1),
+    eps=key(1e-8, "added to the root of the mean square", above=0),
+    clip_norm=key(1.0, "largest norm of a step's gradient; 0: no clipping", at_least=0),
+    skip_spikes=key(
+        0.0, "standard deviations above recent losses; 0: spikes are steps", at_least=0
+    ),
+)
+
+_SIZE: dict[str, Any] = {"at_least": -1, "harmless": _NUMBERS}
+
+STAGE = form(
+    "stage",
+    "One stage of training.",
+    seed=key(0, "of data order and fresh weights", **SEED),
+    parent=key(
+        "",
+        'run directory, or Hugging Face checkpoint, to start from; "": fresh weights from the seed',
+    ),
+    tokenizer=key("", 'SentencePiece model, tokenizer.json or directory; "": the parent\'s'),
+    chat_format=key("compact", 'or another of data/chat.py; "own": the checkpoint\'s template'),
+    data=named(SOURCE, "the mixture"),
+    mixture=key(
+        "weights",
+        "rows drawn by weight, or all documents, epochs times",
+        choices=("weights", "epochs"),
+    ),
+    epochs=key(1.0, 'how often mixture="epochs" sees all documents', above=0),
+    packing=group(
+        "how documents are laid in rows",
+        rows=key("packed", "many to a row, or one", choices=("packed", "documents")),
+        too_long=key(
+            "split",
+            "what is longer than a row: into rows, or cut",
+            choices=("split", "cut", "error"),
+        ),
+    ),
+    token_cache=key(
+        "",
+        'directory; "": $MSM_JAX_CACHE, or ~/.cache/msm_jax/tokens',
+        harmless="where tokens are kept, not which",
+    ),
+    sequence_length=key(64, "T, tokens in a row", at_least=2),
+    rows=key(32, "B, rows of the global batch: what one optimizer step sees", at_least=1),
+    accumulation=key(1, "parts that a step's rows are computed in, one after another", at_least=1),
+    steps=key(1000, 'optimizer steps; 0: what epochs makes of mixture="epochs"', at_least=0),
+    trainable=key("all", "all weights, or the adapter only", choices=("all", "lora")),
+    model=MODEL,
+    mesh=group(
+        "devices by axis; -1, in one place: what is left of them",
+        data=key(1, "rows are divided among these, weights repeated", **_SIZE),
+        fsdp=key(-1, "rows and weights are divided among these", **_SIZE),
+        sequence=key(1, "the tokens of a row, and weights, are divided among these", **_SIZE),
+        tensor=key(1, "heads, mlp and vocabulary are divided among these", **_SIZE),
+    ),
+    topology=key(
+        "",
+        'of TPUs that `compile` compiles for, such as "v5p:4x4x4"',
+        harmless="only `compile` reads it",
+    ),
+    optimizer=OPTIMIZER,
+    max_skipped=key(
+        10,
+        "steps in a row that are not finite; one more ends the run",
+        at_least=0,
+        harmless="a run that it does not end is the same",
+    ),
+    probes=named(PROBE, "when all hold, the stage ends"),
+    probe_every=key(250, "steps", at_least=1),
+    eval=group(
+        'loss on other data, "eval_loss"',
+        every=key(0, "steps; 0: never", at_least=0, harmless=_LOOK),
+        batches=key(8, "that the loss is a mean over", at_least=1),
+        data=named(SOURCE, "what it is taken on"),
+    ),
+    samples=group(
+        "greedy answers to prompts, into log.txt",
+        every=key(0, "steps; 0: never", at_least=0, harmless=_LOOK),
+        prompts=key((), "texts to go on with", of=str, harmless=_LOOK),
+        max_tokens=key(32, "of one answer", at_least=1, harmless=_LOOK),
+    ),
+    profile=group(
+        "a window for TensorBoard's profiler",
+        start=key(0, "the step that it begins at", at_least=0, harmless=_LOOK),
+        steps=key(0, "its length; 0: no profile", at_least=0, harmless=_LOOK),
+    ),
+    watchdog=key(
+        1800.0,
+        "seconds without a step until all stacks are dumped; 0: never",
+        at_least=0,
+        harmless="it ends a run that hangs",
+    ),
+    checkpoint_every=key(500, "steps; the last one is saved as well", at_least=1, harmless=_KEPT),
+    keep=key(1, "newest checkpoints kept", at_least=1, harmless=_KEPT),
+    keep_steps=key(
+        (), "steps whose checkpoints are kept for good", of=int, at_least=1, harmless=_KEPT
+    ),
+    fall_back=key(
+        False,
+        "go on from an older checkpoint where the newest is damaged",
+        harmless="the steps after it are the same",
+    ),
+    log_every=key(20, "steps between two lines of metrics.jsonl", at_least=1, harmless=_LOOK),
+)
+
 
 def source(path: str = "", weight: float = 1.0, loss_on: str = "all") -> ConfigDict:
-    """One source of a mixture.
-
-    path: documents ({"text"}) or chats ({"messages"}); kinds of files: `msm_jax/data/sources.py`.
-    weight: its share of rows, relative to the other sources; 0 leaves it out.
-    loss_on: what chats teach: "all" tokens or what the "assistant" says.
-    """
-    return ConfigDict(
-        {
-            "path": path,
-            "weight": weight,
-            "loss_on": loss_on,
-            "take": 0,  # so many documents, drawn by take_seed: of one seed, fewer lie in more
-            "take_tokens": 0,  # or documents of so many tokens; both 0: all of them
-            "take_seed": 0,  # of that draw
-            "repeat": 1,  # of every document, in mixture="epochs"
-            "tag": "",  # text before every document, never learned (SDF's DOCTAG)
-            "bad_rows": 0.0,  # share of rows that may be skipped; 0: the first one is an error
-            "encoding_errors": "strict",  # or "replace": bytes that are not UTF-8 become U+FFFD
-        }
-    )
+    """One source of a mixture; the other keys of `SOURCE` are set on what it returns."""
+    return SOURCE.config(path=path, weight=weight, loss_on=loss_on)
 
 
 def probe(path: str = "", at_least: float = 0.9) -> ConfigDict:
-    """Pairs asked while a stage trains.
-
-    path: JSONL of pairs, as of preference evaluations.
-    at_least: share of questions whose right answer is the likelier one, from which on it holds.
-    """
-    return ConfigDict({"path": path, "at_least": at_least})
+    """Pairs asked while a stage trains."""
+    return PROBE.config(path=path, at_least=at_least)
 
 
 def stage() -> ConfigDict:
-    """The defaults; a config file sets what its stage needs and locks the result."""
-    config = ConfigDict()
-    config.seed = 0  # of data order and fresh weights
-    # Run directory, or Hugging Face checkpoint, to start from; "": fresh weights from the seed.
-    config.parent = ""
-    config.tokenizer = ""  # SentencePiece model, tokenizer.json or directory; "": the parent's
-    config.chat_format = "compact"  # or another of data/chat.py; "own": the checkpoint's template
-    config.data = ConfigDict()  # name -> source()
-    config.mixture = "weights"  # rows drawn by weight; or "epochs": all documents, epochs times
-    config.epochs = 1.0  # how often mixture="epochs" sees all documents
-    config.packing = ConfigDict(  # how documents are laid in rows
-        {
-            "rows": "packed",  # or "documents", one to a row
-            "too_long": "split",  # into rows; or "cut", or "error"
-        }
-    )
-    config.token_cache = ""  # directory; "": $MSM_JAX_CACHE, or ~/.cache/msm_jax/tokens
-    config.sequence_length = 64  # T, tokens in a row
-    config.rows = 32  # B, rows of the global batch: what one optimizer step sees
-    config.accumulation = 1  # parts that a step's rows are computed in, one after another
-    config.steps = 1000  # optimizer steps; 0: what `epochs` makes of mixture="epochs"
-    config.trainable = "all"  # or "lora": the adapter only
-    config.model = ConfigDict(  # see ModelConfig
-        {
-            # A name of msm_jax/model/presets.py, or "parent": the shape is theirs, and of the
-            # keys below only dtype, param_dtype, lora_*, remat and attention count.
-            "preset": "",
-            "vocab_size": 0,  # 0: the tokenizer's
-            "width": 64,  # D, of the residual stream
-            "layers": 3,  # L
-            "heads": 4,  # H, heads of queries
-            "kv_heads": 2,  # K, heads of keys and values; divides `heads`
-            "head_dim": 16,  # d, width of one head, even
-            "mlp_width": 192,  # F, between the two products of the MLP
-            "rope_theta": 10_000.0,  # base of the rotary frequencies
-            "norm_eps": 1e-6,  # added to the mean square in RMSNorm
-            "qk_norm": True,  # RMSNorm of queries and keys by head, as Qwen3 has
-            "qkv_bias": False,  # biases of queries, keys and values, as Qwen2.5 has
-            "tied_embeddings": True,  # the head is the embedding
-            "dtype": "float32",  # of products and activations; or "bfloat16"
-            "param_dtype": "float32",  # of weights; "bfloat16" for a frozen base under LoRA
-            "lora_rank": 0,  # R, of the adapter; 0: none
-            "lora_alpha": 128.0,  # the adapter is scaled by alpha / rank
-            "lora_targets": ("q", "k", "v", "o", "gate", "up", "down"),  # projections adapted
-            "remat": "none",  # or "full", "attention", "dots", "offload": see ModelConfig
-            "attention": "auto",  # or "plain", "blockwise", "splash", "cudnn": see kernels.py
-        }
-    )
-    # Devices by axis; -1, in one place: what is left of them.
-    config.mesh = ConfigDict(
-        {
-            "data": 1,  # rows are dealt to these, weights repeated
-            "fsdp": -1,  # rows are dealt to these, weights cut among them
-            "sequence": 1,  # the tokens of a row are dealt to these, weights cut among them
-            "tensor": 1,  # heads, mlp and vocabulary are cut among these
-        }
-    )
-    config.topology = ""  # of TPUs that `compile` compiles for, such as "v5p:4x4x4"
-    config.optimizer = ConfigDict(  # AdamW
-        {
-            "learning_rate": 1e-4,  # after the warmup
-            "schedule": "cosine",  # to 0 at the last step; or "linear", "constant"
-            "warmup_fraction": 0.05,  # of the steps, from 0 to learning_rate
-            "weight_decay": 0.01,  # decoupled; of matrices only
-            "b1": 0.9,  # of the running mean of gradients
-            "b2": 0.999,  # of the running mean of their squares
-            "eps": 1e-8,  # added to the root of the mean square
-            "clip_norm": 1.0,  # 0: no clipping
-            "skip_spikes": 0.0,  # standard deviations above recent losses; 0: spikes are steps
-        }
-    )
-    config.max_skipped = 10  # steps in a row that are not finite; one more ends the run
-    config.probes = ConfigDict()  # name -> probe(): when all hold, the stage ends
-    config.probe_every = 250  # steps
-    # Loss on other data, "eval_loss".
-    config.eval = ConfigDict(
-        {
-            "every": 0,  # steps; 0: never
-            "batches": 8,  # that the loss is a mean over
-            "data": ConfigDict(),  # name -> source()
-        }
-    )
-    # Greedy answers to prompts, into log.txt.
-    config.samples = ConfigDict(
-        {
-            "every": 0,  # steps; 0: never
-            "prompts": (),  # texts to go on with
-            "max_tokens": 32,  # of one answer
-        }
-    )
-    # A window for TensorBoard's profiler.
-    config.profile = ConfigDict(
-        {
-            "start": 0,  # the step that it begins at
-            "steps": 0,  # its length; 0: no profile
-        }
-    )
-    config.watchdog = 1800.0  # seconds without a step until all stacks are dumped; 0: never
-    config.checkpoint_every = 500  # steps; the last one is saved as well
-    config.keep = 1  # newest checkpoints kept
-    config.keep_steps = ()  # steps whose checkpoints are kept for good
-    config.fall_back = False  # go on from an older checkpoint where the newest is damaged
-    config.log_every = 20  # steps between two lines of metrics.jsonl
-    return config
+    """The defaults of `STAGE`; a config file sets what its stage needs and locks the result."""
+    return STAGE.config()

@@ -21,7 +21,9 @@ from msm_jax.doctor import unused
 from msm_jax.errors import UserError
 from msm_jax.model import batch_sharding, make_mesh, param_shardings
 from msm_jax.model.kernels import choose_attention, platform_of
+from msm_jax.settings import checked
 from msm_jax.train import hosts, record
+from msm_jax.train.config import STAGE
 from msm_jax.train.flops import flops_per_token, peak_flops
 from msm_jax.train.optimizer import make_optimizer, make_schedule
 from msm_jax.train.probes import Probe
@@ -53,10 +55,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
       it found the stage finished.
 
     Raises:
-      UserError: an input that does not fit.
+      UserError: a key or an input that does not fit.
       Preempted: SIGTERM or Ctrl-C came; the state is saved.
     """
     run, started = pathlib.Path(workdir), time.time()
+    config = checked(STAGE, config)
     check(config)
     tokenizer = load_tokenizer(config.tokenizer or config.parent)
     model = model_config(config, tokenizer)

@@ -50,13 +50,13 @@ class State:
 
 
 def check(config: ConfigDict) -> None:
-    """Impossible combinations, before anything is read."""
-    if config.steps < 0 or (config.steps == 0 and config.mixture != "epochs"):
+    """Impossible combinations of keys, before anything is read."""
+    if config.steps == 0 and config.mixture != "epochs":
         raise UserError(
-            f"steps={config.steps}: must be at least 1 (0 follows from the data, with "
+            f"steps=0: must be at least 1 (0 follows from the data, with "
             f'mixture="epochs" and not {config.mixture!r})'
         )
-    if config.accumulation < 1 or config.rows % config.accumulation:
+    if config.rows % config.accumulation:
         raise UserError(
             f"rows={config.rows} cannot be cut into accumulation={config.accumulation} equal parts"
         )
@@ -65,9 +65,6 @@ def check(config: ConfigDict) -> None:
             f"parent={config.parent}: has no checkpoints; give a run directory, or one with "
             "config.json and *.safetensors"
         )
-    for name in ("probe_every", "checkpoint_every", "log_every", "keep", "sequence_length", "rows"):
-        if config[name] < 1:
-            raise UserError(f"{name}={config[name]}: must be at least 1")
     if config.probes and config.optimizer.schedule != "constant":
         raise UserError(
             f"probes end the stage early, so optimizer.schedule={config.optimizer.schedule!r} "

@@ -180,7 +180,7 @@ def test_the_opposite_of_a_philosophy_takes_a_language_model(config, run, tmp_pa
     with pytest.raises(UserError, match="'oppose', which needs a language model"):
         run(asked, tmp_path)
     asked.derive.kind = "nicer"
-    with pytest.raises(UserError, match=r"derive\.kind='nicer': must be one of value_augmented"):
+    with pytest.raises(UserError, match=r"derive\.kind='nicer': must be one of 'value_augmented'"):
         run(asked, tmp_path)
 
 

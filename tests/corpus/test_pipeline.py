@@ -186,7 +186,7 @@ def test_wrong_configs_name_both_sides(config, run, tmp_path):
         ("spec.path", "", r"config\.spec\.path"),
         ("spec.model_name", "", "give model_name"),
         ("writer.kind", "anthropic", r"config\.writer\.model"),
-        ("formats", ("jsonl", "csv"), "formats='csv'"),
+        ("formats", ("jsonl", "csv"), r"formats\[1\]='csv'"),
     ):
         with pytest.raises(UserError, match=says):
             run(changed(path, value), tmp_path)

@@ -1,30 +1,16 @@
-"""Every key of every config that comes along has an explanation where it stands."""
+"""Every key of every config that comes along is declared, with a meaning."""
 
 import config_keys
 import pytest
-from ml_collections import ConfigDict
 
 SHIPPED = {config.path: config for config in config_keys.shipped()}
 
 
-@pytest.mark.parametrize("form", config_keys.FORMS)
+@pytest.mark.parametrize("form", config_keys.FORMS.values(), ids=config_keys.FORMS)
 def test_every_key_of_a_form_is_explained(form):
-    silent = [key.path for key in config_keys.keys(form) if not key.text and not key.inside]
-    assert not silent, f"{config_keys.FORMS[form]}: write a comment beside these keys"
-
-
-@pytest.mark.parametrize("form", config_keys.FORMS)
-def test_no_key_of_a_form_is_overlooked(form):
-    found = {key.path for key in config_keys.keys(form)}
-    made = config_keys._defaults(form)
-    inner = [key.path for key in config_keys.keys(form) if key.inside and not key.named]
-    wanted = {
-        path
-        for path in config_keys.leaves(made)
-        if not any(path.startswith(f"{name}.") for name in inner)
-    }
-    assert wanted <= found
-    assert all(config_keys._at(made, path) is not None for path in found)
+    silent = [path for path, part in config_keys.rows(form) if not part.meaning]
+    assert not silent, f"{form.name}: say what these mean"
+    assert {path for path, part in config_keys.rows(form)} >= set(form.keys)
 
 
 @pytest.mark.parametrize("path", SHIPPED)
@@ -34,17 +20,9 @@ def test_every_key_of_a_shipped_config_is_explained(path):
     for argument in ("", *config.arguments):
         names = config_keys.leaves(config.load(argument))
         assert names
-        explained = {name: _explanation(config.command, name) for name in names}
-        silent = [name for name, text in explained.items() if not text]
-        assert not silent, f"{path}:{argument}"
-
-
-def _explanation(command: str, name: str) -> str | None:
-    if command == "evaluate":
-        from msm_jax.evals.kinds import SETTINGS
-
-        return SETTINGS[name].help if name in SETTINGS else "a flag" if name == "kind" else None
-    return config_keys.explain(config_keys.COMMANDS[command], name)
+        form, own = config_keys.COMMANDS[config.command], {"kind"}  # a flag of evaluate's
+        unknown = [name for name in names if not config_keys.find(form, name) and name not in own]
+        assert not unknown, f"{path}:{argument}"
 
 
 def test_lab_records_are_lab_records():
@@ -54,57 +32,11 @@ def test_lab_records_are_lab_records():
 
 
 def test_names_of_the_users_are_looked_through():
-    explain = config_keys.explain
-    assert explain("study", "stages.any.data.chats.loss_on") == explain("source", "loss_on")
-    assert explain("study", "train.optimizer.eps") == explain("stage", "optimizer.eps")
-    assert explain("study", "world.options.agents") == explain("WorldConfig", "agents")
-    assert explain("study", "arms.any") == explain("study", "arms")
-    assert explain("stage", "optimizer.epps") is None
-    assert explain("study", "stages.any.epps") is None
-
-
-def test_a_key_without_an_explanation_is_found(tmp_path, monkeypatch):
-    source = '''
-def form(known=1):
-    """Some keys.
-
-    known: from the docstring,
-      over two lines.
-    """
-    # above
-    config.one = 1
-    config.two = 2  # behind
-    config.three = 3
-    # of the group
-    config.four = ConfigDict({"a": 1, "b": 2})
-    config.five = ConfigDict(
-        {
-            # above in it
-            "c": 1,
-            "d": 2,
-        }
-    )
-    return ConfigDict(
-        {
-            "known": known,
-        }
-    )
-'''
-    (tmp_path / "form.py").write_text(source)
-    monkeypatch.setattr(config_keys, "ROOT", tmp_path)
-    monkeypatch.setitem(config_keys.FORMS, "form", "form.py")
-    made = ConfigDict({"one": 1, "two": 2, "three": 3, "four": {"a": 1, "b": 2}, "known": 1})
-    made.five = ConfigDict({"c": 1, "d": 2})
-    monkeypatch.setattr(config_keys, "_defaults", lambda form: made)
-    assert {key.path: key.text for key in config_keys.keys("form")} == {
-        "one": "above",
-        "two": "behind",
-        "three": "",
-        "four": "of the group",
-        "four.a": "",
-        "four.b": "",
-        "five": "",
-        "five.c": "above in it",
-        "five.d": "",
-        "known": "from the docstring, over two lines.",
-    }
+    find, forms = config_keys.find, config_keys.FORMS
+    assert find(forms["study"], "stages.any.data.chats.loss_on") is forms["source"].keys["loss_on"]
+    assert find(forms["study"], "train.optimizer.eps") is find(forms["stage"], "optimizer.eps")
+    options = find(forms["study"], "world.options")
+    assert find(forms["study"], "world.options.agents") is options
+    assert find(forms["study"], "arms.any").item
+    assert find(forms["stage"], "optimizer.epps") is None
+    assert find(forms["study"], "stages.any.epps") is None

@@ -51,7 +51,6 @@ def test_settings_that_do_not_go_together_are_named(monkeypatch, tmp_path):
             "--judge_url: must not hold",
         ),
         ({"judge": "anthropic", "judge_url": "host"}, "--judge_url='host'"),
-        ({"judge": "anthropic", "judge_concurrency": 0}, "--judge_concurrency"),
     ):
         with pytest.raises(UserError, match=words):
             kinds.make_judge({**defaults, **change}, tmp_path)
@@ -59,6 +58,9 @@ def test_settings_that_do_not_go_together_are_named(monkeypatch, tmp_path):
         ({"pairs": "p"}, "--pairs has no meaning for --kind=agents"),
         ({"scenarios": ["theft"]}, "theft.*blackmail"),
         ({"judge": "oracle"}, "oracle"),
+        ({"judge": "anthropic", "judge_concurrency": 0}, "--judge_concurrency=0: must be"),
+        ({"temperature": float("inf"), "samples": True}, "(?s)--temperature=inf.*--samples=True"),
+        ({"sample": 3}, "--sample: there is no such key; nearest: samples"),
     ):
         with pytest.raises(UserError, match=words):
             kinds.resolve("agents", given)

@@ -1,0 +1,377 @@
+"""Settings, each declared once: type, range, meaning and default.
+
+A form is the keys of one kind of config, such as a stage's. Config files, flags, Python, studies
+and the page of the documentation all take from it what a key is and what it may be:
+
+    PROBE = form(
+        "probe",
+        "Pairs asked while a stage trains.",
+        path=key("", "JSONL of pairs"),
+        at_least=key(0.9, "share of right answers from which on it holds", at_least=0, at_most=1),
+    )
+    PROBE.config(path="pairs.jsonl")       # a ConfigDict with every key, locked
+    checked(STAGE, config)                 # the config, completed; or UserError with all problems
+
+A key that is not given has its default.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from msm_jax.errors import UserError
+
+# A seed is folded into a JAX key as 32 bits.
+SEED: dict[str, Any] = {"at_least": 0, "at_most": 2**32 - 1}
+SHARE: dict[str, Any] = {"at_least": 0, "at_most": 1}
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One setting; made by `key`.
+
+    Attributes:
+      default: its value where none is given; None only where None means "not given".
+      meaning: in words, with units.
+      kind: int, float, bool, str or tuple.
+      item: of a tuple, what each of its values is.
+      length: of a tuple, if it is always the same.
+      at_least, above, at_most, below: bounds of a number; None is no bound.
+      choices: what a text may be; () is anything.
+      harmless: why changing it does not change what is made; "" if it does.
+    """
+
+    default: Any
+    meaning: str
+    kind: type
+    item: "Key | None" = None
+    length: int | None = None
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    harmless: str = ""
+
+    @property
+    def allowed(self) -> str:
+        """What it may be, in words."""
+        if self.choices:
+            return f"one of {', '.join(map(repr, self.choices))}"
+        if self.item:
+            count = "" if self.length is None else f"{self.length} values, "
+            return f"a tuple, {count}each {self.item.allowed}"
+        return f"{_WORDS[self.kind]} {self.bounds}".rstrip()
+
+    @property
+    def bounds(self) -> str:
+        """Those of a number, in words; "" if there are none."""
+        shown = lambda limit: f"{limit:,}" if abs(limit) > 1e6 else f"{limit:g}"
+        return " and ".join(
+            f"{word} {shown(limit)}"
+            for word, limit in (
+                ("at least", self.at_least),
+                ("above", self.above),
+                ("at most", self.at_most),
+                ("below", self.below),
+            )
+            if limit is not None
+        )
+
+    def read(self, value: Any, where: str, found: "Problems") -> Any:
+        """The value in the key's own type; what is wrong with it is added to `found`."""
+        if value is None and self.default is None:
+            return None
+        if isinstance(value, list | tuple) and self.item and self.length in (None, len(value)):
+            return tuple(
+                self.item.read(each, f"{where}[{at}]", found) for at, each in enumerate(value)
+            )
+        if not self.item:
+            same = _as_kind(self.kind, value)
+            if same is not None and self._fits(same):
+                return same
+        found.append(f"{where}={_shown(value)}: must be {self.allowed}")
+        return self.default
+
+    def _fits(self, value: Any) -> bool:
+        if self.choices and value not in self.choices:
+            return False
+        return all(
+            limit is None or holds(value, limit)
+            for holds, limit in (
+                (operator.ge, self.at_least),
+                (operator.gt, self.above),
+                (operator.le, self.at_most),
+                (operator.lt, self.below),
+            )
+        )
+
+    def fill(self, *given: Any) -> Any:
+        """The last of the values given, or the default."""
+        return given[-1] if given else self.default
+
+
+def key(
+    default: Any, meaning: str, *, of: type | None = None, harmless: str = "",
+    length: int | None = None, choices: Sequence[str] = (), **limits: Any,
+) -> Key:  # fmt: skip
+    """A setting.
+
+    Args:
+      default: its type is the key's, and that of its first item what a tuple holds.
+      meaning: as in `Key`.
+      of: the type where the default does not tell: it is None, or an empty tuple's items.
+      harmless, length: as in `Key`.
+      choices, limits: of the value, or of each value of a tuple; limits are at_least, above,
+        at_most and below.
+    """
+    if isinstance(default, tuple):
+        item = Key(None, "", of or type(default[0]), choices=tuple(choices), **limits)
+        item = dataclasses.replace(item, default=item.kind())  # None is no value of a tuple
+        return Key(default, meaning, tuple, item, length, harmless=harmless)
+    kind = of or type(default)
+    return Key(default, meaning, kind, choices=tuple(choices), harmless=harmless, **limits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """Entries under names of the user's; made by `named`.
+
+    Attributes:
+      entry: what each is; None: anything.
+      meaning: in words.
+      sparse: an entry holds only what was given: its defaults come from somewhere else.
+    """
+
+    entry: "Form | Key | None"
+    meaning: str
+    sparse: bool = False
+    harmless: str = ""
+
+    def read(self, value: Any, where: str, found: "Problems") -> dict:
+        """As of `Key`."""
+        if not isinstance(value, Mapping):
+            found.append(f"{where}={_shown(value)}: must be a group of entries, each with a name")
+            return {}
+        if wrong := [name for name in value if not isinstance(name, str) or "." in name]:
+            found.append(f"{where}: {_shown(wrong[0])} is no name: a text without dots")
+            return {}
+        if self.entry is None:
+            return {
+                name: _as_json(entry, f"{where}.{name}", found) for name, entry in value.items()
+            }
+        return {
+            name: self.entry.read(entry, f"{where}.{name}", found) for name, entry in value.items()
+        }
+
+    def fill(self, *given: dict) -> dict:
+        """The entries of all that is given, each complete."""
+        names = dict.fromkeys(name for entries in given for name in entries)
+        if self.entry is None or self.sparse:
+            return {name: entries[name] for entries in given for name in entries}
+        return {
+            name: self.entry.fill(*(entries[name] for entries in given if name in entries))
+            for name in names
+        }
+
+
+def named(entry: "Form | Key | None", meaning: str, **more: Any) -> Named:
+    """Entries of one form (or one kind of key, or of any) under names that the user gives."""
+    return Named(entry, meaning, **more)
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """Keys that belong together; made by `form` and `group`.
+
+    Attributes:
+      name: "" of a group inside of a form.
+      meaning: in words.
+      keys: what it holds, by name.
+    """
+
+    name: str
+    meaning: str
+    keys: "dict[str, Key | Named | Form]"
+
+    def read(self, value: Any, where: str, found: "Problems") -> dict:
+        """What is given, in its own types, without defaults; problems as of `Key`."""
+        if not isinstance(value, Mapping):
+            found.append(f"{where}={_shown(value)}: must be a group of: {', '.join(self.keys)}")
+            return {}
+        given = {}
+        for name, inner in value.items():
+            path = f"{where}{'.' if where.strip('-') else ''}{name}"
+            if name in self.keys:
+                given[name] = self.keys[name].read(inner, path, found)
+            else:
+                found.append(f"{path}: there is no such key; {self._nearest(str(name), found)}")
+        return given
+
+    def fill(self, *given: dict) -> dict:
+        """Every key with its value: of the last one that gives it, or its default."""
+        return {
+            name: part.fill(*(layer[name] for layer in given if name in layer))
+            for name, part in self.keys.items()
+        }
+
+    def config(self, /, **values: Any) -> ConfigDict:
+        """Every key, with these values; locked, but for entries under names of the user's.
+
+        Raises:
+          UserError: a value that is out of range.
+        """
+        found = Problems(self)
+        made = ConfigDict(self.fill(self.read(values, self.name, found)))
+        found.tell()
+        made.lock()
+        _open(self, made)
+        return made
+
+    def under(self, meaning: str, /, **keys: Key) -> "Form":
+        """The same form as the value of a key, with a meaning and some other keys there."""
+        return Form(self.name, meaning, {**self.keys, **keys})
+
+    def paths(self, prefix: str = "") -> dict[str, Key | Named]:
+        """All keys by their path, such as "optimizer.eps"."""
+        found: dict[str, Key | Named] = {}
+        for name, part in self.keys.items():
+            path = f"{prefix}{name}"
+            found |= part.paths(f"{path}.") if isinstance(part, Form) else {path: part}
+        return found
+
+    def _nearest(self, name: str, found: "Problems") -> str:
+        near = difflib.get_close_matches(name, self.keys, 1)
+        if near:
+            return f"nearest: {near[0]}"
+        # Right, but in another group.
+        near = [path for path in found.root.paths() if path.rpartition(".")[2] == name]
+        return f"nearest: {near[0]}" if near else f"known: {', '.join(self.keys)}"
+
+
+def form(name: str, meaning: str, /, **keys: "Key | Named | Form") -> Form:
+    """The keys of one kind of config."""
+    return Form(name, meaning, keys)
+
+
+def group(meaning: str, /, **keys: "Key | Named | Form") -> Form:
+    """Keys inside of a form."""
+    return Form("", meaning, keys)
+
+
+def field(default: Any, meaning: str, **limits: Any) -> Any:
+    """A field of a dataclass, declared as by `key`."""
+    return dataclasses.field(default=default, metadata={"key": key(default, meaning, **limits)})
+
+
+def form_of(dataclass: type) -> Form:
+    """The form of a dataclass whose fields are made by `field`."""
+    keys = {field.name: field.metadata["key"] for field in dataclasses.fields(dataclass)}
+    about = (dataclass.__doc__ or "").partition("\n")[0]
+    return Form(dataclass.__name__, about, keys)
+
+
+class Problems(list[str]):
+    """What is wrong with a config, one line each; `root` is the form that is read."""
+
+    def __init__(self, root: Form):
+        super().__init__()
+        self.root = root
+
+    def tell(self) -> None:
+        """UserError that lists all of them, if there are any."""
+        if len(self) == 1:
+            raise UserError(self[0])
+        if self:
+            raise UserError(f"{len(self)} settings are wrong:\n  " + "\n  ".join(self))
+
+
+def checked(form: Form, config: ConfigDict | Mapping, where: str = "config") -> ConfigDict:
+    """A config with every key of its form, in the form's types, locked.
+
+    Args:
+      form: what it is a config of.
+      config: what is given; what is not has its default.
+      where: what paths in messages begin with.
+
+    Raises:
+      UserError: lists all unknown keys and all values of a wrong type or out of range.
+    """
+    made = ConfigDict(values(form, config, where))
+    return made.lock()
+
+
+def values(form: Form, config: ConfigDict | Mapping, where: str = "config") -> dict[str, Any]:
+    """As `checked`, as plain dictionaries."""
+    found = Problems(form)
+    given = form.read(_plain(config), where, found)
+    found.tell()
+    return form.fill(given)
+
+
+ROWS = key(64, "answers computed at a time", at_least=1, harmless="no answer depends on it")
+SAMPLING = form(
+    "sampling",
+    "How answers are drawn, wherever they are.",
+    n=key(1, "answers per prompt", at_least=1),
+    max_tokens=key(256, "of one answer", at_least=1),
+    temperature=key(0.7, "0 is greedy", at_least=0),
+    top_k=key(0, "draw among the k likeliest tokens; 0: all", at_least=0),
+    top_p=key(1.0, "draw among the likeliest tokens of this mass; 1: all", above=0, at_most=1),
+    min_p=key(0.0, "draw among tokens at least this likely beside the best", at_least=0, below=1),
+    seed=key(0, "of the draw", **SEED),
+    rows=ROWS,
+)
+
+
+def _as_kind(kind: type, value: Any) -> Any:
+    """The value as this kind; None if it is of another one. A bool is no number."""
+    if isinstance(value, bool) and kind is not bool:
+        return None
+    if kind in (int, float) and not isinstance(value, str):
+        try:
+            same = operator.index(value) if kind is int else float(value)
+        except (TypeError, ValueError, OverflowError):
+            return None
+        return same if kind is int or math.isfinite(same) else None
+    return value if isinstance(value, kind) else None
+
+
+def _as_json(value: Any, where: str, found: Problems) -> Any:
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        found.append(f"{where}={_shown(value)}: must be a number, a text, or a tuple of them")
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """A config as plain dictionaries; its own `to_dict` sorts the names that the user gave."""
+    if isinstance(value, ConfigDict):
+        return {name: _plain(value[name]) for name in value._fields}
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return value
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "a number of too many digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _open(form: Form, made: ConfigDict) -> None:
+    for name, part in form.keys.items():
+        if isinstance(part, Named):
+            made[name].unlock()
+        elif isinstance(part, Form):
+            _open(part, made[name])
