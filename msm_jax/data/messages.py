@@ -74,17 +74,16 @@ class Turn:
         if self.thought:  # transformers gives it under both names
             found["reasoning_content"] = found["thinking"] = wrap(self.thought, "thought")
         if self.calls:
-            change = lambda name: wrap(name, "call")
-            found["tool_calls"] = [renamed(call, change) for call in self.calls]
+            found["tool_calls"] = [renamed(call, wrap, "call") for call in self.calls]
         return found
 
 
-def renamed(tool: Mapping, change: Callable[[str], str]) -> dict:
-    """A tool, or a call of one, with another name of its function."""
+def renamed(tool: Mapping, wrap: Wrap, kind: str) -> dict:
+    """A tool, or a call of one, the name of its function wrapped."""
     inner = tool.get("function")
     if isinstance(inner, Mapping):
-        return {**tool, "function": {**inner, "name": change(inner["name"])}}
-    return {**tool, "name": change(tool["name"])}
+        return {**tool, "function": {**inner, "name": wrap(inner["name"], kind)}}
+    return {**tool, "name": wrap(tool["name"], kind)}
 
 
 class Marks:

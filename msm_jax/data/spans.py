@@ -8,8 +8,8 @@ writes, so that the header of an answer is found there with certainty:
 1. where a generation prompt adds something, that is the header (also a part of it, where a template
    writes less in earlier turns: Qwen3's empty block of thoughts);
 2. else, where the template writes the header by itself with the answer, what stands there;
-3. else the header is the end of the turn before (Llama 2, Mistral): what is written after the
-   last message of the chat up to the answer.
+3. else the header is what follows the last message where the chat ends before the answer: the
+   end of the turn before it (Llama 2, Mistral).
 
 An answer ends with the first end token after it, before the next message. A template with
 {% generation %} tags says itself what is learned, and its tags are checked in the same way.
@@ -40,15 +40,15 @@ class Written:
     """
 
     def __init__(self, write: Write, turns: Sequence[Turn], prompt: bool, tools: Sequence = ()):
-        give = lambda messages, tools: unmarked(
-            write(messages, prompt, tools) if tools else write(messages, prompt)
-        )
+        def give(messages, tools):
+            more = (tools,) if tools else ()  # built-in formats take none
+            return unmarked(write(messages, prompt, *more))
+
         self.text, _, self.generated = give([turn.message() for turn in turns], tools)
         for after_spaces in (True, False):
             marks = Marks(after_spaces)
             marked = [turn.message(marks.around(number)) for number, turn in enumerate(turns)]
-            tool = marks.around(-1)
-            named = [renamed(one, lambda name, tool=tool: tool(name, "tool")) for one in tools]
+            named = [renamed(tool, marks.around(-1), "tool") for tool in tools]
             text, self._places, generated = give(marked, named)
             self._kinds = marks.kinds
             if (text, generated) == (self.text, self.generated):
@@ -222,13 +222,13 @@ def _start(format, written: Written, turns: Sequence[Turn], number: int, tools) 
     for header in (own, own.partition("<think>")[0]):
         if header.strip() and gap.count(header) == 1:
             return before + gap.index(header) + len(header)
-    if not own:
-        asked = Written(format.write, turns[:number], True, tools)
-        tail = asked.text[asked.last() :]
-        rest = "".join(gap[len(tail) :].split())
-        is_answer = turns[number].calls or rest in ("", "<think>", "<think></think>")
-        if gap.startswith(tail) and is_answer:
-            return before + len(tail)
+    asked = Written(format.write, turns[:number], True, tools)
+    tail = asked.text[asked.last() :]
+    shared = len(os.path.commonprefix([gap, tail]))
+    rest = "".join(gap[shared:].split())
+    is_call = turns[number].calls and not own and shared == len(tail)
+    if is_call or rest in ("", "<think>", "<think></think>"):
+        return before + shared
     raise UserError(
         "where this answer's header ends cannot be told with certainty: the chat format writes "
         f"{gap!r} before it, and {own!r} where an answer is asked for; a built-in "

@@ -124,6 +124,12 @@ STYLES = {
         "{% else %}{{ '<|endoftext|>' }}{% endif %}",
         "<|end|>",
     ),
+    "a prompt that is not what is written": (
+        _CHATML.replace("m.role + '\n'", "m.role + ' \n'")
+        + _ASKED
+        + "{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "<|im_end|>",
+    ),
     "an end token between turns only": (
         _LOOP + "{{ m.role + ':\n' + m.content }}{% if not loop.last %}{{ eos_token }}{% endif %}"
         "{% endfor %}" + _ASKED + "{{ 'assistant:\n' }}{% endif %}",
