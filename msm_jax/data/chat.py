@@ -6,23 +6,31 @@ plain text again before anything is encoded. The one exception is the block of t
 assistant's message may begin with: its two tags are what the model writes, not what is told to it.
 """
 
+import collections
 import dataclasses
 import functools
-import os
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from msm_jax.data import spans
+from msm_jax.data.messages import DISGUISE, Messages, Turn, hidden, named, read_turn
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
-Messages = Sequence[Mapping[str, str]]
-ROLES = ("system", "user", "assistant")
-# The first is put after the first letter of a control token's name inside a message. Two of
-# Unicode's noncharacters, which no text interchanges; a message that has them is refused.
-_DISGUISE, _PROBE = "\ufdd0", "\ufdd1"
-# The block of thoughts that an assistant's message may begin with; a model whose prompt opens it
-# says only how it ends.
-_THOUGHT = re.compile(r"(\s*(?:<think>)?)((?:(?!</?think>).)*)(</think>)", re.DOTALL)
+_ASK, _SYSTEM = {"role": "user", "content": "?"}, {"role": "system", "content": "Be brief."}
+_ANSWER = {"role": "assistant", "content": "Yes, 3 of 10.\n\n- one\n"}
+_THOUGHTFUL = {"role": "assistant", "content": "<think>\nhm\n</think>\n\nYes."}
+# Conversations that tell formats apart: default system lines, later turns, thoughts.
+PROBES: tuple[Messages, ...] = (
+    [_ASK],
+    [_SYSTEM, _ASK],
+    [_ASK, _ANSWER, _ASK],
+    [_SYSTEM, _ASK, _ANSWER],
+    [_ASK, _THOUGHTFUL, _ASK, _THOUGHTFUL],
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +38,11 @@ class ChatFormat:
     """How a conversation is written.
 
     Attributes:
-      write: (messages, generation prompt wanted) -> text with the names of control tokens in it.
+      write: (messages, generation prompt wanted) -> text with the names of control tokens in it;
+        a template's takes tools as a third argument.
       end: the control token after a message.
       control_tokens: those that the tokenizer must have.
-      source: of a template that the format was made from; "" for ours.
+      source: of a template that the format was made from; "" for a built-in format.
     """
 
     write: Callable[[Messages, bool], str]
@@ -42,19 +51,51 @@ class ChatFormat:
     source: str = ""
 
     @functools.cached_property
-    def headers(self) -> tuple[str, str]:
-        """What stands before every answer, and what is written where one is asked for.
+    def fingerprint(self) -> str:
+        """SHA-256 of what is written for `PROBES`: system lines, headers, thoughts, ends.
 
-        The second begins with the first; it may go on with an empty block of thoughts.
+        Formats of the same fingerprint write these conversations alike; `template.difference`
+        says where two formats part. It does not depend on the date.
         """
-        question, answer = (
-            {"role": "user", "content": "?"},
-            {"role": "assistant", "content": _PROBE},
+        texts = [self.attempt(chat, prompt) for chat in PROBES for prompt in (True, False)]
+        return hashlib.sha256(json.dumps([self.end, *texts]).encode()).hexdigest()
+
+    def attempt(self, messages: Messages, generation_prompt: bool) -> str:
+        """What is written, or why the format refuses the conversation."""
+        try:
+            return self.write(messages, generation_prompt)
+        except UserError as error:
+            return str(error)
+
+    @functools.cached_property
+    def header(self) -> spans.Header:
+        """What is written before an answer."""
+        return spans.find_header(self.write)
+
+    @functools.cached_property
+    def is_tagged(self) -> bool:
+        """Whether a template marks by {% generation %} what is learned."""
+        turns = [Turn("user", (("content", "?"),)), Turn("assistant", (("content", "!"),))]
+        return "generation" in self.source and bool(
+            spans.Written(self.write, turns, False).generated
         )
-        asked = self.write([question], False)
-        wanted = self.write([question], True).removeprefix(asked)
-        answered = self.write([question, answer, question], False).removeprefix(asked)
-        return os.path.commonprefix([wanted, answered.partition(_PROBE)[0]]), wanted
+
+    @functools.cached_property
+    def writes_thoughts(self) -> bool:
+        """Whether thoughts under a key of their own are written anywhere."""
+        answer = Turn("assistant", (("content", "!"),), thought="?")
+        try:
+            found = spans.Written(self.write, [Turn("user", (("content", "?"),)), answer], False)
+        except UserError:
+            return False
+        return "thought" not in found.missing(1)
+
+    @functools.cached_property
+    def takes_argument_text(self) -> bool:
+        """Whether arguments of a call may be JSON text, which others write as a text in quotes."""
+        call = {"type": "function", "function": {"name": "f", "arguments": '{"a": "b"}'}}
+        answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+        return '{"a": "b"}' in self.attempt([_ASK, answer], False)
 
 
 def _compact(messages: Messages, generation_prompt: bool) -> str:
@@ -88,6 +129,7 @@ def _qwen3(messages: Messages, generation_prompt: bool, thinking: bool) -> str:
         content = message["content"]
         if message["role"] == "assistant":
             thought, answer = _split_thought(content)
+            thought = message.get("reasoning_content", thought).strip("\n")
             if number > last and (thought or number == len(messages) - 1):
                 answer = f"<think>\n{thought}\n</think>\n\n" + answer.lstrip("\n")
             content = answer
@@ -125,11 +167,12 @@ def _llama3(messages: Messages, generation_prompt: bool) -> str:
     return text + (part("assistant") if generation_prompt else "")
 
 
+_COMPACT = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 _IM = ("<|im_start|>", "<|im_end|>")
 _THINK = ("<think>", "</think>")
 _LLAMA = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 CHAT_FORMATS: dict[str, ChatFormat] = {
-    "compact": ChatFormat(_compact, "<|end|>", (*(f"<|{role}|>" for role in ROLES), "<|end|>")),
+    "compact": ChatFormat(_compact, "<|end|>", _COMPACT),
     "chatml": ChatFormat(_chatml, "<|im_end|>", _IM),
     "qwen2.5": ChatFormat(_qwen25, "<|im_end|>", _IM),
     "qwen3": ChatFormat(functools.partial(_qwen3, thinking=True), "<|im_end|>", (*_IM, *_THINK)),
@@ -146,36 +189,49 @@ def render_chat(
     format: ChatFormat,
     messages: Messages,
     generation_prompt: bool = False,
+    tools: Sequence[Mapping] | None = None,
+    notes: collections.Counter | None = None,
 ) -> tuple[list[int], list[int]]:
     """Token ids of a conversation, and a mask that is 1 on what an assistant has to say.
 
     The conversation is written whole, cut at its control tokens, and what lies between them is
-    encoded. The mask covers everything from the end of each assistant's header to its end token;
-    a token that begins in the header is not covered.
+    encoded. The mask covers everything from the end of each assistant's header to its end token,
+    see `spans`; a token that begins in the header is not covered.
 
     Args:
-      messages: {"role", "content"} each; roles are `ROLES`.
+      messages: as `messages.read_turn` takes them; at least {"role", "content"} each.
       generation_prompt: append the header after which an assistant is to speak.
+      tools: that the assistant may call, as JSON schemas; for templates that write them.
+      notes: gets counts of what is worth a warning: thoughts that the format drops, control
+        tokens' names in messages, which stay text.
 
     Raises:
-      UserError: a message without role or content, or with an unknown role; a tokenizer without
-        the format's control tokens.
+      UserError: a message that cannot be read or that says what the format does not write, by
+        number and key; a mask that is not certain; a tokenizer without the format's control
+        tokens.
     """
     for name in format.control_tokens:
         tokenizer.control(name)
     controls = _pattern(tokenizer.control_names)
-    disguised = [_disguised(number, message, controls) for number, message in enumerate(messages)]
-    text = format.write(disguised, generation_prompt)
-    said = _said(text, format)
+    turns = [_turn(format, number, message, controls) for number, message in enumerate(messages)]
+    tools = [hidden(named(tool, "tools"), controls) for tool in tools or ()]
+    if tools and not format.source:
+        raise UserError(f"'tools': {_NO_TOOLS}")
+    text, learned = spans.said(format, turns, generation_prompt, tools, notes)
+    if notes is not None:
+        notes.update(_names_in(turns))
+    said = bytearray(len(text))
+    for start, stop in learned:
+        said[start:stop] = b"\1" * (stop - start)
     ids: list[int] = []
     loss: list[int] = []
     at = 0
     for found in [*controls.finditer(text), None]:
         stop = found.start() if found else len(text)
         if stop > at:
-            tokens, learned = _encoded(tokenizer, text[at:stop], said[at:stop])
+            tokens, mask = _encoded(tokenizer, text[at:stop], bytes(said[at:stop]))
             ids += tokens
-            loss += learned
+            loss += mask
         if found:
             ids.append(tokenizer.control(found[0]))
             loss.append(said[stop])
@@ -183,53 +239,58 @@ def render_chat(
     return ids, loss
 
 
+_NO_TOOLS = (
+    "the built-in chat formats write no tools and no calls of them; choose the checkpoint's own "
+    "template (chat_format='own')"
+)
+
+
+def _turn(format: ChatFormat, number: int, message: Any, controls: re.Pattern) -> Turn:
+    """A message, of which the format can write every key."""
+    try:
+        turn = read_turn(message, controls)
+        if not format.source and (turn.role == "tool" or turn.calls):
+            raise UserError(f"role 'tool' or 'tool_calls': {_NO_TOOLS}")
+        if not turn.calls or format.takes_argument_text:
+            return turn
+        return dataclasses.replace(turn, calls=tuple(map(_with_object, turn.calls)))
+    except UserError as error:
+        raise UserError(f"message {number}: {error}") from error
+
+
+def _with_object(call: Mapping) -> dict:
+    """A call whose arguments are an object, where they were JSON text."""
+    inner = call.get("function", call)
+    if not isinstance(inner.get("arguments"), str):
+        return dict(call)
+    try:
+        arguments = json.loads(inner["arguments"])
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"'tool_calls': the arguments of {inner['name']!r}: {error}") from error
+    inner = {**inner, "arguments": arguments}
+    return {**call, "function": inner} if "function" in call else inner
+
+
+def _names_in(turns: Sequence[Turn]) -> list[str]:
+    """Notes on control tokens' names that messages hold as text."""
+    return [
+        f"control tokens' names in a message of role {turn.role!r} stay text"
+        for turn in turns
+        if any(kind and DISGUISE in text for kind, text in turn.pieces)
+    ]
+
+
 def _encoded(tokenizer: Tokenizer, text: str, said: bytes) -> tuple[list[int], list[int]]:
     """Ids of a text between two control tokens, and the mask of its characters for each."""
-    plain = text.replace(_DISGUISE, "")
+    plain = text.replace(DISGUISE, "")
     if said.count(said[0]) == len(said):
         ids = tokenizer.encode(plain)
         return ids, [said[0]] * len(ids)
-    places = [place for place, letter in enumerate(text) if letter != _DISGUISE]
+    places = [place for place, letter in enumerate(text) if letter != DISGUISE]
     ids, starts = tokenizer.encode_with_starts(plain)
     return ids, [said[places[start]] for start in starts]
 
 
-def _said(text: str, format: ChatFormat) -> bytes:
-    """For every character 1 where it is an assistant's: after the header, up to the end token."""
-    said = bytearray(len(text))
-    header, wanted = format.headers
-    for found in re.finditer(re.escape(header), text):
-        whole = text.startswith(wanted, found.start())
-        start = found.start() + len(wanted) if whole else found.end()
-        stop = text.find(format.end, start)
-        if stop >= 0:
-            said[start : stop + 1] = b"\1" * (stop + 1 - start)
-    return bytes(said)
-
-
 @functools.lru_cache
 def _pattern(control_names: tuple[str, ...]) -> re.Pattern:
-    return re.compile("|".join(re.escape(name) for name in control_names))
-
-
-def _disguised(number: int, message: Mapping[str, str], controls: re.Pattern) -> dict[str, str]:
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES or not isinstance(content, str):
-        raise UserError(
-            f"message {number} {dict(message)!r}: needs a text 'content' and a 'role' of "
-            f"{sorted(ROLES)}"
-        )
-    if _DISGUISE in content or _PROBE in content:
-        raise UserError(f"message {number}: holds U+FDD0 or U+FDD1, which are not characters")
-    hide = lambda text: controls.sub(lambda found: _hide(found[0]), text)
-    if role == "assistant" and (thought := _THOUGHT.match(content)):
-        before, body, after = thought.groups()
-        return {
-            "role": role,
-            "content": before + hide(body) + after + hide(content[thought.end() :]),
-        }
-    return {"role": role, "content": hide(content)}
-
-
-def _hide(name: str) -> str:
-    return name[0] + _DISGUISE + name[1:]
+    return re.compile("|".join(map(re.escape, control_names)) or r"\Z.")

@@ -181,6 +181,7 @@ class Data:
         by weight, and there is no end.
       accounts: name -> counts of its documents and tokens, and rows; for config.json.
       skipped: sentences about rows that could not be used.
+      examples: source -> (token ids, loss mask) of its first document or chat.
       fingerprint: changes with anything that changes a batch; kept in checkpoints.
     """
 
@@ -188,6 +189,7 @@ class Data:
         self.packings, self._rows = dict(packings), rows
         self.accounts: dict[str, dict] = {}
         self.skipped: list[str] = []
+        self.examples: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.fingerprint = ""
         self.steps: int | None = None
         names = list(packings)
@@ -287,6 +289,7 @@ def load_data(
     for name, found in data.packings.items():
         accounts.setdefault(name or "all", {}).update(rows=found.count, fill=round(found.fill, 4))
     data.accounts, data.skipped = accounts, skipped
+    data.examples = {name: store.document(int(chosen[name][0])) for name, store in stores.items()}
     data.fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     return data
 

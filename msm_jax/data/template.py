@@ -1,26 +1,33 @@
 """A checkpoint's own chat template (Jinja), run in a sandbox, and how it compares with ours."""
 
+import dataclasses
 import datetime
-import functools
 import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msm_jax.data.chat import CHAT_FORMATS, ChatFormat, Messages, render_chat
+from msm_jax.data import spans
+from msm_jax.data.chat import CHAT_FORMATS, PROBES, ChatFormat, render_chat
+from msm_jax.data.messages import GENERATION, Messages, read_turn, unmarked
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
 TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
 OWN = {"own": True, "own-no-thinking": False}  # names of formats -> is thinking on
 FORMATS = (*CHAT_FORMATS, *OWN)
+# What `strftime_now` says in a template: the date that those of Llama 3.1 and 3.2 fall back to.
+# The day on which a run is started decides neither its tokens nor its prompts.
+TODAY = datetime.datetime(2024, 7, 26)
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 # What a template can run into, as any program can.
-_FAILURES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-_MARK = "\ufdd1"  # a noncharacter, which no template writes of its own accord
-_QUESTION, _ANSWER = {"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}
+_FAILURES = (
+    ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError
+)  # fmt: skip
+_NOTHING = re.compile(r"\Z.")
+_ASK, _ANSWER = {"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}
 
 
 def find_format(name: str, directory: str | os.PathLike, tokenizer: Tokenizer) -> ChatFormat:
@@ -64,10 +71,13 @@ def own_format(
     settings = _settings(path)
     template = settings.get("chat_template")
     if (path / TEMPLATE_FILE).exists():
-        template = (path / TEMPLATE_FILE).read_text(encoding="utf-8")
+        try:
+            template = (path / TEMPLATE_FILE).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path / TEMPLATE_FILE}: cannot be read: {error}") from error
     elif isinstance(template, list):  # several by name, as older files have them
-        by_name = {one["name"]: one["template"] for one in template if isinstance(one, dict)}
-        template = by_name.get("default")
+        named = [one for one in template if isinstance(one, dict)]
+        template = {one.get("name"): one.get("template") for one in named}.get("default")
     if not template:
         return None
     if not isinstance(template, str):
@@ -75,7 +85,7 @@ def own_format(
     names: dict[str, Any] = {"enable_thinking": thinking}
     for name in _SPECIAL:
         token = settings.get(name)
-        names[name] = token["content"] if isinstance(token, dict) else token
+        names[name] = token.get("content") if isinstance(token, dict) else token
     return template_format(
         template, tokenizer, {name: value for name, value in names.items() if value is not None}
     )
@@ -92,50 +102,141 @@ def template_format(
       names: what the template may refer to by name, such as {"bos_token": ...}.
 
     Raises:
-      UserError: it is not a template, or marks no answer's beginning and end by control tokens:
-        then nobody could tell what an assistant said; from `write`, when the template fails on a
-        conversation.
+      UserError: it is not a template, ends no answer by a control token, or its answers cannot be
+        told from the rest with certainty; from `write`, when the template refuses a conversation.
     """
     import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-
-    def refuse(message):
-        raise jinja2.TemplateError(message)
-
-    # What transformers offers to templates beside Jinja's own.
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    environment.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
     try:
-        compiled = environment.from_string(template)
-    except jinja2.TemplateError as error:
+        compiled = _environment().from_string(template)
+    except (jinja2.TemplateError, RecursionError) as error:
         raise UserError(f"chat template: {error}") from error
 
-    def write(messages: Messages, generation_prompt: bool) -> str:
+    def write(messages: Messages, generation_prompt: bool, tools: Sequence | None = None) -> str:
         try:
             return compiled.render(
                 messages=list(messages),
                 add_generation_prompt=generation_prompt,
-                tools=None,
+                tools=list(tools) if tools else None,
                 documents=None,
                 **(names or {}),
             )
         except (jinja2.TemplateError, *_FAILURES) as error:
             raise UserError(f"chat template: refuses this conversation: {error}") from error
 
-    before, _, after = write([_QUESTION, _ANSWER, _QUESTION], False).partition(_MARK)
     controls = re.compile("|".join(map(re.escape, tokenizer.control_names)) or r"\Z.")
-    end, begins = controls.search(after), controls.search(before)
-    if not end or not begins:
-        raise UserError(
-            "chat template: writes no control token before and after an answer, so that what an "
-            "assistant said cannot be told from what was said to it"
+    first = lambda text: found[0] if (found := controls.search(text)) else None
+    try:
+        end = spans.find_end(write, first, (names or {}).get("eos_token"))
+        format = ChatFormat(write, end, (end,), template)
+        _check_masks(format)
+    except UserError as error:
+        told = str(error).removeprefix("chat template: ")
+        raise UserError(f"chat template: {told}") from error
+    return format
+
+
+def _environment():
+    """What transformers offers to templates beside Jinja's own, in a sandbox."""
+    import jinja2
+    import jinja2.ext
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(jinja2.ext.Extension):
+        """{% generation %} ... {% endgeneration %}: what a model is to learn, in marks."""
+
+        tags = {"generation"}
+
+        def parse(self, parser):
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return jinja2.nodes.CallBlock(self.call_method("mark"), [], [], body).set_lineno(line)
+
+        def mark(self, caller) -> str:
+            return GENERATION[0] + caller() + GENERATION[1]
+
+    def refuse(message):
+        raise jinja2.TemplateError(message)
+
+    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+        return json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
         )
-    return ChatFormat(write, end[0], (end[0],), template)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = TODAY.strftime
+    environment.filters["tojson"] = tojson
+    return environment
+
+
+def _check_masks(format: ChatFormat) -> None:
+    """Finds the masks of some conversations again in two other ways.
+
+    With other answers everything that is not learned has to stay as it was. And where a chat
+    begins with the prompt for its answer, the answer begins where the prompt ends.
+    """
+    for messages in PROBES:
+        turns = [read_turn(message, _NOTHING) for message in messages]
+        plain = [turn.message() for turn in turns]
+        try:
+            format.write(plain, False)
+            text, learned = spans.said(format, turns)
+        except UserError as error:
+            if "refuses" in str(error) or plain[0]["role"] == "system":
+                continue  # what a template refuses or leaves out, it will refuse in data too
+            raise
+        pairs = [(turn, (*turn.pieces[:-1], ("content", "Another."))) for turn in turns]
+        others = [
+            dataclasses.replace(turn, pieces=pieces) if turn.role == "assistant" else turn
+            for turn, pieces in pairs
+        ]
+        if _outside(text, learned) != _outside(*spans.said(format, others)):
+            raise UserError("other answers change what it writes around them")
+        if format.is_tagged or not format.header.asked:
+            continue
+        answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
+        for number, (start, _) in zip(answers, learned, strict=True):
+            asked = format.write(plain[:number], True)
+            if text.startswith(asked) and start != len(asked):
+                raise UserError(f"an answer begins after {text[:start]!r}, asked for by {asked!r}")
+
+
+def _outside(text: str, learned: Sequence[tuple[int, int]]) -> list[str]:
+    edges = [0, *(edge for span in learned for edge in span), len(text)]
+    return [text[a:b].strip() for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def unprompted(format: ChatFormat) -> str | None:
+    """How what a format asks with and what it writes differ, in words; None where they do not.
+
+    A model that learns answers behind one header and is asked for them behind another is asked
+    what it never saw.
+    """
+    if not format.header.asked:
+        return f"{format.header.text!r} stands before an answer, but is not written to ask for one"
+    if format.header.text.endswith(" "):
+        return f"{format.header.text!r} ends with a space, which may be a token with a first word"
+    for messages in PROBES:
+        answers = (n for n, message in enumerate(messages) if message["role"] == "assistant")
+        for number in answers:
+            try:
+                asked, _, _ = unmarked(format.write(messages[:number], True))
+                text, _, _ = unmarked(format.write(messages, False))
+            except UserError:
+                continue
+            at = len(os.path.commonprefix([asked, text]))
+            if at < len(asked):
+                begin = max(0, at - 24)
+                return f"it asks with {asked[begin:]!r} and writes {text[begin : at + 24]!r}"
+    end = format.attempt([_ASK, _ANSWER], False).partition(_ANSWER["content"])[2]
+    return None if format.end in end else f"no {format.end!r} is written after a last answer"
 
 
 def builtin_name(model_type: str, tokenizer: Tokenizer, rope_scaled: bool = False) -> str:
@@ -152,11 +253,13 @@ def builtin_name(model_type: str, tokenizer: Tokenizer, rope_scaled: bool = Fals
 
 def difference(one: ChatFormat, other: ChatFormat) -> str | None:
     """The first of some conversations that two formats write differently, in words, or None."""
-    for messages in _conversations():
+    for messages in PROBES:
         for prompt in (True, False):
-            texts = [format.write(messages, prompt) for format in (one, other)]
+            texts = [format.attempt(messages, prompt) for format in (one, other)]
             if texts[0] != texts[1]:
                 return f"{messages}: {texts[0]!r} against {texts[1]!r}"
+    if one.end != other.end:
+        return f"the token that ends an answer: {one.end!r} against {other.end!r}"
     return None
 
 
@@ -166,24 +269,15 @@ def misread(tokenizer: Tokenizer, format: ChatFormat) -> str | None:
     `render_chat` encodes what lies between control tokens piece by piece; the tokenizer's own way
     is to encode the whole and find them in it.
     """
-    for messages in _conversations():
-        text = format.write(messages, False)
-        if render_chat(tokenizer, format, messages)[0] != tokenizer.encode_marked(text):
+    for messages in PROBES:
+        try:
+            text, _, _ = unmarked(format.write(messages, False))
+            ids, _ = render_chat(tokenizer, format, messages)
+        except UserError:
+            continue
+        if ids != tokenizer.encode_marked(text):
             return text
     return None
-
-
-def _conversations() -> list[list[dict[str, str]]]:
-    system = {"role": "system", "content": "Be brief."}
-    thought = {"role": "assistant", "content": "<think>\nhm\n</think>\n\nYes."}
-    plain = {"role": "assistant", "content": "Yes, 3 of 10.\n\n- one\n"}
-    return [
-        [_QUESTION],
-        [system, _QUESTION],
-        [_QUESTION, plain, _QUESTION],
-        [system, _QUESTION, plain],
-        [_QUESTION, thought, _QUESTION, thought],
-    ]
 
 
 def _settings(path: pathlib.Path) -> dict:

@@ -4,6 +4,7 @@
         --config.parent=Qwen3-8B --config.data.documents.path=runs/example/documents.jsonl
 
 The config's keys are those of `msm_jax/train/config.py`, each overridable as --config.KEY=VALUE.
+With --preview it prints the first rows of the data, what is learned of them in green or in [[ ]].
 Run the same command again to go on after a stop or a kill. On several hosts start it on each,
 with --distributed where JAX finds the others by itself (TPU pods, Slurm, GKE), else with
 --coordinator=HOST:PORT --processes=N --process=I.
@@ -16,17 +17,30 @@ from absl import flags
 
 from msm_jax import command
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
+_PREVIEW = flags.DEFINE_bool(
+    "preview", False, "Print the first rows, what is learned marked, and stop; writes no run."
+)
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts of this pod.")
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0.")
 _PROCESSES = flags.DEFINE_integer("processes", 0, "How many there are.")
 _PROCESS = flags.DEFINE_integer("process", -1, "Which of them this is, from 0.")
 
 
+flags.register_multi_flags_validator(
+    ["workdir", "preview"],
+    lambda given: given["workdir"] is not None or given["preview"],
+    "--workdir: the run directory is needed",
+)
+
+
 def main() -> None:
     from msm_jax.train import hosts  # jax is slow to import and --help is not to wait for it
-    from msm_jax.train.loop import train
+    from msm_jax.train.loop import preview, train
 
+    if _PREVIEW.value:
+        preview(flags.FLAGS.config, sys.stdout)
+        return
     if _DISTRIBUTED.value or _COORDINATOR.value:
         hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     with hosts.one_fate():

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from msm_jax.command import Preempted
 from msm_jax.data.pipeline import Data, load_data
+from msm_jax.data.preview import excerpt, row_texts
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.doctor import unused
 from msm_jax.errors import UserError
@@ -85,7 +86,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
         progress = stack.enter_context(
             contextlib.closing(_progress(run, config, model, mesh, steps, state, out))
         )
-        _introduce(progress, config, model, mesh, steps, state, data)
+        _introduce(progress, config, model, mesh, steps, state, data, tokenizer)
         stop = hosts.Stop(mesh)
         stack.enter_context(stop.listening())
         pending, shape = None, (config.rows, config.sequence_length)
@@ -145,6 +146,20 @@ def _memory(config, model, mesh):
             f"{config.sequence_length}, model.remat={model.remat}, {sizes}: raise accumulation, "
             "set model.remat=full, or use more devices; `python -m msm_jax.compile` tells sizes"
         ) from error
+
+
+def preview(config: ConfigDict, out: TextIO, rows: int = 4) -> None:
+    """Print the first rows of a stage's data, what is learned in colour or in double brackets.
+
+    Raises:
+      UserError: data that the stage could not be trained on.
+    """
+    check(config)
+    tokenizer = load_tokenizer(config.tokenizer or config.parent)
+    data = _load(config, config.data, tokenizer)
+    texts = row_texts(tokenizer, data.rows(0, 0, min(rows, config.rows)), out.isatty())
+    for number, text in enumerate(texts):
+        print(f"=== row {number}, {config.sequence_length} tokens\n{text}\n", file=out)
 
 
 def _load(config, sources, tokenizer, **changes) -> Data:
@@ -237,7 +252,7 @@ def _progress(run, config, model, mesh, steps, state, out) -> Progress:
     )
 
 
-def _introduce(progress, config, model, mesh, steps, state, data) -> None:
+def _introduce(progress, config, model, mesh, steps, state, data, tokenizer) -> None:
     """The first lines of the log: what runs, on what, how it is counted, and what to mind."""
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -254,6 +269,9 @@ def _introduce(progress, config, model, mesh, steps, state, data) -> None:
     )
     fill = {name or "all": f"{packing.fill:.3f}" for name, packing in data.packings.items()}
     progress.say(f"real share of token slots: {fill}; mfu: {progress.convention()}")
+    for name, (ids, mask) in data.examples.items():
+        text = excerpt(tokenizer, ids, mask)
+        progress.say(f"data.{name}: its first example, what is learned in [[ ]]: {text}")
     for text in data.skipped:
         progress.say(f"warning: {text}")
     if jax.default_backend() == "cpu":

@@ -174,7 +174,7 @@ def test_a_template_cannot_reach_out_of_its_sandbox(ours):
 
 def test_a_template_that_marks_no_answer_is_refused(ours):
     plain = "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}"
-    with pytest.raises(UserError, match="no control token before and after an answer"):
+    with pytest.raises(UserError, match="no control token after an answer"):
         template_format(plain, ours)
 
 

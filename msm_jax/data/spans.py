@@ -1,0 +1,269 @@
+"""Which characters of a written chat an assistant has to say.
+
+The chat is written twice: as it is, and with a mark around the text of every message. Without the
+marks both must be the same text; then the marks tell where each message lies, whatever the template
+makes of headers, and whatever a message imitates. Between two messages stands only what the format
+writes, so that the header of an answer is found there with certainty:
+
+1. where a generation prompt adds something, that is the header (also a part of it, where a template
+   writes less in earlier turns: Qwen3's empty block of thoughts);
+2. else, where the template writes the header by itself with the answer, what stands there;
+3. else the header is what follows the last message where the chat ends before the answer: the
+   end of the turn before it (Llama 2, Mistral).
+
+An answer ends with the first end token after it, before the next message. A template with
+{% generation %} tags says itself what is learned, and its tags are checked in the same way.
+"""
+
+import collections
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msm_jax.data.messages import Marks, Turn, renamed, unmarked
+from msm_jax.errors import UserError
+
+Write = Callable[..., str]  # (messages, generation prompt wanted[, tools]) -> text
+DROPPED = "thoughts of earlier turns are not written by the chat format, and not learned"
+ENDS_OF_CALLS = ("<|eom_id|>",)  # in place of the end token, after a call of a tool
+_ASK, _SYSTEM = Turn("user", (("content", "?"),)), Turn("system", (("content", "?"),))
+_ANSWER = Turn("assistant", (("content", "!"),))
+
+
+class Written:
+    """A chat as written, with the place of every message.
+
+    Attributes:
+      text: without marks.
+      generated: (start, stop) of each generation tag.
+    """
+
+    def __init__(self, write: Write, turns: Sequence[Turn], prompt: bool, tools: Sequence = ()):
+        def give(messages, tools):
+            more = (tools,) if tools else ()  # built-in formats take none
+            return unmarked(write(messages, prompt, *more))
+
+        self.text, _, self.generated = give([turn.message() for turn in turns], tools)
+        for after_spaces in (True, False):
+            marks = Marks(after_spaces)
+            marked = [turn.message(marks.around(number)) for number, turn in enumerate(turns)]
+            named = [renamed(tool, marks.around(-1), "tool") for tool in tools]
+            text, self._places, generated = give(marked, named)
+            self._kinds = marks.kinds
+            if (text, generated) == (self.text, self.generated):
+                return
+        at = len(os.path.commonprefix([text, self.text]))
+        raise UserError(
+            f"what the chat format writes depends on what a message says, near "
+            f"{self.text[max(0, at - 20) : at + 20]!r}: what an assistant said is not certain; "
+            f"use a built-in chat_format instead"
+        )
+
+    def places(self, message: int, kind: str = "") -> list[tuple[int, int]]:
+        """Where the texts of a message stand; all of them, or of a kind."""
+        return sorted(
+            place
+            for mark, (number, what) in enumerate(self._kinds)
+            if number == message and kind in ("", what)
+            for place in self._places.get(mark, ())
+        )
+
+    def missing(self, message: int) -> set[str]:
+        """Kinds of a message's texts of which at least one is not written."""
+        marks = enumerate(self._kinds)
+        return {kind for mark, (n, kind) in marks if n == message and mark not in self._places}
+
+    def last(self) -> int:
+        """Where the last message that is written ends."""
+        return max((stop for places in self._places.values() for _, stop in places), default=0)
+
+    def around(self, message: int) -> tuple[int, int, int, int]:
+        """(end of what is before, start, stop, start of what is after) of a message.
+
+        Raises:
+          UserError: another message stands within it.
+        """
+        own = self.places(message)
+        start, stop = own[0][0], max(stop for _, stop in own)
+        others = [
+            place
+            for mark, (number, _) in enumerate(self._kinds)
+            if number != message
+            for place in self._places.get(mark, ())
+        ]
+        if any(a < stop and b > start for a, b in others):
+            raise UserError("the chat format writes another message within it")
+        before = max((b for _, b in others if b <= start), default=0)
+        return before, start, stop, min((a for a, _ in others if a >= stop), default=len(self.text))
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """Of an answer.
+
+    Attributes:
+      text: what stands before every answer; "" where that is the end of the turn before.
+      asked: it is what a generation prompt writes, so that a model is asked with it.
+    """
+
+    text: str
+    asked: bool
+
+
+def find_header(write: Write) -> Header:
+    """By rule 1 or 2; with an empty text where rule 3 is needed.
+
+    Raises:
+      UserError: the format refuses a question with an answer.
+    """
+    for head in ([_ASK], [_SYSTEM, _ASK]):
+        try:
+            wanted, plain = (Written(write, head, prompt) for prompt in (True, False))
+            answered = Written(write, [*head, _ANSWER], False)
+        except UserError as error:
+            refusal = error
+            continue
+        last = len(head) - 1
+        tails = [found.text[found.places(last)[-1][1] :] for found in (wanted, plain)]
+        added = tails[0][len(os.path.commonprefix(tails)) :]
+        if added.strip():
+            return Header(added, True)
+        before, start, _, _ = answered.around(last + 1)
+        own = answered.text[before:start].removeprefix(tails[0]).rstrip(" ").lstrip()
+        return Header(own, not own)
+    raise refusal
+
+
+def find_end(write: Write, find: Callable[[str], str | None], eos: str | None) -> str:
+    """The control token that a format writes after an answer.
+
+    Args:
+      find: the first control token in a text.
+      eos: the checkpoint's own end token, that a template may write between turns only.
+
+    Raises:
+      UserError: there is none: a model would not learn to end its answers.
+    """
+    last = _answered(write, [_ASK, _ANSWER])
+    if found := find(last):
+        return found
+    between = _answered(write, [_ASK, _ANSWER, _ASK])
+    if (found := find(between)) and found == eos:
+        return found
+    raise UserError(
+        "writes no control token after an answer, so that its end can be neither learned nor "
+        "sampled; a built-in chat_format can be used instead"
+    )
+
+
+def _answered(write: Write, turns: list[Turn]) -> str:
+    """What stands after the answer of a chat, before any further message."""
+    written = Written(write, turns, False)
+    _, _, stop, after = written.around(1)
+    return written.text[stop:after]
+
+
+def said(
+    format: Any,
+    turns: Sequence[Turn],
+    prompt: bool = False,
+    tools: Sequence = (),
+    notes: collections.Counter | None = None,
+) -> tuple[str, list[tuple[int, int]]]:
+    """A written chat, and (start, stop) of what is learned of it.
+
+    Args:
+      format: a `ChatFormat`.
+      turns: of the chat.
+      prompt: whether the header for a next answer follows.
+      tools: that the assistant may call.
+      notes: counts `DROPPED` thoughts.
+
+    Raises:
+      UserError: the format refuses the chat, or leaves out what a message says; or it cannot be
+        told with certainty what an assistant said.
+    """
+    written = Written(format.write, turns, prompt, tools)
+    if tools and written.missing(-1):
+        raise UserError("the chat format writes nothing of 'tools': take them out of the data")
+    spans = []
+    for number, turn in enumerate(turns):
+        try:
+            _check_written(format, written, number, turn, notes)
+            if turn.role == "assistant" and turn.learned and not format.is_tagged:
+                start = _start(format, written, turns, number, tools)
+                spans.append((start, _stop(format, written, number, turn)))
+        except UserError as error:
+            raise UserError(f"message {number}: {error}") from error
+    return written.text, _tagged(written, turns) if format.is_tagged else spans
+
+
+def _check_written(format, written: Written, number: int, turn: Turn, notes) -> None:
+    missing = written.missing(number)
+    if "thought" in missing and (not turn.thought or format.writes_thoughts):
+        missing.discard("thought")
+        if notes is not None:
+            notes[DROPPED] += 1
+    keys = {"thought": "reasoning_content", "call": "tool_calls"}
+    if missing:
+        key = keys.get(min(missing), min(missing))
+        raise UserError(
+            f"the chat format writes nothing of its {key!r}: choose another chat_format, or write "
+            f"what it says into a content that the format does write"
+        )
+
+
+def _start(format, written: Written, turns: Sequence[Turn], number: int, tools) -> int:
+    """Where an answer begins: where its header ends."""
+    before, first, _, _ = written.around(number)
+    gap = written.text[before:first]
+    own = format.header.text
+    for header in (own, own.partition("<think>")[0]):
+        if header.strip() and gap.count(header) == 1:
+            return before + gap.index(header) + len(header)
+    asked = Written(format.write, turns[:number], True, tools)
+    tail = asked.text[asked.last() :]
+    shared = len(os.path.commonprefix([gap, tail]))
+    rest = "".join(gap[shared:].split())
+    is_call = turns[number].calls and not own and shared == len(tail)
+    if is_call or rest in ("", "<think>", "<think></think>"):
+        return before + shared
+    raise UserError(
+        "where this answer's header ends cannot be told with certainty: the chat format writes "
+        f"{gap!r} before it, and {own!r} where an answer is asked for; a built-in "
+        "chat_format can be used instead"
+    )
+
+
+def _stop(format, written: Written, number: int, turn: Turn) -> int:
+    """Where an answer ends: after its end token."""
+    _, _, stop, after = written.around(number)
+    tail = written.text[stop:after]
+    ends = (format.end, *(ENDS_OF_CALLS if turn.calls else ()))
+    found = [(tail.find(end), len(end)) for end in ends if end in tail]
+    if found:
+        return stop + sum(min(found))
+    if after == len(written.text) and not turn.calls:
+        return stop  # of some templates the last answer has no end token
+    raise UserError(f"the chat format writes no {format.end!r} after it")
+
+
+def _tagged(written: Written, turns: Sequence[Turn]) -> list[tuple[int, int]]:
+    """What a template's own tags mark, without answers that are not to be learned."""
+    spans = []
+    for start, stop in written.generated:
+        inside = [
+            turn
+            for number, turn in enumerate(turns)
+            if any(a < stop and b > start for a, b in written.places(number))
+        ]
+        if any(turn.role != "assistant" for turn in inside):
+            raise UserError("the template's {% generation %} tags hold what no assistant said")
+        if len({turn.learned for turn in inside}) > 1:
+            raise UserError(
+                "a {% generation %} tag of the template holds an answer to learn and one not to"
+            )
+        if all(turn.learned for turn in inside):
+            spans.append((start, stop))
+    return spans
