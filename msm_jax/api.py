@@ -27,6 +27,7 @@ from msm_jax.model.axes import AXES
 from msm_jax.model.decode import stacked, unstacked
 from msm_jax.sample import Sample
 from msm_jax.weights import export, peft
+from msm_jax.weights.fingerprint import params_fingerprint
 
 TWICE_FITS = 0.4
 SAVED_AS = ("huggingface", "peft", "orbax")
@@ -276,26 +277,6 @@ def load(
     return model if adapter is None else model.with_adapter(adapter)
 
 
-def params_fingerprint(params: dict) -> str:
-    """16 hex digits of all weights' bits.
-
-    Each leaf is reduced on its device to the sum of its bits read as integers, which comes out
-    the same in whatever order it is summed.
-    """
-    digest = hashlib.sha256()
-    sums = jax.tree.map(lambda leaf: int(_sum_of_bits(leaf)), params)
-    if isinstance(params["layers"], tuple):
-        add = lambda *layers: sum(layers) % 2**32
-        sums = {**sums, "layers": jax.tree.map(add, *sums["layers"])}
-    shapes = jax.eval_shape(stacked, params)
-    for (name, leaf), found in zip(
-        jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(sums), strict=True
-    ):
-        digest.update(f"{jax.tree_util.keystr(name)} {leaf.shape} {leaf.dtype} ".encode())
-        digest.update(str(found).encode())
-    return digest.hexdigest()[:16]
-
-
 def _too_large_to_have_twice(params: dict) -> bool:
     """Whether some device's part of the weights is more than TWICE_FITS of its memory."""
     parts: collections.Counter = collections.Counter()
@@ -304,12 +285,6 @@ def _too_large_to_have_twice(params: dict) -> bool:
             parts[shard.device] += shard.data.nbytes
     memory = {device: (device.memory_stats() or {}).get("bytes_limit", 0) for device in parts}
     return any(part > TWICE_FITS * memory[device] > 0 for device, part in parts.items())
-
-
-@jax.jit
-def _sum_of_bits(leaf):
-    bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
-    return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
 
 
 @functools.partial(jax.jit, static_argnums=0)

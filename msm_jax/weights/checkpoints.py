@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -18,14 +17,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, abstract_params, param_shardings
 from msm_jax.model.adapter import join, only_adapter, without_adapter
+from msm_jax.weights.fingerprint import checksums, params_fingerprint
 
-FORMAT = 3  # 2: weights outputs first; 3: the optimizer counts skipped steps
+# 2: weights outputs first; 3: the optimizer counts skipped steps; 4: checksums see every place
+FORMAT = 4
 # How a model is run and not what it is: a run may go on with others.
 RUNTIME_FIELDS = ("remat", "attention")
 
@@ -231,32 +231,6 @@ def _load(checkpointer, step: int, abstract: dict, metadata: dict) -> dict:
     return state
 
 
-def checksums(tree: Any) -> dict[str, int]:
-    """path -> a number that changes with any bit of the array; the same on every mesh."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    if not leaves:
-        return {}
-    values = jax.device_get(_checksums([leaf for _, leaf in leaves]))
-    return {name: int(value) for name, value in zip(names, values, strict=True)}
-
-
-@jax.jit
-def _checksums(leaves):
-    def one(leaf):
-        bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
-        total = bits.astype(jnp.uint32)
-        # Each element times an odd number of its place; sums of integers have no order.
-        place = jnp.zeros(leaf.shape, jnp.uint32)
-        for axis, size in enumerate(leaf.shape):
-            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(
-                jnp.uint32, leaf.shape, axis
-            )
-        return jnp.sum(total * (2 * place + 1), dtype=jnp.uint32)
-
-    return [one(leaf) for leaf in leaves]
-
-
 @contextlib.contextmanager
 def lock(run_dir: str | os.PathLike) -> Iterator[None]:
     """Holds a run directory for this process alone.
@@ -291,18 +265,22 @@ def load_config(run_dir: str | os.PathLike) -> ModelConfig:
 
 
 def base_facts(run_dir: str | os.PathLike, parent: str | os.PathLike, frozen: dict) -> dict:
-    """Where the weights under an adapter are, and a digest of them."""
+    """Where the weights under an adapter are, and their fingerprint."""
     here, there = pathlib.Path(run_dir).absolute(), pathlib.Path(parent).absolute()
     return {
         "path": str(there),
         "relative": os.path.relpath(there, here),
-        "digest": digest(frozen),
+        "digest": params_fingerprint(frozen),
     }
 
 
-def digest(tree: dict) -> str:
-    """One name for all bits of a tree."""
-    return hashlib.sha256(json.dumps(checksums(tree), sort_keys=True).encode()).hexdigest()
+def _check_format(where: str, facts: dict) -> None:
+    if facts.get("format") != FORMAT:
+        raise UserError(
+            f"{where}: a checkpoint of format {facts.get('format')}, this version reads {FORMAT}: "
+            "convert it with the version that wrote it (--to=huggingface, or --to=peft), and load "
+            "what that gives"
+        )
 
 
 def _base_params(run_dir, base: dict, config: ModelConfig, mesh) -> dict:
@@ -325,7 +303,7 @@ def _base_params(run_dir, base: dict, config: ModelConfig, mesh) -> dict:
 
         params = load_checkpoint(parent, config.param_dtype, mesh)[1]
     frozen = as_dtype(without_adapter(params), config.param_dtype)
-    if digest(frozen) != base["digest"]:
+    if params_fingerprint(frozen) != base["digest"]:
         raise UserError(
             f"{parent}: its weights are not those that the adapter of {run_dir} was trained on"
         )
@@ -369,6 +347,7 @@ def load_params(run_dir: str | os.PathLike, step: int | None = None, mesh=None):
             raise UserError(f"{path}: has no checkpoint{wanted}; there are {steps}")
         step = steps[-1] if step is None else step
         metadata = reader.checkpointables_metadata(step).custom_metadata
+        _check_format(f"{path}/{step}", metadata["facts"])
         config = ModelConfig(**metadata["facts"]["model"])
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = abstract_params(config)

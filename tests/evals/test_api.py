@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from msm_jax.api import load, params_fingerprint
+from msm_jax.api import load
 from msm_jax.data.chat import CHAT_FORMATS
 from msm_jax.data.tokenizer import train_sentencepiece
 from msm_jax.errors import UserError
@@ -72,18 +72,6 @@ def test_logits_are_causal(loaded):
     one, other = loaded.logits([[5, 6, 7, 8], [5, 6, 9, 8]])
     np.testing.assert_array_equal(one[:2], other[:2])
     assert not np.array_equal(one[2:], other[2:])
-
-
-def test_the_fingerprint_sees_every_weight(model):
-    print_of = lambda params: params_fingerprint(params)
-    leaves, tree = jax.tree.flatten(model.params)
-    found = {print_of(model.params)}
-    for index, leaf in enumerate(leaves):
-        bumped = leaf.reshape(-1).at[0].add(1e-3).reshape(leaf.shape)
-        found.add(
-            print_of(jax.tree.unflatten(tree, [*leaves[:index], bumped, *leaves[index + 1 :]]))
-        )
-    assert len(found) == len(leaves) + 1
 
 
 def test_bfloat16_is_close(run_dir, loaded):

@@ -130,11 +130,13 @@ def test_another_familys_config_is_noticed(written):
 MESH_PROGRAM = """
 import sys, jax, numpy as np
 from msm_jax.model import make_mesh
+from msm_jax.weights.fingerprint import params_fingerprint
 from msm_jax.weights.huggingface import load_checkpoint
 for sizes in ((1, 4, 2), (2, 2, 2), (8, 1, 1), (1, 8, 1)):
     mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes)))
     _, one = load_checkpoint(sys.argv[1])
     _, many = load_checkpoint(sys.argv[1], mesh=mesh)
+    assert params_fingerprint(one) == params_fingerprint(many)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
         assert len(b.sharding.device_set) == 8
         for piece in b.addressable_shards:
