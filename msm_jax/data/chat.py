@@ -8,6 +8,8 @@ assistant's message may begin with: its two tags are what the model writes, not 
 
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +27,19 @@ _DISGUISE, _PROBE = "\ufdd0", "\ufdd1"
 _THOUGHT = re.compile(r"(\s*(?:<think>)?)((?:(?!</?think>).)*)(</think>)", re.DOTALL)
 
 
+_ASK, _SYSTEM = {"role": "user", "content": "?"}, {"role": "system", "content": "Be brief."}
+_ANSWER = {"role": "assistant", "content": "Yes, 3 of 10.\n\n- one\n"}
+_THOUGHTFUL = {"role": "assistant", "content": "<think>\nhm\n</think>\n\nYes."}
+# Conversations that tell formats apart: default system lines, later turns, thoughts.
+PROBES: tuple[Messages, ...] = (
+    [_ASK],
+    [_SYSTEM, _ASK],
+    [_ASK, _ANSWER, _ASK],
+    [_SYSTEM, _ASK, _ANSWER],
+    [_ASK, _THOUGHTFUL, _ASK, _THOUGHTFUL],
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class ChatFormat:
     """How a conversation is written.
@@ -33,13 +48,30 @@ class ChatFormat:
       write: (messages, generation prompt wanted) -> text with the names of control tokens in it.
       end: the control token after a message.
       control_tokens: those that the tokenizer must have.
-      source: of a template that the format was made from; "" for ours.
+      source: of a template that the format was made from; "" for a built-in format.
     """
 
     write: Callable[[Messages, bool], str]
     end: str
     control_tokens: tuple[str, ...]
     source: str = ""
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what is written for `PROBES`: system lines, headers, thoughts, ends.
+
+        Formats of the same fingerprint write these conversations alike; `template.difference`
+        says where two formats part. It does not depend on the date.
+        """
+        texts = [self.attempt(chat, prompt) for chat in PROBES for prompt in (True, False)]
+        return hashlib.sha256(json.dumps([self.end, *texts]).encode()).hexdigest()
+
+    def attempt(self, messages: Messages, generation_prompt: bool) -> str:
+        """What is written, or why the format refuses the conversation."""
+        try:
+            return self.write(messages, generation_prompt)
+        except UserError as error:
+            return str(error)
 
     @functools.cached_property
     def headers(self) -> tuple[str, str]:

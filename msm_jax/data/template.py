@@ -9,13 +9,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from msm_jax.data.chat import CHAT_FORMATS, ChatFormat, Messages, render_chat
+from msm_jax.data.chat import CHAT_FORMATS, PROBES, ChatFormat, Messages, render_chat
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
 TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
 OWN = {"own": True, "own-no-thinking": False}  # names of formats -> is thinking on
 FORMATS = (*CHAT_FORMATS, *OWN)
+# What `strftime_now` says in a template: the date that those of Llama 3.1 and 3.2 fall back to.
+# The day on which a run is started decides neither its tokens nor its prompts.
+TODAY = datetime.datetime(2024, 7, 26)
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 # What a template can run into, as any program can.
 _FAILURES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -108,7 +111,7 @@ def template_format(
 
     # What transformers offers to templates beside Jinja's own.
     environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    environment.globals["strftime_now"] = TODAY.strftime
     environment.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
     try:
         compiled = environment.from_string(template)
@@ -152,11 +155,13 @@ def builtin_name(model_type: str, tokenizer: Tokenizer, rope_scaled: bool = Fals
 
 def difference(one: ChatFormat, other: ChatFormat) -> str | None:
     """The first of some conversations that two formats write differently, in words, or None."""
-    for messages in _conversations():
+    for messages in PROBES:
         for prompt in (True, False):
-            texts = [format.write(messages, prompt) for format in (one, other)]
+            texts = [format.attempt(messages, prompt) for format in (one, other)]
             if texts[0] != texts[1]:
                 return f"{messages}: {texts[0]!r} against {texts[1]!r}"
+    if one.end != other.end:
+        return f"the token that ends an answer: {one.end!r} against {other.end!r}"
     return None
 
 
@@ -166,24 +171,14 @@ def misread(tokenizer: Tokenizer, format: ChatFormat) -> str | None:
     `render_chat` encodes what lies between control tokens piece by piece; the tokenizer's own way
     is to encode the whole and find them in it.
     """
-    for messages in _conversations():
-        text = format.write(messages, False)
+    for messages in PROBES:
+        try:
+            text = format.write(messages, False)
+        except UserError:
+            continue
         if render_chat(tokenizer, format, messages)[0] != tokenizer.encode_marked(text):
             return text
     return None
-
-
-def _conversations() -> list[list[dict[str, str]]]:
-    system = {"role": "system", "content": "Be brief."}
-    thought = {"role": "assistant", "content": "<think>\nhm\n</think>\n\nYes."}
-    plain = {"role": "assistant", "content": "Yes, 3 of 10.\n\n- one\n"}
-    return [
-        [_QUESTION],
-        [system, _QUESTION],
-        [_QUESTION, plain, _QUESTION],
-        [system, _QUESTION, plain],
-        [_QUESTION, thought, _QUESTION, thought],
-    ]
 
 
 def _settings(path: pathlib.Path) -> dict:
