@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 import os
 import pathlib
 import time
@@ -48,13 +47,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
       out: a terminal for a bar, or any stream for the lines of log.txt; None is silent.
 
     Returns:
-      {"steps", "loss", "tokens", "loss_tokens", "skipped", "probes", "seconds",
-      "tokens_per_second", "data_share"}; the last two speak of this process only and are None if
-      it found the stage finished.
+      {"steps", "loss", "tokens", "loss_tokens", "skipped", "empty", "probes", "seconds",
+      "tokens_per_second", "data_share"}; `loss` is the last step's, None if it had no learned token
+      (`empty` counts such steps); the last two speak of this process only and are None if it found
+      the stage finished.
 
     Raises:
-      UserError: an input that does not fit.
-      Preempted: SIGTERM or Ctrl-C came; the state is saved.
+      UserError: an input that does not fit; no step had a token to learn.
+      Preempted: SIGTERM, SIGHUP or Ctrl-C came; the state is saved.
     """
     run, started = pathlib.Path(workdir), time.time()
     check(config)
@@ -107,17 +107,25 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
             if state.done or leaving or _due(config, state.step):
                 _read(progress, run, config, pending, force=state.done)
                 pending = None
-                progress.say(_save(keeper, state, values, facts, mesh))
+                _say_saved(progress, keeper.wait())
+                _save(progress, keeper, state, values, facts, mesh)
             if leaving:
-                keeper.wait()
+                _say_saved(progress, keeper.wait())
                 raise Preempted(f"{run}: saved step {state.step} of {steps}")
-        keeper.wait()
+            _say_saved(progress, keeper.saved())
+        _say_saved(progress, keeper.wait())
+        if not state.loss_tokens:
+            raise UserError(
+                f"{run}: none of {state.step} steps had a token to learn, so nothing was learned: "
+                "look at data.NAME.loss_on, packing.too_long and sequence_length"
+            )
         summary = {
             "steps": state.step,
-            "loss": last_loss(run) if hosts.is_first() else math.nan,
+            "loss": last_loss(run) if hosts.is_first() else None,
             "tokens": state.tokens,
             "loss_tokens": state.loss_tokens,
             "skipped": int(state.optimizer_state.skipped),
+            "empty": state.empty,
             "probes": state.probes,
             "seconds": time.time() - started,
             **progress.summary(),
@@ -181,8 +189,7 @@ class _Watch:
     """Probes, eval loss and prompts: what is looked at now and then."""
 
     def __init__(self, config, model, tokenizer, mesh, place):
-        self._config = config
-        self._plain = dataclasses.replace(model, attention="plain") if mesh.size > 1 else model
+        self._config, self._model, self._place = config, model, place
         self._probes = [
             Probe(name, p.path, p.at_least, tokenizer, config.chat_format, config.sequence_length)
             for name, p in sorted(config.probes.items())
@@ -191,7 +198,9 @@ class _Watch:
         if config.eval.every:
             data = _load(config, config.eval.data, tokenizer, mixture="epochs", epochs=1.0)
             shape = (config.rows, config.sequence_length)
-            self._loss = EvalLoss(model, data, config.eval.batches, *shape, place)
+            self._loss = EvalLoss(
+                model, data, config.eval.batches, shape, config.accumulation, place
+            )
         if config.samples.every and config.samples.prompts:
             settings = config.samples
             plain = dataclasses.replace(model, attention="plain")
@@ -207,8 +216,9 @@ class _Watch:
     def look(self, progress, state: State) -> None:
         due, step = self.due(state.step, state.done), state.step
         if "probes" in due:
+            rows = self._config.rows // self._config.accumulation
             state.probes = {
-                probe.name: probe.rate(self._plain, state.params, self._config.rows)
+                probe.name: probe.rate(self._model, state.params, rows, self._place)
                 for probe in self._probes
             }
             progress.values(step, {f"probe/{name}": rate for name, rate in state.probes.items()})
@@ -269,9 +279,12 @@ def _watchdog(run: pathlib.Path, config) -> hosts.Watchdog:
 
 
 def _in_words(summary: dict) -> str:
-    text = f"done: {summary['steps']} steps, loss {summary['loss']:.4f}"
+    loss = "none" if summary["loss"] is None else format(summary["loss"], ".4f")
+    text = f"done: {summary['steps']} steps, loss {loss}"
     if summary["skipped"]:
         text += f", {summary['skipped']} of them skipped"
+    if summary["empty"]:
+        text += f", {summary['empty']} of them without a learned token, which changed nothing"
     if speed := summary["tokens_per_second"]:
         text += f", {speed:,.0f} tokens/s, {summary['data_share']:.1%} of it spent on data"
     return text
@@ -298,7 +311,13 @@ def _all_finite(tree) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def _save(keeper, state: State, values, facts, mesh) -> str:
+def _say_saved(progress, step: int | None) -> None:
+    """Only what is committed and was opened again is said to be saved."""
+    if step is not None:
+        progress.say(f"step {step}: saved")
+
+
+def _save(progress, keeper, state: State, values, facts, mesh) -> None:
     """A checkpoint of good weights only: finite, and the last step was not skipped on them."""
     if not _all_finite(state.trained):
         raise UserError(f"step {state.step}: weights are not finite: not saved; {LOWER}")
@@ -306,7 +325,8 @@ def _save(keeper, state: State, values, facts, mesh) -> str:
         what = f"step {state.step}: loss {float(values['loss'])}: a skipped step, not saved"
         if state.done:
             raise UserError(f"{what}; {LOWER}")
-        return what
+        progress.say(what)
+        return
     keeper.save(
         state.step,
         state.saved,
@@ -316,11 +336,10 @@ def _save(keeper, state: State, values, facts, mesh) -> str:
         record.made_by(mesh),
         state.base,
     )
-    return f"step {state.step}: saved"
 
 
-def last_loss(run: str | os.PathLike) -> float:
-    """The last loss in a run's metrics.jsonl; NaN if it has none."""
+def last_loss(run: str | os.PathLike) -> float | None:
+    """The loss of the last step in a run's metrics.jsonl; None if there is none."""
     lines = pathlib.Path(run, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [row["loss"] for row in map(json.loads, lines) if "loss" in row]
-    return losses[-1] if losses else math.nan
+    return losses[-1] if losses else None

@@ -29,6 +29,7 @@ class State:
     optimizer_state: Any
     tokens: int = 0
     loss_tokens: int = 0
+    empty: int = 0  # steps without a learned token, which changed nothing
     probes: dict = dataclasses.field(default_factory=dict)
     done: bool = False
     base: dict | None = None  # where the frozen weights are kept, if not in our checkpoints
@@ -45,7 +46,7 @@ class State:
     @property
     def progress(self) -> dict:
         """What a checkpoint gives back beside arrays."""
-        names = ("tokens", "loss_tokens", "probes", "done")
+        names = ("tokens", "loss_tokens", "empty", "probes", "done")
         return {name: getattr(self, name) for name in names}
 
 
