@@ -43,6 +43,7 @@ def stage() -> ConfigDict:
     config.parent = ""
     config.tokenizer = ""  # SentencePiece model, tokenizer.json or directory; "": the parent's
     config.chat_format = "compact"  # or another of data/chat.py; "own": the checkpoint's template
+    config.allow_new_chat_format = False  # teach chats in another format than the parent was taught
     config.data = ConfigDict()  # name -> source()
     config.mixture = "weights"  # rows drawn by weight; or "epochs": all documents, epochs times
     config.epochs = 1.0  # how often mixture="epochs" sees all documents

@@ -21,6 +21,7 @@ from msm_jax.errors import UserError
 from msm_jax.model import batch_sharding, make_mesh, param_shardings
 from msm_jax.model.kernels import choose_attention, platform_of
 from msm_jax.train import hosts, record
+from msm_jax.train.chats import chats_taught
 from msm_jax.train.flops import flops_per_token, peak_flops
 from msm_jax.train.optimizer import make_optimizer, make_schedule
 from msm_jax.train.probes import Probe
@@ -57,7 +58,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
       Preempted: SIGTERM, SIGHUP or Ctrl-C came; the state is saved.
     """
     run, started = pathlib.Path(workdir), time.time()
-    check(config)
+    check(config, run)
     tokenizer = load_tokenizer(config.tokenizer or config.parent)
     model = model_config(config, tokenizer)
     mesh = make_mesh(config.mesh)
@@ -68,7 +69,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     steps = config.steps or data.steps or 1
     watch = _Watch(config, model, tokenizer, mesh, place)
     optimizer, step_fn = _step(model, config.optimizer.to_json(), steps, config.accumulation, mesh)
-    facts = record.facts(config, model, tokenizer, data, steps)
+    taught, warnings = chats_taught(config, tokenizer, data)
+    facts = record.facts(config, model, tokenizer, data, steps, taught)
     run.mkdir(parents=True, exist_ok=True)
     hosts.barrier("start", BARRIER_SECONDS)
     with contextlib.ExitStack() as stack:
@@ -78,11 +80,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
         keeper = stack.enter_context(checkpoints.checkpointer(run, config.keep, config.keep_steps))
         state = start(config, model, mesh, optimizer, keeper, facts)
         if hosts.is_first():
-            record.write_config(run, config, model, tokenizer, data, mesh)
+            record.write_config(run, config, facts, data, mesh)
         progress = stack.enter_context(
             contextlib.closing(_progress(run, config, model, mesh, steps, state, out))
         )
-        _introduce(progress, config, model, mesh, steps, state, data)
+        _introduce(progress, config, model, mesh, steps, state, data, warnings)
         stop = hosts.Stop(mesh)
         stack.enter_context(stop.listening())
         pending, shape = None, (config.rows, config.sequence_length)
@@ -244,7 +246,7 @@ def _progress(run, config, model, mesh, steps, state, out) -> Progress:
     )
 
 
-def _introduce(progress, config, model, mesh, steps, state, data) -> None:
+def _introduce(progress, config, model, mesh, steps, state, data, warnings) -> None:
     """The first lines of the log: what runs, on what, how it is counted, and what to mind."""
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -261,7 +263,7 @@ def _introduce(progress, config, model, mesh, steps, state, data) -> None:
     )
     fill = {name or "all": f"{packing.fill:.3f}" for name, packing in data.packings.items()}
     progress.say(f"real share of token slots: {fill}; mfu: {progress.convention()}")
-    for text in data.skipped:
+    for text in [*warnings, *data.skipped]:
         progress.say(f"warning: {text}")
     if jax.default_backend() == "cpu":
         for problem, cure in unused():

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -184,25 +185,41 @@ class Keeper:
         return None
 
     def _check_facts(self, step: int, saved: dict, facts: dict) -> None:
-        wanted = json.loads(json.dumps({"format": FORMAT, **facts}))
-        differences = [
-            f"  {name}: checkpoint {saved.get(name)!r}, this run {value!r}"
-            for name, value in wanted.items()
-            if _matched(name, saved.get(name)) != _matched(name, value)
-        ]
-        if differences:
+        if changed := differences(saved, {"format": FORMAT, **facts}):
             raise UserError(
                 f"{self.directory}: the checkpoint of step {step} is another run's:\n"
-                + "\n".join(differences)
-                + "\nuse another --workdir, or the configuration it was made with"
+                + "".join(f"  {line}\n" for line in changed)
+                + "use another --workdir, or the configuration it was made with"
             )
 
 
-def _matched(name: str, value: Any) -> Any:
-    """A fact without what does not matter in it."""
-    if name != "model" or not isinstance(value, dict):
-        return value
-    return {key: field for key, field in value.items() if key not in RUNTIME_FIELDS}
+def differences(saved: dict, wanted: dict) -> list[str]:
+    """A line for each fact that differs: its name, as saved, and as this run has it."""
+    nothing, lines = "nothing", []
+    before, now = _flat(saved), _flat(json.loads(json.dumps(wanted)))
+    for name in dict.fromkeys([*now, *before]):
+        pair = [flat.get(name, nothing) for flat in (before, now)]
+        if pair[0] != pair[1]:
+            lines.append(f"{name}: checkpoint {_short(pair[0])}, this run {_short(pair[1])}")
+    return lines
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted path, without what only says how a model is run."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif prefix != "model." or key not in RUNTIME_FIELDS:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _short(value: Any) -> str:
+    """A hash is shown by its first digits."""
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{16,}", value):
+        return value[:12]
+    return value if value == "nothing" else repr(value)
 
 
 @contextlib.contextmanager
@@ -357,13 +374,18 @@ def lock(run_dir: str | os.PathLike) -> Iterator[None]:
         yield
 
 
-def load_config(run_dir: str | os.PathLike) -> ModelConfig:
-    """The model of a run's newest checkpoint."""
+def read_facts(run_dir: str | os.PathLike) -> dict:
+    """The facts of a run's newest checkpoint; no array is read."""
     with ocp.training.Checkpointer(directory(run_dir)) as reader:
         there = steps(directory(run_dir))
         if not there:
             raise UserError(f"{directory(run_dir)}: has no checkpoint")
-        return ModelConfig(**_metadata(reader, there[-1])["facts"]["model"])
+        return _metadata(reader, there[-1])["facts"]
+
+
+def load_config(run_dir: str | os.PathLike) -> ModelConfig:
+    """The model of a run's newest checkpoint."""
+    return ModelConfig(**read_facts(run_dir)["model"])
 
 
 def base_facts(run_dir: str | os.PathLike, parent: str | os.PathLike, frozen: dict) -> dict:

@@ -170,4 +170,4 @@ def test_nobody_is_told_to_delete_the_only_checkpoint(run):
     array_file(run, 3).unlink()
     with pytest.raises(UserError, match="there is no other checkpoint here") as refused:
         restore(run)
-    assert "delete" not in str(refused.value)
+    assert "delete that" not in str(refused.value)
