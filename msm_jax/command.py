@@ -3,12 +3,14 @@
 Exit codes: 0 success, 2 a user's error, 75 preempted after a clean save (run it again to go on).
 """
 
+import contextlib
 import errno
 import os
 import pathlib
 import re
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -67,6 +69,23 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
     except KeyboardInterrupt:
         print("stopped: run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def write(stream: TextIO, text: str) -> bool:
+    """Prints a text at once; False where nobody reads the stream any more.
+
+    What is written to it from then on goes nowhere: work goes on after `| head` has ended.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+        return True
+    except (OSError, ValueError):  # a pipe or a terminal that is gone, a closed file
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+        return False
 
 
 def _parse_flags(argv):

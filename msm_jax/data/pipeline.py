@@ -8,8 +8,6 @@ integer, on any number of hosts.
 
 import dataclasses
 import functools
-import hashlib
-import json
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
@@ -182,7 +180,8 @@ class Data:
       accounts: name -> counts of its documents and tokens, and rows; for config.json.
       skipped: sentences about rows that could not be used.
       examples: source -> (token ids, loss mask) of its first document or chat.
-      fingerprint: changes with anything that changes a batch; kept in checkpoints.
+      contents: name -> {"content": SHA-256 of the files, "format": of the tokens' making}: with the
+        stage's keys all that a batch depends on; kept in checkpoints.
     """
 
     def __init__(self, packings: Mapping[str, Packing], weights, rows, row_length, seed, epochs):
@@ -190,7 +189,7 @@ class Data:
         self.accounts: dict[str, dict] = {}
         self.skipped: list[str] = []
         self.examples: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self.fingerprint = ""
+        self.contents: dict[str, dict] = {}
         self.steps: int | None = None
         names = list(packings)
 
@@ -261,18 +260,17 @@ def load_data(
     if epochs <= 0:
         raise UserError(f"epochs={epochs}: must be above 0")
     packing = {"rows": "packed", "too_long": "split", **(packing or {})}
-    recipe = [row_length, rows, seed, mixture, epochs if mixture == "epochs" else None, packing]
+    contents: dict[str, dict] = {}
     stores, chosen, weights, accounts, skipped = {}, {}, {}, {}, []
     for name, source in sorted(used.items()):
         if source["weight"] < 0:
             raise UserError(f"data.{name}.weight={source['weight']}: must not be negative")
-        stores[name], key = load_store(source, tokenizer, chat_format, cache)
+        stores[name], _ = load_store(source, tokenizer, chat_format, cache)
         numbers = _chosen(name, source, stores[name])
         chosen[name] = np.tile(numbers, max(1, source.get("repeat", 1)))
         weights[name] = float(source["weight"])
         accounts[name] = _account(stores[name], numbers)
-        picks = {key: source.get(key, 0) for key in ("take", "take_tokens", "take_seed", "repeat")}
-        recipe.append([name, key, weights[name], picks])
+        contents[name] = {key: stores[name].facts["asked"][key] for key in ("content", "format")}
         if count := stores[name].facts["skipped"]:
             bad = "; ".join(stores[name].facts["bad"][:3])
             skipped.append(f"data.{name}: {count} rows skipped: {bad}")
@@ -290,7 +288,7 @@ def load_data(
         accounts.setdefault(name or "all", {}).update(rows=found.count, fill=round(found.fill, 4))
     data.accounts, data.skipped = accounts, skipped
     data.examples = {name: store.document(int(chosen[name][0])) for name, store in stores.items()}
-    data.fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    data.contents = contents
     return data
 
 

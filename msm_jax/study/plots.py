@@ -151,7 +151,7 @@ def losses(title: str, curves: Sequence[tuple[str, Sequence[dict]]]):
     figure, axes = new_figure(4.2, 2.7)
     labels = list(dict.fromkeys(label for label, _ in curves))
     for number, (label, rows) in enumerate(curves):
-        points = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+        points = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
         if points:
             first = label not in [other for other, _ in curves[:number]]
             color = COLORS[(2 + labels.index(label)) % len(COLORS)]

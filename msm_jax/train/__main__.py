@@ -10,12 +10,11 @@ with --distributed where JAX finds the others by itself (TPU pods, Slurm, GKE), 
 --coordinator=HOST:PORT --processes=N --process=I.
 """
 
-import json
 import sys
 
 from absl import flags
 
-from msm_jax import command
+from msm_jax import command, strict_json
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
 _PREVIEW = flags.DEFINE_bool(
@@ -46,7 +45,7 @@ def main() -> None:
     with hosts.one_fate():
         summary = train(flags.FLAGS.config, _WORKDIR.value, sys.stderr)
     if hosts.is_first():
-        print(json.dumps(summary))
+        command.write(sys.stdout, strict_json.dumps(summary) + "\n")
 
 
 if __name__ == "__main__":

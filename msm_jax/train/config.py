@@ -115,6 +115,11 @@ STAGE = form(
     ),
     tokenizer=key("", 'SentencePiece model, tokenizer.json or directory; "": the parent\'s'),
     chat_format=key("compact", 'or another of data/chat.py; "own": the checkpoint\'s template'),
+    allow_new_chat_format=key(
+        False,
+        "teach chats in another format than the parent was taught",
+        harmless="what is taught counts itself",
+    ),
     data=named(SOURCE, "the mixture"),
     mixture=key(
         "weights",

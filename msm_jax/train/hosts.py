@@ -124,7 +124,8 @@ def one_fate() -> Iterator[None]:
 class Stop:
     """Whether to stop, which all processes have to decide at the same step.
 
-    The first SIGTERM or Ctrl-C asks for it; a second one ends the process at once. With several
+    The first SIGTERM, SIGHUP (its terminal is gone) or Ctrl-C asks for it; a second one ends the
+    process at once, but a SIGHUP, which comes from the shell and from the kernel. With several
     processes the answer travels through the step itself: `ask` goes into it with the batch,
     `agreed` reads the sum of all of them from its metrics.
     """
@@ -153,13 +154,14 @@ class Stop:
         """Signals are heard inside; not outside the main thread, whose owner hears them."""
 
         def handle(number, frame):
-            if self.asked:
+            if self.asked and number != signal.SIGHUP:
                 os._exit(128 + number)
             self.asked = True
 
         numbers = [signal.SIGTERM]
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            numbers.append(signal.SIGINT)
+        for number in (signal.SIGINT, signal.SIGHUP):  # ignored under nohup, and in a worker
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                numbers.append(number)
         try:
             before = {number: signal.signal(number, handle) for number in numbers}
         except ValueError:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 import os
 import pathlib
 import time
@@ -24,6 +23,7 @@ from msm_jax.model import batch_sharding, make_mesh, param_shardings
 from msm_jax.model.kernels import choose_attention, platform_of
 from msm_jax.settings import checked
 from msm_jax.train import hosts, record
+from msm_jax.train.chats import chats_taught
 from msm_jax.train.config import STAGE
 from msm_jax.train.flops import flops_per_token, peak_flops
 from msm_jax.train.optimizer import make_optimizer, make_schedule
@@ -51,17 +51,18 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
       out: a terminal for a bar, or any stream for the lines of log.txt; None is silent.
 
     Returns:
-      {"steps", "loss", "tokens", "loss_tokens", "skipped", "probes", "seconds",
-      "tokens_per_second", "data_share"}; the last two speak of this process only and are None if
-      it found the stage finished.
+      {"steps", "loss", "tokens", "loss_tokens", "skipped", "empty", "probes", "seconds",
+      "tokens_per_second", "data_share"}; `loss` is the last step's, None if it had no learned token
+      (`empty` counts such steps); the last two speak of this process only and are None if it found
+      the stage finished.
 
     Raises:
-      UserError: a key or an input that does not fit.
-      Preempted: SIGTERM or Ctrl-C came; the state is saved.
+      UserError: a key or an input that does not fit; no step had a token to learn.
+      Preempted: SIGTERM, SIGHUP or Ctrl-C came; the state is saved.
     """
     run, started = pathlib.Path(workdir), time.time()
     config = checked(STAGE, config)
-    check(config)
+    check(config, run)
     tokenizer = load_tokenizer(config.tokenizer or config.parent)
     model = model_config(config, tokenizer)
     mesh = make_mesh(config.mesh)
@@ -72,7 +73,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     steps = config.steps or data.steps or 1
     watch = _Watch(config, model, tokenizer, mesh, place)
     optimizer, step_fn = _step(model, config.optimizer.to_json(), steps, config.accumulation, mesh)
-    facts = record.facts(config, model, tokenizer, data, steps)
+    taught, warnings = chats_taught(config, tokenizer, data)
+    facts = record.facts(config, model, tokenizer, data, steps, taught)
     run.mkdir(parents=True, exist_ok=True)
     hosts.barrier("start", BARRIER_SECONDS)
     with contextlib.ExitStack() as stack:
@@ -82,11 +84,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
         keeper = stack.enter_context(checkpoints.checkpointer(run, config.keep, config.keep_steps))
         state = start(config, model, mesh, optimizer, keeper, facts)
         if hosts.is_first():
-            record.write_config(run, config, model, tokenizer, data, mesh)
+            record.write_config(run, config, facts, data, mesh)
         progress = stack.enter_context(
             contextlib.closing(_progress(run, config, model, mesh, steps, state, out))
         )
-        _introduce(progress, config, model, mesh, steps, state, data, tokenizer)
+        _introduce(progress, config, model, mesh, steps, state, data, tokenizer, warnings)
         stop = hosts.Stop(mesh)
         stack.enter_context(stop.listening())
         pending, shape = None, (config.rows, config.sequence_length)
@@ -111,17 +113,25 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
             if state.done or leaving or _due(config, state.step):
                 _read(progress, run, config, pending, force=state.done)
                 pending = None
-                progress.say(_save(keeper, state, values, facts, mesh))
+                _say_saved(progress, keeper.wait())
+                _save(progress, keeper, state, values, facts, mesh)
             if leaving:
-                keeper.wait()
+                _say_saved(progress, keeper.wait())
                 raise Preempted(f"{run}: saved step {state.step} of {steps}")
-        keeper.wait()
+            _say_saved(progress, keeper.saved())
+        _say_saved(progress, keeper.wait())
+        if not state.loss_tokens:
+            raise UserError(
+                f"{run}: none of {state.step} steps had a token to learn, so nothing was learned: "
+                "look at data.NAME.loss_on, packing.too_long and sequence_length"
+            )
         summary = {
             "steps": state.step,
-            "loss": last_loss(run) if hosts.is_first() else math.nan,
+            "loss": last_loss(run) if hosts.is_first() else None,
             "tokens": state.tokens,
             "loss_tokens": state.loss_tokens,
             "skipped": int(state.optimizer_state.skipped),
+            "empty": state.empty,
             "probes": state.probes,
             "seconds": time.time() - started,
             **progress.summary(),
@@ -199,8 +209,7 @@ class _Watch:
     """Probes, eval loss and prompts: what is looked at now and then."""
 
     def __init__(self, config, model, tokenizer, mesh, place):
-        self._config = config
-        self._plain = dataclasses.replace(model, attention="plain") if mesh.size > 1 else model
+        self._config, self._model, self._place = config, model, place
         self._probes = [
             Probe(name, p.path, p.at_least, tokenizer, config.chat_format, config.sequence_length)
             for name, p in sorted(config.probes.items())
@@ -209,7 +218,9 @@ class _Watch:
         if config.eval.every:
             data = _load(config, config.eval.data, tokenizer, mixture="epochs", epochs=1.0)
             shape = (config.rows, config.sequence_length)
-            self._loss = EvalLoss(model, data, config.eval.batches, *shape, place)
+            self._loss = EvalLoss(
+                model, data, config.eval.batches, shape, config.accumulation, place
+            )
         if config.samples.every and config.samples.prompts:
             settings = config.samples
             plain = dataclasses.replace(model, attention="plain")
@@ -225,8 +236,9 @@ class _Watch:
     def look(self, progress, state: State) -> None:
         due, step = self.due(state.step, state.done), state.step
         if "probes" in due:
+            rows = self._config.rows // self._config.accumulation
             state.probes = {
-                probe.name: probe.rate(self._plain, state.params, self._config.rows)
+                probe.name: probe.rate(self._model, state.params, rows, self._place)
                 for probe in self._probes
             }
             progress.values(step, {f"probe/{name}": rate for name, rate in state.probes.items()})
@@ -252,7 +264,7 @@ def _progress(run, config, model, mesh, steps, state, out) -> Progress:
     )
 
 
-def _introduce(progress, config, model, mesh, steps, state, data, tokenizer) -> None:
+def _introduce(progress, config, model, mesh, steps, state, data, tokenizer, warnings) -> None:
     """The first lines of the log: what runs, on what, how it is counted, and what to mind."""
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -272,7 +284,7 @@ def _introduce(progress, config, model, mesh, steps, state, data, tokenizer) -> 
     for name, (ids, mask) in data.examples.items():
         text = excerpt(tokenizer, ids, mask)
         progress.say(f"data.{name}: its first example, what is learned in [[ ]]: {text}")
-    for text in data.skipped:
+    for text in [*warnings, *data.skipped]:
         progress.say(f"warning: {text}")
     if jax.default_backend() == "cpu":
         for problem, cure in unused():
@@ -290,9 +302,12 @@ def _watchdog(run: pathlib.Path, config) -> hosts.Watchdog:
 
 
 def _in_words(summary: dict) -> str:
-    text = f"done: {summary['steps']} steps, loss {summary['loss']:.4f}"
+    loss = "none" if summary["loss"] is None else format(summary["loss"], ".4f")
+    text = f"done: {summary['steps']} steps, loss {loss}"
     if summary["skipped"]:
         text += f", {summary['skipped']} of them skipped"
+    if summary["empty"]:
+        text += f", {summary['empty']} of them without a learned token, which changed nothing"
     if speed := summary["tokens_per_second"]:
         text += f", {speed:,.0f} tokens/s, {summary['data_share']:.1%} of it spent on data"
     return text
@@ -319,7 +334,13 @@ def _all_finite(tree) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def _save(keeper, state: State, values, facts, mesh) -> str:
+def _say_saved(progress, step: int | None) -> None:
+    """Only what is committed and was opened again is said to be saved."""
+    if step is not None:
+        progress.say(f"step {step}: saved")
+
+
+def _save(progress, keeper, state: State, values, facts, mesh) -> None:
     """A checkpoint of good weights only: finite, and the last step was not skipped on them."""
     if not _all_finite(state.trained):
         raise UserError(f"step {state.step}: weights are not finite: not saved; {LOWER}")
@@ -327,7 +348,8 @@ def _save(keeper, state: State, values, facts, mesh) -> str:
         what = f"step {state.step}: loss {float(values['loss'])}: a skipped step, not saved"
         if state.done:
             raise UserError(f"{what}; {LOWER}")
-        return what
+        progress.say(what)
+        return
     keeper.save(
         state.step,
         state.saved,
@@ -337,11 +359,10 @@ def _save(keeper, state: State, values, facts, mesh) -> str:
         record.made_by(mesh),
         state.base,
     )
-    return f"step {state.step}: saved"
 
 
-def last_loss(run: str | os.PathLike) -> float:
-    """The last loss in a run's metrics.jsonl; NaN if it has none."""
+def last_loss(run: str | os.PathLike) -> float | None:
+    """The loss of the last step in a run's metrics.jsonl; None if there is none."""
     lines = pathlib.Path(run, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [row["loss"] for row in map(json.loads, lines) if "loss" in row]
-    return losses[-1] if losses else math.nan
+    return losses[-1] if losses else None

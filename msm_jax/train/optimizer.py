@@ -74,6 +74,8 @@ class SkipState(NamedTuple):
 def skip_bad_steps(inner, spikes: float = 0.0) -> optax.GradientTransformationExtraArgs:
     """`inner`, but a step whose loss or gradient norm is not finite changes nothing.
 
+    A step without learned tokens changes nothing either, and is not counted among those skipped.
+
     With `spikes` above 0, so does one whose loss lies more than that many standard deviations
     above the mean of the last 128 good ones, once there are as many. The learning-rate schedule
     counts good steps only.
@@ -83,7 +85,7 @@ def skip_bad_steps(inner, spikes: float = 0.0) -> optax.GradientTransformationEx
         recent = jnp.full(SPIKE_WINDOW, jnp.nan) if spikes else None
         return SkipState(inner.init(params), jnp.int32(0), jnp.int32(0), recent)
 
-    def update(gradients, state, params=None, *, loss=0.0, grad_norm=None):
+    def update(gradients, state, params=None, *, loss=0.0, grad_norm=None, learned=1.0):
         grad_norm = optax.global_norm(gradients) if grad_norm is None else grad_norm
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         recent = state.recent
@@ -93,7 +95,7 @@ def skip_bad_steps(inner, spikes: float = 0.0) -> optax.GradientTransformationEx
             recent = jnp.where(good, jnp.roll(recent, 1).at[0].set(loss), recent)
         updates, after = inner.update(gradients, state.inner, params)
         keep = lambda new, old: jnp.where(good, new, old)
-        bad = (~good).astype(jnp.int32)
+        bad = (~good & (learned > 0)).astype(jnp.int32)
         return jax.tree.map(
             lambda update: keep(update, jnp.zeros_like(update)), updates
         ), SkipState(

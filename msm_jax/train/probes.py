@@ -9,7 +9,7 @@ from msm_jax.data.chat import render_chat
 from msm_jax.data.pipeline import as_batch, pack_rows
 from msm_jax.data.template import find_format
 from msm_jax.errors import UserError
-from msm_jax.train.hosts import to_host
+from msm_jax.train.hosts import place_rows, to_host
 from msm_jax.train.loss import token_logprobs
 
 
@@ -40,20 +40,29 @@ class Probe:
                 if len(ids) > row_length:
                     raise UserError(f"{path}:{number}: longer than a row of {row_length} tokens")
                 examples.append((np.array(ids, np.int32), np.array(loss, np.uint8)))
-        self._rows = [pack_rows([example], row_length, 0) for example in examples]
+        rows = [pack_rows([example], row_length, 0) for example in examples]
+        names = ("tokens_NT", "loss_NT", "segment_ids_NT")
+        self._rows = as_batch(*(np.concatenate([getattr(r, name) for r in rows]) for name in names))
 
-    def rate(self, config, params, rows: int) -> float:
-        """Share of questions whose right answer is the likelier one, scored `rows` at a time."""
+    def rate(self, config, params, rows: int, place) -> float:
+        """Share of questions whose right answer is the likelier one.
+
+        Args:
+          config, params: of the model, with the kernels of a training step.
+          rows: scored at a time, of one step's micro-batch.
+          place: the sharding of such rows.
+        """
         scores = []
-        for start in range(0, len(self._rows), rows):
-            some = self._rows[start : start + rows]
-            some = some + [some[-1]] * (rows - len(some))  # one shape, one compilation
-            batch = as_batch(
-                np.concatenate([row.tokens_NT for row in some]),
-                np.concatenate([row.loss_NT for row in some]),
-                np.concatenate([row.segment_ids_NT for row in some]),
-            )
-            logprobs_BT = to_host(token_logprobs(config, params, batch))
-            scores.append(np.sum(logprobs_BT * batch["loss_weights"], axis=1))
-        scores = np.concatenate(scores)[: len(self._rows)].reshape(-1, 2)
+        count, length = self._rows["tokens"].shape
+        for first in range(0, count, rows):
+
+            def some(start, stop, first=first):
+                # The last one again: one shape, one compilation.
+                numbers = np.minimum(np.arange(first + start, first + stop), count - 1)
+                return {name: array[numbers] for name, array in self._rows.items()}
+
+            batch = place_rows(some, (rows, length), place)
+            logprobs_BT = to_host(token_logprobs(config, params, batch, place.mesh))
+            scores.append(np.sum(logprobs_BT * some(0, rows)["loss_weights"], axis=1))
+        scores = np.concatenate(scores)[:count].reshape(-1, 2)
         return float(np.mean(np.argmax(scores, axis=1) == np.array(self._right)))

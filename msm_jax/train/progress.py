@@ -9,6 +9,7 @@ from typing import TextIO
 
 import jax
 
+from msm_jax import command
 from msm_jax.train.metrics import Metrics
 
 
@@ -61,6 +62,7 @@ class Progress:
         found = {name: float(value) for name, value in values.items() if name != "stop"}
         state.tokens += int(found.pop("tokens"))
         state.loss_tokens += int(found["loss_tokens"])
+        state.empty += found["loss_tokens"] == 0
         self._count(state.tokens)
         if step % self._every and not force:
             return found
@@ -69,7 +71,8 @@ class Progress:
         skipped = int(found["skipped"])
         if skipped:
             shown["skipped"] = skipped
-        shown["learning_rate"] = float(self._schedule(max(step - 1 - skipped, 0)))
+        good = step - 1 - skipped - state.empty
+        shown["learning_rate"] = float(self._schedule(max(good, 0)))
         shown["tokens"] = state.tokens
         if speed := self.summary()["tokens_per_second"]:
             shown["tokens_per_second"] = speed
@@ -121,9 +124,8 @@ class Progress:
         if self._run is not None:
             with (self._run / "log.txt").open("a", encoding="utf-8") as file:
                 file.write(f"{now} {text}\n")
-        if self._out is not None:
-            self._clear()
-            print(text, file=self._out, flush=True)
+        self._clear()
+        self._show(f"{text}\n")
 
     def summary(self) -> dict:
         """Speed since the first step, whose compilation is left out; None before the second."""
@@ -161,8 +163,7 @@ class Progress:
             + (f"  mfu {values['mfu']:.1%}" if "mfu" in values else "")
             + self._time_left(step)
         )[: shutil.get_terminal_size().columns - 1]
-        self._out.write("\r" + line.ljust(self._width))
-        self._out.flush()
+        self._show("\r" + line.ljust(self._width))
         self._width = len(line)
 
     def _time_left(self, step: int) -> str:
@@ -172,7 +173,11 @@ class Progress:
         return f"  {datetime.timedelta(seconds=round(seconds))} left"
 
     def _clear(self) -> None:
-        if self._width and self._out is not None:
-            self._out.write("\r" + " " * self._width + "\r")
-            self._out.flush()
+        if self._width:
+            self._show("\r" + " " * self._width + "\r")
             self._width = 0
+
+    def _show(self, text: str) -> None:
+        """To whoever looks on; once nobody does, training goes on and log.txt has everything."""
+        if self._out is not None and not command.write(self._out, text):
+            self._out = None

@@ -6,16 +6,39 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import subprocess
 
 import jax
 
-from msm_jax import __version__
+from msm_jax import __version__, strict_json
 from msm_jax.data.pipeline import Data
+from msm_jax.data.sources import source_hash
+from msm_jax.data.template import find_format
 from msm_jax.data.tokenizer import HF_TOKENIZER_FILE, TOKENIZER_FILE, tokenizer_file
+from msm_jax.errors import UserError
+from msm_jax.model.axes import AXES
 from msm_jax.weights import checkpoints
 from msm_jax.weights.export import CARRIED, KEPT_CONFIG, hf_settings
+
+_LOOK = "only looked at: training is the same"
+_KEPT = "which checkpoints are kept, not what is in them"
+HARMLESS = {
+    "token_cache": "where tokens are kept, not which",
+    "topology": "only `compile` reads it",
+    "max_skipped": "a run that it does not end is the same",
+    "watchdog": "it ends a run that hangs",
+    "model.remat": "what is computed again, not what",
+    "model.attention": "the same numbers, up to rounding",
+    "fall_back": "the steps after it are the same",
+    "allow_new_chat_format": "what is taught counts itself",
+    "parent": "its weights count, by content",
+    **{f"mesh.{axis}": "the same numbers, up to rounding" for axis in AXES},
+    **dict.fromkeys(("eval.every", "samples.every", "samples.prompts"), _LOOK),
+    **dict.fromkeys(("samples.max_tokens", "profile.start", "profile.steps", "log_every"), _LOOK),
+    **dict.fromkeys(("checkpoint_every", "keep", "keep_steps"), _KEPT),
+}
 
 
 @functools.cache
@@ -34,18 +57,56 @@ def code_version() -> str:
     return " ".join(filter(None, [__version__, commit, f"sources {digest.hexdigest()[:12]}"]))
 
 
-def facts(config, model, tokenizer, data: Data, steps: int) -> dict:
-    """What a checkpoint has to agree with for the run to go on bit for bit."""
-    return {
+def pattern(path: str) -> str:
+    """A key's path as `HARMLESS` has it: "data.*.weight" for "data.chats.weight"."""
+    return re.sub(r"^((?:eval\.)?data|probes)\.[^.]+\.", r"\1.*.", path)
+
+
+def identity(config: dict, path: str = "") -> dict:
+    """The keys of a stage that change what is made, which are all that are not `HARMLESS`."""
+    kept = {}
+    for key, value in config.items():
+        where = f"{path}{key}"
+        if isinstance(value, dict):
+            kept[key] = identity(value, f"{where}.")
+        elif pattern(where) not in HARMLESS:
+            kept[key] = value
+    return kept
+
+
+def facts(config, model, tokenizer, data: Data, steps: int, taught: dict | None) -> dict:
+    """What a checkpoint has to agree with for the run to go on; the parent's weights come later.
+
+    Files count by content, names of files do not; what follows from a key is in its place.
+    """
+    found = identity(json.loads(config.to_json()))
+    found |= {
         "model": checkpoints.model_facts(model),
         "tokenizer": tokenizer.fingerprint,
-        "data": data.fingerprint,
-        "seed": config.seed,
+        "chat_format": _format_facts(config.chat_format, tokenizer),
+        "taught": taught,
         "steps": steps,
-        "trainable": config.trainable,
-        "accumulation": config.accumulation,
-        "optimizer": config.optimizer.to_dict(),
     }
+    found["data"] = {name: found["data"][name] | data.contents[name] for name in data.contents}
+    for group in (found["eval"]["data"], found["probes"]):
+        for entry in group.values():
+            entry["content"] = source_hash(entry["path"])
+    for entry in (
+        *found["data"].values(),
+        *found["eval"]["data"].values(),
+        *found["probes"].values(),
+    ):
+        del entry["path"]
+    return found
+
+
+def _format_facts(name: str, tokenizer) -> dict:
+    try:
+        format = find_format(name, tokenizer.directory or ".", tokenizer)
+    except UserError:  # documents need none
+        return {"name": name}
+    source = hashlib.sha256(format.source.encode()).hexdigest() if format.source else ""
+    return {"name": name, "writes": format.fingerprint, "template": source}
 
 
 def made_by(mesh) -> dict:
@@ -60,19 +121,23 @@ def made_by(mesh) -> dict:
     }
 
 
-def write_config(run: pathlib.Path, config, model, tokenizer, data: Data, mesh) -> None:
-    """config.json: everything that made this run, with absolute paths."""
+def write_config(run: pathlib.Path, config, facts: dict, data: Data, mesh) -> None:
+    """config.json: everything that made this run, with absolute paths.
+
+    Called when `facts` were compared with the checkpoint that is gone on from, if there is one.
+    """
     record = json.loads(config.to_json())
     named = config.tokenizer or config.parent
     record["tokenizer"] = os.path.abspath(named)
     _copy_beside(tokenizer_file(named), run)
-    record["resolved_model"] = checkpoints.model_facts(model)
-    record["tokenizer_sha256"] = tokenizer.fingerprint
-    record["data_fingerprint"] = data.fingerprint
+    record["resolved_model"] = facts["model"]
+    record["tokenizer_sha256"] = facts["tokenizer"]
+    record["identity"] = facts
     record["corpora"] = data.accounts
     record["versions"] = {"msm_jax": __version__, **made_by(mesh)}
     aside = run / "config.json.partial"
-    aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    text = strict_json.dumps(record, indent=1, sort_keys=True)
+    aside.write_text(f"{text}\n", encoding="utf-8")
     os.replace(aside, run / "config.json")
 
 

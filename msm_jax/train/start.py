@@ -14,6 +14,7 @@ from msm_jax.model import ModelConfig, abstract_params, init_params, param_shard
 from msm_jax.model.adapter import join, only_adapter, without_adapter
 from msm_jax.train.optimizer import optimizer_shardings, split_params
 from msm_jax.weights import checkpoints
+from msm_jax.weights.fingerprint import params_fingerprint
 
 # Keys of config.model that do not describe the shape, which with a preset is not ours to say.
 OURS = ("dtype", "param_dtype", "lora_rank", "lora_alpha", "lora_targets", "remat", "attention")
@@ -29,6 +30,7 @@ class State:
     optimizer_state: Any
     tokens: int = 0
     loss_tokens: int = 0
+    empty: int = 0  # steps without a learned token, which changed nothing
     probes: dict = dataclasses.field(default_factory=dict)
     done: bool = False
     base: dict | None = None  # where the frozen weights are kept, if not in our checkpoints
@@ -45,12 +47,16 @@ class State:
     @property
     def progress(self) -> dict:
         """What a checkpoint gives back beside arrays."""
-        names = ("tokens", "loss_tokens", "probes", "done")
+        names = ("tokens", "loss_tokens", "empty", "probes", "done")
         return {name: getattr(self, name) for name in names}
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, run: pathlib.Path) -> None:
     """Impossible combinations of keys, before anything is read."""
+    if is_huggingface(run):
+        raise UserError(f"workdir={run}: is a Hugging Face checkpoint: a run has its own directory")
+    if config.parent and run.exists() and os.path.realpath(config.parent) == os.path.realpath(run):
+        raise UserError(f"parent={config.parent}: is the run's own directory: use another workdir")
     if config.steps == 0 and config.mixture != "epochs":
         raise UserError(
             f"steps=0: must be at least 1 (0 follows from the data, with "
@@ -120,31 +126,37 @@ def _parents_shape(parent: str) -> ModelConfig:
 def start(config, model, mesh, optimizer, keeper, facts) -> State:
     """The state to go on from; the first that exists:
 
-    1. the newest checkpoint of this run
+    1. the newest checkpoint of this run, if it began with what the parent holds now
     2. the weights of the parent, with a fresh optimizer
     3. fresh weights from the seed
+
+    Args:
+      facts: as `record.facts`; the fingerprint of the parent's weights joins them.
     """
     shapes = jax.tree.map(_placed_shape, abstract_params(model), param_shardings(model, mesh))
     trained, frozen = split_params(shapes, config.trainable)
     places = optimizer_shardings(optimizer, trained, mesh)
     optimizer_shapes = jax.tree.map(_placed_shape, jax.eval_shape(optimizer.init, trained), places)
-    saved = trained if adapter_only(config) else shapes
-    found = keeper.restore(saved, optimizer_shapes, facts, config.fall_back)
-    if found is not None and not adapter_only(config):
-        step, params, optimizer_state, progress = found
-        trained, frozen = split_params(params, config.trainable)
-        return State(step, trained, frozen, optimizer_state, **progress)
-    trained, frozen = split_params(_initial_params(config, model, mesh), config.trainable)
+    params = _parents_params(config, model, mesh) if config.parent else None
+    facts["parent"] = params_fingerprint(params) if params else None
+    began = checkpoints.steps(keeper.directory)
     base = None
     if adapter_only(config):
+        trained, frozen = split_params(_with_adapter(params, config, model, mesh), "lora")
         base = checkpoints.base_facts(keeper.directory.parent, config.parent, frozen)
-    if found is not None:
-        step, trained, optimizer_state, progress = found
-        if (base or {}).get("digest") != (keeper.base or {}).get("digest"):
-            raise UserError(
-                f"parent={config.parent}: its weights are not those that this run began with"
-            )
-        return State(step, trained, frozen, optimizer_state, base=base, **progress)
+    if began:
+        params = None  # makes room for what is restored
+        saved = trained if base else shapes
+        step, params, optimizer_state, progress = keeper.restore(
+            saved, optimizer_shapes, facts, config.fall_back
+        )
+        if base:
+            return State(step, params, frozen, optimizer_state, base=base, **progress)
+        trained, frozen = split_params(params, config.trainable)
+        return State(step, trained, frozen, optimizer_state, **progress)
+    if not base:
+        params = _with_adapter(params, config, model, mesh)
+        trained, frozen = split_params(params, config.trainable)
     optimizer_state = jax.jit(optimizer.init, out_shardings=places)(trained)
     return State(0, trained, frozen, optimizer_state, base=base)
 
@@ -158,10 +170,8 @@ def _placed_shape(leaf, sharding):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _initial_params(config, model, mesh) -> dict:
-    places, key = param_shardings(model, mesh), jax.random.key(config.seed)
-    if not config.parent:
-        return jax.jit(init_params, static_argnums=0, out_shardings=places)(model, key)
+def _parents_params(config, model, mesh) -> dict:
+    """The weights of the parent, without what this stage adds."""
     if _is_run(config.parent):
         theirs, params, _ = checkpoints.load_params(config.parent, mesh=mesh)
     else:
@@ -170,9 +180,15 @@ def _initial_params(config, model, mesh) -> dict:
         theirs, params = load_checkpoint(config.parent, model.param_dtype, mesh)
     _same_model(config.parent, theirs, model)
     adapter, base = only_adapter(params), without_adapter(params)
-    params = join(checkpoints.as_dtype(base, model.param_dtype), adapter)
-    if model.lora_rank and not theirs.lora_rank:
-        # The parent has no adapter: a fresh one joins its weights.
+    return join(checkpoints.as_dtype(base, model.param_dtype), adapter)
+
+
+def _with_adapter(params: dict | None, config, model, mesh) -> dict:
+    """The parent's weights, with a fresh adapter where it has none; without a parent fresh ones."""
+    places, key = param_shardings(model, mesh), jax.random.key(config.seed)
+    if params is None:
+        return jax.jit(init_params, static_argnums=0, out_shardings=places)(model, key)
+    if model.lora_rank and not only_adapter(params):
         make = lambda key: only_adapter(init_params(model, key))
         fresh = jax.jit(make, out_shardings=only_adapter(places))
         return join(params, fresh(key))

@@ -23,7 +23,8 @@ def make_step(config, optimizer, accumulation: int = 1, mesh=None):
     Returns:
       step(trained, optimizer_state, frozen, batch) -> (trained, optimizer_state, metrics), with
       batch as `Data.batches[i]` gives it and metrics {"loss", "grad_norm", "loss_tokens",
-      "tokens"}, the loss in nats per learned token, and the counts of `skip_bad_steps` where the
+      "tokens"}, the loss in nats per learned token (NaN where there is none: then nothing
+      changes), and the counts of `skip_bad_steps` where the
       optimizer has them. A batch may also have "stop", int32 flags whose sum is a metric. The
       first two arguments are donated. Gradients are summed in float32, whatever the dtype of the
       products.
@@ -38,27 +39,24 @@ def make_step(config, optimizer, accumulation: int = 1, mesh=None):
     def accumulated(trained, frozen, batch):
         if accumulation == 1:
             return gradient(trained, frozen, batch)
-        # Every device keeps its rows: part i takes rows i, i + accumulation, ...
-        part = lambda x: jnp.swapaxes(x.reshape(-1, accumulation, *x.shape[1:]), 0, 1)
-        parts = jax.tree.map(part, batch)
 
         def add(total, part):
             return jax.tree.map(jnp.add, total, gradient(trained, frozen, part)), None
 
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained))
-        return jax.lax.scan(add, zero, parts)[0]
+        return jax.lax.scan(add, zero, micro_batches(batch, accumulation))[0]
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(trained, optimizer_state, frozen, batch):
         batch = dict(batch)
         stop = batch.pop("stop", None)
         loss, gradients = accumulated(trained, frozen, batch)
-        weight = jnp.maximum(jnp.sum(batch["loss_weights"]), 1.0)
-        gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
+        learned = jnp.sum(batch["loss_weights"])
+        gradients = jax.tree.map(lambda each: each / jnp.where(learned > 0, learned, 1), gradients)
         metrics = {
-            "loss": loss / weight,
+            "loss": loss / learned,
             "grad_norm": optax.global_norm(gradients),
-            "loss_tokens": weight,
+            "loss_tokens": learned,
             "tokens": jnp.count_nonzero(batch["segment_ids"]),
         }
         if stop is not None:
@@ -69,6 +67,7 @@ def make_step(config, optimizer, accumulation: int = 1, mesh=None):
             trained,
             loss=metrics["loss"],
             grad_norm=metrics["grad_norm"],
+            learned=learned,
         )
         if isinstance(optimizer_state, SkipState):
             metrics["skipped"] = optimizer_state.skipped
@@ -76,3 +75,12 @@ def make_step(config, optimizer, accumulation: int = 1, mesh=None):
         return optax.apply_updates(trained, updates), optimizer_state, metrics
 
     return step
+
+
+def micro_batches(batch: dict, parts: int) -> dict:
+    """A batch of [B, ...] arrays as [parts, B / parts, ...]; every device keeps its rows.
+
+    Part i has the rows i, i + parts, ...
+    """
+    part = lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
+    return jax.tree.map(part, batch)

@@ -1,6 +1,7 @@
 """What is looked at while a stage trains: loss on other data, and greedy answers."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,29 +10,36 @@ import numpy as np
 from msm_jax.model import forward, logits
 from msm_jax.train.hosts import place_rows
 from msm_jax.train.loss import summed_loss
+from msm_jax.train.step import micro_batches
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def eval_sums(config, mesh, parts: int, params, batch) -> tuple[jax.Array, jax.Array]:
+    """(summed loss in nats, learned tokens) of a batch, in as many parts as a step has."""
+    one = lambda part: summed_loss(config, params, part, mesh)
+    losses = jax.lax.map(one, micro_batches(batch, parts)) if parts > 1 else one(batch)
+    return jnp.sum(losses), jnp.sum(batch["loss_weights"])
 
 
 class EvalLoss:
-    """Nats per learned token on fixed batches of other data."""
+    """Nats per learned token on fixed batches of other data.
 
-    def __init__(self, config, data, batches: int, rows: int, length: int, place):
-        self._config, self._data, self._place = config, data, place
+    It takes the kernels, the mesh and the micro-batches of a training step, and no more memory.
+    """
+
+    def __init__(self, config, data, batches: int, shape: tuple[int, int], parts: int, place):
+        self._sums = functools.partial(eval_sums, config, place.mesh, parts)
+        self._data, self._shape, self._place = data, shape, place
         self._batches = min(batches, data.steps or batches)
-        self._shape = (rows, length)
-        whole = jax.sharding.NamedSharding(place.mesh, jax.sharding.PartitionSpec())
-        self._sum = jax.jit(self._sums, out_shardings=whole)
-
-    def _sums(self, params, batch):
-        loss = summed_loss(self._config, params, batch, self._place.mesh)
-        return jnp.stack([loss, jnp.sum(batch["loss_weights"])])
 
     def __call__(self, params) -> float:
+        """NaN where nothing is learned."""
         total = np.zeros(2)
         for number in range(self._batches):
             rows_of = functools.partial(self._data.rows, number)
             batch = place_rows(rows_of, self._shape, self._place)
-            total += np.asarray(self._sum(params, batch), np.float64)
-        return float(total[0] / max(total[1], 1.0))
+            total += [float(x) for x in jax.device_get(self._sums(params, batch))]
+        return float(total[0] / total[1]) if total[1] else math.nan
 
 
 class Prompts:

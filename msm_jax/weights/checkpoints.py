@@ -9,10 +9,13 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import hashlib
 import json
 import os
 import pathlib
 import platform
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,10 +40,12 @@ def directory(run_dir: str | os.PathLike) -> pathlib.Path:
 class Keeper:
     """Saves and restores the checkpoints of one run; from `checkpointer`."""
 
-    def __init__(self, checkpointer):
+    def __init__(self, checkpointer, keep: int, keep_steps: Sequence[int]):
         self._orbax = checkpointer
+        self._keep, self._keep_steps = keep, frozenset(keep_steps)
+        self._written: tuple[int, str, dict] | None = None  # step, seal and shapes; not verified
         self.base: dict | None = None  # of the checkpoint that was restored
-        self.directory = checkpointer.directory
+        self.directory = pathlib.Path(checkpointer.directory)
 
     def save(
         self,
@@ -55,7 +60,8 @@ class Keeper:
         """Write params and optimizer state after `step` steps, as one checkpoint or not at all.
 
         Returns when everything has been copied, and writes while training goes on; an error of
-        the writing comes out of the next `save` or of `wait`. All processes of a run call it.
+        the writing comes out of the next `save`, of `saved` or of `wait`. All processes of a run
+        call it.
 
         Args:
           facts: what a restore has to match; JSON.
@@ -77,15 +83,56 @@ class Keeper:
             "checksums": checksums(state),
             "base": base,
         }
+        metadata = json.loads(json.dumps(metadata, allow_nan=False))
+        metadata["seal"] = _seal(metadata)
         with self._errors(f"the checkpoint of step {step}"):
             self._orbax.save_checkpointables_async(
                 step, state, force=True, custom_metadata=metadata
             )
+        self._written = step, metadata["seal"], _shapes(state)
 
-    def wait(self) -> None:
-        """Until what was saved is committed; raises what went wrong."""
+    def saved(self) -> int | None:
+        """The step of the last `save`, once: when it is committed and was opened again.
+
+        Raises:
+          UserError: it cannot be opened; earlier checkpoints are still there.
+        """
+        if self._written is None or self._orbax.is_saving_in_progress():
+            return None
+        return self.wait()
+
+    def wait(self) -> int | None:
+        """Until what was saved is committed, as `saved`; raises what went wrong."""
         with self._errors("a checkpoint"):
             self._orbax.wait()
+        if self._written is None:
+            return None
+        (step, seal, shapes), self._written = self._written, None
+        if jax.process_index() == 0:
+            self._open_again(step, seal, shapes)
+            self._delete_superseded()
+        return step
+
+    def _open_again(self, step: int, seal: str, shapes: dict) -> None:
+        """Index, shapes, types and metadata of a checkpoint are on the disk as they were saved."""
+        where, arrays = self.directory / str(step), {}
+        with contextlib.suppress(Exception):  # what cannot be opened is named below
+            arrays = _shapes(self._orbax.checkpointables_metadata(step).metadata)
+        lost = [name for name, shape in shapes.items() if arrays.get(name) != shape]
+        if lost or _metadata(self._orbax, step)["seal"] != seal:
+            raise UserError(
+                f"{where}: was written and cannot be read back: "
+                f"{_some(lost) or 'its metadata'}; earlier checkpoints are kept: "
+                f"{[s for s in steps(self.directory) if s != step]}; use another --workdir, with a "
+                "plain name on a file system that keeps what is written"
+            )
+
+    def _delete_superseded(self) -> None:
+        there = steps(self.directory)
+        for step in sorted({*there[: -self._keep]} - self._keep_steps):
+            # Without its marker a directory is no checkpoint, whenever a kill comes.
+            (self.directory / str(step) / COMMIT_MARKER).unlink()
+            shutil.rmtree(self.directory / str(step), ignore_errors=True)
 
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -117,41 +164,62 @@ class Keeper:
             what was saved.
         """
         self.wait()
-        steps = [found.step for found in self._orbax.checkpoints]
+        there = steps(self.directory)
         state = {"params": params, "optimizer": optimizer_state}
-        for step in reversed(steps):
-            metadata = self._orbax.checkpointables_metadata(step).custom_metadata
+        for step in reversed(there):
+            try:
+                metadata = _metadata(self._orbax, step)
+            except UserError:
+                if fall_back and step != there[0]:
+                    continue
+                raise
             self._check_facts(step, metadata["facts"], facts)
             try:
                 found = _load(self._orbax, step, jax.tree.map(_abstract, state), metadata)
             except UserError:
-                if fall_back and step != steps[0]:
+                if fall_back and step != there[0]:
                     continue
                 raise
-            self.base = metadata.get("base")
+            self.base = metadata["base"]
             return step, found["params"], found["optimizer"], metadata["progress"]
         return None
 
     def _check_facts(self, step: int, saved: dict, facts: dict) -> None:
-        wanted = json.loads(json.dumps({"format": FORMAT, **facts}))
-        differences = [
-            f"  {name}: checkpoint {saved.get(name)!r}, this run {value!r}"
-            for name, value in wanted.items()
-            if _matched(name, saved.get(name)) != _matched(name, value)
-        ]
-        if differences:
+        if changed := differences(saved, {"format": FORMAT, **facts}):
             raise UserError(
                 f"{self.directory}: the checkpoint of step {step} is another run's:\n"
-                + "\n".join(differences)
-                + "\nuse another --workdir, or the configuration it was made with"
+                + "".join(f"  {line}\n" for line in changed)
+                + "use another --workdir, or the configuration it was made with"
             )
 
 
-def _matched(name: str, value: Any) -> Any:
-    """A fact without what does not matter in it."""
-    if name != "model" or not isinstance(value, dict):
-        return value
-    return {key: field for key, field in value.items() if key not in RUNTIME_FIELDS}
+def differences(saved: dict, wanted: dict) -> list[str]:
+    """A line for each fact that differs: its name, as saved, and as this run has it."""
+    nothing, lines = "nothing", []
+    before, now = _flat(saved), _flat(json.loads(json.dumps(wanted)))
+    for name in dict.fromkeys([*now, *before]):
+        pair = [flat.get(name, nothing) for flat in (before, now)]
+        if pair[0] != pair[1]:
+            lines.append(f"{name}: checkpoint {_short(pair[0])}, this run {_short(pair[1])}")
+    return lines
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted path, without what only says how a model is run."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif prefix != "model." or key not in RUNTIME_FIELDS:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _short(value: Any) -> str:
+    """A hash is shown by its first digits."""
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{16,}", value):
+        return value[:12]
+    return value if value == "nothing" else repr(value)
 
 
 @contextlib.contextmanager
@@ -162,25 +230,26 @@ def checkpointer(
 
     On the way out it waits for what is being written, unless there is an exception already.
     """
-    policies = ocp.training.preservation_policies
-    policy = policies.AnyPreservationPolicy(
-        [policies.LatestN(keep), policies.CustomSteps(tuple(keep_steps))]
-    )
     path = directory(run_dir)
     path.mkdir(parents=True, exist_ok=True)
     _refuse_uncommitted(path)
-    found = ocp.training.Checkpointer(
-        path, preservation_policy=policy, cleanup_tmp_directories=True
-    )
-    keeper = Keeper(found)
+    # It keeps all: the older ones go when the newest has been opened again.
+    found = ocp.training.Checkpointer(path, cleanup_tmp_directories=True)
+    keeper = Keeper(found, keep, keep_steps)
     try:
         yield keeper
     except BaseException:
         with contextlib.suppress(Exception):  # the first error is the one to tell
             found.close()
         raise
-    with keeper._errors("a checkpoint"):
-        found.close()
+    keeper.wait()
+    found.close()
+
+
+def steps(path: pathlib.Path) -> list[int]:
+    """Steps of the committed checkpoints in a `directory`, in order."""
+    there = path.iterdir() if path.is_dir() else ()
+    return sorted(int(p.name) for p in there if p.name.isdigit() and (p / COMMIT_MARKER).exists())
 
 
 def _refuse_uncommitted(path: pathlib.Path) -> None:
@@ -189,13 +258,63 @@ def _refuse_uncommitted(path: pathlib.Path) -> None:
     The marker is there before a checkpoint gets its name, so a newest one without it was not
     written here. An older one is what a kill left of a checkpoint that was being deleted.
     """
-    steps = [step for step in path.iterdir() if step.name.isdigit()] if path.is_dir() else []
-    newest = max(steps, key=lambda step: int(step.name), default=None)
+    named = [step for step in path.iterdir() if step.name.isdigit()] if path.is_dir() else []
+    newest = max(named, key=lambda step: int(step.name), default=None)
     if newest is not None and not (newest / COMMIT_MARKER).exists():
         raise UserError(
             f"{newest}: has no {COMMIT_MARKER}, so it was not copied whole: copy it again with all "
-            "its files, or delete it"
+            f"its files; or {_way_out(path, int(newest.name))}"
         )
+
+
+def _way_out(path: pathlib.Path, step: int) -> str:
+    others = [other for other in steps(path) if other != step]
+    if others:
+        return f"delete that directory to go on from another checkpoint: {others}"
+    return "begin anew in another --workdir: there is no other checkpoint here"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+
+
+def _names(tree: Any) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+
+
+def _shapes(tree: Any) -> dict[str, tuple]:
+    return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in _names(tree)}
+
+
+def _seal(metadata: dict) -> str:
+    """SHA-256 of what a checkpoint says of itself."""
+    said = {key: value for key, value in metadata.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _metadata(checkpointer, step: int) -> dict:
+    """What a checkpoint says of itself, as `Keeper.save` wrote it.
+
+    Raises:
+      UserError: it is of another format, or not what was saved.
+    """
+    path = pathlib.Path(checkpointer.directory)
+    where = f"{path}/{step}"
+    try:
+        found = checkpointer.checkpointables_metadata(step).custom_metadata
+        _check_format(where, found["facts"])
+        whole = found["seal"] == _seal(found)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(
+            f"{where}/_CHECKPOINT_METADATA: damaged ({type(error).__name__}: {error}); "
+            f"{_way_out(path, step)}"
+        ) from error
+    if not whole:
+        raise UserError(
+            f"{where}/_CHECKPOINT_METADATA: not what was saved (checksum); {_way_out(path, step)}"
+        )
+    return found
 
 
 COMMIT_MARKER = "commit_success.txt"
@@ -212,23 +331,24 @@ def _out_of_space(error: BaseException | None) -> bool:
 
 def _load(checkpointer, step: int, abstract: dict, metadata: dict) -> dict:
     """Arrays as `abstract` wants them, each checked against its checksum."""
-    where = f"{checkpointer.directory}/{step}"
-    others = [found.step for found in checkpointer.checkpoints if found.step != step]
-    help = f"delete that directory to go on from another checkpoint: {others}"
+    path = pathlib.Path(checkpointer.directory)
+    where, help = f"{path}/{step}", _way_out(path, step)
     try:
         state = checkpointer.load_checkpointables(step, abstract)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:300]
-        raise UserError(f"{where}: cannot be read: {reason}; {help}") from error
-    saved = metadata.get("checksums", {})
-    found = checksums(state)
-    wrong = [name for name, value in found.items() if saved.get(name, value) != value]
+        raise UserError(f"{where}: cannot be read: {_reason(error)}; {help}") from error
+    saved = metadata["checksums"]
+    wrong = [name for name, value in checksums(state).items() if saved.get(name) != value]
     if wrong:
-        raise UserError(
-            f"{where}: {', '.join(wrong[:5])}{' ...' if len(wrong) > 5 else ''}: not what was "
-            f"saved (checksum); {help}"
-        )
+        raise UserError(f"{where}: {_some(wrong)}: not what was saved (checksum); {help}")
     return state
+
+
+def _reason(error: BaseException) -> str:
+    """The first cause of an error of Orbax, in which array and file are named."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return str(error).strip().partition(" [tensorstore_spec")[0].splitlines()[0][:400]
 
 
 @contextlib.contextmanager
@@ -254,14 +374,18 @@ def lock(run_dir: str | os.PathLike) -> Iterator[None]:
         yield
 
 
+def read_facts(run_dir: str | os.PathLike) -> dict:
+    """The facts of a run's newest checkpoint; no array is read."""
+    with ocp.training.Checkpointer(directory(run_dir)) as reader:
+        there = steps(directory(run_dir))
+        if not there:
+            raise UserError(f"{directory(run_dir)}: has no checkpoint")
+        return _metadata(reader, there[-1])["facts"]
+
+
 def load_config(run_dir: str | os.PathLike) -> ModelConfig:
     """The model of a run's newest checkpoint."""
-    with ocp.training.Checkpointer(directory(run_dir)) as reader:
-        newest = reader.latest
-        if newest is None:
-            raise UserError(f"{directory(run_dir)}: has no checkpoint")
-        metadata = reader.checkpointables_metadata(newest.step).custom_metadata
-    return ModelConfig(**metadata["facts"]["model"])
+    return ModelConfig(**read_facts(run_dir)["model"])
 
 
 def base_facts(run_dir: str | os.PathLike, parent: str | os.PathLike, frozen: dict) -> dict:
@@ -341,13 +465,12 @@ def load_params(run_dir: str | os.PathLike, step: int | None = None, mesh=None):
         )
     _refuse_uncommitted(path)
     with ocp.training.Checkpointer(path) as reader:
-        steps = [found.step for found in reader.checkpoints]
-        if not steps or (step is not None and step not in steps):
+        there = steps(path)
+        if not there or (step is not None and step not in there):
             wanted = "" if step is None else f" of step {step}"
-            raise UserError(f"{path}: has no checkpoint{wanted}; there are {steps}")
-        step = steps[-1] if step is None else step
-        metadata = reader.checkpointables_metadata(step).custom_metadata
-        _check_format(f"{path}/{step}", metadata["facts"])
+            raise UserError(f"{path}: has no checkpoint{wanted}; there are {there}")
+        step = there[-1] if step is None else step
+        metadata = _metadata(reader, step)
         config = ModelConfig(**metadata["facts"]["model"])
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = abstract_params(config)

@@ -160,7 +160,7 @@ def test_probes_end_the_stage_when_they_hold(config, material, tmp_path):
     [
         ({"steps": 24}, "steps: checkpoint 12, this run 24"),
         ({"seed": 1}, "seed: checkpoint 0, this run 1"),
-        ({"rows": 8}, "data: checkpoint"),
+        ({"rows": 8}, "rows: checkpoint 4, this run 8"),
     ],
 )
 def test_a_changed_resume_names_both_sides(config, tmp_path, change, message):
@@ -240,7 +240,7 @@ def test_changed_data_under_a_run_is_refused(config, material, tmp_path):
     (tmp_path / "d.jsonl").write_text("".join(lines))
     train(config, tmp_path / "run")
     (tmp_path / "d.jsonl").write_text("".join(lines[1:]))
-    with pytest.raises(UserError, match="data: checkpoint"):
+    with pytest.raises(UserError, match=r"data\.documents\.content: checkpoint [0-9a-f]{12}, this"):
         train(config, tmp_path / "run")
 
 

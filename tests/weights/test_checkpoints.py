@@ -1,12 +1,14 @@
 """Checkpoints: whole or not there, checked to the bit, and honest about what is wrong."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from msm_jax.errors import UserError
-from msm_jax.weights.checkpoints import checkpointer, directory, load_params
+from msm_jax.weights.checkpoints import checkpointer, directory, load_params, steps
 
 PARAMS = {"embed": {"w": jnp.arange(6000.0).reshape(60, 100)}, "n": jnp.arange(3, dtype=jnp.int32)}
 STATE = {"count": jnp.int32(7)}
@@ -111,3 +113,61 @@ def test_facts_that_differ_are_listed(run):
         pytest.raises(UserError, match=r"seed: checkpoint 0, this run 1"),
     ):
         keeper.restore(PARAMS, STATE, {"seed": 1})
+
+
+def test_a_save_that_cannot_be_read_back_is_an_error_and_the_older_one_stays(tmp_path, monkeypatch):
+    """Square brackets in a path are a pattern to Orbax, which then merges no index."""
+    odd = tmp_path / "lr[1e-4]"
+    with (
+        pytest.raises(UserError, match=r"checkpoints/1: was written and cannot be read back"),
+        checkpointer(odd, keep=1) as keeper,
+    ):
+        keeper.save(1, PARAMS, STATE, {}, {})
+        keeper.wait()
+    run = tmp_path / "run"
+    with (
+        pytest.raises(UserError, match=r"2: was written and cannot.*params/n.*kept: \[1\]"),
+        checkpointer(run, keep=1) as keeper,
+    ):
+        keeper.save(1, PARAMS, STATE, {}, {})
+        assert keeper.wait() == 1 and keeper.wait() is None
+        keeper.save(2, PARAMS, STATE, {}, {})
+        keeper._orbax.wait()
+        for file in (directory(run) / "2" / "params").rglob("manifest.ocdbt"):
+            file.unlink()
+        keeper.wait()
+    assert steps(directory(run)) == [1, 2]
+
+
+def test_only_the_newest_and_those_asked_for_stay(tmp_path):
+    with checkpointer(tmp_path, keep=2, keep_steps=(2,)) as keeper:
+        for step in (1, 2, 3, 4, 5):
+            keeper.save(step, PARAMS, STATE, {}, {})
+    assert steps(directory(tmp_path)) == [2, 4, 5]
+    assert sorted(p.name for p in directory(tmp_path).iterdir()) == ["2", "4", "5"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "edited", "no facts"])
+def test_what_a_checkpoint_says_of_itself_is_checked_as_well(run, damage):
+    file = directory(run) / "3" / "_CHECKPOINT_METADATA"
+    text = file.read_text()
+    edits = {
+        "cut": text[: len(text) // 2],
+        "zeros": "\0" * len(text),
+        "edited": text.replace('"seed": 0', '"seed": 1'),
+        "no facts": "{}",
+    }
+    assert edits[damage] != text
+    file.write_text(edits[damage])
+    with pytest.raises(UserError, match=r"3/_CHECKPOINT_METADATA: (damaged|not what was saved)"):
+        restore(run)
+    assert restore(run, fall_back=True)[0] == 2
+
+
+def test_nobody_is_told_to_delete_the_only_checkpoint(run):
+    for step in (1, 2):
+        shutil.rmtree(directory(run) / str(step))
+    array_file(run, 3).unlink()
+    with pytest.raises(UserError, match="there is no other checkpoint here") as refused:
+        restore(run)
+    assert "delete that" not in str(refused.value)

@@ -1,0 +1,181 @@
+"""What a run says of itself is so: its identity, its parent, the formats it was taught."""
+
+import json
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from msm_jax.data.tokenizer import load_tokenizer
+from msm_jax.errors import UserError
+from msm_jax.train import record
+from msm_jax.train.chats import chats_taught
+from msm_jax.train.config import probe, source
+from msm_jax.train.loop import _load, train
+from msm_jax.train.start import model_config
+from msm_jax.weights.checkpoints import differences
+
+# Values other than the default's neighbours, where those could not be.
+OTHER = {
+    "mixture": "epochs",
+    "packing.rows": "documents",
+    "packing.too_long": "cut",
+    "trainable": "lora",
+    "chat_format": "own",
+    "model.dtype": "bfloat16",
+    "model.param_dtype": "bfloat16",
+    "model.heads": 4,
+    "model.kv_heads": 2,
+    "model.head_dim": 16,
+    "model.remat": "full",
+    "model.attention": "plain",
+    "model.lora_targets": ("q",),
+    "optimizer.schedule": "linear",
+    "samples.prompts": ("red",),
+    "keep_steps": (2,),
+    "data.documents.take_tokens": 100,
+    "eval.data.held_out.take_tokens": 100,
+    "data.documents.loss_on": "assistant",
+    "data.documents.encoding_errors": "replace",
+    "eval.data.held_out.loss_on": "assistant",
+    "eval.data.held_out.encoding_errors": "replace",
+}
+# Of a preset's model the shape is not ours to say; the tokenizer and files are tried by content.
+BY_CONTENT = ("model.preset", "tokenizer", "parent", "topology")
+
+
+def leaves(config, path=""):
+    for key, value in config.items():
+        inner = value.items() if isinstance(value, ConfigDict) else None
+        yield from (
+            leaves(value, f"{path}{key}.") if inner is not None else [(f"{path}{key}", value)]
+        )
+
+
+def other(path, value):
+    if path in OTHER:
+        return OTHER[path]
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int | float) else f"{value}2"
+
+
+def facts_of(config):
+    tokenizer = load_tokenizer(config.tokenizer)
+    data = _load(config, config.data, tokenizer)
+    taught, _ = chats_taught(config, tokenizer, data)
+    model = model_config(config, tokenizer)
+    return record.facts(config, model, tokenizer, data, config.steps, taught)
+
+
+@pytest.fixture
+def full(config, material):
+    """Every kind of entry that a stage can have."""
+    config.model.lora_rank, config.optimizer.schedule = 2, "constant"
+    config.eval.data = ConfigDict({"held_out": source(str(material / "documents.jsonl"))})
+    config.probes.easy = probe(str(material / "pairs.jsonl"))
+    return config
+
+
+def test_each_key_counts_by_name_or_is_listed_as_harmless_with_a_reason(full, tmp_path):
+    begun, patterns, wrong = facts_of(full), set(), []
+    for path, value in list(leaves(full)):
+        pattern = record.pattern(path)
+        patterns.add(pattern)
+        if path in BY_CONTENT:
+            continue
+        config = ConfigDict(json.loads(full.to_json()))
+        if path.endswith(".path"):
+            lines = pathlib.Path(value).read_text().splitlines(keepends=True)
+            value = tmp_path / f"{path}.jsonl"
+            value.write_text("".join(lines[1:]))
+            value = str(value)
+        else:
+            value = other(path, value)
+        with config.unlocked():
+            place = config
+            for part in path.split(".")[:-1]:
+                place = place[part]
+            place[path.split(".")[-1]] = value
+        try:
+            named = [line.partition(":")[0] for line in differences(begun, facts_of(config))]
+        except UserError as error:
+            named = [str(error)]  # it cannot even be tried with these files
+        name = path.removesuffix("path") + "content" if path.endswith(".path") else path
+        counts = any(name in each for each in named)
+        if counts == (pattern in record.HARMLESS):
+            wrong.append((path, named))
+    assert not wrong
+    assert not record.HARMLESS.keys() - patterns and all(record.HARMLESS.values())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return tmp_path_factory.mktemp("finished")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rows": 8}, ["rows: checkpoint 4, this run 8"]),
+        (
+            {"sequence_length": 32, "seed": 3},
+            ["sequence_length: checkpoint 24, this run 32", "seed: checkpoint 0, this run 3"],
+        ),
+        (
+            {"packing.rows": "documents"},
+            ["packing.rows: checkpoint 'packed', this run 'documents'"],
+        ),
+        ({"chat_format": "chatml"}, ["chat_format.name: checkpoint 'compact', this run 'chatml'"]),
+        ({"optimizer.b1": 0.5}, ["optimizer.b1: checkpoint 0.9, this run 0.5"]),
+        ({"eval.data.held_out.take": 3}, ["eval.data.held_out.take: checkpoint 0, this run 3"]),
+        ({"watchdog": 9.0, "log_every": 7}, []),
+    ],
+)
+def test_a_refused_resume_names_each_key_and_writes_nothing(
+    config, finished, material, changes, says
+):
+    config.eval.every, run = 4, finished / "run"
+    config.eval.data = ConfigDict({"held_out": source(str(material / "documents.jsonl"))})
+    if not run.exists():
+        train(config, run)
+    kept = lambda: {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+    before = kept()
+    config.update_from_flattened_dict(changes)
+    if not says:
+        assert train(config, run)["steps"] == config.steps
+        return
+    with pytest.raises(UserError, match="is another run's") as refused:
+        train(config, run)
+    assert set(says) <= {line.strip() for line in str(refused.value).splitlines()}
+    assert {p: t for p, t in kept().items() if p.name != "lock"} == {
+        p: t for p, t in before.items() if p.name != "lock"
+    }
+
+
+def test_a_run_goes_on_under_its_own_parent_only(config, tmp_path):
+    train(config, tmp_path / "one")
+    config.seed = 1
+    train(config, tmp_path / "two")
+    config.parent = str(tmp_path / "one")
+    train(config, tmp_path / "child")
+    written = (tmp_path / "child/config.json").read_bytes()
+    config.parent = str(tmp_path / "two")
+    with pytest.raises(UserError, match=r"parent: checkpoint [0-9a-f]{12}, this run [0-9a-f]{12}"):
+        train(config, tmp_path / "child")
+    config.parent = str(tmp_path / "child")
+    with pytest.raises(UserError, match="its own directory|is the run's own directory"):
+        train(config, tmp_path / "child")
+    assert (tmp_path / "child/config.json").read_bytes() == written
+    # The same weights elsewhere are the same parent.
+    (tmp_path / "one").rename(tmp_path / "moved")
+    config.parent = str(tmp_path / "moved")
+    assert train(config, tmp_path / "child")["steps"] == config.steps
+
+
+def test_a_hugging_face_checkpoint_is_no_working_directory(config, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="is a Hugging Face checkpoint"):
+        train(config, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
