@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 def source(path: str = "", weight: float = 1.0, loss_on: str = "all") -> ConfigDict:
     """One source of a mixture.
 
-    path: documents ({"text"}) or chats ({"messages"}); kinds of files: `msm_jax/data/sources.py`.
+    path: of documents or chats; rows: `msm_jax/data/rows.py`, files: `msm_jax/data/sources.py`.
     weight: its share of rows, relative to the other sources; 0 leaves it out.
     loss_on: what chats teach: "all" tokens or what the "assistant" says.
     """
@@ -49,7 +49,8 @@ def stage() -> ConfigDict:
     config.packing = ConfigDict(  # how documents are laid in rows
         {
             "rows": "packed",  # or "documents", one to a row
-            "too_long": "split",  # into rows; or "cut", or "error"
+            "too_long": "split",  # documents, into rows; or "cut", "drop", "error"
+            "long_chats": "error",  # chats longer than a row; or "drop", "cut": see log.txt
         }
     )
     config.token_cache = ""  # directory; "": $MSM_JAX_CACHE, or ~/.cache/msm_jax/tokens

@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     place = batch_sharding(mesh, config.rows // config.accumulation, config.sequence_length)
     choose_attention(model, config.sequence_length, platform_of(mesh))
     data = _load(config, config.data, tokenizer)
-    steps = config.steps or data.steps or 1
+    steps = data.stage_steps(config.steps)
     watch = _Watch(config, model, tokenizer, mesh, place)
     optimizer, step_fn = _step(model, config.optimizer.to_json(), steps, config.accumulation, mesh)
     facts = record.facts(config, model, tokenizer, data, steps)
@@ -189,7 +189,9 @@ class _Watch:
         ]
         self._loss = self._prompts = None
         if config.eval.every:
-            data = _load(config, config.eval.data, tokenizer, mixture="epochs", epochs=1.0)
+            data = _load(
+                config, config.eval.data, tokenizer, mixture="epochs", epochs=1.0, where="eval.data"
+            )
             shape = (config.rows, config.sequence_length)
             self._loss = EvalLoss(model, data, config.eval.batches, *shape, place)
         if config.samples.every and config.samples.prompts:
@@ -251,7 +253,7 @@ def _introduce(progress, config, model, mesh, steps, state, data) -> None:
     )
     fill = {name or "all": f"{packing.fill:.3f}" for name, packing in data.packings.items()}
     progress.say(f"real share of token slots: {fill}; mfu: {progress.convention()}")
-    for text in data.skipped:
+    for text in data.notes:
         progress.say(f"warning: {text}")
     if jax.default_backend() == "cpu":
         for problem, cure in unused():

@@ -105,9 +105,7 @@ def test_every_loss_token_of_an_epoch_is_learned_once(tokenizer, corpora):
     for name, packing in data.packings.items():
         packed, counts = packing.read(range(packing.count)), data.accounts[name]
         batch = as_batch(packed.tokens_NT, packed.loss_NT, packed.segment_ids_NT)
-        # A document's first token has no predecessor; in chats it is never learned anyway.
-        unpredicted = counts["documents"] if name == "documents" else 0
-        assert batch["loss_weights"].sum() == counts["loss_tokens"] - unpredicted
+        assert batch["loss_weights"].sum() == counts["loss_tokens"]
 
 
 def test_a_batch_is_a_function_of_seed_and_step(tokenizer, corpora):
