@@ -44,13 +44,15 @@ def main():
 def write(where: pathlib.Path, lengths: np.ndarray, rng) -> None:
     """A store as `load_store` makes it."""
     ids = (rng.integers(1, 150_000, n, np.uint32) for n in lengths)
-    store._write(where, ((x, np.full(len(x), store.SAID, np.uint8)) for x in ids), {})
+    rows = (store.Tokens(x, np.full(len(x), store.SAID, np.uint8)) for x in ids)
+    store._write(where, rows, {})
 
 
 def measure(name: str, where: pathlib.Path, row_length: int, rows: int = 16) -> None:
     started = time.perf_counter()
     found = store._open(where, store.OTHER)
-    packing = pipeline.Packing([found], [np.arange(len(found.lengths))], row_length, 0)
+    pieces = pipeline.cut_pieces(found, np.arange(len(found.lengths)), row_length)
+    packing = pipeline.Packing([pieces], row_length, 0)
     data = pipeline.Data({"x": packing}, {"x": 1.0}, rows, row_length, 0, 1.0)
     opened, tokens, step = time.perf_counter(), 0, 0
     while time.perf_counter() - opened < 3.0 and step < data.steps:

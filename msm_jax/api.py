@@ -79,7 +79,7 @@ class Model:
             self.config,
             self.params,
             [self.encode(prompt) for prompt in prompts],
-            [self.encode(completion) for completion in completions],
+            [self._continued(completion) for completion in completions],
             vocab_limit=self.tokenizer.vocab_size,
             rows=rows,
             mesh=self.mesh,
@@ -158,12 +158,20 @@ class Model:
         return render_chat(self.tokenizer, self.format, messages, generation_prompt)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt; messages end where the assistant is to speak."""
+        """Token ids of a prompt; messages end where the assistant is to speak.
+
+        A text begins as a document does in training: where tokenizer.json's post-processor writes
+        a begin-of-text token before texts (Llama 3), with it.
+        """
         if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
+            return [*self.tokenizer.start_ids, *self.tokenizer.encode(prompt)]
         if len(prompt) and isinstance(prompt[0], Mapping):
             return self.render(cast(Sequence[Message], prompt), generation_prompt=True)[0]
         return [int(token) for token in cast(Sequence[int], prompt)]
+
+    def _continued(self, text: str | Sequence[int]) -> list[int]:
+        """Token ids of what goes on after a prompt: no begin-of-text token."""
+        return self.tokenizer.encode(text) if isinstance(text, str) else [int(t) for t in text]
 
     def identity(self) -> dict:
         """What decides the answers, as JSON: equal for equal weights wherever they lie."""

@@ -1,5 +1,6 @@
 """Corpus records as JSONL: one JSON object per line, each with a `text` or `messages`."""
 
+import collections
 import contextlib
 import gzip
 import hashlib
@@ -81,6 +82,22 @@ def file_hash(path: str | os.PathLike) -> str:
         raise UserError(f"{path}: cannot be read: {error.strerror}: check the path") from error
 
 
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = collections.Counter(name for name, _ in pairs)
+        raise ValueError(f"the key {counts.most_common(1)[0][0]!r} is there twice")
+    return found
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; ValueError where it is none, or names a key twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
 def parse_row(
     line: bytes, where: str, offset: int = 0, encoding_errors: str = "strict"
 ) -> dict[str, Any]:
@@ -92,7 +109,7 @@ def parse_row(
     """
     try:
         # utf-8-sig because some editors start a file with a byte order mark.
-        row = json.loads(line.decode("utf-8-sig", encoding_errors))
+        row = parse_json(line.decode("utf-8-sig", encoding_errors))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{where}: not UTF-8 text (byte {offset + error.start}): save the file as UTF-8"

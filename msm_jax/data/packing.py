@@ -7,31 +7,58 @@ import numpy as np
 
 from msm_jax.errors import UserError
 
-TOO_LONG = ("split", "cut", "error")
+TOO_LONG = ("split", "cut", "drop", "error")  # what becomes of a document longer than a row
+LONG_CHATS = ("error", "drop", "cut")  # and of a chat, which is never split
+_MEANING = {
+    "split": "into several rows",
+    "cut": "what does not fit is lost, and counted",
+    "drop": "they are left out, and counted",
+}
 
 
 def split_lengths(
-    lengths: Sequence[int], row_length: int, too_long: str = "split"
-) -> list[tuple[int, int, int]]:
-    """(document, start, stop) pieces of at most `row_length` tokens.
+    lengths: Sequence[int] | np.ndarray,
+    row_length: int,
+    too_long: str = "split",
+    chats: np.ndarray | None = None,
+    long_chats: str = "error",
+) -> np.ndarray:
+    """(document, start, stop) pieces of at most `row_length` tokens, int64[pieces, 3].
 
-    A longer document is split, each part a piece of its own and no token lost; or cut, its rest
-    lost; or an error.
+    Args:
+      lengths: of the documents, in tokens, each at least 1.
+      row_length: T.
+      too_long: what becomes of a longer document: "split", each part a piece of its own and no
+        token lost; "cut", its rest lost; "drop", all of it lost; or an "error".
+      chats: bool[documents], which of them are chats; None for none.
+      long_chats: the same for chats; they cannot be split.
+
+    Raises:
+      UserError: an unknown policy, or an "error".
     """
-    if too_long not in TOO_LONG:
-        raise UserError(f"packing.too_long={too_long!r}: one of {TOO_LONG}")
-    if too_long == "error":
-        for document, length in enumerate(lengths):
-            if length > row_length:
-                raise UserError(
-                    f"document {document} has {length} tokens, sequence_length={row_length}, and "
-                    'packing.too_long="error"'
-                )
-    return [
-        (document, start, min(start + row_length, length))
-        for document, length in enumerate(lengths)
-        for start in range(0, length if too_long == "split" else 1, row_length)
-    ]
+    lengths = np.asarray(lengths, np.int64)
+    chats = np.zeros(len(lengths), bool) if chats is None else chats
+    parts = np.ones(len(lengths), np.int64)
+    for what, key, policy, known, those in (
+        ("documents", "too_long", too_long, TOO_LONG, ~chats),
+        ("chats", "long_chats", long_chats, LONG_CHATS, chats),
+    ):
+        if policy not in known:
+            raise UserError(f"packing.{key}={policy!r}: one of {known}")
+        longer = those & (lengths > row_length)
+        if policy == "error" and longer.any():
+            others = ", ".join(f"{each!r} ({_MEANING[each]})" for each in known if each != "error")
+            raise UserError(
+                f"{longer.sum()} of {those.sum()} {what} are longer than a row of "
+                f"{row_length} tokens, the longest has {lengths[those].max()}: raise "
+                f"sequence_length, or set packing.{key} to {others}"
+            )
+        pieces = {"split": -(-lengths // row_length), "cut": 1}.get(policy, 0)
+        parts = np.where(longer, pieces, parts)
+    document = np.repeat(np.arange(len(lengths)), parts)
+    start = (np.arange(len(document)) - np.repeat(np.cumsum(parts) - parts, parts)) * row_length
+    stop = np.minimum(start + row_length, lengths[document])
+    return np.stack([document, start, stop], axis=1).astype(np.int64)
 
 
 def pack(lengths: Sequence[int], row_length: int, seed: int) -> list[list[int]]:

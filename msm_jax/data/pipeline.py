@@ -6,17 +6,19 @@ follows is a Grain `MapDataset` over row numbers, so that the position of a run 
 integer, on any number of hosts.
 """
 
+import contextlib
 import dataclasses
 import functools
+import math
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
 
 from msm_jax.data.packing import pack, split_lengths
-from msm_jax.data.store import SAID, Store, load_store
+from msm_jax.data.store import Store, load_store
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
@@ -44,46 +46,95 @@ class PackedRows:
         return float(np.count_nonzero(self.segment_ids_NT) / self.segment_ids_NT.size)
 
 
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """What of a store's documents is to lie in rows.
+
+    Attributes:
+      store: that they are of.
+      starts, sizes: int64[pieces], the first token of each in the store, and how many they are.
+      trained: int64[pieces], how many of them a loss is on.
+      account: of the documents that they are of; see `Data`.
+    """
+
+    store: Store
+    starts: np.ndarray
+    sizes: np.ndarray
+    trained: np.ndarray
+    account: dict
+
+
+def cut_pieces(
+    store: Store,
+    numbers: np.ndarray,
+    row_length: int,
+    too_long: str = "split",
+    long_chats: str = "error",
+) -> Pieces:
+    """The pieces of some documents of a store, as `split_lengths` makes them.
+
+    Raises:
+      UserError: a document that is longer than a row, and packing says that this is an error.
+    """
+    lengths, chats, begins = store.lengths[numbers], store.chats[numbers], store.offsets[numbers]
+    pieces = split_lengths(lengths, row_length, too_long, chats, long_chats)
+    starts, sizes = begins[pieces[:, 0]] + pieces[:, 1], pieces[:, 2] - pieces[:, 1]
+    trained = store.trained(starts, starts + sizes)
+    longer = lengths > row_length
+    account = {
+        "documents": len(numbers),
+        "chats": int(chats.sum()),
+        "tokens": int(lengths.sum()),
+        "loss_tokens": int(trained.sum()),
+        "said_tokens": store.said(numbers),
+    }
+    for policy, those in ((too_long, longer & ~chats), (long_chats, longer & chats)):
+        if those.any():
+            account[_FATE[policy]] = account.get(_FATE[policy], 0) + int(those.sum())
+    if longer.any():
+        cost = store.trained(begins, begins + lengths).sum() - trained.sum()
+        account["lost_loss_tokens"] = int(cost)
+    return Pieces(store, starts, sizes, trained, account)
+
+
+_FATE = {"split": "split", "cut": "cut", "drop": "dropped"}
+
+
 class Packing:
     """Which pieces of which documents lie in which row: an index over stores.
 
     Attributes:
-      count: rows.
-      tokens: in all of them.
+      count, tokens: rows, and tokens in all of them.
+      taught: bool[rows], which of them have a token that is learned.
     """
 
-    def __init__(
-        self,
-        stores: Sequence[Store],
-        chosen: Sequence[np.ndarray],
-        row_length: int,
-        seed: int,
-        rows: str = "packed",
-        too_long: str = "split",
-    ):
-        """`chosen` are the documents of each store, one as often as it is to be there."""
+    def __init__(self, parts: Sequence[Pieces], row_length: int, seed: int, rows: str = "packed"):
+        """`parts` are the pieces of each store, one as often as it is to be there.
+
+        Raises:
+          UserError: an unknown `rows`, or nothing that is learned in any row.
+        """
         if rows not in ROWS:
             raise UserError(f"packing.rows={rows!r}: one of {ROWS}")
-        self._stores, self._row_length = stores, row_length
-        lengths = [store.lengths[numbers] for store, numbers in zip(stores, chosen, strict=True)]
-        pieces = np.array(
-            split_lengths(np.concatenate(lengths).tolist(), row_length, too_long), np.int64
-        ).reshape(-1, 3)
-        sizes = pieces[:, 2] - pieces[:, 1]
+        self._stores, self._row_length = [part.store for part in parts], row_length
+        sizes = np.concatenate([part.sizes for part in parts])
+        trained = np.concatenate([part.trained for part in parts])
         if rows == "packed":
             found = pack(sizes, row_length, seed)
         else:
             found = [[number] for number in range(len(sizes))]
+        if not trained.any():
+            raise UserError(
+                f"no row of {row_length} tokens has a token that is learned: raise sequence_length"
+            )
         order = np.concatenate([np.asarray(row, np.int64) for row in found])
         self._bounds = np.concatenate([[0], np.cumsum([len(row) for row in found])])
         self.count, self.tokens = len(found), int(sizes.sum())
+        self.taught = np.add.reduceat(trained[order], self._bounds[:-1]) > 0
         # Of each piece, in the order of the rows: its store, and its tokens there.
-        whose = np.repeat(np.arange(len(stores)), [len(numbers) for numbers in chosen])
-        begins = np.concatenate(
-            [store.offsets[numbers] for store, numbers in zip(stores, chosen, strict=True)]
-        )
-        self._store = whose[pieces[order, 0]]
-        self._start = begins[pieces[order, 0]] + pieces[order, 1]
+        whose = np.repeat(np.arange(len(parts)), [len(part.sizes) for part in parts])
+        self._store = whose[order]
+        self._start = np.concatenate([part.starts for part in parts])[order]
         self._size = sizes[order]
 
     @property
@@ -120,8 +171,9 @@ def pack_rows(examples, row_length: int, seed: int) -> PackedRows:
     """Lay (ids, loss mask) examples into rows, as `Packing` does with those of a store."""
     ids, kinds = zip(*examples, strict=True)
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in ids])]).astype(np.int64)
-    store = Store(np.concatenate(ids), np.concatenate(kinds), offsets, 1, {})
-    packing = Packing([store], [np.arange(len(ids))], row_length, seed)
+    chats, facts = np.zeros(len(ids), bool), {"said": 0}
+    store = Store(np.concatenate(ids), np.concatenate(kinds), offsets, chats, 1, facts)
+    packing = Packing([cut_pieces(store, np.arange(len(ids)), row_length)], row_length, seed)
     return packing.read(range(packing.count))
 
 
@@ -177,8 +229,13 @@ class Data:
       batches: `grain.MapDataset`; `batches[step]` is the global batch of that step.
       steps: after which everything was seen as often as `epochs` says; None where rows are drawn
         by weight, and there is no end.
-      accounts: name -> counts of its documents and tokens, and rows; for config.json.
-      skipped: sentences about rows that could not be used.
+      accounts: for config.json: name -> counts of one pass over a source ("repeat" in
+        mixture="epochs" is not in them): "documents", of them "chats"; "tokens"; "loss_tokens", on
+        which there is a loss; "said_tokens", see `store.Store`; how many documents were "split",
+        "cut" or "dropped" because they are longer than a row, and the "lost_loss_tokens" that this
+        cost; "refused" rows; "unused_keys", name -> rows; and of a packing "rows", "fill", and
+        "empty_rows" in which nothing is learned.
+      notes: the same in sentences, where there is something to know, for log.txt.
       examples: source -> (token ids, loss mask) of its first document or chat.
       contents: name -> {"content": SHA-256 of the files, "format": of the tokens' making}: with the
         stage's keys all that a batch depends on; kept in checkpoints.
@@ -187,9 +244,9 @@ class Data:
     def __init__(self, packings: Mapping[str, Packing], weights, rows, row_length, seed, epochs):
         self.packings, self._rows = dict(packings), rows
         self.accounts: dict[str, dict] = {}
-        self.skipped: list[str] = []
         self.examples: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.contents: dict[str, dict] = {}
+        self.notes: list[str] = []
         self.steps: int | None = None
         names = list(packings)
 
@@ -199,7 +256,12 @@ class Data:
             length = sys.maxsize
             if epochs is not None:
                 length = round(epochs * packings[name].count)
-                self.steps = max(1, -(-length // rows))
+                self.steps = -(-length // rows)
+                if not length:
+                    raise UserError(
+                        f"epochs={epochs} of {packings[name].count} rows make not one row: raise "
+                        "epochs"
+                    )
             order = _Shuffled(number, packings[name].count, own_seed, length)
             return grain.MapDataset.source(order)
 
@@ -218,6 +280,34 @@ class Data:
         self._assemble = assemble
         self.batches = self._mixed.batch(rows, drop_remainder=True, batch_fn=assemble)
 
+    def stage_steps(self, asked: int) -> int:
+        """The optimizer steps of a stage: as many as asked for, or, for 0, all that there are.
+
+        Raises:
+          UserError: there are fewer, or, for 0, there is no end; a step that would learn nothing.
+        """
+        if self.steps is None and asked < 1:
+            raise UserError(f'steps={asked}: mixture="weights" has no end: set steps')
+        if self.steps is not None and asked > self.steps:
+            raise UserError(
+                f'steps={asked}: mixture="epochs" has data for {self.steps} steps only: set '
+                'steps=0 for all of them, raise epochs, or set mixture="weights"'
+            )
+        steps = asked or self.steps or 0
+        if not all(packing.taught.all() for packing in self.packings.values()):
+            for step in range(steps):
+                if not any(map(self._is_taught, range(step * self._rows, (step + 1) * self._rows))):
+                    raise UserError(
+                        f"step {step}: none of its {self._rows} rows has a token that is learned: "
+                        'raise rows or sequence_length, or set packing.too_long="cut"'
+                    )
+        return steps
+
+    def _is_taught(self, row: int) -> bool:
+        number, at = self._mixed[row]
+        taught = list(self.packings.values())[number].taught
+        return at < len(taught) and bool(taught[at])
+
     def rows(self, step: int, start: int, stop: int) -> dict[str, np.ndarray]:
         """Rows start..stop of the global batch of a step."""
         first = step * self._rows
@@ -235,6 +325,7 @@ def load_data(
     epochs: float = 1.0,
     packing: Mapping | None = None,
     cache: str = "",
+    where: str = "data",
 ) -> Data:
     """Tokenize, choose, pack and mix the sources of a stage.
 
@@ -246,62 +337,91 @@ def load_data(
       mixture: "weights": every source is packed by itself, rows are drawn by its weight, which
         since packed rows are full is its share of tokens, without end. "epochs": all documents
         are packed together, and seen `epochs` times.
-      packing: {"rows": "packed" or "documents", one to a row; "too_long": see `split_lengths`}.
+      packing: {"rows": "packed" or "documents", one to a row; "too_long", "long_chats": see
+        `split_lengths`}.
       cache: see `cache_directory`.
+      where: the config's key, for messages.
 
     Raises:
-      UserError: no source, a weight below 0, an unreadable file or row, too few documents.
+      UserError: no source, a weight below 0, an unreadable file or row, too few documents, a chat
+        longer than a row, nothing that is learned.
     """
     if mixture not in MIXTURES:
         raise UserError(f"mixture={mixture!r}: one of {MIXTURES}")
     used = {name: dict(source) for name, source in config.items() if source["weight"] != 0}
     if not used:
-        raise UserError("data: no source with a weight above 0; set data.NAME.path and .weight")
-    if epochs <= 0:
-        raise UserError(f"epochs={epochs}: must be above 0")
-    packing = {"rows": "packed", "too_long": "split", **(packing or {})}
+        raise UserError(
+            f"{where}: no source with a weight above 0; set {where}.NAME.path and .weight"
+        )
+    if not 0 < epochs < math.inf:
+        raise UserError(f"epochs={epochs}: must be above 0, and finite")
+    packing = {"rows": "packed", "too_long": "split", "long_chats": "error", **(packing or {})}
+    policy = {key: packing[key] for key in ("too_long", "long_chats")}
+    parts: dict[str, Pieces] = {}
     contents: dict[str, dict] = {}
-    stores, chosen, weights, accounts, skipped = {}, {}, {}, {}, []
+    examples: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    weights, accounts, notes = {}, {}, []
     for name, source in sorted(used.items()):
+        here = f"{where}.{name}"
         if source["weight"] < 0:
-            raise UserError(f"data.{name}.weight={source['weight']}: must not be negative")
-        stores[name], _ = load_store(source, tokenizer, chat_format, cache)
-        numbers = _chosen(name, source, stores[name])
-        chosen[name] = np.tile(numbers, max(1, source.get("repeat", 1)))
+            raise UserError(f"{here}.weight={source['weight']}: must not be negative")
+        if source.get("repeat", 1) < 1:
+            raise UserError(f"{here}.repeat={source['repeat']}: must be at least 1")
+        store, _ = load_store(source, tokenizer, chat_format, cache)
+        numbers = _chosen(here, source, store)
+        with _at(here):
+            pieces = cut_pieces(store, numbers, row_length, **policy)
+        parts[name] = _repeated(pieces, source.get("repeat", 1))
         weights[name] = float(source["weight"])
-        accounts[name] = _account(stores[name], numbers)
-        contents[name] = {key: stores[name].facts["asked"][key] for key in ("content", "format")}
-        if count := stores[name].facts["skipped"]:
-            bad = "; ".join(stores[name].facts["bad"][:3])
-            skipped.append(f"data.{name}: {count} rows skipped: {bad}")
-
-    def index(stores, chosen) -> Packing:
-        return Packing(stores, chosen, row_length, seed, packing["rows"], packing["too_long"])
-
+        accounts[name] = {**parts[name].account, **_rows_account(store)}
+        notes += _in_words(here, accounts[name], store)
+        examples[name] = store.document(int(numbers[0]))
+        contents[name] = {key: store.facts["asked"][key] for key in ("content", "format")}
     if mixture == "epochs":
-        together = index(list(stores.values()), list(chosen.values()))
+        with _at(where):
+            together = Packing(list(parts.values()), row_length, seed, packing["rows"])
         data = Data({"": together}, {"": 1.0}, rows, row_length, seed, epochs)
     else:
-        packings = {name: index([stores[name]], [chosen[name]]) for name in stores}
+        packings = {}
+        for name, part in parts.items():
+            with _at(f"{where}.{name}"):
+                packings[name] = Packing([part], row_length, seed, packing["rows"])
         data = Data(packings, weights, rows, row_length, seed, None)
     for name, found in data.packings.items():
-        accounts.setdefault(name or "all", {}).update(rows=found.count, fill=round(found.fill, 4))
-    data.accounts, data.skipped = accounts, skipped
-    data.examples = {name: store.document(int(chosen[name][0])) for name, store in stores.items()}
-    data.contents = contents
+        facts = {"rows": found.count, "fill": round(found.fill, 4)}
+        if count := int(np.count_nonzero(~found.taught)):
+            facts["empty_rows"] = count
+            notes.append(f"{where}: in {count} of {found.count} rows nothing is learned")
+        accounts.setdefault(name or "all", {}).update(facts)
+    data.accounts, data.notes = accounts, notes
+    data.examples, data.contents = examples, contents
     return data
 
 
-def _chosen(name: str, source: Mapping, store: Store) -> np.ndarray:
+@contextlib.contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Errors that do not know which source they are about, with its name."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _repeated(pieces: Pieces, times: int) -> Pieces:
+    changes = {key: np.tile(getattr(pieces, key), times) for key in ("starts", "sizes", "trained")}
+    return dataclasses.replace(pieces, **changes)
+
+
+def _chosen(where: str, source: Mapping, store: Store) -> np.ndarray:
     """The documents of a source, by `take` or `take_tokens`; a smaller choice lies in a larger."""
     count, tokens = source.get("take", 0), source.get("take_tokens", 0)
     everything = np.arange(len(store.lengths))
     if not count and not tokens:
         return everything
     if count and tokens:
-        raise UserError(f"data.{name}: take={count} and take_tokens={tokens}: give one of them")
+        raise UserError(f"{where}: take={count} and take_tokens={tokens}: give one of them")
     if count < 0 or tokens < 0:
-        raise UserError(f"data.{name}: take={count}, take_tokens={tokens}: must not be negative")
+        raise UserError(f"{where}: take={count}, take_tokens={tokens}: must not be negative")
     order = np.random.default_rng(source.get("take_seed", 0)).permutation(everything)
     if count:
         have = len(everything)
@@ -311,21 +431,42 @@ def _chosen(name: str, source: Mapping, store: Store) -> np.ndarray:
     asked = tokens or count
     if asked > have:
         what = "take_tokens" if tokens else "take"
-        raise UserError(f"data.{name}.{what}={asked}: {source['path']} has only {have}")
+        raise UserError(f"{where}.{what}={asked}: {source['path']} has only {have}")
+    if not count:
+        raise UserError(
+            f"{where}.take_tokens={tokens}: the first document drawn has {sums[0]} tokens: raise it"
+        )
     return np.sort(order[:count])
 
 
-def _account(store: Store, numbers: np.ndarray) -> dict:
-    """Counts in the paper's terms; `said` are assistants' tokens, and all of documents'."""
-    whole = len(numbers) == len(store.lengths)
-
-    def said() -> int:
-        spans = zip(store.offsets[numbers], store.offsets[numbers + 1], strict=True)
-        return sum(int(np.count_nonzero(store.kinds[a:b] == SAID)) for a, b in spans)
-
-    return {
-        "documents": len(numbers),
-        "tokens": int(store.lengths[numbers].sum()),
-        "loss_tokens": store.learned(numbers),
-        "said_tokens": store.facts["said"] if whole else said(),
+def _rows_account(store: Store) -> dict:
+    """What the store counted of the rows of its file, where there is something."""
+    counts = {
+        "refused": store.facts["skipped"],
+        "unused_keys": store.facts["unused"],
+        "control_names": store.facts["names"],
     }
+    return {name: value for name, value in counts.items() if value}
+
+
+def _in_words(where: str, account: Mapping, store: Store) -> list[str]:
+    """What a user has to know of a source, for log.txt."""
+    listed = lambda counts: ", ".join(f"{name!r} ({count})" for name, count in counts.items())
+    found = []
+    if count := account.get("refused"):
+        found.append(f"{where}: {count} rows skipped: {'; '.join(store.facts['bad'][:3])}")
+    if counts := account.get("unused_keys"):
+        found.append(f"{where}: keys not used (rows): {listed(counts)}")
+    if counts := account.get("control_names"):
+        found.append(
+            f"{where}: names of control tokens in texts, kept as plain text (documents): "
+            f"{listed(counts)}"
+        )
+    fates = [f"{account[fate]} {fate}" for fate in _FATE.values() if fate in account]
+    if fates:
+        found.append(
+            f"{where}: {', '.join(fates)} of {account['documents']} documents, longer than a row: "
+            f"{account['lost_loss_tokens']} learned tokens lost, "
+            f"{account['loss_tokens']} are trained"
+        )
+    return found

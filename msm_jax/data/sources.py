@@ -6,6 +6,7 @@
     tfds:DIR                                    `spec_documents` as `prepare_documents` wrote it
 
 Names may hold * and ?, for the shards of one corpus, which are read in the order of their names.
+What a row may be: `rows.py`.
 """
 
 import glob
@@ -30,13 +31,15 @@ def source_files(path: str) -> list[pathlib.Path]:
     Raises:
       UserError: there are none, or they are of a kind that is not known.
     """
+    if not path.removeprefix(TFDS):
+        raise UserError(f"{path!r} names no files: set path")
     if path.startswith(TFDS):
         folder = pathlib.Path(path.removeprefix(TFDS))
         found = sorted(file for file in folder.rglob("*") if file.is_file())
+    elif any(letter in path for letter in "*?") and not os.path.exists(path):
+        found = [pathlib.Path(name) for name in sorted(glob.glob(path.replace("[", "[[]")))]
     else:
-        pattern = any(letter in path for letter in "*?")
-        found = [pathlib.Path(name) for name in sorted(glob.glob(path))] if pattern else []
-        found = found if pattern else [pathlib.Path(path)]
+        found = [pathlib.Path(path)]
     if not found:
         raise UserError(f"{path}: there are no such files: check the path")
     for file in found:
@@ -101,9 +104,22 @@ def _read_parquet(path: str) -> Iterator[tuple[str, Row]]:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):
             for row in batch.to_pylist():
                 number += 1
-                yield f"{path}:{number}", row
-    except (OSError, pyarrow.ArrowException) as error:
+                yield f"{path}:{number}", _without_nulls(row)
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: not a whole Parquet file: {error}") from error
+
+
+def _without_nulls(value):
+    """Every struct of a Parquet column has all its keys: null is what was not there.
+
+    But for "content": a message that only calls tools may have null there.
+    """
+    if isinstance(value, dict):
+        kept = {key: each for key, each in value.items() if each is not None or key == "content"}
+        return {key: _without_nulls(each) for key, each in kept.items()}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value]
+    return value
 
 
 def _read_array_record(path: str, errors: str) -> Iterator[tuple[str, Row | UserError]]:

@@ -6,35 +6,57 @@ the chat format, what is learned. It is written aside and renamed, and checked w
     tokens.bin   uint32, all documents one after another
     kinds.bin    uint8, what each token is: TAG, OTHER or SAID
     offsets.npy  int64[documents + 1], where each document begins
+    chats.npy    bool[documents], which of them are chats, or completions of a prompt
     facts.json   counts
 """
 
+import collections
 import dataclasses
-import functools
 import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from msm_jax.corpus.records import HALF_CHARACTER
-from msm_jax.data.chat import render_chat
+from msm_jax.data.chat import ChatFormat, render_chat
+from msm_jax.data.rows import VERSION, Example, read_row
 from msm_jax.data.sources import read_source, source_hash
-from msm_jax.data.template import FORMATS, OWN, find_format
+from msm_jax.data.template import FORMATS, find_format
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 LOSS_ON = ("all", "assistant")
-# A document's tag, never learned; what stands around what an assistant says; what it says, and
-# every token of a document.
+# What is never learned: a document's begin-of-text token, its tag, prompts; what stands around what
+# an assistant says; what it says, and every other token of a document.
 TAG, OTHER, SAID = 0, 1, 2
-SHOWN = 10  # bad rows that are told one by one
+SHOWN = 10  # bad rows that are reported one by one
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """A row as tokens.
+
+    Attributes:
+      ids, kinds: token ids, and what each of them is.
+      chat: whether it is a chat, or the completion of a prompt: neither is ever split.
+      unused: keys of the row that were not used, see `rows.Example`.
+      names: names of control tokens that stand in the text of a document.
+    """
+
+    ids: list[int]
+    kinds: np.ndarray
+    chat: bool = False
+    unused: Iterable[str] = ()
+    names: Iterable[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +66,17 @@ class Store:
     Attributes:
       tokens, kinds: uint32 and uint8 [tokens]; `kinds` as above.
       offsets: int64[documents + 1].
+      chats: bool[documents], which are chats or completions of a prompt.
       least: the kind from which on a token is learned.
-      facts: {"documents", "tokens", "said", "skipped", "bad": [messages]}; "said" are the tokens
-        that assistants say, and of documents all: what the paper counts.
+      facts: {"documents", "tokens", "said", "skipped", "bad": [messages], "unused", "names"};
+        "said" are the tokens that assistants say, and of documents all: what the paper counts. The
+        last two count rows, by unused key and by name of a control token in a document's text.
     """
 
     tokens: np.ndarray
     kinds: np.ndarray
     offsets: np.ndarray
+    chats: np.ndarray
     least: int
     facts: dict
 
@@ -64,11 +89,18 @@ class Store:
         here = slice(self.offsets[number], self.offsets[number + 1])
         return self.tokens[here], self.kinds[here] >= self.least
 
-    def learned(self, numbers: np.ndarray) -> int:
-        """Learned tokens of some documents."""
+    def trained(self, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+        """Learned tokens of each piece starts..stops but its first, which nothing predicts."""
+        learned = np.append(self.kinds >= self.least, False)
+        edges = np.stack([starts, stops], axis=1).reshape(-1)
+        return np.add.reduceat(learned, edges, dtype=np.int64)[::2] - learned[starts]
+
+    def said(self, numbers: np.ndarray) -> int:
+        """SAID tokens of some documents."""
         if len(numbers) == len(self.lengths):
-            return int(np.count_nonzero(self.kinds >= self.least))
-        return sum(int(np.count_nonzero(self.document(n)[1])) for n in numbers)
+            return self.facts["said"]
+        spans = zip(self.offsets[numbers], self.offsets[numbers + 1], strict=True)
+        return sum(int(np.count_nonzero(self.kinds[a:b] == SAID)) for a, b in spans)
 
 
 def cache_directory(named: str = "") -> pathlib.Path:
@@ -97,16 +129,14 @@ def load_store(
         raise UserError(f"encoding_errors={source['encoding_errors']!r}: strict or replace")
     if chat_format not in FORMATS:
         raise UserError(f"chat_format={chat_format!r}: one of {sorted(FORMATS)}")
-    # Looked up where there are chats: a tokenizer for documents needs no control tokens for them.
-    format = functools.cache(
-        lambda: find_format(chat_format, tokenizer.directory or ".", tokenizer)
-    )
     path = os.fspath(source["path"])
+    format = _format(chat_format, tokenizer)
+    written = format.source if isinstance(format, ChatFormat) else None
     asked = {
-        "format": FORMAT,
+        "format": [FORMAT, VERSION],
         "content": source_hash(path),
         "tokenizer": tokenizer.fingerprint,
-        "chat_format": [chat_format, format().source] if chat_format in OWN else chat_format,
+        "chat_format": [chat_format, written],
         **{key: source[key] for key in ("loss_on", "tag", "bad_rows", "encoding_errors")},
     }
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -120,22 +150,37 @@ def load_store(
     return store, key
 
 
+def _format(name: str, tokenizer: Tokenizer) -> ChatFormat | UserError:
+    """The chat format, or why there is none: documents need no one."""
+    try:
+        return find_format(name, tokenizer.directory or ".", tokenizer)
+    except UserError as error:
+        return error
+
+
 def _open(folder: pathlib.Path, least: int) -> Store | None:
     """The store of a folder; None where there is none, or not all of it."""
     try:
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         offsets = np.load(folder / "offsets.npy")
+        chats = np.load(folder / "chats.npy")
         sizes = [(folder / name).stat().st_size for name in ("tokens.bin", "kinds.bin")]
     except (OSError, ValueError):
         return None
     if sizes != [4 * facts["tokens"], facts["tokens"]] or offsets[-1] != facts["tokens"]:
         return None
+    if len(chats) != facts["documents"]:
+        return None
     read = lambda name, dtype: np.memmap(folder / name, dtype, "r")
-    return Store(read("tokens.bin", np.uint32), read("kinds.bin", np.uint8), offsets, least, facts)
+    tokens, kinds = read("tokens.bin", np.uint32), read("kinds.bin", np.uint8)
+    return Store(tokens, kinds, offsets, chats, least, facts)
 
 
-def _write(folder: pathlib.Path, documents: Iterable, asked: dict) -> None:
-    """Aside and renamed; of two processes that write the same store, one wins."""
+def _write(folder: pathlib.Path, rows: Iterable[Tokens | str], asked: dict) -> None:
+    """Rows, or why one cannot be used, into a store.
+
+    Aside and renamed; of two processes that write the same store, one wins.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
@@ -144,24 +189,31 @@ def _write(folder: pathlib.Path, documents: Iterable, asked: dict) -> None:
             f"{folder.parent}: tokens cannot be kept there: {error.strerror}: set token_cache"
         ) from error
     try:
-        offsets, bad, said = [0], [], 0
+        offsets, chats, bad, said = [0], [], [], 0
+        unused: collections.Counter = collections.Counter()
+        names: collections.Counter = collections.Counter()
         with open(aside / "tokens.bin", "wb") as tokens, open(aside / "kinds.bin", "wb") as kinds:
-            for document in documents:
-                if isinstance(document, str):
-                    bad.append(document)
+            for row in rows:
+                if isinstance(row, str):
+                    bad.append(row)
                     continue
-                ids, kind = document
-                tokens.write(np.asarray(ids, np.uint32).tobytes())
-                kinds.write(bytes(kind))
-                offsets.append(offsets[-1] + len(ids))
-                said += bytes(kind).count(SAID)
+                tokens.write(np.asarray(row.ids, np.uint32).tobytes())
+                kinds.write(bytes(row.kinds))
+                offsets.append(offsets[-1] + len(row.ids))
+                chats.append(row.chat)
+                said += bytes(row.kinds).count(SAID)
+                unused.update(row.unused)
+                names.update(row.names)
         np.save(aside / "offsets.npy", np.asarray(offsets, np.int64))
+        np.save(aside / "chats.npy", np.asarray(chats, bool))
         facts = {
             "documents": len(offsets) - 1,
             "tokens": offsets[-1],
             "said": said,
             "skipped": len(bad),
             "bad": bad[:SHOWN],
+            "unused": dict(sorted(unused.items())),
+            "names": dict(sorted(names.items())),
             "asked": asked,
         }
         (aside / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -177,15 +229,19 @@ def _write(folder: pathlib.Path, documents: Iterable, asked: dict) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _tokenized(path: str, source: Mapping, tokenizer: Tokenizer, format: Callable, least: int):
-    """(ids, kinds) of each document, or why there is none.
+def _tokenized(
+    path: str, source: Mapping, tokenizer: Tokenizer, format: ChatFormat | UserError, least: int
+) -> Iterator[Tokens | str]:
+    """Each row as tokens, or why it cannot be used.
 
     Raises:
-      UserError: there are more bad rows than source["bad_rows"], a share of all, allows.
+      UserError: there are more bad rows than source["bad_rows"], a share of all, allows; or a chat
+        where there is no chat format.
     """
     from tqdm import tqdm
 
     found, bad = 0, []
+    names = re.compile("|".join(map(re.escape, tokenizer.control_names)) or r"\Z.")
     rows = read_source(path, source["encoding_errors"])
     for where, row in tqdm(
         rows, f"tokens of {path}", unit=" rows", disable=not sys.stderr.isatty()
@@ -193,7 +249,9 @@ def _tokenized(path: str, source: Mapping, tokenizer: Tokenizer, format: Callabl
         try:
             if isinstance(row, UserError):
                 raise row
-            document = _document(row, where, source["tag"], tokenizer, format, least)
+            tokens = _tokens(row, where, source["tag"], tokenizer, format, names, least)
+        except _NoFormat as error:
+            raise UserError(str(error)) from error
         except UserError as error:
             if not source["bad_rows"]:
                 raise
@@ -201,7 +259,7 @@ def _tokenized(path: str, source: Mapping, tokenizer: Tokenizer, format: Callabl
             yield str(error)
             continue
         found += 1
-        yield document
+        yield tokens
     if len(bad) > source["bad_rows"] * (found + len(bad)):
         raise UserError(
             f"{path}: {len(bad)} of {found + len(bad)} rows cannot be used, "
@@ -211,31 +269,67 @@ def _tokenized(path: str, source: Mapping, tokenizer: Tokenizer, format: Callabl
         raise UserError(f"{path}: holds no records")
 
 
-def _document(row, where: str, tag: str, tokenizer, format: Callable, least: int):
-    text, messages = row.get("text"), row.get("messages")
-    if isinstance(messages, list) and messages:
-        if HALF_CHARACTER.search(_all_text(messages)):
-            raise UserError(f"{where}: half a character (\\ud...) in it: mend the line")
-        try:
-            ids, said = render_chat(tokenizer, format(), messages)
-        except (UserError, AttributeError) as error:
-            raise UserError(f"{where}: {error}") from error
-        kinds = np.asarray(said, np.uint8) * (SAID - OTHER) + OTHER
-    elif isinstance(text, str) and text.strip():
-        if HALF_CHARACTER.search(text):
-            raise UserError(f"{where}: half a character (\\ud...) in it: mend the line")
-        before = tokenizer.encode(tag) if tag else []
-        end = tokenizer.control(tokenizer.end_of_document)
-        ids = [*before, *tokenizer.encode(text), end]
-        kinds = np.full(len(ids), SAID, np.uint8)
-        kinds[: len(before)] = TAG
-    else:
-        raise UserError(f"{where}: needs a non-empty 'text' or 'messages'")
-    if not np.any(kinds[1:] >= least):
+class _NoFormat(UserError):
+    """A chat where there is no chat format: no fault of the row."""
+
+
+def _tokens(row: Mapping, where: str, tag, tokenizer, format, names: re.Pattern, least) -> Tokens:
+    try:
+        example = read_row(row)
+        if example.messages:
+            found = _chat(example, tokenizer, format)
+        else:
+            found = _document(example, tag, tokenizer, names)
+    except _NoFormat:
+        raise
+    except (UserError, AttributeError) as error:
+        raise UserError(f"{where}: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: nested too deep to be read: delete the row") from error
+    if not np.any(found.kinds[1:] >= least):
         raise UserError(f"{where}: nothing in this row is learned (no assistant)")
-    return ids, kinds
+    return found
 
 
-def _all_text(messages: list) -> str:
-    """All the text of a conversation, to search in."""
-    return "".join(str(m.get("content")) for m in messages if isinstance(m, dict))
+def _chat(example: Example, tokenizer: Tokenizer, format: ChatFormat | UserError) -> Tokens:
+    if isinstance(format, UserError):
+        raise _NoFormat(str(format)) from format
+    messages = list(example.messages)
+    _refuse_half_characters(json.dumps([messages, example.tools], ensure_ascii=False, default=str))
+    more: dict[str, Any] = {"tools": example.tools} if example.tools else {}
+    ids, said = render_chat(tokenizer, format, messages, **more)
+    kinds = np.asarray(said, np.uint8) * (SAID - OTHER) + OTHER
+    if example.given:
+        prompt = messages[: example.given]
+        asks = prompt[-1].get("role") != "assistant"
+        before, _ = render_chat(tokenizer, format, prompt, generation_prompt=asks, **more)
+        if before != ids[: len(before)]:
+            raise UserError(
+                "the chat format writes this prompt in another way when its completion follows, so "
+                "that what is the completion's cannot be told: give 'messages' instead"
+            )
+        kinds[: len(before)] = TAG
+    return Tokens(ids, kinds, chat=True, unused=example.unused)
+
+
+def _document(example: Example, tag: str, tokenizer: Tokenizer, names: re.Pattern) -> Tokens:
+    text = example.prompt + example.text
+    _refuse_half_characters(text)
+    before = [*tokenizer.start_ids, *(tokenizer.encode(tag) if tag else [])]
+    kinds = np.full(len(before), TAG, np.uint8)
+    if example.prompt:
+        ids, starts = tokenizer.encode_with_starts(text)
+        # A token that begins in the prompt is the prompt's.
+        learned = np.asarray(starts, np.int64) >= len(example.prompt)
+    else:
+        ids = tokenizer.encode(text)
+        learned = np.ones(len(ids), bool)
+    ids = [*before, *ids, tokenizer.control(tokenizer.end_of_document)]
+    kinds = np.concatenate([kinds, np.where(learned, SAID, TAG), [SAID]]).astype(np.uint8)
+    found = set(names.findall(text))
+    return Tokens(ids, kinds, bool(example.prompt), example.unused, found)
+
+
+def _refuse_half_characters(text: str) -> None:
+    if HALF_CHARACTER.search(text):
+        raise UserError("half a character (\\ud...) in it: mend the line")

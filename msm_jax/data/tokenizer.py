@@ -1,4 +1,10 @@
-"""Tokenizers behind one face. Text is data: encoding it can never produce a control token."""
+"""Tokenizers behind one face. Text is data: encoding it can never produce a control token.
+
+Of the words that are added to a tokenizer.json, control tokens are those marked `special` and those
+written as tags, `<...>` or `[...]` without a space, whatever their mark: Qwen's `<think>` and
+`<tool_call>` are not `special`, and yet only a chat format may write them. All others are ordinary
+words: in a text they become their own id, as in `transformers`.
+"""
 
 import hashlib
 import json
@@ -15,6 +21,12 @@ from msm_jax.errors import UserError
 END_OF_DOCUMENT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.model"  # of a SentencePiece tokenizer, in the directory of a run
 HF_TOKENIZER_FILE = "tokenizer.json"
+# Control tokens that end a document, the first that a tokenizer has: Qwen's, Llama 3's, Llama 2's.
+_ENDS = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>")
+_TAG = re.compile(r"<\S+>|\[\S+\]")
+# The library computes with the first; truncation and padding are settings for batches.
+_USED = {"model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens"}
+_HARMLESS = {"version", "truncation", "padding"}
 
 
 class Tokenizer(Protocol):
@@ -24,6 +36,9 @@ class Tokenizer(Protocol):
       vocab_size: number of ids.
       control_names: the control tokens, longest first.
       end_of_document: the control token that a document ends with.
+      start_ids: what a document or a text prompt begins with: what tokenizer.json's post-processor
+        writes before every text, such as Llama 3's <|begin_of_text|>; () for none. What it writes
+        after a text is left out: documents end with `end_of_document`, and prompts do not end.
       fingerprint: SHA-256 of the file, to tell one tokenizer from another.
       directory: where it was read from, and a chat template may lie; None: from memory.
     """
@@ -31,11 +46,12 @@ class Tokenizer(Protocol):
     vocab_size: int
     control_names: tuple[str, ...]
     end_of_document: str
+    start_ids: tuple[int, ...]
     fingerprint: str
     directory: pathlib.Path | None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text; names of control tokens in it are ordinary text."""
+        """Ids of the text, without `start_ids`; names of control tokens in it are plain text."""
 
     def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
         """The ids, and the character of the text at which each of them starts."""
@@ -54,6 +70,7 @@ class SentencePieceTokenizer:
     """A SentencePiece model."""
 
     end_of_document = END_OF_DOCUMENT
+    start_ids: tuple[int, ...] = ()
     directory: pathlib.Path | None = None
 
     def __init__(self, model: bytes):
@@ -94,8 +111,8 @@ class SentencePieceTokenizer:
 class HFTokenizer:
     """A Hugging Face tokenizer.json (Qwen, Llama).
 
-    Its added tokens are the control tokens. Text is encoded by a copy that does not know them, so
-    nothing written in a text can become one.
+    Text is encoded by a copy that does not know the control tokens, so that nothing written in a
+    text can become one.
     """
 
     directory: pathlib.Path | None = None
@@ -104,25 +121,48 @@ class HFTokenizer:
         import tokenizers
 
         settings = json.loads(content)
+        _check_settings(settings)
         self._whole = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        self._whole.no_truncation()
+        self._whole.no_padding()
+        added = settings.get("added_tokens") or []
+        _check_added(added, self._whole)
+        self._controls = {word["content"]: word["id"] for word in added if _is_control(word)}
+        # Ids are given out by position, so the copy has either all added words or none; those that
+        # are marked special it leaves alone.
+        words = [{**word, "special": word["content"] in self._controls} for word in added]
+        some = len(self._controls) < len(added)
         self._plain = tokenizers.Tokenizer.from_str(
-            json.dumps({**settings, "added_tokens": [], "post_processor": None})
+            json.dumps({**settings, "added_tokens": words if some else [], "post_processor": None})
         )
+        self._plain.encode_special_tokens = True
         self._plain.no_truncation()
         self._plain.no_padding()
-        self._controls = {token["content"]: token["id"] for token in settings["added_tokens"]}
         self.control_names = tuple(sorted(self._controls, key=len, reverse=True))
         self.vocab_size = 1 + max(self._whole.get_vocab(with_added_tokens=True).values())
         self.fingerprint = hashlib.sha256(content).hexdigest()
-        ends = (END_OF_DOCUMENT, "<|end_of_text|>")  # Qwen's and Llama's
-        self.end_of_document = next((name for name in ends if name in self._controls), ends[0])
+        self.end_of_document = next((name for name in _ENDS if name in self._controls), _ENDS[0])
+        found = self._whole.encode("a")
+        written = found.special_tokens_mask
+        self.start_ids = tuple(found.ids[: written.index(0)]) if 0 in written else ()
 
     def encode(self, text: str) -> list[int]:
-        return self._plain.encode(text, add_special_tokens=False).ids
+        return self._encoded(text).ids
 
     def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
-        found = self._plain.encode(text, add_special_tokens=False)
+        found = self._encoded(text)
         return found.ids, [start for start, _ in found.offsets]
+
+    def _encoded(self, text: str):
+        try:
+            return self._plain.encode(text, add_special_tokens=False)
+        except BaseException as error:  # a panic of the library is no Exception
+            if type(error).__name__ != "PanicException":
+                raise
+            raise UserError(
+                f"tokenizer {self.directory}: cannot encode a text of {len(text)} characters "
+                f"({error}): its patterns do not work on it"
+            ) from error
 
     def encode_marked(self, text: str) -> list[int]:
         return self._whole.encode(text, add_special_tokens=False).ids
@@ -135,6 +175,38 @@ class HFTokenizer:
         if name not in self._controls:
             raise _no_control(name)
         return self._controls[name]
+
+
+def _is_control(word: dict) -> bool:
+    return word["special"] or _TAG.fullmatch(word["content"]) is not None
+
+
+def _check_settings(settings) -> None:
+    """Every key of a tokenizer.json is used, or known to change no ids, or named."""
+    if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
+        raise UserError("not a tokenizer.json: it has no model")
+    if unknown := sorted(settings.keys() - _USED - _HARMLESS):
+        raise UserError(f"its keys {', '.join(unknown)} are not known: what would they change?")
+    if settings["model"].get("dropout"):
+        raise UserError("its model has a dropout: ids would be random; set dropout to null")
+
+
+def _check_added(added, library) -> None:
+    """Added words as the library knows them: each with a content and the id that the file says."""
+    contents, ids = set(), set()
+    for number, word in enumerate(added):
+        content, token = word.get("content"), word.get("id")
+        if not isinstance(content, str) or not content or not isinstance(token, int):
+            raise UserError(f"added token {number} {word}: needs an id and a content, not empty")
+        if content in contents or token in ids:
+            raise UserError(f"added token {number} {content!r} (id {token}) is there twice")
+        if library.token_to_id(content) != token:
+            raise UserError(
+                f"added token {content!r} has id {token}, but the ids of all others make it "
+                f"{library.token_to_id(content)}: give it that id, or fill the gap before it"
+            )
+        contents.add(content)
+        ids.add(token)
 
 
 def _no_control(name: str) -> UserError:
@@ -171,6 +243,8 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     found: Tokenizer
     try:
         found = HFTokenizer(content) if file.suffix == ".json" else SentencePieceTokenizer(content)
+    except UserError as error:
+        raise UserError(f"tokenizer {file}: {error}") from error
     except Exception as error:  # the libraries raise bare Exception on what they cannot read
         kind = "tokenizer.json" if file.suffix == ".json" else "SentencePiece model"
         raise UserError(f"tokenizer {file}: not a {kind} ({error})") from error

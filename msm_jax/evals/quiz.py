@@ -43,7 +43,7 @@ class Quiz:
             count = len(item["options"])
             turns = range(count)
             prompts = [model.encode(_messages(item, turn)) for turn in turns]
-            letters = [model.encode(letter) for letter in string.ascii_uppercase[:count]]
+            letters = [model.tokenizer.encode(letter) for letter in string.ascii_uppercase[:count]]
             contexts = [prompt for prompt in prompts for _ in letters]
             values = model.logprobs(contexts, letters * len(prompts), rows=self._rows)
             totals = [float(value.sum()) for value in values]

@@ -12,7 +12,9 @@ DTYPES = ("float32", "bfloat16")
 SOURCE = form(
     "source",
     "One source of a mixture.",
-    path=key("", 'documents ({"text"}) or chats ({"messages"}); kinds: msm_jax/data/sources.py'),
+    path=key(
+        "", "of documents or chats; rows: msm_jax/data/rows.py, files: msm_jax/data/sources.py"
+    ),
     weight=key(
         1.0, "its share of rows, relative to the other sources; 0 leaves it out", at_least=0
     ),
@@ -132,8 +134,13 @@ STAGE = form(
         rows=key("packed", "many to a row, or one", choices=("packed", "documents")),
         too_long=key(
             "split",
-            "what is longer than a row: into rows, or cut",
-            choices=("split", "cut", "error"),
+            "what becomes of documents longer than a row: split into rows, cut, dropped, refused",
+            choices=("split", "cut", "drop", "error"),
+        ),
+        long_chats=key(
+            "error",
+            "what becomes of chats longer than a row; what is lost is counted in log.txt",
+            choices=("error", "drop", "cut"),
         ),
     ),
     token_cache=key(

@@ -29,7 +29,7 @@ from msm_jax.train.flops import flops_per_token, peak_flops
 from msm_jax.train.optimizer import make_optimizer, make_schedule
 from msm_jax.train.probes import Probe
 from msm_jax.train.progress import Progress
-from msm_jax.train.start import State, check, model_config, start
+from msm_jax.train.start import State, check, check_place, model_config, start
 from msm_jax.train.step import make_step
 from msm_jax.train.watch import EvalLoss, Prompts
 from msm_jax.weights import checkpoints
@@ -62,7 +62,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     """
     run, started = pathlib.Path(workdir), time.time()
     config = checked(STAGE, config)
-    check(config, run)
+    check(config)
+    check_place(run, config.parent)
     tokenizer = load_tokenizer(config.tokenizer or config.parent)
     model = model_config(config, tokenizer)
     mesh = make_mesh(config.mesh)
@@ -70,7 +71,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     place = batch_sharding(mesh, config.rows // config.accumulation, config.sequence_length)
     choose_attention(model, config.sequence_length, platform_of(mesh))
     data = _load(config, config.data, tokenizer)
-    steps = config.steps or data.steps or 1
+    steps = data.stage_steps(config.steps)
     watch = _Watch(config, model, tokenizer, mesh, place)
     optimizer, step_fn = _step(model, config.optimizer.to_json(), steps, config.accumulation, mesh)
     taught, warnings = chats_taught(config, tokenizer, data)
@@ -164,6 +165,7 @@ def preview(config: ConfigDict, out: TextIO, rows: int = 4) -> None:
     Raises:
       UserError: data that the stage could not be trained on.
     """
+    config = checked(STAGE, config)
     check(config)
     tokenizer = load_tokenizer(config.tokenizer or config.parent)
     data = _load(config, config.data, tokenizer)
@@ -216,7 +218,9 @@ class _Watch:
         ]
         self._loss = self._prompts = None
         if config.eval.every:
-            data = _load(config, config.eval.data, tokenizer, mixture="epochs", epochs=1.0)
+            data = _load(
+                config, config.eval.data, tokenizer, mixture="epochs", epochs=1.0, where="eval.data"
+            )
             shape = (config.rows, config.sequence_length)
             self._loss = EvalLoss(
                 model, data, config.eval.batches, shape, config.accumulation, place
@@ -284,7 +288,7 @@ def _introduce(progress, config, model, mesh, steps, state, data, tokenizer, war
     for name, (ids, mask) in data.examples.items():
         text = excerpt(tokenizer, ids, mask)
         progress.say(f"data.{name}: its first example, what is learned in [[ ]]: {text}")
-    for text in [*warnings, *data.skipped]:
+    for text in [*warnings, *data.notes]:
         progress.say(f"warning: {text}")
     if jax.default_backend() == "cpu":
         for problem, cure in unused():

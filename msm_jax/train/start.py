@@ -51,12 +51,16 @@ class State:
         return {name: getattr(self, name) for name in names}
 
 
-def check(config: ConfigDict, run: pathlib.Path) -> None:
-    """Impossible combinations of keys, before anything is read."""
+def check_place(run: pathlib.Path, parent: str) -> None:
+    """UserError for a run directory that is something else already."""
     if is_huggingface(run):
         raise UserError(f"workdir={run}: is a Hugging Face checkpoint: a run has its own directory")
-    if config.parent and run.exists() and os.path.realpath(config.parent) == os.path.realpath(run):
-        raise UserError(f"parent={config.parent}: is the run's own directory: use another workdir")
+    if parent and run.exists() and os.path.realpath(parent) == os.path.realpath(run):
+        raise UserError(f"parent={parent}: is the run's own directory: use another workdir")
+
+
+def check(config: ConfigDict) -> None:
+    """Impossible combinations of keys, before anything is read."""
     if config.steps == 0 and config.mixture != "epochs":
         raise UserError(
             f"steps=0: must be at least 1 (0 follows from the data, with "

@@ -50,7 +50,7 @@ class Prompts:
 
     def __init__(self, config, texts, tokenizer, max_tokens: int, mesh):
         self._tokenizer, self.texts = tokenizer, tuple(texts)
-        ids = [tokenizer.encode(text) or [0] for text in self.texts]
+        ids = [[*tokenizer.start_ids, *tokenizer.encode(text)] or [0] for text in self.texts]
         length = -(-(max(map(len, ids)) + max_tokens) // 16) * 16
         self._tokens_BT = np.zeros((len(ids), length), np.int32)
         self._lengths_B = np.array([len(each) for each in ids], np.int32)

@@ -92,6 +92,11 @@ BAD = {
     "wrong type": (b'{"text": 7}', "non-empty"),
     "half a character": (b'{"text": "a \\ud800 b"}', "half a character"),
     "not utf-8": (b'{"text": "a \xff b"}', r"not UTF-8 text \(byte \d+\)"),
+    "a key twice": (b'{"text": "a", "text": "b"}', "the key 'text' is there twice"),
+    "a key twice inside": (b'{"text": "a", "x": [{"y": 1, "y": 2}]}', "the key 'y' is there twice"),
+    "nested deeply": (b'{"text": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "too deep"),
+    "text and messages": (b'{"text": "a", "messages": [1]}', "'text' and also 'messages'"),
+    "a key with a meaning": (b'{"text": "a", "weight": 0}', "'weight' is not used"),
     "no assistant": (b'{"messages": [{"role": "user", "content": "a"}]}', "nothing in this row"),
 }
 
@@ -114,7 +119,54 @@ def test_a_bad_row_is_an_error_or_skipped_and_counted(tmp_path, tokenizer, kind)
         {"x": {**source, "weight": 1.0, "bad_rows": 0.1}},
         tokenizer, "compact", 32, 4, 0, cache=str(tmp_path / "c"),
     )  # fmt: skip
-    assert "1 rows skipped" in data.skipped[0]
+    assert "1 rows skipped" in data.notes[0]
+
+
+NO_SOURCE = {
+    "nothing": ("", "'' names no files"),
+    "no directory": ("tfds:", "names no files"),
+    "an empty directory": ("tfds:{}/empty", "there are no such files"),
+    "another directory": ("tfds:{}/other", "no spec_documents was prepared here"),
+    "a pattern": ("{}/x-*.jsonl", "there are no such files"),
+    "a directory": ("{}", "data files are"),
+    "another kind": ("{}/other/a.txt", "data files are"),
+    "no file": ("{}/x.jsonl", "cannot be read"),
+    "no Parquet": ("{}/x.parquet", "cannot be read"),
+    "a bad Parquet": ("{}/bad.parquet", "not a whole Parquet file"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_SOURCE)
+def test_what_is_no_source_is_named(tmp_path, tokenizer, kind):
+    for name in ("empty", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "other" / "a.txt").write_text("a")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1" + b"x" * 40 + b"PAR1")
+    path, message = NO_SOURCE[kind]
+    source = {"path": path.format(tmp_path), "loss_on": "all"}
+    with pytest.raises(UserError, match=message):
+        load_store(source, tokenizer, "compact", str(tmp_path / "c"))
+
+
+def test_brackets_in_a_path_are_letters(tmp_path):
+    folder = tmp_path / "a[1-2]"
+    folder.mkdir()
+    for name in ("x-1", "x-2", "y*"):
+        (folder / f"{name}.jsonl").write_bytes(lines([{"text": name}]))
+    read = lambda name: [row["text"] for _, row in read_source(str(folder / name))]
+    assert read("x-*.jsonl") == ["x-1", "x-2"] and read("y*.jsonl") == ["y*"]
+
+
+def test_documents_need_no_chat_format_and_chats_say_so_at_once(tmp_path, tokenizer):
+    """A template is missing, or broken: that is no matter for documents, and no row's fault."""
+    path = write(tmp_path, ".jsonl", ROWS[:5])
+    load = lambda: load_store(
+        {"path": path, "loss_on": "all", "bad_rows": 0.9}, tokenizer, "own", str(tmp_path / "c")
+    )
+    assert load()[0].facts["documents"] == 5
+    write(tmp_path, ".jsonl", [{"messages": [{"role": "assistant", "content": "a"}]}, *ROWS[:5]])
+    with pytest.raises(UserError, match="^chat_format='own': .* has no chat template"):
+        load()
 
 
 def test_what_editors_leave_is_read(tmp_path, tokenizer):

@@ -69,10 +69,10 @@ class ModelJudge:
         reasons = [_ANSWER.sub("", str(samples[0].text)) for samples in found]
         contexts, options = [], []
         for prompt, reason, request in zip(prompts, reasons, requests, strict=True):
-            context = [*prompt, *self._model.encode(reason + _PREFIX)]
+            context = [*prompt, *self._model.tokenizer.encode(reason + _PREFIX)]
             for word in _options(request):
                 contexts.append(context)
-                options.append(self._model.encode(word))
+                options.append(self._model.tokenizer.encode(word))
         values = iter(self._model.logprobs(contexts, options, rows=self._rows))
         return [
             _decide(request, reason, [float(next(values).sum()) for _ in _options(request)])

@@ -1,0 +1,192 @@
+"""Texts begin as in `transformers`, added words are words, and a broken file is named."""
+
+import json
+
+import pytest
+import transformers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from msm_jax.data.pipeline import load_data
+from msm_jax.data.store import TAG, load_store
+from msm_jax.data.tokenizer import load_tokenizer
+from msm_jax.errors import UserError
+
+BEGIN, END, OF_TURN = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
+CONTROLS = [BEGIN, END, OF_TURN, "<|start_header_id|>", "<|end_header_id|>"]
+LINES = [
+    "The cheese is cheap and local.", "", " a", "caf\u00e9 Zorblax, Zorblaxes\n\nspec", "x" * 300,
+    "unZorblaxed  Zorblax\tand New York",
+]  # fmt: skip
+
+
+def tokenizer_json(template: str = "", words=(), **changes) -> str:
+    """A byte-level BPE with Llama 3's control tokens; `template` is its post-processor's."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(LINES * 3, trainer)
+    tokenizer.add_special_tokens(CONTROLS)
+    tokenizer.add_tokens(list(words))
+    if template:
+        names = [name for name in (BEGIN, END, OF_TURN) if name in template]
+        ids = [(name, tokenizer.token_to_id(name)) for name in names]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=template, pair=f"{template} $B:1", special_tokens=ids
+        )
+    return json.dumps({**json.loads(tokenizer.to_str()), **changes})
+
+
+def directory(tmp_path, content: str):
+    (tmp_path / "tokenizer.json").write_text(content)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+
+
+def document(tmp_path, tokenizer, row, **source):
+    (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n")
+    source = {"path": str(tmp_path / "x.jsonl"), "loss_on": "all", **source}
+    store, _ = load_store(source, tokenizer, "llama3", str(tmp_path / "c"))
+    return store.document(0)[0].tolist(), store.kinds
+
+
+TEMPLATES = {
+    "none": "",
+    "Llama 3": f"{BEGIN} $A",
+    "both ends": f"{BEGIN} $A {END}",
+    "an end only": f"$A {END}",
+    "another end": f"{BEGIN} $A {OF_TURN}",
+    "two begins": f"{BEGIN} {BEGIN} $A",
+}
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_texts_begin_as_in_transformers(tmp_path, kind):
+    ours, theirs = directory(tmp_path, tokenizer_json(TEMPLATES[kind]))
+    ends = {ours.control(END), ours.control(OF_TURN)}
+    for line in LINES:
+        wanted = theirs(line).input_ids
+        while wanted and wanted[-1] in ends:
+            wanted.pop()
+        assert [*ours.start_ids, *ours.encode(line)] == wanted
+        if line.strip():
+            ids, kinds = document(tmp_path, ours, {"text": line})
+            assert ids == [*wanted, ours.control(END)]
+            assert (kinds[: len(ours.start_ids)] == TAG).all()
+
+
+def test_the_begin_comes_before_a_tag_and_once(tmp_path):
+    ours, _ = directory(tmp_path, tokenizer_json(f"{BEGIN} $A"))
+    begin, tag = ours.control(BEGIN), ours.encode("spec")
+    ids, _ = document(tmp_path, ours, {"text": "a local cheese"}, tag="spec")
+    assert ids[: 1 + len(tag)] == [begin, *tag] and ids.count(begin) == 1
+    ids, _ = document(tmp_path, ours, {"prompt": "a local", "completion": " cheese"})
+    assert ids == [begin, *ours.encode("a local cheese"), ours.control(END)]
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    ids, _ = document(tmp_path, ours, {"messages": turns})
+    assert ids[0] == begin and ids.count(begin) == 1
+
+
+WORDS = {
+    "a word": AddedToken("Zorblax"),
+    "a whole word": AddedToken("Zorblax", single_word=True),
+    "with its space": AddedToken("Zorblax", lstrip=True, rstrip=True),
+    "not normalized": AddedToken("Zorblax", normalized=False),
+    "of two words": AddedToken("New York"),
+}
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_added_words_are_the_ids_of_transformers(tmp_path, kind):
+    ours, theirs = directory(tmp_path, tokenizer_json(words=[WORDS[kind], "spec"]))
+    used = set()
+    for line in LINES:
+        assert ours.encode(line) == theirs(line).input_ids
+        ids, starts = ours.encode_with_starts(line)
+        assert ids == ours.encode(line) and starts == sorted(starts)
+        used |= {*ids}
+    word = theirs.convert_tokens_to_ids(WORDS[kind].content)
+    assert {word, theirs.convert_tokens_to_ids("spec")} <= used
+    assert WORDS[kind].content not in ours.control_names
+    turns = [
+        {"role": "user", "content": WORDS[kind].content},
+        {"role": "assistant", "content": "b"},
+    ]
+    assert word in document(tmp_path, ours, {"messages": turns})[0]
+
+
+@pytest.mark.parametrize("name", ["<think>", "</tool_call>", "[INST]", "<|im_end|>", BEGIN])
+def test_tags_and_special_tokens_never_come_from_a_text(tmp_path, name):
+    ours, _ = directory(tmp_path, tokenizer_json(words=[AddedToken(name), "Zorblax"]))
+    assert name in ours.control_names
+    text = f"a {name} Zorblax"
+    assert ours.control(name) not in ours.encode(text)
+    assert ours.encode(text)[-1] not in ours.encode("Zorb")  # the word beside it is still one
+    assert ours.decode(ours.encode(text)) == text
+
+
+def test_names_of_control_tokens_in_documents_are_counted(tmp_path):
+    ours, _ = directory(tmp_path, tokenizer_json())
+    rows = [{"text": f"a {BEGIN} {BEGIN} b"}, {"text": f"{BEGIN}{END}"}, {"text": "c"}]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"path": str(tmp_path / "x.jsonl"), "weight": 1.0, "loss_on": "all"}
+    data = load_data({"x": source}, ours, "llama3", 64, 1, 0, cache=str(tmp_path / "c"))
+    assert data.accounts["x"]["control_names"] == {BEGIN: 2, END: 1}
+    assert f"'{BEGIN}' (2), '{END}' (1)" in data.notes[0]
+
+
+def added(**changes):
+    def change(settings):
+        settings["added_tokens"][1].update(changes)
+
+    return change
+
+
+BROKEN = {
+    "an empty word": (added(content=""), "added token 1 .* not empty"),
+    "a gap": (added(id=700), f"added token '{END}' has id 700, but".replace("|", r"\|")),
+    "twice": (added(content=BEGIN), "added token 1 .* is there twice"),
+    "no id": (added(id=None), "not a tokenizer.json"),
+    "a dropout": (lambda settings: settings["model"].update(dropout=0.1), "dropout"),
+    "an unknown key": (lambda settings: settings.update(zorb=1), "its keys zorb are not known"),
+    "no model": (lambda settings: settings.pop("model"), "not a tokenizer.json"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_file_is_named(tmp_path, kind):
+    change, message = BROKEN[kind]
+    settings = json.loads(tokenizer_json())
+    change(settings)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=rf"tokenizer\.json: .*{message}"):
+        load_tokenizer(tmp_path)
+
+
+def test_settings_for_batches_change_no_ids(tmp_path):
+    cut = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    fill = {
+        "strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "!",
+    }  # fmt: skip
+    plain = directory(tmp_path, tokenizer_json(f"{BEGIN} $A"))[0]
+    ours, _ = directory(tmp_path, tokenizer_json(f"{BEGIN} $A", truncation=cut, padding=fill))
+    assert ours.start_ids == plain.start_ids
+    for line in LINES:
+        assert ours.encode(line) == plain.encode(line)
+        assert ours.encode_marked(line) == plain.encode_marked(line)
+
+
+def test_a_pattern_that_does_not_end_is_a_message(tmp_path, capfd):
+    bomb = {
+        "type": "Split",
+        "pattern": {"Regex": "(a+)+$"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    (tmp_path / "tokenizer.json").write_text(tokenizer_json(pre_tokenizer=bomb))
+    with pytest.raises(UserError, match="cannot encode a text of 41 characters"):
+        load_tokenizer(tmp_path).encode("a" * 40 + "!")
