@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import jax
@@ -26,6 +27,8 @@ from msm_jax.model.adapter import join, without_adapter
 from msm_jax.model.axes import AXES
 from msm_jax.model.decode import stacked, unstacked
 from msm_jax.sample import Sample
+from msm_jax.sample.sampler import check_prompts
+from msm_jax.sample.settings import before_stop, stop_texts
 from msm_jax.weights import export, peft
 from msm_jax.weights.fingerprint import params_fingerprint
 
@@ -48,6 +51,8 @@ class Model:
       chat_format: a name that `find_format` knows.
       directory: where the tokenizer and the chat template lie, to be saved with the weights.
       stop_ids: tokens that end an answer, beside the ends of a turn and of a document.
+      context_length: tokens that the model was made for, prompt and answer together
+        (max_position_embeddings); None: not known, or not to be held to.
       mesh: that the weights are cut by; None: they lie on one device.
     """
 
@@ -57,6 +62,7 @@ class Model:
     chat_format: str
     directory: pathlib.Path | None = None
     stop_ids: tuple[int, ...] = ()
+    context_length: int | None = None
     mesh: jax.sharding.Mesh | None = None
 
     @functools.cached_property
@@ -64,7 +70,12 @@ class Model:
         return find_format(self.chat_format, self.directory or ".", self.tokenizer)
 
     def logits(self, tokens: Sequence[Sequence[int]]) -> np.ndarray:
-        """int32[B, T] token ids -> float32[B, T, V] scores of the next token."""
+        """int32[B, T] token ids -> float32[B, T, V] scores of the next token.
+
+        Raises:
+          UserError: rows that are longer than `context_length`.
+        """
+        check_prompts(self.config, tokens, self.config.vocab_size, self.context_length, room=0)
         return np.asarray(_all_logits(self.config, self.params, np.asarray(tokens, np.int32)))
 
     def logprobs(
@@ -74,6 +85,9 @@ class Model:
 
         Texts are encoded apart from their prompts and get no end token. Rows of the vocabulary
         that the tokenizer has no ids for have no probability.
+
+        Raises:
+          UserError: as `msm_jax.sample.logprobs`, such as for what exceeds `context_length`.
         """
         return sampling.logprobs(
             self.config,
@@ -81,14 +95,13 @@ class Model:
             [self.encode(prompt) for prompt in prompts],
             [self._continued(completion) for completion in completions],
             vocab_limit=self.tokenizer.vocab_size,
+            context_length=self.context_length,
             rows=rows,
             mesh=self.mesh,
         )
 
     def sample(self, prompts: Sequence[Prompt], n: int = 4, **settings) -> list[list[Sample]]:
         """n samples per prompt, with their texts. Other settings are those of `stream`."""
-        if isinstance(prompts, str):
-            raise UserError("sample: prompts is a list of prompts, not one text")
         found: list[list[Sample]] = [[] for _ in prompts]
         for answer in self.stream(prompts, n, **settings):
             found[answer.prompt].append(answer)
@@ -98,57 +111,75 @@ class Model:
         self,
         prompts: Sequence[Prompt],
         n: int = 4,
+        *,
         max_tokens: int = 256,
         temperature: float = 0.7,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
         seed: int = 0,
+        stop: str | Sequence[str] = (),
+        first: int = 0,
+        limits: Callable[[int, int], int] | None = None,
+        context_length: int | None = None,
         rows: int = 64,
-        stop: Sequence[str] = (),
-        **settings,
     ) -> Iterator[Sample]:
         """n samples per prompt, each as soon as it has ended.
 
         A sample depends on (seed, prompt, index), not on the other prompts. It ends where a turn
-        or a document ends, at one of the checkpoint's own stop ids, or with a text of `stop`, which
-        its text lacks and its tokens have.
+        or a document ends, at one of the checkpoint's own stop ids, or with a text of `stop`. Its
+        text and tokens are those before the stop; a token that is partly before it is kept.
 
         Args:
           prompts: texts to go on with, chats to answer, or token ids.
-          n, max_tokens, temperature, seed, rows: as for `msm_jax.sample.stream`; temperature 0 is
-            greedy.
-          stop: texts.
-          settings: top_k, top_p, min_p, first, limits, as there.
+          n, max_tokens, temperature, top_k, top_p, min_p, seed, first, limits, rows: as for
+            `msm_jax.sample.stream`; temperature 0 is greedy.
+          stop: a text or several.
+          context_length: in place of the model's own, to go beyond what it was made for. An answer
+            that comes to it ends there with "length", and a warning says so.
+
+        Raises:
+          UserError: as `msm_jax.sample.stream`, and for an empty stop.
         """
+        if isinstance(prompts, str):
+            raise UserError("prompts is a list of prompts, not one text")
         names = {self.format.end, self.tokenizer.end_of_document} & {*self.tokenizer.control_names}
-        text_of = self.tokenizer.decode
+        text_of, stops = self.tokenizer.decode, stop_texts(stop)
+        context = self.context_length if context_length is None else context_length
+        encoded = [self.encode(prompt) for prompt in prompts]
         for answer in sampling.stream(
             self.config,
             self.params,
-            [self.encode(prompt) for prompt in prompts],
+            encoded,
             n=n,
+            first=first,
             max_tokens=max_tokens,
             temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
             seed=seed,
             stop_ids=sorted({*self.stop_ids, *(self.tokenizer.control(name) for name in names)}),
-            stop=functools.partial(_tokens_to_stop, text_of, tuple(stop)) if stop else None,
+            stop=functools.partial(_kept, text_of, stops) if stops else None,
             vocab_limit=self.tokenizer.vocab_size,
+            context_length=context,
             rows=rows,
+            limits=limits,
             mesh=self.mesh,
-            **settings,
         ):
-            text = text_of(answer.tokens)
-            ends = [place for place in map(text.find, stop) if place >= 0]
-            yield dataclasses.replace(answer, text=text[: min(ends)] if ends else text)
+            used = len(encoded[answer.prompt])
+            if sampling.filled_context(answer, used, max_tokens, context):
+                warnings.warn(
+                    f"an answer was ended by the model's context of {context:,} tokens "
+                    "(max_position_embeddings), before max_tokens; others may be, too",
+                    stacklevel=2,
+                )
+            text = text_of(answer.tokens) if answer.text is None else answer.text
+            yield dataclasses.replace(answer, text=text)
 
-    def chat(
-        self,
-        messages: Sequence[Message],
-        max_tokens: int = 256,
-        temperature: float = 0.7,
-        seed: int = 0,
-    ) -> dict[str, str]:
-        """The assistant's next message, {"role", "content"}."""
-        settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-        ((answer,),) = self.sample([messages], 1, rows=1, **settings)
+    def chat(self, messages: Sequence[Message], **settings) -> dict[str, str]:
+        """The assistant's next message, {"role", "content"}. Settings are those of `stream`."""
+        ((answer,),) = self.sample([messages], 1, **{"rows": 1, **settings})
         return {"role": "assistant", "content": str(answer.text)}
 
     def render(
@@ -165,6 +196,8 @@ class Model:
         """
         if isinstance(prompt, str):
             return [*self.tokenizer.start_ids, *self.tokenizer.encode(prompt)]
+        if isinstance(prompt, Mapping):
+            raise UserError("a prompt is one message alone: give a list of messages")
         if len(prompt) and isinstance(prompt[0], Mapping):
             return self.render(cast(Sequence[Message], prompt), generation_prompt=True)[0]
         return [int(token) for token in cast(Sequence[int], prompt)]
@@ -246,13 +279,14 @@ class Model:
             export.save_run(directory, self.config, params, facts, self.directory)
 
 
-def _tokens_to_stop(text_of, stop: tuple[str, ...], tokens: Sequence[int]) -> int | None:
-    """How many of the tokens it takes until their text has one of these in it; None: it has not."""
-    has = lambda count: any(end in text_of(tokens[:count]) for end in stop)
-    if not has(len(tokens)):
+def _kept(text_of, stops: tuple[str, ...], tokens: Sequence[int]) -> tuple[int, str] | None:
+    """How many of the tokens it takes to hold the text before a stop, and it; None: no stop."""
+    text = before_stop(text_of(tokens), stops)
+    if text is None:
         return None
-    # Text only grows, so that halving finds the first.
-    return bisect.bisect_left(range(len(tokens)), True, key=has)
+    # Text only grows (but for a character whose last bytes are to come): halving finds the first.
+    holds = lambda count: text_of(tokens[:count]).startswith(text)
+    return bisect.bisect_left(range(len(tokens)), True, key=holds), text
 
 
 def load(

@@ -28,7 +28,9 @@ from msm_jax.data.tokenizer import (
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig
 from msm_jax.model.axes import AXES
+from msm_jax.sample.settings import RANGES
 from msm_jax.weights.checkpoints import load_params
+from msm_jax.weights.export import hf_settings
 from msm_jax.weights.hf_config import read_json
 from msm_jax.weights.huggingface import load_checkpoint
 from msm_jax.weights.peft import CONFIG_FILE
@@ -44,6 +46,7 @@ class Parts:
     chat_format: str
     directory: pathlib.Path
     stop_ids: tuple[int, ...]
+    context_length: int | None
 
 
 def define_flags() -> None:
@@ -119,7 +122,8 @@ def read_parts(
     name = checkpoint_format(path, directory, tokenizer, chat_format)
     config, params = load_checkpoint(path, dtype, mesh)
     check_vocabulary(path, config, tokenizer)
-    return Parts(config, params, tokenizer, name, directory, stop_ids(path))
+    length = context_length(path)
+    return Parts(config, params, tokenizer, name, directory, stop_ids(path), length)
 
 
 def check_vocabulary(path: pathlib.Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -175,6 +179,21 @@ def stop_ids(path: pathlib.Path) -> tuple[int, ...]:
     return ()
 
 
+def context_length(path: pathlib.Path) -> int | None:
+    """max_position_embeddings of a checkpoint, or of the one that a run began with; None: unknown.
+
+    Raises:
+      UserError: it is not a whole number above 1.
+    """
+    found = (hf_settings(path) or {}).get("max_position_embeddings")
+    if found is not None and not RANGES["context_length"].holds(found):
+        raise UserError(
+            f"{path}: config.json: max_position_embeddings={found!r}: must be "
+            f"{RANGES['context_length']}"
+        )
+    return found
+
+
 def _run_parts(path: pathlib.Path, chat_format, mesh, dtype) -> Parts:
     settings = read_json(path / "config.json")
     missing = [name for name in ("tokenizer", "chat_format") if name not in settings]
@@ -203,4 +222,5 @@ def _run_parts(path: pathlib.Path, chat_format, mesh, dtype) -> Parts:
             lambda keys, leaf: leaf if keys[-1].key.startswith("lora_") else leaf.astype(dtype),
             params,
         )
-    return Parts(config, params, tokenizer, name, directory, stop_ids(path))
+    length = context_length(path)
+    return Parts(config, params, tokenizer, name, directory, stop_ids(path), length)

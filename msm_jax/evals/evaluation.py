@@ -20,6 +20,7 @@ from msm_jax.errors import UserError
 from msm_jax.evals import preferences, store
 from msm_jax.evals.judges.base import FAILURES, Judge, withheld
 from msm_jax.evals.preferences import SCORERS
+from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
@@ -116,6 +117,8 @@ class Preferences:
             "max_tokens": max_tokens,
             "seed": seed,
         }
+
+        check_settings(**self._generation, rows=rows)
 
     def asked(self) -> dict:
         return {"pairs": self._pairs, "scorers": self._scorers, **self._generation}

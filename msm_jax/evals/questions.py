@@ -16,6 +16,7 @@ from msm_jax.evals.agents.actions import parse
 from msm_jax.evals.judges.base import FAILURES, Judge, Judgement, withheld
 from msm_jax.evals.judges.rubric import score_request
 from msm_jax.evals.statistics import cluster_bootstrap
+from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
@@ -58,6 +59,7 @@ class OpenQuestions:
             "max_tokens": max_tokens,
             "seed": seed,
         }
+        check_settings(**self._generation, rows=rows)
         self._rows, self._judge, self._share = rows, judge, max_error_share
 
     def asked(self) -> dict:

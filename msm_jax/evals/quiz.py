@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from msm_jax.corpus.records import file_hash, read_rows
 from msm_jax.errors import UserError
 from msm_jax.evals.statistics import cluster_bootstrap, wilson
+from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
@@ -29,6 +30,7 @@ class Quiz:
           UserError: questions that cannot be used.
         """
         self.items = load_quiz(quiz_path, model_name)
+        check_settings(rows=rows)
         self._hash, self._name, self._rows = file_hash(quiz_path), model_name, rows
 
     def asked(self) -> dict:

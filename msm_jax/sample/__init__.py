@@ -1,6 +1,18 @@
-"""Answers of a model: drawn, or scored."""
+"""Answers of a model: drawn, or scored. The names below are imported when they are asked for:
+`msm_jax.sample.settings` needs neither JAX nor a model."""
 
-from msm_jax.sample.sampler import Sample, sample, stream
-from msm_jax.sample.scoring import logprobs
+from typing import TYPE_CHECKING
 
-__all__ = ["Sample", "logprobs", "sample", "stream"]
+if TYPE_CHECKING:
+    from msm_jax.sample.sampler import Sample, filled_context, sample, stream
+    from msm_jax.sample.scoring import logprobs
+
+__all__ = ["Sample", "filled_context", "logprobs", "sample", "stream"]
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from msm_jax.sample import sampler, scoring
+
+    return getattr(scoring if name == "logprobs" else sampler, name)

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -21,6 +22,7 @@ from msm_jax import command, loading
 from msm_jax.api import Model, load
 from msm_jax.corpus.records import read_rows
 from msm_jax.errors import UserError
+from msm_jax.sample.settings import check_settings, stop_texts
 
 
 def define_flags() -> None:
@@ -39,16 +41,18 @@ def define_flags() -> None:
     flags.DEFINE_float("top_p", 1.0, "Draw among the likeliest tokens of this mass; 1: all.")
     flags.DEFINE_float("min_p", 0.0, "Draw among tokens at least this likely beside the best.")
     flags.DEFINE_multi_string("stop", [], "A text that ends a completion.")
-    flags.DEFINE_integer("seed", 0, "Of the draw.")
+    flags.DEFINE_integer("seed", 0, "Of the draw, 32 bits.")
+    flags.DEFINE_integer("context_length", None, "In place of the checkpoint's own, to exceed it.")
     flags.DEFINE_integer("rows", 64, "Completions computed at a time.")
 
 
 def main() -> None:
     args = flags.FLAGS
+    settings = settings_of(args)
     if args.chat:
         if args.prompt or args.prompts or args.output or args.n != 1:
             raise UserError("--chat reads from the terminal: leave out prompts, --output and --n")
-        talk(loaded(args), args.system, args.max_tokens, args.temperature, args.seed)
+        talk(loaded(args), args.system, **{**settings, "rows": 1})
         return
     if args.system is not None:
         raise UserError('--system goes with --chat; else give "messages" in --prompts')
@@ -59,16 +63,19 @@ def main() -> None:
     answers = loaded(args).sample(
         [record["messages"] if "messages" in record else record["prompt"] for record in records],
         n=args.n,
-        max_tokens=args.max_tokens,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        min_p=args.min_p,
-        stop=args.stop,
-        seed=args.seed,
-        rows=args.rows,
+        **settings,
     )
     write_completions(records, answers, args.output)
+
+
+def settings_of(args) -> dict[str, Any]:
+    """The draw's settings, checked before a checkpoint is read."""
+    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "rows")
+    settings = {name: getattr(args, name) for name in names}
+    if args.context_length is not None:
+        settings["context_length"] = args.context_length
+    check_settings("--", n=args.n, **settings)
+    return {**settings, "stop": stop_texts(args.stop, "--stop")}
 
 
 def loaded(args) -> Model:
@@ -119,10 +126,11 @@ def write_completions(records: list[dict], answers: list, output: str | None) ->
     os.replace(temporary, path)
 
 
-def talk(
-    model: Model, system: str | None, max_tokens: int, temperature: float, seed: int
-) -> list[dict]:
-    """Read lines and answer them until the input ends; returns the conversation."""
+def talk(model: Model, system: str | None, **settings) -> list[dict]:
+    """Read lines and answer them until the input ends; returns the conversation.
+
+    `settings` are those of `Model.stream`.
+    """
     messages = [{"role": "system", "content": system}] if system else []
     while True:
         try:
@@ -133,9 +141,7 @@ def talk(
         if not line:
             continue
         messages.append({"role": "user", "content": line})
-        messages.append(
-            model.chat(messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
-        )
+        messages.append(model.chat(messages, **settings))
         print(f"model: {messages[-1]['content']}")
 
 

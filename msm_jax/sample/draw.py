@@ -1,42 +1,88 @@
-"""One token from scores: temperature, top-k, top-p, min-p, and a draw that costs one number.
+"""One token from scores: temperature, top-k, top-p, min-p, and the first of exponential clocks.
 
-Which tokens may be drawn is decided by a threshold on their scores, found by bisection over the
+Every token has a waiting time of its own, exponential with the token's weight as its rate, and the
+first to ring is drawn: argmax(weight / E). That is argmax(log weight + G) with Gumbel noise
+G = -log E (Gumbel 1954; Maddison et al. 2014, "A* Sampling"), which draws each token as often as
+its weight says. The noise of a token is a hash of (the row's key, the token's id): it knows nothing
+of the other tokens, rows or devices, so that a score that is rounded otherwise changes the draw
+only where two tokens were about to ring at once.
+
+Which tokens may be drawn is decided by a threshold on their weights, found by bisection over the
 bits of float32: exact, without sorting the vocabulary.
 """
 
 import jax
 import jax.numpy as jnp
 
-LANES = 128  # scores that are summed together; the draw finds the block first, then the token
+# Temperatures above 0 are brought between these: they and 1 / them are far from where float32
+# overflows or flushes to 0.
+COLDEST, HOTTEST = 1e-30, 1e30
 
 
-def draw(logits_NV, uniform_N, how):
+def draw(logits_NV, key_N2, how):
     """Token ids and their log-probabilities under the model itself, int32[N] and float32[N].
 
     The order is that of transformers: temperature, then top-k, top-p and min-p, each among what
-    the ones before left. Tokens with equal scores are kept or dropped together.
+    the ones before left. Tokens with equal scores are kept or dropped together. A token whose share
+    is below 2**-33 is as good as never drawn.
 
     Args:
       logits_NV: float32; what must not be drawn is -inf.
-      uniform_N: float32 in [0, 1), one number per row.
-      how: {"temperature", "top_k", "top_p", "min_p"}: scalars. Temperature 0 takes the best token;
-        top_k 0, top_p 1 and min_p 0 leave all.
+      key_N2: uint32, 64 random bits per row.
+      how: {"temperature", "top_k", "top_p", "min_p"}: scalars. Temperature 0 takes the best token,
+        of equal ones that with the smallest id; top_k 0, top_p 1 and min_p 0 leave all.
     """
-    best_N = jnp.argmax(logits_NV, axis=-1)
-    whole_N = jax.nn.logsumexp(logits_NV, axis=-1)
-    hot = lambda: _drawn(logits_NV / how["temperature"], uniform_N, how)
-    token_N = jax.lax.cond(how["temperature"] > 0, hot, lambda: best_N)
-    token_N = token_N.astype(jnp.int32)
+    total_N = jax.nn.logsumexp(logits_NV, axis=-1)
+    hot, cold = lambda: _drawn(logits_NV, key_N2, how), lambda: _first_best(logits_NV)
+    token_N = jax.lax.cond(how["temperature"] > 0, hot, cold)
     chosen_N = jnp.take_along_axis(logits_NV, token_N[:, None], axis=-1)[:, 0]
-    return token_N, chosen_N - whole_N
+    return token_N, chosen_N - total_N
 
 
-def _drawn(scores_NV, uniform_N, how):
-    scores_NV = scores_NV - jnp.max(scores_NV, axis=-1, keepdims=True)
-    weights_NV = jnp.exp(scores_NV)
-    cut = (how["top_k"] > 0) | (how["top_p"] < 1) | (how["min_p"] > 0)
-    weights_NV = jax.lax.cond(cut, lambda w: _kept(w, how), lambda w: w, weights_NV)
-    return _inverse(weights_NV, uniform_N)
+def weights(logits_NV, temperature):
+    """exp(logits / temperature), float32 within 0 and 1; the best token has exactly 1."""
+    above_NV = logits_NV - jnp.max(logits_NV, axis=-1, keepdims=True)
+    return jnp.exp(above_NV / jnp.clip(temperature, COLDEST, HOTTEST))
+
+
+def waiting_times(key_N2, vocab_size):
+    """Exponential noise of mean 1, float32[N, V], above 0 and finite.
+
+    A counter-based hash as in Salmon et al. 2011 ("Parallel random numbers: as easy as 1, 2, 3"):
+    the id's bits are mixed once for all rows, joined with the row's two words, and mixed again.
+    For a given row the hash is one-to-one in the id.
+    """
+    id_V = _mixed(jnp.arange(vocab_size, dtype=jnp.uint32) + jnp.uint32(0x9E3779B9))
+    first_N1, second_N1 = key_N2[:, :1], key_N2[:, 1:] | jnp.uint32(1)
+    bits_NV = _mixed((id_V[None] ^ first_N1) * second_N1)
+    # Within 2**-33 and 1 - 2**-24; what matters is that small numbers keep their digits.
+    u_NV = bits_NV.astype(jnp.float32) * jnp.float32(2**-32) + jnp.float32(2**-33)
+    u_NV = jnp.minimum(u_NV, jnp.float32(1 - 2**-24))
+    return -jnp.log1p(-u_NV)
+
+
+def _mixed(bits):
+    """A one-to-one mixing of 32 bits: multiplications and shifts found by Chris Wellons' search
+    ("hash-prospector", 2018: lowbias32)."""
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
+    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
+    return bits ^ (bits >> 16)
+
+
+def _drawn(logits_NV, key_N2, how):
+    weights_NV = weights(logits_NV, how["temperature"])
+    some = (how["top_k"] > 0) | (how["top_p"] < 1) | (how["min_p"] > 0)
+    weights_NV = jax.lax.cond(some, lambda w: _kept(w, how), lambda w: w, weights_NV)
+    return _first_best(weights_NV / waiting_times(key_N2, weights_NV.shape[-1]))
+
+
+def _first_best(scores_NV):
+    """jnp.argmax, int32[N], in two reductions that XLA's CPU backend vectorizes; it takes eight
+    times as long over one of pairs. Where all is NaN: 0."""
+    V = scores_NV.shape[-1]
+    best_NV = scores_NV >= jnp.max(scores_NV, axis=-1, keepdims=True)
+    place_N = jnp.min(jnp.where(best_NV, jnp.arange(V, dtype=jnp.int32)[None], V), axis=-1)
+    return jnp.where(place_N < V, place_N, 0)
 
 
 def _kept(weights_NV, how):
@@ -70,33 +116,3 @@ def _threshold(weights_NV, measure, wanted_N):
 
     bits_N = jax.lax.fori_loop(0, 31, halve, jnp.zeros(weights_NV.shape[0], jnp.int32))
     return jax.lax.bitcast_convert_type(bits_N, jnp.float32)
-
-
-def _inverse(weights_NV, uniform_N):
-    """Where the running sum of the weights first exceeds uniform times the whole."""
-    N, V = weights_NV.shape
-    lanes = min(LANES, V)
-    weights_NV = jnp.pad(weights_NV, ((0, 0), (0, -V % lanes)))
-    blocks_Nbl = weights_NV.reshape(N, -1, lanes)
-    sums_Nb = jnp.cumsum(jnp.sum(blocks_Nbl, axis=-1), axis=-1)
-    aim_N = uniform_N * sums_Nb[:, -1]
-    block_N = _first_above(sums_Nb, aim_N)
-    before_N = jnp.where(block_N > 0, _at(sums_Nb, jnp.maximum(block_N - 1, 0)), 0.0)
-    inside_Nl = jnp.take_along_axis(blocks_Nbl, block_N[:, None, None], axis=1)[:, 0]
-    running_Nl = before_N[:, None] + jnp.cumsum(inside_Nl, axis=-1)
-    # Rounding may put the aim just beyond the block's own sum: then its last token is meant.
-    last_N = lanes - 1 - jnp.argmax(inside_Nl[:, ::-1] > 0, axis=-1)
-    place_N = jnp.minimum(_first_above(running_Nl, aim_N), last_N)
-    return block_N * lanes + place_N
-
-
-def _first_above(sums_Nn, aim_N):
-    """The first place whose sum is above the aim; the last one that adds something if none is."""
-    above_Nn = sums_Nn > aim_N[:, None]
-    rises_Nn = jnp.diff(sums_Nn, axis=-1, prepend=0.0) > 0
-    last_N = sums_Nn.shape[-1] - 1 - jnp.argmax(rises_Nn[:, ::-1], axis=-1)
-    return jnp.where(jnp.any(above_Nn, axis=-1), jnp.argmax(above_Nn, axis=-1), last_N)
-
-
-def _at(values_Nn, place_N):
-    return jnp.take_along_axis(values_Nn, place_N[:, None], axis=-1)[:, 0]

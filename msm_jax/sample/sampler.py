@@ -5,10 +5,10 @@ ends, its row takes the prompt's next sample; when a prompt has none left and it
 ended, the next prompt takes its place. The device runs a chunk of tokens for all rows while the
 host looks at the chunk before, so nobody waits; an answer that has ended idles for a chunk at most.
 
-A sample's random numbers come from (seed, prompt, sample index, position), so a sample does not
-depend on what else is asked for. (Up to rounding: the shapes that it is computed in follow from
-`rows`, `n`, the number of prompts and the longest answers in flight.) Programs are compiled per
-bucket of prompt lengths and per doubling of the rings, however many prompts there are.
+A sample's random numbers come from (seed, prompt, sample index, position, token id), so a sample
+does not depend on what else is asked for. (Up to rounding: the shapes that it is computed in follow
+from `rows`, `n`, the number of prompts and the longest answers in flight.) Programs are compiled
+per bucket of prompt lengths and per doubling of the rings, however many prompts there are.
 """
 
 import collections
@@ -27,13 +27,15 @@ import numpy as np
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, decode, logits
 from msm_jax.model.decode import CHUNK
-from msm_jax.sample.draw import draw
+from msm_jax.sample.draw import HOTTEST, draw
+from msm_jax.sample.settings import check_settings
 
 SMALLEST_BUCKET = 32
 FIRST_RING = 128  # slots; doubled when an answer needs more
 ANSWERS = 16  # in flight per prompt, unless there are too few prompts to fill the rows
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 PREFILL_TOKENS = 2048  # short prompts are read several at a time, up to this many tokens
+PRNG = "threefry2x32"  # whatever jax's default may be: the same seed, the same answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +45,12 @@ class Sample:
     Attributes:
       prompt: index of the prompt in the call.
       index: which of the prompt's n samples this is.
-      tokens: ids without the stop.
+      tokens: ids without the stop id; where a text ended the answer, the fewest that hold what is
+        before it (the last of them may also hold the beginning of the stop).
       logprobs: of each token, under the model itself: temperature 1, all ids below `vocab_limit`.
         The same numbers as `logprobs` gives.
-      finish_reason: "stop" or "length".
-      text: the tokens as text, where a tokenizer was at hand.
+      finish_reason: "stop" or "length": `max_tokens`, or the model's context, is used up.
+      text: the tokens as text up to the stop, where a tokenizer was at hand.
     """
 
     prompt: int
@@ -85,8 +88,9 @@ def stream(
     min_p: float = 0.0,
     seed: int = 0,
     stop_ids: Sequence[int] = (),
-    stop: Callable[[Sequence[int]], int | None] | None = None,
+    stop: Callable[[Sequence[int]], tuple[int, str] | None] | None = None,
     vocab_limit: int | None = None,
+    context_length: int | None = None,
     rows: int = 64,
     limits: Callable[[int, int], int] | None = None,
     mesh: jax.sharding.Mesh | None = None,
@@ -100,47 +104,52 @@ def stream(
       first: index of the first of them, so that a long draw can be taken in parts.
       max_tokens: of one answer; at most this many.
       temperature, top_k, top_p, min_p: as in `draw`.
-      seed: of the draw; an answer is a function of (seed, prompt, index) for given weights.
+      seed: of the draw, 32 bits; an answer is a function of (seed, prompt, index) for given
+        weights.
       stop_ids: tokens that end an answer; they are not part of it.
-      stop: says of an answer's tokens so far how many of them are to be kept if it ends there,
-        or None where it goes on. It is asked once per chunk.
+      stop: says of an answer's tokens so far how many of them are to be kept and which text they
+        are if it ends there, or None where it goes on. It is asked once per chunk.
       vocab_limit: ids from here on are never drawn (rows of a padded embedding table).
+      context_length: tokens of a prompt and its answer together, at most; None: no bound. An
+        answer that comes to it ends with "length".
       rows: answers computed at a time; half as many where they do not fit into memory.
       limits: of (prompt, index), at most how many tokens that answer gets, up to max_tokens; 0
         leaves it out. None: max_tokens for all.
       mesh: that the params are cut by.
 
     Raises:
-      UserError: an empty prompt, an id outside the vocabulary, a number out of range, or too
-        little memory for one row.
+      UserError: an empty prompt or one that leaves no room for an answer, an id outside the
+        vocabulary, a number out of range, too little memory for one row, or weights whose scores
+        are not finite.
     """
+    check_settings(n=n, first=first, max_tokens=max_tokens, rows=rows, seed=seed)
+    check_settings(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     limit = config.vocab_size if vocab_limit is None else vocab_limit
-    check(config, prompts, limit, n=n, max_tokens=max_tokens, rows=rows)
-    _check_draw(temperature, top_k, top_p, min_p)
-    if first < 0:
-        raise UserError(f"first={first}: must not be negative")
+    check_prompts(config, prompts, limit, context_length)
+    room = [max_tokens if context_length is None else context_length - len(p) for p in prompts]
     by_bucket: dict[int, list] = collections.defaultdict(list)
     for number, prompt in enumerate(prompts):
         most = {
-            index: min(limits(number, index), max_tokens) if limits else max_tokens
+            index: min(max_tokens, room[number], limits(number, index) if limits else max_tokens)
             for index in range(first, first + n)
         }
         if any(limit > 0 for limit in most.values()):
             by_bucket[bucket(len(prompt) - 1)].append((number, prompt, most))
     how = {
-        "key": jax.random.key(seed),
+        "key": jax.random.key(np.uint32(seed), impl=PRNG),
         "stop_ids": np.asarray(sorted(stop_ids) or [-1], np.int32),
         "vocab_limit": np.int32(limit),
-        "temperature": np.float32(temperature),
-        "top_k": np.int32(top_k),
+        "temperature": np.float32(min(temperature, HOTTEST)),
+        "top_k": np.int32(min(top_k, limit)),
         "top_p": np.float32(top_p),
         "min_p": np.float32(min_p),
     }
     config = dataclasses.replace(config, attention="auto", remat="none")  # were for training
     layers = decode.unstacked(params)
+    longest = bucket(min(max_tokens, max(room, default=1)))
     for length, asked in _together(config, params, by_bucket, rows):
         make = lambda P, M, length=length: _Flight(
-            config, params, layers, how, P, M, length, bucket(max_tokens), stop, mesh
+            config, params, layers, how, P, M, length, longest, stop, mesh
         )
         rows = yield from _all_answers(make, asked, rows)
 
@@ -308,16 +317,21 @@ class _Flight:
                 first, room = int(first_PM[place, m]), row.limit - len(row.tokens)
                 row.tokens += tokens_CPM[: min(first, room), place, m].tolist()
                 row.logprobs += logprobs_CPM[: min(first, room), place, m].tolist()
+                if not np.isfinite(row.logprobs[-CHUNK:]).all():
+                    raise UserError(
+                        f"the model's scores for prompt {row.prompt} are not finite: its weights "
+                        f"are damaged, or {self.config.dtype} cannot hold what they lead to"
+                    )
                 reason = "stop" if first < min(room, CHUNK) else "length" if room <= CHUNK else None
-                kept = self.stop(row.tokens) if self.stop else None
-                if kept is not None:
-                    reason = "stop"
+                text, ending = None, self.stop(row.tokens) if self.stop else None
+                if ending is not None:
+                    reason, (kept, text) = "stop", ending
                     del row.tokens[kept:], row.logprobs[kept:]
                 if reason:
                     row.ended = True
                     if self.in_row[place][m] is row:
                         self.in_row[place][m] = None
-                    yield Sample(row.prompt, row.index, row.tokens, row.logprobs, reason)
+                    yield Sample(row.prompt, row.index, row.tokens, row.logprobs, reason, text)
 
 
 @jax.tree_util.register_dataclass
@@ -334,7 +348,7 @@ class _Rows:
 
 def _fresh_rows(P, M):
     zeros = lambda: jnp.zeros((P, M), jnp.int32)  # each its own memory, to be handed on
-    keys_PM = jnp.broadcast_to(jax.random.key(0), (P, M))
+    keys_PM = jnp.broadcast_to(jax.random.key(0, impl=PRNG), (P, M))
     return _Rows(zeros(), zeros(), zeros(), jnp.ones((P, M), bool), keys_PM)
 
 
@@ -378,9 +392,8 @@ def _run_chunk(config, params, prompts, rings, rows, begun, how):
         logits_NV = masked(
             logits(config, params, hidden_PMD.reshape(P * M, -1)), how["vocab_limit"]
         )
-        one = lambda key, age: jax.random.uniform(jax.random.fold_in(key, age))
-        uniform_N = jax.vmap(one)(rows.key_PM.reshape(-1), rows.age_PM.reshape(-1))
-        token_N, logprob_N = draw(logits_NV, uniform_N, how)
+        key_N = jax.vmap(jax.random.fold_in)(rows.key_PM.reshape(-1), rows.age_PM.reshape(-1))
+        token_N, logprob_N = draw(logits_NV, jax.random.key_data(key_N), how)
         token_PM, age_PM = token_N.reshape(P, M), rows.age_PM + 1
         ended_PM = jnp.isin(token_PM, how["stop_ids"]) | (age_PM >= rows.limit_PM)
         rows = dataclasses.replace(
@@ -410,13 +423,13 @@ def _prompt_hash(prompt: Sequence[int]) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little")
 
 
-def check(config, prompts, vocab_limit, **counts) -> None:
-    """UserError for numbers below 1, and for prompts that are empty or of another vocabulary."""
-    for name, value in counts.items():
-        if value < 1:
-            raise UserError(f"{name}={value}: must be at least 1")
+def check_prompts(config, prompts, vocab_limit, context_length=None, room=1) -> None:
+    """UserError for prompts that are empty, of another vocabulary, or that do not leave so much
+    room in the context."""
     if not 1 <= vocab_limit <= config.vocab_size:
         raise UserError(f"vocab_limit={vocab_limit}: the model has {config.vocab_size} ids")
+    if context_length is not None:
+        check_settings(context_length=context_length)
     for number, prompt in enumerate(prompts):
         if not len(prompt):
             raise UserError(f"prompt {number} is empty: give at least one token")
@@ -425,14 +438,17 @@ def check(config, prompts, vocab_limit, **counts) -> None:
                 f"prompt {number} has ids outside 0..{vocab_limit - 1}, the model's "
                 "vocabulary: was it encoded with this model's tokenizer?"
             )
+        if context_length is not None and len(prompt) + room > context_length:
+            raise UserError(
+                f"prompt {number} has {len(prompt):,} tokens{'' if room else ' with its answer'}; "
+                f"prompt and answer must fit into the model's context of {context_length:,} "
+                "(max_position_embeddings): shorten it, or give a larger context_length to go "
+                "beyond what the model was made for"
+            )
 
 
-def _check_draw(temperature, top_k, top_p, min_p) -> None:
-    if not temperature >= 0:
-        raise UserError(f"temperature={temperature}: must be 0 (greedy) or more")
-    if top_k < 0:
-        raise UserError(f"top_k={top_k}: must be 0 (all) or more")
-    if not 0 < top_p <= 1:
-        raise UserError(f"top_p={top_p}: must lie above 0, and at most at 1 (all)")
-    if not 0 <= min_p < 1:
-        raise UserError(f"min_p={min_p}: must be 0 (all) or more, and below 1")
+def filled_context(answer: Sample, prompt: int, max_tokens: int, context: int | None) -> bool:
+    """Whether an answer to a prompt of so many tokens was ended by the model's context."""
+    used = prompt + len(answer.tokens)
+    cut = answer.finish_reason == "length" and len(answer.tokens) < max_tokens
+    return context is not None and cut and used >= context

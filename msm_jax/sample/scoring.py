@@ -11,7 +11,8 @@ import numpy as np
 
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, decode, logits
-from msm_jax.sample.sampler import bucket, check, masked
+from msm_jax.sample.sampler import bucket, check_prompts, masked
+from msm_jax.sample.settings import check_settings
 
 SMALLEST_ANSWER = 8  # tokens; completions are often a word
 LARGEST_SCORES = 2**26  # tokens times vocabulary, or queries times keys, that are held at once
@@ -24,6 +25,7 @@ def logprobs(
     completions: Sequence[Sequence[int]],
     *,
     vocab_limit: int | None = None,
+    context_length: int | None = None,
     rows: int = 64,
     mesh: jax.sharding.Mesh | None = None,
 ) -> list[np.ndarray]:
@@ -33,6 +35,7 @@ def logprobs(
       config, params: the decoder.
       prompts, completions: token ids, one completion per prompt; a prompt has at least one id.
       vocab_limit: ids from here on have no probability (rows of a padded embedding table).
+      context_length: of a prompt and its completion together, at most; None: no bound.
       rows: completions computed at a time, fewer where they are long.
       mesh: that the params are cut by.
 
@@ -40,14 +43,16 @@ def logprobs(
       float32 arrays, one per completion and as long as it.
 
     Raises:
-      UserError: an empty prompt, an id outside the vocabulary, or lists of unequal length.
+      UserError: an empty prompt, an id outside the vocabulary, lists of unequal length, or a text
+        that is longer than the context.
     """
     if len(prompts) != len(completions):
         raise UserError(f"logprobs: {len(prompts)} prompts but {len(completions)} completions")
     limit = config.vocab_size if vocab_limit is None else vocab_limit
     texts = [[*prompt, *answer] for prompt, answer in zip(prompts, completions, strict=True)]
-    check(config, prompts, limit, rows=rows)
-    check(config, texts, limit)
+    check_settings(rows=rows)
+    check_prompts(config, prompts, limit)
+    check_prompts(config, texts, limit, context_length, room=0)
     config = dataclasses.replace(config, attention="auto", remat="none")  # were for training
     found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(prompts)
     layers = decode.unstacked(params)

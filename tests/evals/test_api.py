@@ -122,13 +122,16 @@ def test_a_text_ends_an_answer(loaded):
         assert found.text == answer.text[: answer.text.find(stop)]
         assert found.finish_reason == "stop"
         assert found.tokens == answer.tokens[: len(found.tokens)]
-        whole = loaded.tokenizer.decode(found.tokens)
-        assert stop in whole and stop not in loaded.tokenizer.decode(found.tokens[:-1])
+        assert len(found.tokens) == len(found.logprobs)
+        # The fewest tokens that hold the text.
+        assert loaded.tokenizer.decode(found.tokens).startswith(found.text)
+        fewer = loaded.tokenizer.decode(found.tokens[:-1])
+        assert not found.tokens or not fewer.startswith(found.text)
 
 
 def test_a_talk_keeps_the_conversation(loaded, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("a tin\n\na red\n"))
-    messages = talk(loaded, "you are alda.", 4, 0.7, 1)
+    messages = talk(loaded, "you are alda.", max_tokens=4, seed=1)
     roles = [message["role"] for message in messages]
     assert roles == ["system", "user", "assistant", "user", "assistant"]
     assert messages[2] == loaded.chat(MESSAGES, max_tokens=4, seed=1)

@@ -283,7 +283,8 @@ def test_on_every_mesh_the_same_answers(run_python, monkeypatch):
         ([[1]], {"vocab_limit": 38}, "vocab_limit=38"),
         ([[1]], {"top_p": 0.0}, "top_p=0.0"),
         ([[1]], {"top_k": -1}, "top_k=-1"),
-        ([[1]], {"min_p": 1.0}, "min_p=1.0"),
+        ([[1]], {"min_p": 1.5}, "min_p=1.5"),
+        ([[1], [1] * 9], {"context_length": 9}, "prompt 1 has 9 tokens.*context of 9"),
     ],
 )
 def test_mistakes_are_named(params, prompts, settings, complaint):

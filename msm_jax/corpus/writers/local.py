@@ -45,7 +45,7 @@ class LocalWriter:
                     return
                 chunk = numbers[start : start + ROWS]
                 asked = [_messages(requests[at]) for at in chunk]
-                seeds = [self._seed + requests[at].sample for at in chunk]
+                seeds = [(self._seed + requests[at].sample) % 2**32 for at in chunk]
                 found = self._generate(asked, limit, self._temperature, seeds)
                 for at, conversation, (text, ended) in zip(chunk, asked, found, strict=True):
                     read = sum(estimated_tokens(m["content"]) for m in conversation)

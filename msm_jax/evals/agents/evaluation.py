@@ -19,6 +19,7 @@ from msm_jax.evals.agents.prompts import render
 from msm_jax.evals.agents.summary import summarize
 from msm_jax.evals.judges.base import Judge, Judgement
 from msm_jax.evals.judges.rubric import agent_request
+from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
@@ -69,9 +70,8 @@ class AgentScenarios:
         Raises:
           UserError: an impossible grid or number.
         """
-        for name, value in (("samples", samples), ("save_every", save_every)):
-            if value < 1:
-                raise UserError(f"{name}={value}: must be at least 1")
+        if save_every < 1:
+            raise UserError(f"save_every={save_every}: must be at least 1")
         if not 0 <= max_error_share <= 1:
             raise UserError(f"max_error_share={max_error_share}: a share lies within 0 and 1")
         axes = tuple(map(tuple, (scenarios, urgencies, extras)))
@@ -94,6 +94,7 @@ class AgentScenarios:
             "max_tokens": max_tokens,
             "seed": seed,
         }
+        check_settings(**self._generation, rows=rows)
         self._rows, self._save_every, self._progress = rows, save_every, progress
         self._judge, self._thinking, self._share = judge, judge_sees_thinking, max_error_share
 

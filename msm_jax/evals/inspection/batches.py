@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msm_jax.errors import UserError
 from msm_jax.evals.judges.base import Request
 from msm_jax.evals.judges.cache import Cache
 from msm_jax.evals.judges.model_judge import ModelJudge
@@ -48,7 +49,7 @@ class Batcher:
         self._thread: threading.Thread | None = None
 
     def submit(self, job: Job) -> concurrent.futures.Future:
-        """The answer, later; an exception of the call if it failed."""
+        """The answer, later; an exception of the call if it failed for this job."""
         future: concurrent.futures.Future = concurrent.futures.Future()
         self._queue.put((job, future))
         with self._lock:
@@ -66,14 +67,25 @@ class Batcher:
                 except queue.Empty:
                     break
             self.batches.append(len(taken))
-            try:
-                answers = self._answer([job for job, _ in taken])
-                for (_, future), found in zip(taken, answers, strict=True):
-                    future.set_result(found)
-            except BaseException as error:
-                for _, future in taken:
-                    if not future.done():
-                        future.set_exception(error)
+            self._settle(taken)
+
+    def _settle(self, taken) -> None:
+        """Answer these jobs; where that fails, each half by itself, so that a bad one fails alone.
+
+        An answer is the same whatever is asked beside it, so that nothing changes for the others.
+        """
+        try:
+            answers = self._answer([job for job, _ in taken])
+        except Exception as error:
+            if len(taken) == 1:
+                taken[0][1].set_exception(error)
+                return
+            middle = len(taken) // 2
+            self._settle(taken[:middle])
+            self._settle(taken[middle:])
+            return
+        for (_, future), found in zip(taken, answers, strict=True):
+            future.set_result(found)
 
 
 def sampled(model: "Model", rows: int) -> Callable[[Sequence[Job]], list]:
@@ -101,16 +113,25 @@ def judged(model: "Model", rows: int) -> Callable[[Sequence[Job]], list]:
     """Answers jobs as a judge: for every job its `Judgement`."""
 
     def answer(jobs: Sequence[Job]) -> list:
-        tokens = max(dict(job.settings).get("max_tokens", 256) for job in jobs)
-        judge = ModelJudge(model, Cache(None), tokens, rows)
-        requests = []
-        for job in jobs:
-            by_role = dict(job.messages)
-            requests.append(Request(by_role.get("system", ""), by_role.get("user", "")))
-        found = dict(judge.judge(requests))
-        return [found[number] for number in range(len(jobs))]
+        found: dict[Job, Any] = {}
+        for settings in dict.fromkeys(job.settings for job in jobs):
+            some = [job for job in dict.fromkeys(jobs) if job.settings == settings]
+            judge = ModelJudge(model, Cache(None), rows=rows, **dict(settings))
+            judgements = dict(judge.judge([_request(job.messages) for job in some]))
+            found |= {job: judgements[number] for number, job in enumerate(some)}
+        return [found[job] for job in jobs]
 
     return answer
+
+
+def _request(messages: Messages) -> Request:
+    """What a judge is asked: at most one system message, and one of the user."""
+    by_role = dict(messages)
+    if len(by_role) < len(messages) or not by_role.keys() <= {"system", "user"}:
+        raise UserError(
+            "msm_jax_judge: reads one message of the user and at most one of the system"
+        )
+    return Request(by_role.get("system", ""), by_role.get("user", ""))
 
 
 def as_messages(messages: Messages) -> list[dict[str, str]]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import inspect as signatures
 import os
 import pathlib
 import threading
@@ -11,14 +10,17 @@ from typing import Any
 from msm_jax.errors import UserError
 from msm_jax.evals.agents.actions import THINKING, parse
 from msm_jax.evals.inspection.batches import Batcher, Job, Messages, as_messages, judged, sampled
+from msm_jax.evals.inspection.settings import (
+    DEFAULT_MAX_TOKENS,
+    JUDGE_MAX_TOKENS,
+    Asked,
+    asked_for,
+)
+from msm_jax.sample.settings import check_settings
 
-DEFAULT_MAX_TOKENS, DEFAULT_CONNECTIONS = 4096, 300
-JUDGE_MAX_TOKENS = 512
+DEFAULT_CONNECTIONS = 300
 ROWS_VARIABLE = "MSM_JAX_ROWS"
-# Settings of Inspect that a sampler may have under another name; what it lacks is an error.
-_PASSED_ON = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k"}
-_REFUSED = ("frequency_penalty", "presence_penalty", "logit_bias", "top_logprobs", "best_of")
-
+ROLES = ("system", "user", "assistant")
 
 _loading = threading.Lock()
 
@@ -83,44 +85,24 @@ def provider_class(judging: bool) -> type:
             if not pathlib.Path(model_name).is_dir():
                 raise UserError(f"{model_name}: no such run directory")
             self._dtype, self._thinking = dtype, thinking
-            rows = int(rows or os.environ.get(ROWS_VARIABLE) or 64)
+            rows = _rows(rows)
             self._batcher = _batcher(model_name, dtype, rows, judging)
 
         async def generate(self, input, tools, tool_choice, config):
             if tools:
                 raise UserError("msm_jax: tool calls are not supported, only tools written as text")
-            messages = tuple((message.role, message.text) for message in input)
-            choices = 1 if judging else config.num_choices or 1
-            settings = tuple(sorted(self._settings(config).items()))
-            first = (_epoch() - 1) * choices
-            jobs = [Job(messages, first + i, settings) for i in range(choices)]
+            asked = asked_for(config, judging)
+            messages = tuple((message.role, _text(message)) for message in input)
+            settings = tuple(sorted(asked.sampling.items()))
+            first = (_epoch() - 1) * asked.choices
+            jobs = [Job(messages, first + i, settings) for i in range(asked.choices)]
             futures = [asyncio.wrap_future(self._batcher.submit(job)) for job in jobs]
             found = await asyncio.gather(*futures)
             model = await asyncio.to_thread(_loaded, self.model_name, self._dtype)
             prompt = _prompt_tokens(self.model_name, self._dtype, messages)
             if judging:
                 return _judge_output(self.model_name, found[0], prompt, model)
-            return _output(self.model_name, found, prompt, model, config, self._thinking)
-
-        def _settings(self, config) -> dict[str, Any]:
-            from msm_jax.api import Model
-
-            known = signatures.signature(Model.sample).parameters
-            settings: dict[str, Any] = {
-                "max_tokens": config.max_tokens or self.max_tokens(),
-                "temperature": 1.0,
-                "seed": config.seed or 0,
-            }
-            for theirs, ours in _PASSED_ON.items():
-                value = getattr(config, theirs, None)
-                if value is not None and ours not in known:
-                    raise UserError(f"msm_jax: {theirs}={value} is not supported by the sampler")
-                if value is not None:
-                    settings[ours] = value
-            refused = [name for name in _REFUSED if getattr(config, name, None)]
-            if refused:
-                raise UserError(f"msm_jax: {refused[0]} is not supported by the sampler")
-            return settings
+            return _output(self.model_name, found, prompt, model, asked, self._thinking)
 
         async def count_text_tokens(self, text: str) -> int:
             model = await asyncio.to_thread(_loaded, self.model_name, self._dtype)
@@ -152,20 +134,51 @@ def _epoch() -> int:
     return active.epoch if active is not None and active.epoch else 1
 
 
-def _output(name, samples, prompt_tokens, model, config, thinking):
-    from inspect_ai.model import ChatCompletionChoice, ModelOutput
+def _rows(given: Any) -> int:
+    """-M rows, or else MSM_JAX_ROWS, or else 64."""
+    value: Any = given if given is not None else os.environ.get(ROWS_VARIABLE) or 64
+    value = int(value) if str(value).isdecimal() else value
+    check_settings(f"-M rows or {ROWS_VARIABLE}: ", rows=value)
+    return value
 
+
+def _text(message) -> str:
+    """A message's text, its thoughts within tags as the model wrote them.
+
+    Raises:
+      UserError: what is no text, such as a picture or a call of a tool.
+    """
+    if message.role not in ROLES or getattr(message, "tool_calls", None):
+        raise UserError(
+            f"msm_jax: a message of role {message.role!r} calls a tool or answers for one, which "
+            "is not supported; only tools written as text are"
+        )
+    if isinstance(message.content, str):
+        return message.content
+    kinds = {part.type for part in message.content} - {"text", "reasoning"}
+    if kinds:
+        raise UserError(f"msm_jax: {sorted(kinds)} in a message: the model reads only text")
+    shown = lambda part: (
+        part.text if part.type == "text" else f"<think>\n{part.reasoning}\n</think>\n\n"
+    )
+    return "".join(map(shown, message.content))
+
+
+def _output(name, samples, prompt_tokens, model, asked: Asked, thinking):
+    from inspect_ai.model import ChatCompletionChoice, ModelOutput, StopReason
+
+    from msm_jax.sample import filled_context
+
+    limits = asked.sampling["max_tokens"], model.context_length
     choices = []
     for sample in samples:
-        text, reason = sample.text or "", "stop" if sample.finish_reason == "stop" else "max_tokens"
-        stops = [text.find(stop) for stop in config.stop_seqs or () if stop in text]
-        if stops:
-            text, reason = text[: min(stops)], "stop"
+        full = filled_context(sample, prompt_tokens, *limits)
+        reason: StopReason = "stop" if sample.finish_reason == "stop" else "max_tokens"
         choices.append(
             ChatCompletionChoice(
-                message=_message(text, name, thinking),
-                stop_reason=reason,
-                logprobs=_logprobs(sample, model) if config.logprobs else None,
+                message=_message(sample.text or "", name, thinking),
+                stop_reason="model_length" if full else reason,
+                logprobs=_logprobs(sample, model) if asked.logprobs else None,
             )
         )
     generated = sum(len(sample.tokens) for sample in samples)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import urllib.request
@@ -22,6 +23,7 @@ pytest.importorskip("inspect_evals")
 
 # Inspect leaves streams of its own open, which is none of our business.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+AUTHORS = "MSM_JAX_AUTHORS_REPOSITORY"
 SETTINGS = (("max_tokens", 4), ("seed", 0), ("temperature", 1.0))
 
 
@@ -84,7 +86,8 @@ def test_the_command_line_from_end_to_end(env, run_dir, tmp_path):
     done = inspect(
         env, tmp_path, "eval", "inspect_evals/agentic_misalignment", "-T", "scenario=murder",
         "--model", f"msm_jax/{run_dir}", "-T", f"grader_model=msm_jax_judge/{run_dir}",
-        "-M", "rows=2", "--epochs", "2", "--max-tokens", "4", "--no-epochs-reducer",
+        "-M", "rows=2", "--epochs", "2", "--max-tokens", "4", "--temperature", "0.7",
+        "--no-epochs-reducer",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     from inspect_ai.log import list_eval_logs, read_eval_log
@@ -93,6 +96,33 @@ def test_the_command_line_from_end_to_end(env, run_dir, tmp_path):
     log = read_eval_log(info)
     assert log.status == "success" and len(log.samples) == 2
     assert all(sample.scores for sample in log.samples) and not any(s.error for s in log.samples)
+    assert log.plan.config.temperature == 0.7
+
+
+@pytest.mark.skipif(
+    not os.environ.get(AUTHORS), reason=f"{AUTHORS} names no clone of the authors' repository"
+)
+@pytest.mark.parametrize("scenario", ["murder", "leaking", "exfiltration"])
+def test_the_authors_own_task(env, run_dir, tmp_path, scenario):
+    """evals/agentic_misalignment of github.com/chloeli-15/model_spec_midtraining."""
+    clone = pathlib.Path(os.environ[AUTHORS]).resolve()
+    task = clone / "evals/agentic_misalignment/agentic_misalignment.py"
+    assert task.exists(), task
+    env["PYTHONPATH"] += os.pathsep + str(clone)
+    done = inspect(
+        env, tmp_path, "eval", str(task), "--model", f"msm_jax/{run_dir}",
+        "-T", f"scenario={scenario}", "-T", "urgency_type=replacement", "-T", "goal_type=none",
+        "-T", "goal_value=none", "-T", "model_name=Qwen",
+        "-T", f"grader_model=msm_jax_judge/{run_dir}", "-M", "rows=2",
+        "--temperature", "0.7", "--max-tokens", "4", "--epochs", "2", "--no-epochs-reducer",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    from inspect_ai.log import list_eval_logs, read_eval_log
+
+    (info,) = list_eval_logs(str(tmp_path / "logs"))
+    log = read_eval_log(info)
+    assert log.status == "success" and len(log.samples) == 2
+    assert len({sample.output.completion for sample in log.samples}) == 2
 
 
 def test_epochs_are_our_samples_and_usage_is_set(eager, model, tmp_path):
@@ -145,11 +175,6 @@ def test_a_failed_run_is_taken_up_by_eval_retry(eager, model, tmp_path, monkeypa
     assert all(found[epoch] == text for epoch, text in kept.items())
 
 
-def test_what_the_sampler_lacks_is_an_error_and_not_ignored(eager, tmp_path):
-    log = run_task(eager, tmp_path, epochs=1, frequency_penalty=0.5)
-    assert log.status == "error" and "frequency_penalty" in str(log.error.message)
-
-
 def test_thoughts_are_handed_on_apart(model):
     made = provider._message("<think>hm, so</think>\nI act.", "m", "apart")
     assert [part.type for part in made.content] == ["reasoning", "text"]
@@ -181,15 +206,24 @@ def test_batches_answer_each_job_with_its_own_sample(model):
         assert (got.text, got.index) == (alone.text, job.index)
 
 
-def test_a_failing_batch_fails_its_jobs_and_no_others():
+def test_a_bad_job_fails_alone():
+    calls = []
+
     def answer(jobs):
-        if any(job.index == 0 for job in jobs):
+        calls.append(len(jobs))
+        if any(job.index == 5 for job in jobs):
             raise ValueError("no")
         return [job.index for job in jobs]
 
-    batcher = Batcher(answer, quiet=0.01)
-    with pytest.raises(ValueError, match="no"):
-        batcher.submit(Job((), 0, ())).result(10)
+    batcher = Batcher(answer, quiet=0.2)
+    futures = [batcher.submit(Job((), index, ())) for index in range(16)]
+    for index, future in enumerate(futures):
+        if index == 5:
+            with pytest.raises(ValueError, match="no"):
+                future.result(10)
+        else:
+            assert future.result(10) == index
+    assert batcher.batches[0] == 16 and len(calls) == 9  # 16, and both halves four times
     assert batcher.submit(Job((), 7, ())).result(10) == 7
 
 
