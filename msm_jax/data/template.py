@@ -71,13 +71,10 @@ def own_format(
     settings = _settings(path)
     template = settings.get("chat_template")
     if (path / TEMPLATE_FILE).exists():
-        try:
-            template = (path / TEMPLATE_FILE).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path / TEMPLATE_FILE}: cannot be read: {error}") from error
+        template = (path / TEMPLATE_FILE).read_text(encoding="utf-8")
     elif isinstance(template, list):  # several by name, as older files have them
-        named = [one for one in template if isinstance(one, dict)]
-        template = {one.get("name"): one.get("template") for one in named}.get("default")
+        by_name = {one["name"]: one["template"] for one in template if isinstance(one, dict)}
+        template = by_name.get("default")
     if not template:
         return None
     if not isinstance(template, str):
@@ -85,7 +82,7 @@ def own_format(
     names: dict[str, Any] = {"enable_thinking": thinking}
     for name in _SPECIAL:
         token = settings.get(name)
-        names[name] = token.get("content") if isinstance(token, dict) else token
+        names[name] = token["content"] if isinstance(token, dict) else token
     return template_format(
         template, tokenizer, {name: value for name, value in names.items() if value is not None}
     )

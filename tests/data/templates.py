@@ -131,8 +131,10 @@ STYLES = {
         "<|im_end|>",
     ),
     "an end token between turns only": (
-        _LOOP + "{{ m.role + ':\n' + m.content }}{% if not loop.last %}{{ eos_token }}{% endif %}"
-        "{% endfor %}" + _ASKED + "{{ 'assistant:\n' }}{% endif %}",
+        _LOOP + "{{ m.role + ':\n' + m.content }}"
+        "{% if not loop.last or add_generation_prompt %}{{ eos_token }}{% endif %}{% endfor %}"
+        + _ASKED
+        + "{{ 'assistant:\n' }}{% endif %}",
         "</s>",
     ),
     "deepseek-r1": (
