@@ -43,12 +43,14 @@ class ChatFormat:
       end: the control token after a message.
       control_tokens: those that the tokenizer must have.
       source: of a template that the format was made from; "" for a built-in format.
+      other_ends: control tokens after answers that are not the last one, where they differ.
     """
 
     write: Callable[[Messages, bool], str]
     end: str
     control_tokens: tuple[str, ...]
     source: str = ""
+    other_ends: tuple[str, ...] = ()
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -33,6 +33,8 @@ ASKED_OTHERWISE = {
     "chatml that is never asked": "is not written to ask for one",
     "vicuna that is never asked": "is not written to ask for one",
     "a prompt that is not what is written": "it asks with",
+    "a header that is written otherwise than asked with": "it asks with",
+    "an end token after the last answer only": "written after an answer before others",
     "deepseek-r1": "it asks with",
     "chatml with tags": None,
     "an end token between turns only": "no '</s>' is written after a last answer",
