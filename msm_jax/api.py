@@ -10,7 +10,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ from msm_jax.weights.fingerprint import params_fingerprint
 
 TWICE_FITS = 0.4
 SAVED_AS = ("huggingface", "peft", "orbax")
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
 
 
@@ -183,10 +183,17 @@ class Model:
         return {"role": "assistant", "content": str(answer.text)}
 
     def render(
-        self, messages: Sequence[Message], generation_prompt: bool = False
+        self,
+        messages: Sequence[Message],
+        generation_prompt: bool = False,
+        tools: Sequence[Mapping] | None = None,
     ) -> tuple[list[int], list[int]]:
-        """Token ids of a conversation, and which of them an assistant said (loss mask)."""
-        return render_chat(self.tokenizer, self.format, messages, generation_prompt)
+        """Token ids of a conversation, and which of them are learned (loss mask).
+
+        Args:
+          messages, generation_prompt, tools: as for `msm_jax.data.chat.render_chat`.
+        """
+        return render_chat(self.tokenizer, self.format, messages, generation_prompt, tools)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; messages end where the assistant is to speak.

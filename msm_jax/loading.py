@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from absl import flags
 
+from msm_jax.data.chat import ChatFormat
 from msm_jax.data.template import (
     FORMATS,
     TEMPLATE_FILE,
@@ -18,6 +19,7 @@ from msm_jax.data.template import (
     find_format,
     misread,
     own_format,
+    unprompted,
 )
 from msm_jax.data.tokenizer import (
     HF_TOKENIZER_FILE,
@@ -140,7 +142,7 @@ def checkpoint_format(
 ) -> str:
     """The name of a checkpoint's chat format; warns where its template is not what ours writes."""
     if asked is not None:
-        find_format(asked, template_dir, tokenizer)
+        _warn_of_prompt(template_dir, find_format(asked, template_dir, tokenizer))
         return asked
     settings = read_json(path / "config.json")
     rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
@@ -155,6 +157,7 @@ def checkpoint_format(
             f"first in {read!r}",
             stacklevel=4,
         )
+    _warn_of_prompt(template_dir, own)
     try:
         ours = find_format(builtin, template_dir, tokenizer)
     except UserError:  # its tokenizer lacks the control tokens of its family
@@ -166,6 +169,16 @@ def checkpoint_format(
             stacklevel=4,
         )
     return "own"
+
+
+def _warn_of_prompt(place: pathlib.Path, format: ChatFormat) -> None:
+    """Where a model is asked for answers otherwise than it learns them."""
+    if differs := unprompted(format):
+        warnings.warn(
+            f"{place}: the chat template asks for an answer in another way than it writes one, so "
+            f"that training never shows the prompt that is used: {differs}",
+            stacklevel=5,
+        )
 
 
 def stop_ids(path: pathlib.Path) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msm_jax.data import spans
-from msm_jax.data.messages import DISGUISE, Messages, Turn, hidden, named, read_turn
+from msm_jax.data.messages import DISGUISE, Messages, Turn, hidden, named, read_turn, unmarked
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
@@ -43,12 +43,14 @@ class ChatFormat:
       end: the control token after a message.
       control_tokens: those that the tokenizer must have.
       source: of a template that the format was made from; "" for a built-in format.
+      other_ends: control tokens after answers that are not the last one, where they differ.
     """
 
     write: Callable[[Messages, bool], str]
     end: str
     control_tokens: tuple[str, ...]
     source: str = ""
+    other_ends: tuple[str, ...] = ()
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -61,9 +63,9 @@ class ChatFormat:
         return hashlib.sha256(json.dumps([self.end, *texts]).encode()).hexdigest()
 
     def attempt(self, messages: Messages, generation_prompt: bool) -> str:
-        """What is written, or why the format refuses the conversation."""
+        """What is written, without marks, or why the format refuses the conversation."""
         try:
-            return self.write(messages, generation_prompt)
+            return unmarked(self.write(messages, generation_prompt))[0]
         except UserError as error:
             return str(error)
 

@@ -9,7 +9,9 @@ writes, so that the header of an answer is found there with certainty:
    writes less in earlier turns: Qwen3's empty block of thoughts);
 2. else, where the template writes the header by itself with the answer, what stands there;
 3. else the header is what follows the last message where the chat ends before the answer: the
-   end of the turn before it (Llama 2, Mistral).
+   end of the turn before it (Llama 2, Mistral);
+4. where a template writes another header than it asks with, the answer's own first word is its
+   beginning.
 
 An answer ends with the first end token after it, before the next message. A template with
 {% generation %} tags says itself what is learned, and its tags are checked in the same way.
@@ -18,12 +20,15 @@ An answer ends with the first end token after it, before the next message. A tem
 import collections
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from msm_jax.data.messages import Marks, Turn, renamed, unmarked
 from msm_jax.errors import UserError
 
+# At the end of what is before an answer's first word: what a template writes of its thoughts.
+_OWN_WORDS = re.compile(r"(?:<think>\s*(?:</think>\s*)?| *)\Z")
 Write = Callable[..., str]  # (messages, generation prompt wanted[, tools]) -> text
 DROPPED = "thoughts of earlier turns are not written by the chat format, and not learned"
 ENDS_OF_CALLS = ("<|eom_id|>",)  # in place of the end token, after a call of a tool
@@ -135,8 +140,8 @@ def find_header(write: Write) -> Header:
     raise refusal
 
 
-def find_end(write: Write, find: Callable[[str], str | None], eos: str | None) -> str:
-    """The control token that a format writes after an answer.
+def find_ends(write: Write, find: Callable[[str], str | None], eos: str | None) -> tuple[str, ...]:
+    """The control tokens that a format writes after a last answer, and after earlier ones.
 
     Args:
       find: the first control token in a text.
@@ -145,11 +150,17 @@ def find_end(write: Write, find: Callable[[str], str | None], eos: str | None) -
     Raises:
       UserError: there is none: a model would not learn to end its answers.
     """
-    last = _answered(write, [_ASK, _ANSWER])
-    if found := find(last):
-        return found
-    between = _answered(write, [_ASK, _ANSWER, _ASK])
-    if (found := find(between)) and found == eos:
+    last = find(_answered(write, [_ASK, _ANSWER]))
+    try:
+        between = find(_answered(write, [_ASK, _ANSWER, _ASK]))
+        asked = Written(write, [_ASK], False)
+        if between and between in asked.text[: asked.places(0)[0][0]] and between != last:
+            between = None  # the beginning of the next question
+    except UserError:
+        between = None
+    if not last and between != eos:
+        between = None
+    if found := tuple(dict.fromkeys(end for end in (last, between) if end)):
         return found
     raise UserError(
         "writes no control token after an answer, so that its end can be neither learned nor "
@@ -226,13 +237,15 @@ def _start(format, written: Written, turns: Sequence[Turn], number: int, tools) 
     tail = asked.text[asked.last() :]
     shared = len(os.path.commonprefix([gap, tail]))
     rest = "".join(gap[shared:].split())
-    is_call = turns[number].calls and not own and shared == len(tail)
+    is_call = turns[number].calls and shared == len(tail) and not own
     if is_call or rest in ("", "<think>", "<think></think>"):
         return before + shared
+    if written.places(number, "content") or written.places(number, "thought"):
+        return before + _OWN_WORDS.search(gap).start()  # type: ignore[union-attr]
     raise UserError(
-        "where this answer's header ends cannot be told with certainty: the chat format writes "
-        f"{gap!r} before it, and {own!r} where an answer is asked for; a built-in "
-        "chat_format can be used instead"
+        "where this call's header ends cannot be told with certainty: the chat format writes "
+        f"{gap!r} before it, and {own!r} where an answer is asked for; give it a content, or use "
+        "another chat_format"
     )
 
 
@@ -240,12 +253,12 @@ def _stop(format, written: Written, number: int, turn: Turn) -> int:
     """Where an answer ends: after its end token."""
     _, _, stop, after = written.around(number)
     tail = written.text[stop:after]
-    ends = (format.end, *(ENDS_OF_CALLS if turn.calls else ()))
+    ends = (format.end, *format.other_ends, *(ENDS_OF_CALLS if turn.calls else ()))
     found = [(tail.find(end), len(end)) for end in ends if end in tail]
     if found:
         return stop + sum(min(found))
-    if after == len(written.text) and not turn.calls:
-        return stop  # of some templates the last answer has no end token
+    if not turn.calls:
+        return stop  # some templates end only the last answer, or all but that
     raise UserError(f"the chat format writes no {format.end!r} after it")
 
 

@@ -71,13 +71,10 @@ def own_format(
     settings = _settings(path)
     template = settings.get("chat_template")
     if (path / TEMPLATE_FILE).exists():
-        try:
-            template = (path / TEMPLATE_FILE).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path / TEMPLATE_FILE}: cannot be read: {error}") from error
+        template = (path / TEMPLATE_FILE).read_text(encoding="utf-8")
     elif isinstance(template, list):  # several by name, as older files have them
-        named = [one for one in template if isinstance(one, dict)]
-        template = {one.get("name"): one.get("template") for one in named}.get("default")
+        by_name = {one["name"]: one["template"] for one in template if isinstance(one, dict)}
+        template = by_name.get("default")
     if not template:
         return None
     if not isinstance(template, str):
@@ -85,7 +82,7 @@ def own_format(
     names: dict[str, Any] = {"enable_thinking": thinking}
     for name in _SPECIAL:
         token = settings.get(name)
-        names[name] = token.get("content") if isinstance(token, dict) else token
+        names[name] = token["content"] if isinstance(token, dict) else token
     return template_format(
         template, tokenizer, {name: value for name, value in names.items() if value is not None}
     )
@@ -109,7 +106,7 @@ def template_format(
 
     try:
         compiled = _environment().from_string(template)
-    except (jinja2.TemplateError, RecursionError) as error:
+    except (jinja2.TemplateError, *_FAILURES) as error:
         raise UserError(f"chat template: {error}") from error
 
     def write(messages: Messages, generation_prompt: bool, tools: Sequence | None = None) -> str:
@@ -127,8 +124,8 @@ def template_format(
     controls = re.compile("|".join(map(re.escape, tokenizer.control_names)) or r"\Z.")
     first = lambda text: found[0] if (found := controls.search(text)) else None
     try:
-        end = spans.find_end(write, first, (names or {}).get("eos_token"))
-        format = ChatFormat(write, end, (end,), template)
+        end, *others = spans.find_ends(write, first, (names or {}).get("eos_token"))
+        format = ChatFormat(write, end, (end,), template, tuple(others))
         _check_masks(format)
     except UserError as error:
         told = str(error).removeprefix("chat template: ")
@@ -235,8 +232,11 @@ def unprompted(format: ChatFormat) -> str | None:
             if at < len(asked):
                 begin = max(0, at - 24)
                 return f"it asks with {asked[begin:]!r} and writes {text[begin : at + 24]!r}"
-    end = format.attempt([_ASK, _ANSWER], False).partition(_ANSWER["content"])[2]
-    return None if format.end in end else f"no {format.end!r} is written after a last answer"
+    for which, after in (("a last answer", []), ("an answer before others", [_ASK])):
+        tail = format.attempt([_ASK, _ANSWER, *after], False).partition(_ANSWER["content"])[2]
+        if not any(end in tail for end in (format.end, *format.other_ends)):
+            return f"no {format.end!r} is written after {which}"
+    return None
 
 
 def builtin_name(model_type: str, tokenizer: Tokenizer, rope_scaled: bool = False) -> str:

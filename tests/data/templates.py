@@ -130,9 +130,32 @@ STYLES = {
         + "{{ '<|im_start|>assistant\n' }}{% endif %}",
         "<|im_end|>",
     ),
+    "a header that is written otherwise than asked with": (
+        _CHATML.replace("m.role +", "m.role | upper +")
+        + _ASKED
+        + "{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "<|im_end|>",
+    ),
+    "an end token of its own for the last answer": (
+        _LOOP + "{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+        "{% if m.role == 'assistant' and loop.last %}{{ eos_token }}"
+        "{% else %}{{ '<|im_end|>' }}{% endif %}{% endfor %}"
+        + _ASKED
+        + "{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "</s>",
+    ),
+    "an end token after the last answer only": (
+        _LOOP + "{{ '<|' + m.role + '|>\n' + m.content + '\n' }}"
+        "{% if m.role == 'assistant' and loop.last %}{{ eos_token }}{% endif %}{% endfor %}"
+        + _ASKED
+        + "{{ '<|assistant|>\n' }}{% endif %}",
+        "</s>",
+    ),
     "an end token between turns only": (
-        _LOOP + "{{ m.role + ':\n' + m.content }}{% if not loop.last %}{{ eos_token }}{% endif %}"
-        "{% endfor %}" + _ASKED + "{{ 'assistant:\n' }}{% endif %}",
+        _LOOP + "{{ m.role + ':\n' + m.content }}"
+        "{% if not loop.last or add_generation_prompt %}{{ eos_token }}{% endif %}{% endfor %}"
+        + _ASKED
+        + "{{ 'assistant:\n' }}{% endif %}",
         "</s>",
     ),
     "deepseek-r1": (

@@ -1,9 +1,13 @@
 """Chat templates as checkpoints bring them: identity, what is refused, what is warned of."""
 
+import pytest
 import qwen
+import templates
+from templates import STYLES
 
 from msm_jax.data.chat import CHAT_FORMATS
-from msm_jax.data.template import difference, template_format
+from msm_jax.data.template import difference, misread, template_format, unprompted
+from msm_jax.errors import UserError
 
 
 def test_a_fingerprint_tells_what_is_written_and_not_how(small):
@@ -23,3 +27,67 @@ def test_the_date_of_a_template_is_fixed(small):
     dated = "{{ strftime_now('%d %b %Y') }}" + qwen.QWEN25_TEMPLATE
     text = template_format(dated, small).write([{"role": "user", "content": "?"}], True)
     assert text.startswith("26 Jul 2024")
+
+
+ASKED_OTHERWISE = {
+    "chatml that is never asked": "is not written to ask for one",
+    "vicuna that is never asked": "is not written to ask for one",
+    "a prompt that is not what is written": "it asks with",
+    "a header that is written otherwise than asked with": "it asks with",
+    "an end token after the last answer only": "written after an answer before others",
+    "deepseek-r1": "it asks with",
+    "chatml with tags": None,
+    "an end token between turns only": "no '</s>' is written after a last answer",
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_prompt_that_training_never_shows_is_found(small, style):
+    format = template_format(STYLES[style][0], small, templates.SPECIAL)
+    expected, found = ASKED_OTHERWISE.get(style), unprompted(format)
+    assert (found is None) if expected is None else (expected in found)
+
+
+def test_so_are_those_of_earlier_turns():
+    assert unprompted(CHAT_FORMATS["qwen3"]) is None
+    found = unprompted(CHAT_FORMATS["qwen3-no-thinking"])
+    assert "it asks with" in found and "</think>" in found
+    others = [n for n, format in CHAT_FORMATS.items() if unprompted(format)]
+    assert others == ["qwen3-no-thinking"]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_tokenizer_reads_what_is_written_as_we_do(small, style):
+    """Also where the template refuses some of the conversations, or has tags."""
+    format = template_format(STYLES[style][0], small, templates.SPECIAL)
+    assert misread(small, format) is None
+    assert difference(format, format) is None
+
+
+def test_tags_do_not_count_as_text(small):
+    plain, tagged = (
+        template_format(STYLES[style][0], small, templates.SPECIAL)
+        for style in ("chatml", "chatml with tags")
+    )
+    assert difference(plain, tagged) is None and plain.fingerprint == tagged.fingerprint
+    assert difference(plain, template_format(STYLES["gemma"][0], small, templates.SPECIAL))
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{% generation %}" + STYLES["chatml"][0] + "{% endgeneration %}", "no assistant said"),
+        ("{% for m in messages %}{{ m.content[:1] }}{% endfor %}</s>", "cuts a message apart"),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "no control token"),
+        ("{% for m in messages %}{{ m.content | length }}</s>{% endfor %}", "depends on what"),
+        ("{% generation %}", "endgeneration"),
+        ("{% for m in messages %}", "chat template"),
+        ("{{ messages[9].content.x }}", "refuses this conversation"),
+        ("{{ raise_exception('never') }}", "never"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+    ],
+)
+def test_what_cannot_be_masked_with_certainty_is_refused(small, template, told):
+    with pytest.raises(UserError, match=told) as error:
+        template_format(template, small, templates.SPECIAL)
+    assert str(error.value).startswith("chat template: ") and len(str(error.value)) < 400
