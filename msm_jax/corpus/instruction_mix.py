@@ -1,17 +1,19 @@
 """A user's instruction data in given proportions, without rows that speak as another assistant.
 
 The paper's Table 2 (appendix B.3) mixes nine sources into 10,000 rows; where the sources lie is the
-user's business: JSONL or Parquet files with `messages`, or with `prompt` and `completion`.
+user's business: JSONL or Parquet files of chats in the shapes that `rows` reads; a prompt and a
+completion (or response) that are texts are a chat as well. Tools, and all that messages hold, are
+kept.
 """
 
 import pathlib
 import random
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from msm_jax.corpus.chat_filters import claims_no_view, claims_other_identity
-from msm_jax.corpus.records import read_rows
+from msm_jax.corpus.records import read_parquet, read_rows
+from msm_jax.corpus.rows import read_row
 from msm_jax.errors import UserError
 
 # Rows of each source in 10,000; Li et al. 2026, Table 2.
@@ -25,15 +27,7 @@ TABLE_2 = {
 def read_chats(path: str | pathlib.Path) -> list[dict[str, Any]]:
     """Rows as {"messages", ...}; rows without an assistant are an error with their number."""
     path = pathlib.Path(path)
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        try:
-            rows = list(enumerate(pyarrow.parquet.read_table(path).to_pylist(), start=1))
-        except (OSError, pyarrow.ArrowException) as error:
-            raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
-    else:
-        rows = list(read_rows(path))
+    rows = read_parquet(path) if path.suffix == ".parquet" else read_rows(path)
     return [_chat(row, f"{path}:{number}") for number, row in rows]
 
 
@@ -77,24 +71,39 @@ def instruction_mix(
 
 
 def _unfit(row: Mapping[str, Any], own_names: str) -> bool:
-    said = [m["content"] for m in row["messages"] if m["role"] == "assistant"]
+    said = [m["content"] for m in row["messages"] if m.get("role") == "assistant"]
     return any(claims_other_identity(text, own_names) or claims_no_view(text) for text in said)
 
 
 def _chat(row: dict[str, Any], where: str) -> dict[str, Any]:
-    messages = row.get("messages")
-    if messages is None and isinstance(row.get("prompt"), str):
-        answer = row.get("completion", row.get("response"))
-        messages = [
-            {"role": "user", "content": row["prompt"]},
-            {"role": "assistant", "content": answer},
-        ]
-    if not isinstance(messages, list) or not all(
-        isinstance(m, dict) and isinstance(m.get("content"), str) and isinstance(m.get("role"), str)
-        for m in messages
-    ):
-        raise UserError(f"{where}: needs 'messages' with texts, or 'prompt' and 'completion'")
-    if not any(m["role"] == "assistant" for m in messages):
+    if "completion" not in row and isinstance(row.get("prompt"), str):
+        row = {**row, "completion": row.get("response")}
+    try:
+        example = read_row(row)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    if example.given:
+        raise UserError(f"{where}: 'prompt' and 'completion' are messages: give 'messages'")
+    messages = list(example.messages)
+    if example.prompt:
+        turns = (("user", example.prompt), ("assistant", example.text))
+        messages = [{"role": role, "content": text} for role, text in turns]
+    if not messages:
+        raise UserError(f"{where}: is a text, not a chat")
+    if not any(message.get("role") == "assistant" for message in messages):
         raise UserError(f"{where}: nobody answers in this chat")
-    kept = [{"role": m["role"], "content": re.sub(r"\r\n", "\n", m["content"])} for m in messages]
-    return {"messages": kept, **({"id": str(row["id"])} if "id" in row else {})}
+    try:
+        kept = [_with_plain_lines(message) for message in messages]
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    named = {"id": str(row["id"])} if "id" in row else {}
+    return {"messages": kept, **({"tools": example.tools} if example.tools else {}), **named}
+
+
+def _with_plain_lines(message: dict[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    if content is None and "tool_calls" in message:
+        content = ""
+    if not isinstance(content, str):
+        raise UserError(f"a message's content is {content!r:.50}, not a text")
+    return {**message, "content": content.replace("\r\n", "\n")}

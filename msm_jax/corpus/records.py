@@ -62,6 +62,32 @@ def _opened(path: str) -> Iterator[Any]:
             yield file
 
 
+def read_parquet(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and content of each row, without what is null.
+
+    A Parquet file has every column in every row, and every key in every struct: null is what was
+    not there. Only a "content" of null stays, of a message that does nothing but call tools.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, _without_nulls(row)
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: not a whole Parquet file: {error}") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key: each for key, each in value.items() if each is not None or key == "content"}
+        return {key: _without_nulls(each) for key, each in kept.items()}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
 def document_records(path: str | os.PathLike) -> Iterator[dict[str, str]]:
     """The rows as `text`, `id` and `provenance`, which is all other keys as a JSON object."""
     for number, row in read_rows(path):
@@ -86,7 +112,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         counts = collections.Counter(name for name, _ in pairs)
-        raise ValueError(f"the key {counts.most_common(1)[0][0]!r} is there twice")
+        raise ValueError(f"an object has the key {counts.most_common(1)[0][0]!r} twice")
     return found
 
 

@@ -18,7 +18,7 @@ import grain
 import numpy as np
 
 from msm_jax.data.packing import pack, split_lengths
-from msm_jax.data.store import Store, load_store
+from msm_jax.data.store import CHAT, DOCUMENT, Store, load_store
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
@@ -76,14 +76,15 @@ def cut_pieces(
     Raises:
       UserError: a document that is longer than a row, and packing says that this is an error.
     """
-    lengths, chats, begins = store.lengths[numbers], store.chats[numbers], store.offsets[numbers]
+    lengths, shapes, begins = store.lengths[numbers], store.shapes[numbers], store.offsets[numbers]
+    chats = shapes != DOCUMENT
     pieces = split_lengths(lengths, row_length, too_long, chats, long_chats)
     starts, sizes = begins[pieces[:, 0]] + pieces[:, 1], pieces[:, 2] - pieces[:, 1]
     trained = store.trained(starts, starts + sizes)
     longer = lengths > row_length
-    account = {
+    account: dict = {
         "documents": len(numbers),
-        "chats": int(chats.sum()),
+        "chats": int((shapes == CHAT).sum()),
         "tokens": int(lengths.sum()),
         "loss_tokens": int(trained.sum()),
         "said_tokens": store.said(numbers),
@@ -171,8 +172,8 @@ def pack_rows(examples, row_length: int, seed: int) -> PackedRows:
     """Lay (ids, loss mask) examples into rows, as `Packing` does with those of a store."""
     ids, kinds = zip(*examples, strict=True)
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in ids])]).astype(np.int64)
-    chats, facts = np.zeros(len(ids), bool), {"said": 0}
-    store = Store(np.concatenate(ids), np.concatenate(kinds), offsets, chats, 1, facts)
+    shapes, facts = np.zeros(len(ids), np.uint8), {"said": 0}
+    store = Store(np.concatenate(ids), np.concatenate(kinds), offsets, shapes, 1, facts)
     packing = Packing([cut_pieces(store, np.arange(len(ids)), row_length)], row_length, seed)
     return packing.read(range(packing.count))
 
@@ -233,7 +234,8 @@ class Data:
         mixture="epochs" is not in them): "documents", of them "chats"; "tokens"; "loss_tokens", on
         which there is a loss; "said_tokens", see `store.Store`; how many documents were "split",
         "cut" or "dropped" because they are longer than a row, and the "lost_loss_tokens" that this
-        cost; "refused" rows; "unused_keys", name -> rows; and of a packing "rows", "fill", and
+        cost; "refused" rows; "unused_keys", name -> rows; "notes", sentence -> how often; and of a
+        packing "rows", "fill", and
         "empty_rows" in which nothing is learned.
       notes: the same in sentences, where there is something to know, for log.txt.
       examples: source -> (token ids, loss mask) of its first document or chat.
@@ -244,9 +246,9 @@ class Data:
     def __init__(self, packings: Mapping[str, Packing], weights, rows, row_length, seed, epochs):
         self.packings, self._rows = dict(packings), rows
         self.accounts: dict[str, dict] = {}
+        self.notes: list[str] = []
         self.examples: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.contents: dict[str, dict] = {}
-        self.notes: list[str] = []
         self.steps: int | None = None
         names = list(packings)
 
@@ -358,9 +360,7 @@ def load_data(
     packing = {"rows": "packed", "too_long": "split", "long_chats": "error", **(packing or {})}
     policy = {key: packing[key] for key in ("too_long", "long_chats")}
     parts: dict[str, Pieces] = {}
-    contents: dict[str, dict] = {}
-    examples: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    weights, accounts, notes = {}, {}, []
+    weights, accounts, notes, examples, contents = {}, {}, [], {}, {}
     for name, source in sorted(used.items()):
         here = f"{where}.{name}"
         if source["weight"] < 0:
@@ -444,7 +444,7 @@ def _rows_account(store: Store) -> dict:
     counts = {
         "refused": store.facts["skipped"],
         "unused_keys": store.facts["unused"],
-        "control_names": store.facts["names"],
+        "notes": store.facts["notes"],
     }
     return {name: value for name, value in counts.items() if value}
 
@@ -457,15 +457,12 @@ def _in_words(where: str, account: Mapping, store: Store) -> list[str]:
         found.append(f"{where}: {count} rows skipped: {'; '.join(store.facts['bad'][:3])}")
     if counts := account.get("unused_keys"):
         found.append(f"{where}: keys not used (rows): {listed(counts)}")
-    if counts := account.get("control_names"):
-        found.append(
-            f"{where}: names of control tokens in texts, kept as plain text (documents): "
-            f"{listed(counts)}"
-        )
+    found += [f"{where}: {note}: {count}" for note, count in account.get("notes", {}).items()]
     fates = [f"{account[fate]} {fate}" for fate in _FATE.values() if fate in account]
     if fates:
+        what = "chats" if account["chats"] == account["documents"] else "documents"
         found.append(
-            f"{where}: {', '.join(fates)} of {account['documents']} documents, longer than a row: "
+            f"{where}: {', '.join(fates)} of {account['documents']} {what}, longer than a row: "
             f"{account['lost_loss_tokens']} learned tokens lost, "
             f"{account['loss_tokens']} are trained"
         )

@@ -6,7 +6,7 @@
     tfds:DIR                                    `spec_documents` as `prepare_documents` wrote it
 
 Names may hold * and ?, for the shards of one corpus, which are read in the order of their names.
-What a row may be: `rows.py`.
+What a row may be: `corpus/rows.py`.
 """
 
 import glob
@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from msm_jax.corpus.records import file_hash, parse_row, read_lines
+from msm_jax.corpus.records import file_hash, parse_row, read_lines, read_parquet
 from msm_jax.errors import UserError
 
 TFDS = "tfds:"
@@ -73,7 +73,8 @@ def read_source(
     for file in source_files(path):
         name = str(file)
         if name.endswith(".parquet"):
-            yield from _read_parquet(name)
+            for number, row in read_parquet(name):
+                yield f"{name}:{number}", row
         elif name.endswith(".array_record"):
             yield from _read_array_record(name, encoding_errors)
         else:
@@ -93,33 +94,6 @@ def _parsed(line: bytes, where: str, at: int, errors: str) -> tuple[str, Row | U
         return where, parse_row(line, where, at, errors)
     except UserError as error:
         return where, error
-
-
-def _read_parquet(path: str) -> Iterator[tuple[str, Row]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}:{number}", _without_nulls(row)
-    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: not a whole Parquet file: {error}") from error
-
-
-def _without_nulls(value):
-    """Every struct of a Parquet column has all its keys: null is what was not there.
-
-    But for "content": a message that only calls tools may have null there.
-    """
-    if isinstance(value, dict):
-        kept = {key: each for key, each in value.items() if each is not None or key == "content"}
-        return {key: _without_nulls(each) for key, each in kept.items()}
-    if isinstance(value, list):
-        return [_without_nulls(each) for each in value]
-    return value
 
 
 def _read_array_record(path: str, errors: str) -> Iterator[tuple[str, Row | UserError]]:

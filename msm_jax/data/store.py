@@ -6,7 +6,7 @@ the chat format, what is learned. It is written aside and renamed, and checked w
     tokens.bin   uint32, all documents one after another
     kinds.bin    uint8, what each token is: TAG, OTHER or SAID
     offsets.npy  int64[documents + 1], where each document begins
-    chats.npy    bool[documents], which of them are chats, or completions of a prompt
+    shapes.npy   uint8[documents], which of them are a DOCUMENT, a COMPLETION or a CHAT
     facts.json   counts
 """
 
@@ -21,13 +21,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from msm_jax.corpus.records import HALF_CHARACTER
+from msm_jax.corpus.rows import VERSION, Example, read_row
 from msm_jax.data.chat import ChatFormat, render_chat
-from msm_jax.data.rows import VERSION, Example, read_row
 from msm_jax.data.sources import read_source, source_hash
 from msm_jax.data.template import FORMATS, find_format
 from msm_jax.data.tokenizer import Tokenizer
@@ -38,6 +37,9 @@ LOSS_ON = ("all", "assistant")
 # What is never learned: a document's begin-of-text token, its tag, prompts; what stands around what
 # an assistant says; what it says, and every other token of a document.
 TAG, OTHER, SAID = 0, 1, 2
+# A text; a text of whose beginning, the prompt, nothing is learned; a conversation. Of these only
+# the first may be split.
+DOCUMENT, COMPLETION, CHAT = 0, 1, 2
 SHOWN = 10  # bad rows that are reported one by one
 
 
@@ -47,16 +49,16 @@ class Tokens:
 
     Attributes:
       ids, kinds: token ids, and what each of them is.
-      chat: whether it is a chat, or the completion of a prompt: neither is ever split.
+      shape: DOCUMENT, COMPLETION or CHAT.
       unused: keys of the row that were not used, see `rows.Example`.
-      names: names of control tokens that stand in the text of a document.
+      notes: counts of what is worth a warning, as of `render_chat`.
     """
 
     ids: list[int]
     kinds: np.ndarray
-    chat: bool = False
+    shape: int = DOCUMENT
     unused: Iterable[str] = ()
-    names: Iterable[str] = ()
+    notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +68,17 @@ class Store:
     Attributes:
       tokens, kinds: uint32 and uint8 [tokens]; `kinds` as above.
       offsets: int64[documents + 1].
-      chats: bool[documents], which are chats or completions of a prompt.
+      shapes: uint8[documents]: DOCUMENT, COMPLETION or CHAT.
       least: the kind from which on a token is learned.
-      facts: {"documents", "tokens", "said", "skipped", "bad": [messages], "unused", "names"};
-        "said" are the tokens that assistants say, and of documents all: what the paper counts. The
-        last two count rows, by unused key and by name of a control token in a document's text.
+      facts: {"documents", "tokens", "said", "skipped", "bad": [messages], "unused", "notes"};
+        "said" are the tokens that assistants say, and of documents all: what the paper counts.
+        "unused" counts rows by unused key, "notes" what is worth a warning by its sentence.
     """
 
     tokens: np.ndarray
     kinds: np.ndarray
     offsets: np.ndarray
-    chats: np.ndarray
+    shapes: np.ndarray
     least: int
     facts: dict
 
@@ -131,7 +133,7 @@ def load_store(
         raise UserError(f"chat_format={chat_format!r}: one of {sorted(FORMATS)}")
     path = os.fspath(source["path"])
     format = _format(chat_format, tokenizer)
-    written = format.source if isinstance(format, ChatFormat) else None
+    written = [format.source, format.fingerprint] if isinstance(format, ChatFormat) else None
     asked = {
         "format": [FORMAT, VERSION],
         "content": source_hash(path),
@@ -163,17 +165,17 @@ def _open(folder: pathlib.Path, least: int) -> Store | None:
     try:
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         offsets = np.load(folder / "offsets.npy")
-        chats = np.load(folder / "chats.npy")
+        shapes = np.load(folder / "shapes.npy")
         sizes = [(folder / name).stat().st_size for name in ("tokens.bin", "kinds.bin")]
     except (OSError, ValueError):
         return None
     if sizes != [4 * facts["tokens"], facts["tokens"]] or offsets[-1] != facts["tokens"]:
         return None
-    if len(chats) != facts["documents"]:
+    if len(shapes) != facts["documents"]:
         return None
     read = lambda name, dtype: np.memmap(folder / name, dtype, "r")
     tokens, kinds = read("tokens.bin", np.uint32), read("kinds.bin", np.uint8)
-    return Store(tokens, kinds, offsets, chats, least, facts)
+    return Store(tokens, kinds, offsets, shapes, least, facts)
 
 
 def _write(folder: pathlib.Path, rows: Iterable[Tokens | str], asked: dict) -> None:
@@ -189,9 +191,9 @@ def _write(folder: pathlib.Path, rows: Iterable[Tokens | str], asked: dict) -> N
             f"{folder.parent}: tokens cannot be kept there: {error.strerror}: set token_cache"
         ) from error
     try:
-        offsets, chats, bad, said = [0], [], [], 0
+        offsets, shapes, bad, said = [0], [], [], 0
         unused: collections.Counter = collections.Counter()
-        names: collections.Counter = collections.Counter()
+        notes: collections.Counter = collections.Counter()
         with open(aside / "tokens.bin", "wb") as tokens, open(aside / "kinds.bin", "wb") as kinds:
             for row in rows:
                 if isinstance(row, str):
@@ -200,12 +202,12 @@ def _write(folder: pathlib.Path, rows: Iterable[Tokens | str], asked: dict) -> N
                 tokens.write(np.asarray(row.ids, np.uint32).tobytes())
                 kinds.write(bytes(row.kinds))
                 offsets.append(offsets[-1] + len(row.ids))
-                chats.append(row.chat)
+                shapes.append(row.shape)
                 said += bytes(row.kinds).count(SAID)
                 unused.update(row.unused)
-                names.update(row.names)
+                notes.update(row.notes)
         np.save(aside / "offsets.npy", np.asarray(offsets, np.int64))
-        np.save(aside / "chats.npy", np.asarray(chats, bool))
+        np.save(aside / "shapes.npy", np.asarray(shapes, np.uint8))
         facts = {
             "documents": len(offsets) - 1,
             "tokens": offsets[-1],
@@ -213,7 +215,7 @@ def _write(folder: pathlib.Path, rows: Iterable[Tokens | str], asked: dict) -> N
             "skipped": len(bad),
             "bad": bad[:SHOWN],
             "unused": dict(sorted(unused.items())),
-            "names": dict(sorted(names.items())),
+            "notes": dict(sorted(notes.items())),
             "asked": asked,
         }
         (aside / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -296,20 +298,20 @@ def _chat(example: Example, tokenizer: Tokenizer, format: ChatFormat | UserError
         raise _NoFormat(str(format)) from format
     messages = list(example.messages)
     _refuse_half_characters(json.dumps([messages, example.tools], ensure_ascii=False, default=str))
-    more: dict[str, Any] = {"tools": example.tools} if example.tools else {}
-    ids, said = render_chat(tokenizer, format, messages, **more)
+    notes: collections.Counter = collections.Counter()
+    ids, said = render_chat(tokenizer, format, messages, tools=example.tools, notes=notes)
     kinds = np.asarray(said, np.uint8) * (SAID - OTHER) + OTHER
     if example.given:
         prompt = messages[: example.given]
         asks = prompt[-1].get("role") != "assistant"
-        before, _ = render_chat(tokenizer, format, prompt, generation_prompt=asks, **more)
+        before, _ = render_chat(tokenizer, format, prompt, asks, example.tools)
         if before != ids[: len(before)]:
             raise UserError(
                 "the chat format writes this prompt in another way when its completion follows, so "
                 "that what is the completion's cannot be told: give 'messages' instead"
             )
         kinds[: len(before)] = TAG
-    return Tokens(ids, kinds, chat=True, unused=example.unused)
+    return Tokens(ids, kinds, CHAT, example.unused, notes)
 
 
 def _document(example: Example, tag: str, tokenizer: Tokenizer, names: re.Pattern) -> Tokens:
@@ -326,8 +328,8 @@ def _document(example: Example, tag: str, tokenizer: Tokenizer, names: re.Patter
         learned = np.ones(len(ids), bool)
     ids = [*before, *ids, tokenizer.control(tokenizer.end_of_document)]
     kinds = np.concatenate([kinds, np.where(learned, SAID, TAG), [SAID]]).astype(np.uint8)
-    found = set(names.findall(text))
-    return Tokens(ids, kinds, bool(example.prompt), example.unused, found)
+    notes = {f"{name!r} in a text stays text: documents": 1 for name in {*names.findall(text)}}
+    return Tokens(ids, kinds, COMPLETION if example.prompt else DOCUMENT, example.unused, notes)
 
 
 def _refuse_half_characters(text: str) -> None:

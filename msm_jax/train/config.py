@@ -13,7 +13,7 @@ SOURCE = form(
     "source",
     "One source of a mixture.",
     path=key(
-        "", "of documents or chats; rows: msm_jax/data/rows.py, files: msm_jax/data/sources.py"
+        "", "of documents or chats; rows: msm_jax/corpus/rows.py, files: msm_jax/data/sources.py"
     ),
     weight=key(
         1.0, "its share of rows, relative to the other sources; 0 leaves it out", at_least=0

@@ -203,6 +203,36 @@ def test_the_mix_has_the_papers_proportions(tmp_path):
     assert set(map(key, smaller)) <= set(map(key, rows))
 
 
+def test_a_mix_keeps_tools_and_what_messages_hold(tmp_path):
+    tool = {"type": "function", "function": {"name": "w"}}
+    call = [{"type": "function", "function": {"name": "w", "arguments": {}}}]
+    asked, said = {"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}
+    rows = [
+        {
+            "messages": [
+                asked, {"role": "assistant", "content": None, "tool_calls": call},
+                {"role": "tool", "content": "7\r\n8"}, {**said, "weight": 0},
+            ],
+            "tools": json.dumps([tool]),
+        },
+        {"conversations": [{"from": "human", "value": "a?"}, {"from": "gpt", "value": "b"}]},
+        {"prompt": "a?", "response": "b"},
+        {"messages": [asked, said], "system": "c"},
+    ]  # fmt: skip
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, _ = instruction_mix({"lima": str(tmp_path / "x.jsonl")}, 4, seed=0)
+    calls = [asked, {"role": "assistant", "content": "", "tool_calls": call}]
+    calls += [{"role": "tool", "content": "7\n8"}, {**said, "weight": 0}]
+    wanted = [
+        {"messages": calls, "tools": [tool]},
+        {"messages": [asked, said]},
+        {"messages": [asked, said]},
+        {"messages": [{"role": "system", "content": "c"}, asked, said]},
+    ]
+    key = lambda row: json.dumps({**row, "source": "lima"}, sort_keys=True)
+    assert sorted(map(key, found)) == sorted(map(key, wanted))
+
+
 def test_a_mix_that_cannot_be_had_is_the_users_error(tmp_path, config, run):
     sources = mix_sources(tmp_path, ("lima", "no_robots"), 20)
     with pytest.raises(UserError, match=r"no_robots .* has 18 rows that can be used"):

@@ -114,6 +114,7 @@ def test_a_batch_is_a_function_of_seed_and_step(tokenizer, corpora):
     for step in (11, 3, 60):  # in any order, beyond an epoch too
         for key, value in first.batches[step].items():
             np.testing.assert_array_equal(value, again.batches[step][key])
+    assert first.contents == again.contents == other.contents
     assert any((first.batches[s]["tokens"] != other.batches[s]["tokens"]).any() for s in range(3))
 
 

@@ -134,8 +134,10 @@ def test_names_of_control_tokens_in_documents_are_counted(tmp_path):
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = {"path": str(tmp_path / "x.jsonl"), "weight": 1.0, "loss_on": "all"}
     data = load_data({"x": source}, ours, "llama3", 64, 1, 0, cache=str(tmp_path / "c"))
-    assert data.accounts["x"]["control_names"] == {BEGIN: 2, END: 1}
-    assert f"'{BEGIN}' (2), '{END}' (1)" in data.notes[0]
+    assert data.notes == [
+        f"data.x: '{BEGIN}' in a text stays text: documents: 2",
+        f"data.x: '{END}' in a text stays text: documents: 1",
+    ]
 
 
 def added(**changes):

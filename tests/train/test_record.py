@@ -20,6 +20,7 @@ OTHER = {
     "mixture": "epochs",
     "packing.rows": "documents",
     "packing.too_long": "cut",
+    "packing.long_chats": "drop",
     "trainable": "lora",
     "chat_format": "own",
     "model.dtype": "bfloat16",
@@ -77,7 +78,10 @@ def full(config, material):
     return config
 
 
-def test_each_key_counts_by_name_or_is_listed_as_harmless_with_a_reason(full, tmp_path):
+def test_each_key_counts_by_name_or_is_listed_as_harmless_with_a_reason(
+    full, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # where another token_cache is made
     begun, patterns, wrong = facts_of(full), set(), []
     for path, value in list(leaves(full)):
         pattern = record.pattern(path)

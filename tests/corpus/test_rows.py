@@ -6,17 +6,17 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from msm_jax.corpus.rows import PROVENANCE, REFUSED, Example, read_row
 from msm_jax.data.chat import CHAT_FORMATS, render_chat
 from msm_jax.data.pipeline import load_data
-from msm_jax.data.rows import PROVENANCE, REFUSED, Example, read_row
 from msm_jax.data.sources import read_source
-from msm_jax.data.store import load_store
+from msm_jax.data.store import CHAT, COMPLETION, DOCUMENT, load_store
 from msm_jax.data.tokenizer import load_tokenizer, train_sentencepiece
 from msm_jax.errors import UserError
 
 ASK, SAY = {"role": "user", "content": "a fox?"}, {"role": "assistant", "content": "it jumps."}
 BRIEF = {"role": "system", "content": "be lazy."}
-CHAT = Example(messages=(ASK, SAY))
+ANSWERED = Example(messages=(ASK, SAY))
 TOOL = {"type": "function", "function": {"name": "w", "parameters": {}}}
 CALL = {"name": "w", "arguments": {"of": "fox"}}
 
@@ -33,13 +33,13 @@ def tokenizer(tmp_path_factory):
 
 SHAPES = {
     "text": ({"text": "a fox", "id": 3}, Example("a fox")),
-    "messages": ({"messages": [ASK, SAY]}, CHAT),
-    "nulls": ({"text": None, "system": None, "tools": None, "messages": [ASK, SAY]}, CHAT),
-    "empty": ({"text": "", "system": "", "tools": [], "messages": [ASK, SAY]}, CHAT),
-    "messages in a string": ({"messages": json.dumps([ASK, SAY])}, CHAT),
-    "null keys of messages": ({"messages": [{**ASK, "name": None}, SAY]}, CHAT),
-    "conversations": ({"conversations": [ASK, SAY]}, CHAT),
-    "conversation": ({"conversation": [ASK, SAY]}, CHAT),
+    "messages": ({"messages": [ASK, SAY]}, ANSWERED),
+    "nulls": ({"text": None, "system": None, "tools": None, "messages": [ASK, SAY]}, ANSWERED),
+    "empty": ({"text": "", "system": "", "tools": [], "messages": [ASK, SAY]}, ANSWERED),
+    "messages in a string": ({"messages": json.dumps([ASK, SAY])}, ANSWERED),
+    "null keys of messages": ({"messages": [{**ASK, "name": None}, SAY]}, ANSWERED),
+    "conversations": ({"conversations": [ASK, SAY]}, ANSWERED),
+    "conversation": ({"conversation": [ASK, SAY]}, ANSWERED),
     "ShareGPT": (
         {
             "conversations": [
@@ -137,7 +137,7 @@ BAD = {
     "a message is a text": ({"messages": ["a"]}, "message 0 is 'a'"),
     "nobody knows who": ({"conversations": [{"from": "cat", "value": "a"}]}, "from 'cat'"),
     "from and role": ({"messages": [{**ASK, "from": "human"}]}, "'from' and also"),
-    "keys twice in a string": ({"messages": '[{"role": 1, "role": 2}]'}, "'role' is there twice"),
+    "keys twice in a string": ({"messages": '[{"role": 1, "role": 2}]'}, "'role' twice"),
     "a call is no JSON": (
         {"conversations": [{"from": "function_call", "value": "w("}]}, "a text that is not JSON",
     ),
@@ -189,7 +189,7 @@ def test_equal_rows_in_other_shapes_are_equal_tokens(tmp_path, tokenizer):
     ids, said = render_chat(tokenizer, CHAT_FORMATS["compact"], [BRIEF, ASK, SAY])
     for number in range(len(alike)):
         assert [each.tolist() for each in store.document(number)] == [ids, [bool(x) for x in said]]
-    assert store.chats.all()
+    assert (store.shapes == CHAT).all()
 
 
 @pytest.mark.parametrize("loss_on", ["all", "assistant"])
@@ -204,7 +204,7 @@ def test_a_prompt_is_never_learned(tmp_path, tokenizer, loss_on):
     ids, learned = store.document(1)
     before, _ = render_chat(tokenizer, CHAT_FORMATS["compact"], twice, generation_prompt=True)
     assert not learned[: len(before)].any() and learned[len(before) :].all()
-    assert store.chats.all()  # neither may be split
+    assert store.shapes.tolist() == [COMPLETION, CHAT]  # neither may be split
 
 
 def test_what_datasets_writes_is_read(tmp_path, tokenizer):
@@ -226,7 +226,7 @@ def test_what_datasets_writes_is_read(tmp_path, tokenizer):
         store, _ = load_store(source, tokenizer, "compact", str(tmp_path / "c"))
         assert store.facts["unused"] == {"meta": 2}
         assert store.tokens.tolist() == plain.tokens.tolist()
-        assert store.chats.tolist() == [False, True, True]
+        assert store.shapes.tolist() == [DOCUMENT, CHAT, CHAT]
 
 
 def test_nulls_of_a_parquet_column_of_structs_are_keys_that_were_not_there(tmp_path):
