@@ -49,8 +49,13 @@ class State:
         return {name: getattr(self, name) for name in names}
 
 
-def check(config: ConfigDict) -> None:
-    """Impossible combinations of keys, before anything is read."""
+def check(config: ConfigDict, run: pathlib.Path) -> None:
+    """Impossible combinations of keys, before anything is read or written."""
+    if is_huggingface(run):
+        raise UserError(
+            f"workdir={run}: is a Hugging Face checkpoint, which a run would write over: give "
+            "another directory"
+        )
     if config.steps == 0 and config.mixture != "epochs":
         raise UserError(
             f"steps=0: must be at least 1 (0 follows from the data, with "
