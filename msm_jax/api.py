@@ -25,6 +25,7 @@ from msm_jax.model import ModelConfig, forward, logits, make_mesh
 from msm_jax.model.adapter import join, without_adapter
 from msm_jax.model.axes import AXES
 from msm_jax.model.decode import stacked, unstacked
+from msm_jax.outputs import output_dir
 from msm_jax.sample import Sample
 from msm_jax.weights import export, peft
 from msm_jax.weights.fingerprint import params_fingerprint
@@ -235,6 +236,7 @@ class Model:
             raise UserError(f"format={format!r}: one of {SAVED_AS}")
         if dtype is not None and format != "huggingface":
             raise UserError(f"dtype={dtype!r} goes with format='huggingface', not {format!r}")
+        directory = output_dir(directory, "directory")
         params = stacked(self.params)
         if format == "huggingface":
             export.save_checkpoint(directory, self.config, params, dtype, self.directory)

@@ -34,11 +34,13 @@ def main() -> None:
     import jax
 
     from msm_jax.errors import UserError
+    from msm_jax.outputs import output_file
     from msm_jax.settings import checked
     from msm_jax.train import aot
     from msm_jax.train.config import STAGE
 
     config = checked(STAGE, flags.FLAGS.config)
+    figures_file = output_file(_JSON.value, "--json") if _JSON.value else None
     topology = _TOPOLOGY.value or ("" if count else config.topology)
     if not topology and not count:
         raise UserError("give --topology=v5p:4x4x4 (TPUs) or --mesh=8 (fake CPU devices)")
@@ -52,8 +54,8 @@ def main() -> None:
     if _DECODE.value:
         reports.append(aot.compile_decode(config, devices, _ROWS.value, _SLOTS.value))
         print("\n".join(reports[1].lines()), flush=True)
-    if _JSON.value:
-        with open(_JSON.value, "w", encoding="utf-8") as file:
+    if figures_file:
+        with figures_file.open("w", encoding="utf-8") as file:
             figures = [{**dataclasses.asdict(report), "bound": report.bound} for report in reports]
             json.dump(figures, file, indent=1)
     for report in reports:

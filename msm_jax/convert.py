@@ -19,6 +19,7 @@ from absl import flags
 
 from msm_jax import command
 from msm_jax.errors import UserError
+from msm_jax.outputs import output_dir
 
 FORMS = ("huggingface", "peft", "orbax")
 
@@ -44,14 +45,15 @@ def main() -> None:
         raise UserError("--target and --to must be given, or --check")
     if args.to == "peft" and args.dtype:
         raise UserError("--to=peft writes float32, as PEFT does: leave out --dtype")
+    target = output_dir(args.target, "--target")
     from msm_jax.api import load
 
     start = time.perf_counter()
     model = load(args.source, args.adapter, dtype=args.dtype, chat_format=args.chat_format)
-    model.save(args.target, args.to)
-    size = sum(file.stat().st_size for file in pathlib.Path(args.target).rglob("*"))
+    model.save(target, args.to)
+    size = sum(file.stat().st_size for file in target.rglob("*"))
     seconds = time.perf_counter() - start
-    print(f"{args.target}: {size / 1e9:.3f} GB in {seconds:.1f} s", file=sys.stderr)
+    print(f"{target}: {size / 1e9:.3f} GB in {seconds:.1f} s", file=sys.stderr)
 
 
 def check(source: str, adapter: str | None = None, chat_format: str | None = None) -> list[str]:

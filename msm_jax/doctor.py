@@ -24,6 +24,8 @@ from absl import flags
 
 import msm_jax
 from msm_jax import accelerators, command
+from msm_jax.errors import UserError
+from msm_jax.outputs import output_dir
 
 GIB = 2**30
 KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "HF_TOKEN")
@@ -308,10 +310,14 @@ def _disks(found: Findings, workdir: str) -> None:
     found.facts["disks"] = facts
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
     places = [
-        ("--workdir", workdir, 2 * GIB, "give another --workdir, or free some"),
         ("temporary files", tempfile.gettempdir(), GIB // 4, "free some, or set TMPDIR"),
         ("/dev/shm", "/dev/shm", GIB // 16, "in Docker: --shm-size=8g"),
     ]
+    try:
+        place = str(output_dir(workdir, "--workdir"))
+        places.insert(0, ("--workdir", place, 2 * GIB, "give another --workdir, or free some"))
+    except UserError as error:
+        found.problems.append((str(error), "give another --workdir"))
     if cache and "://" not in cache:
         cure = "set JAX_COMPILATION_CACHE_DIR elsewhere, or unset it"
         places.append(("compilation cache", cache, GIB // 4, cure))

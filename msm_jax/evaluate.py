@@ -23,6 +23,7 @@ from msm_jax import command, loading
 from msm_jax.errors import UserError
 from msm_jax.evals import kinds
 from msm_jax.evals.evaluation import judge, sample
+from msm_jax.outputs import output_dir
 
 STAGES = ("all", "sample", "judge", "report", "inspect")
 _OF_THE_COMMAND = ("kind", "checkpoint", "adapter", "dtype", "mesh", "output", "stage", "arms")
@@ -92,7 +93,7 @@ def _recorded(output: str) -> dict:
 def evaluate(resolved: dict) -> None:
     """Run the stage; prints the main numbers as JSON once they are judged."""
     kind, stage = kinds.KINDS[resolved["kind"]], resolved["stage"]
-    output, settings = pathlib.Path(resolved["output"]), resolved["settings"]
+    output, settings = output_dir(resolved["output"], "--output"), resolved["settings"]
     judging = stage in ("judge", "all")
     # A judge that is a checkpoint is loaded when the model that was asked is gone; any other is
     # made at once, so that a missing key ends the command before anything is sampled.

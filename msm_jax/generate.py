@@ -8,14 +8,13 @@ are those of msm_jax/corpus/config.py. Keys of providers are read from the envir
 (ANTHROPIC_API_KEY, OPENAI_API_KEY). Exit codes: 0 done, 2 a mistake or a provider that refuses.
 """
 
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags
 
 from msm_jax import command
-from msm_jax.errors import UserError
+from msm_jax.outputs import output_dir
 
 
 def main() -> None:
@@ -25,11 +24,8 @@ def main() -> None:
     from msm_jax.settings import checked
 
     config = checked(GENERATE, flags.FLAGS.config)
-    workdir = pathlib.Path(flags.FLAGS.workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be made: {error.strerror}") from error
+    workdir = output_dir(flags.FLAGS.workdir, "--workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
     bar = Bar()
     generation = Generation(
         config, workdir, bar.say, bar.reply, token_counter(config.tokenizer), local_sampler

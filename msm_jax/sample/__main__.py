@@ -21,6 +21,7 @@ from msm_jax import command, loading
 from msm_jax.api import Model, load
 from msm_jax.corpus.records import read_rows
 from msm_jax.errors import UserError
+from msm_jax.outputs import output_file
 
 
 def define_flags() -> None:
@@ -52,6 +53,7 @@ def main() -> None:
         return
     if args.system is not None:
         raise UserError('--system goes with --chat; else give "messages" in --prompts')
+    output = output_file(args.output, "--output") if args.output is not None else None
     records = [{"prompt": text} for text in args.prompt]
     records += read_prompts(args.prompts) if args.prompts else []
     if not records:
@@ -68,7 +70,7 @@ def main() -> None:
         seed=args.seed,
         rows=args.rows,
     )
-    write_completions(records, answers, args.output)
+    write_completions(records, answers, output)
 
 
 def loaded(args) -> Model:
@@ -91,7 +93,7 @@ def read_prompts(path: str) -> list[dict]:
     return records
 
 
-def write_completions(records: list[dict], answers: list, output: str | None) -> None:
+def write_completions(records: list[dict], answers: list, output: pathlib.Path | None) -> None:
     """One JSON line per completion; a file appears only when it is complete."""
     lines = "".join(
         json.dumps(
@@ -112,11 +114,10 @@ def write_completions(records: list[dict], answers: list, output: str | None) ->
     if output is None:
         sys.stdout.write(lines)
         return
-    path = pathlib.Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f"{output.name}.tmp")
     temporary.write_text(lines, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    os.replace(temporary, output)
 
 
 def talk(

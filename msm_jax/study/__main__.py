@@ -10,14 +10,13 @@ Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped from out
 1 a stage broke down.
 """
 
-import pathlib
 import sys
 import time
 
 from absl import flags
 
 from msm_jax import command
-from msm_jax.errors import UserError
+from msm_jax.outputs import output_dir
 
 
 def main() -> None:
@@ -25,15 +24,12 @@ def main() -> None:
     from msm_jax.study import display, files, graph, runner
 
     started = time.time()
-    workdir = pathlib.Path(flags.FLAGS.workdir)
+    workdir = output_dir(flags.FLAGS.workdir, "--workdir")
     study = graph.make_study(flags.FLAGS.config)
     print(display.plan(study, workdir), flush=True)
     if flags.FLAGS.dry_run:
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be made: {error.strerror}") from error
+    workdir.mkdir(parents=True, exist_ok=True)
     with files.locked(workdir):
         try:
             runner.run(study, workdir)

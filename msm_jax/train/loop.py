@@ -21,6 +21,7 @@ from msm_jax.doctor import unused
 from msm_jax.errors import UserError
 from msm_jax.model import batch_sharding, make_mesh, param_shardings
 from msm_jax.model.kernels import choose_attention, platform_of
+from msm_jax.outputs import output_dir
 from msm_jax.settings import checked
 from msm_jax.train import hosts, record
 from msm_jax.train.chats import chats_taught
@@ -60,7 +61,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
       UserError: a key or an input that does not fit; no step had a token to learn.
       Preempted: SIGTERM, SIGHUP or Ctrl-C came; the state is saved.
     """
-    run, started = pathlib.Path(workdir), time.time()
+    run, started = output_dir(workdir, "workdir"), time.time()
     config = checked(STAGE, config)
     check(config)
     check_place(run, config.parent)
