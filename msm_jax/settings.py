@@ -317,6 +317,23 @@ def values(form: Form, config: ConfigDict | Mapping, where: str = "config") -> d
 
 
 ROWS = key(64, "answers computed at a time", at_least=1, harmless="no answer depends on it")
+
+
+def identity(form: Form, given: Mapping) -> dict[str, Any]:
+    """The values whose change changes what is made: of all keys that are not declared harmless."""
+    kept: dict[str, Any] = {}
+    for name, value in given.items():
+        part = form.keys[name]
+        if isinstance(part, Form):
+            kept[name] = identity(part, value)
+        elif isinstance(part, Named) and isinstance(part.entry, Form):
+            entry = part.entry
+            kept[name] = {key: identity(entry, each) for key, each in value.items()}
+        elif not part.harmless:
+            kept[name] = value
+    return kept
+
+
 SAMPLING = form(
     "sampling",
     "How answers are drawn, wherever they are.",

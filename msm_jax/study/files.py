@@ -10,6 +10,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from msm_jax import strict_json
 from msm_jax.errors import UserError
 from msm_jax.study.graph import WORLD, Stage, Study
 
@@ -31,7 +32,7 @@ def place(workdir: pathlib.Path, path: str, world: str) -> str:
 
 def read_stage(workdir: pathlib.Path, stage: Stage) -> dict | None:
     """stage.json of a stage that is done, else None."""
-    mark = read_json(stage_dir(workdir, stage.id) / "stage.json")
+    mark = _mark(stage_dir(workdir, stage.id) / "stage.json", ("digest", "summary", "code"))
     if mark is not None and mark["digest"] != stage.digest:
         raise UserError(
             f"{stage_dir(workdir, stage.id)}: holds the stage {mark['digest']}, this study's is "
@@ -42,8 +43,22 @@ def read_stage(workdir: pathlib.Path, stage: Stage) -> dict | None:
 
 def read_evals(workdir: pathlib.Path, stage_id: str, asked: dict) -> dict | None:
     """evals.json if exactly these questions have been answered, else None."""
-    mark = read_json(evals_dir(workdir, stage_id) / "evals.json")
-    return mark if mark and mark["done"] and mark["asked"] == asked else None
+    mark = read_json(evals_dir(workdir, stage_id) / "evals.json") or {}
+    whole = isinstance(mark, dict) and {"code", "summaries", "seconds"} <= mark.keys()
+    return mark if whole and mark.get("done") is True and mark.get("asked") == asked else None
+
+
+def _mark(path: pathlib.Path, keys: tuple[str, ...]) -> dict | None:
+    mark = read_json(path)
+    if mark is None:
+        return None
+    missing = [key for key in keys if not isinstance(mark, dict) or key not in mark]
+    if missing:
+        raise UserError(
+            f"{path}: lacks {', '.join(missing)}, so it is not what this version of a study wrote: "
+            "delete its directory, or use another --workdir"
+        )
+    return mark
 
 
 def is_done(workdir: pathlib.Path, study: Study, kind: str, stage_id: str) -> bool:
@@ -70,13 +85,19 @@ def read_lines(path: pathlib.Path, limit: int | None = None) -> list[dict]:
         for line in file:
             if len(rows) == limit or not line.endswith("\n"):
                 break
-            rows.append(json.loads(line))
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}:{len(rows) + 1}: not a JSON object: delete its directory")
+            rows.append(row)
     return rows
 
 
 def write_json(path: pathlib.Path, content: object) -> None:
     """All of it or nothing, and on the disk before it has its name."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(path, strict_json.dumps(content, indent=1) + "\n")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -1,11 +1,14 @@
 """From a study's config to its stages: what each one is made of decides its name.
 
-A stage's id is a hash of its parent's id, its config, the content of its files and the format
-version. A world builder is deterministic, so its files are known before they are made: they are
-addressed by the builder's source, options and seed. Files of the user's count by content.
+A stage's id is a hash of its parent's id, the keys of its config that change what is made, the
+content of its files, how its chats are written, and the format version. A checkpoint that a study
+starts from counts by its weights, tokenizer and template. A world builder is deterministic, so its
+files are known before they are made: they are addressed by the builder's source, options and seed.
+Files of the user's count by content.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -15,15 +18,17 @@ import pathlib
 from ml_collections import ConfigDict
 
 from msm_jax.corpus.records import file_hash
+from msm_jax.data.chat import CHAT_FORMATS
+from msm_jax.data.template import find_format
+from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
-from msm_jax.settings import values
+from msm_jax.settings import identity, values
 from msm_jax.study.config import STUDY
 from msm_jax.train.config import STAGE
 
-FORMAT = 1
+FORMAT = 2  # 2: parents count by content, keys that change nothing do not count
 WORLD = "{world}/"
 KINDS = ("world", "tokenizer", "train")
-_FILES = ("data", "probes")  # of a stage's config: entries with a path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +210,7 @@ def source_hash(package: pathlib.Path) -> str:
 
 
 def _tokenizer(tree: dict, seed: int) -> Stage | None:
-    if tree["train"]["tokenizer"]:
+    if tree["train"]["tokenizer"] or tree["train"]["parent"]:
         return None
     config = {**tree["tokenizer"], "chat_format": tree["train"]["chat_format"]}
     world = _world(tree, seed)
@@ -230,14 +235,15 @@ def _train(tree, seed, name, parent, world, tokenizer) -> Stage:
     config = _stage_config(tree, name)
     config["seed"] = seed
     where = f"config.stages.{name}"
-    addressed = json.loads(json.dumps(config))
-    paths = [entry["path"] for part in _FILES for entry in config[part].values()]
-    for part in _FILES:
-        for key, entry in addressed[part].items():
-            entry["path"] = _address(entry["path"], world, f"{where}.{part}.{key}.path")
-    own = config["tokenizer"]
-    addressed["tokenizer"] = file_hash(own) if own else tokenizer.digest
-    digest = _digest({**addressed, "kind": "train", "parent": parent.digest if parent else ""})
+    addressed = identity(STAGE, json.loads(json.dumps(config)))
+    addressed["keep_steps"] = config["keep_steps"]  # they are evaluated
+    paths = [entry["path"] for entry in with_files(config).values()]
+    for key, entry in with_files(addressed).items():
+        entry["path"] = _address(entry["path"], world, f"{where}.{key}.path")
+    own = config["tokenizer"] or config["parent"]
+    addressed |= _words(own, config["chat_format"], tokenizer)
+    begins = parent.digest if parent else config["parent"] and weights_content(config["parent"])
+    digest = _digest({**addressed, "kind": "train", "parent": begins})
     return Stage(
         digest,
         "train",
@@ -249,6 +255,58 @@ def _train(tree, seed, name, parent, world, tokenizer) -> Stage:
         "" if own else tokenizer.id,
         parent.id if parent else "",
     )
+
+
+def with_files(config: dict) -> dict[str, dict]:
+    """The entries of a stage's config that name a file, by their path in it."""
+    groups = {
+        "data": config["data"],
+        "probes": config["probes"],
+        "eval.data": config["eval"]["data"],
+    }
+    return {f"{part}.{key}": entry for part, all in groups.items() for key, entry in all.items()}
+
+
+def _words(own: str, chat_format: str, tokenizer: Stage | None) -> dict:
+    """Which tokens texts become, and how chats are written, their default system line included."""
+    if tokenizer is not None:
+        format = CHAT_FORMATS.get(chat_format)
+        return {"tokenizer": tokenizer.digest, "writes": format.fingerprint if format else ""}
+    found = load_tokenizer(own)
+    try:
+        writes = find_format(chat_format, found.directory or ".", found).fingerprint
+    except UserError:  # documents need none; chats are refused when they are read
+        writes = ""
+    return {"tokenizer": found.fingerprint, "writes": writes}
+
+
+@functools.cache
+def weights_content(path: str) -> str:
+    """SHA-256 of what a run or a Hugging Face checkpoint holds, wherever it lies.
+
+    Of a run it is that of its newest checkpoint's facts and checksums: no array is read.
+
+    Raises:
+      UserError: it is neither.
+    """
+    folder = pathlib.Path(path)
+    runs = [p for p in folder.glob("checkpoints/*/_CHECKPOINT_METADATA") if p.parent.name.isdigit()]
+    if runs:
+        newest = max(runs, key=lambda file: int(file.parent.name))
+        try:
+            said = json.loads(newest.read_text(encoding="utf-8"))["custom_metadata"]
+            kept = {key: said[key] for key in ("facts", "checksums", "base")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"config.train.parent: {newest}: damaged: {error}") from error
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    files = sorted(folder.glob("*.safetensors"))
+    if not files or not (folder / "config.json").is_file():
+        raise UserError(
+            f"config.train.parent={path!r}: neither a run directory with checkpoints nor a Hugging "
+            "Face checkpoint with config.json and *.safetensors"
+        )
+    text = "".join(file_hash(file) for file in (folder / "config.json", *files))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _stage_config(tree: dict, name: str) -> dict:

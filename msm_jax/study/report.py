@@ -336,7 +336,17 @@ def _times(results: dict, study: Study) -> list[str]:
 
 
 def _origin(results: dict) -> list[str]:
-    versions = _table(["", ""], [[_text(k), _text(v)] for k, v in results["code"].items()])
+    made = results["made_with"]
+    code = [entry["code"] for entry in made] + [results["code"]]
+    head = [
+        "",
+        *(f"{len(e['stages'])} stages, {len(e['evals'])} evaluated" for e in made),
+        "report",
+    ]
+    names = dict.fromkeys(name for each in code for name in each)
+    versions = _table(
+        head, [[_text(n), *(_text(each.get(n, "-")) for each in code)] for n in names]
+    )
     config = _text(json.dumps(results["config"], indent=1))
     return [
         "<h2>How it was made</h2>",

@@ -1,26 +1,16 @@
 """results.json: rates of arms and seeds, means over seeds, and contrasts between arms."""
 
+import json
 import pathlib
-import platform
 from collections.abc import Sequence
-from importlib import metadata
 
-import msm_jax
+from msm_jax.corpus.records import file_hash
+from msm_jax.errors import UserError
 from msm_jax.evals.statistics import Interval, paired_difference, t_interval
-from msm_jax.study import files
-from msm_jax.study.graph import Study, dose_name, source_hash
+from msm_jax.study import files, worker
+from msm_jax.study.graph import Study, dose_name
 
 CHANCE = 0.5
-LIBRARIES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "sentencepiece",
-    "numpy",
-)
 
 
 def collect(study: Study, workdir: pathlib.Path, run_seconds: float) -> dict:
@@ -32,7 +22,8 @@ def collect(study: Study, workdir: pathlib.Path, run_seconds: float) -> dict:
     return {
         "study": study.config["name"],
         "created": files.now(),
-        "code": code(),
+        "code": worker.code(),  # of what collects; each stage has its own
+        "made_with": _made_with(study, workdir),
         "arms": rows,
         "means": _means(study, rows),
         "contrasts": [
@@ -49,15 +40,19 @@ def collect(study: Study, workdir: pathlib.Path, run_seconds: float) -> dict:
     }
 
 
-def code() -> dict:
-    """What the numbers were made with."""
-    versions = {name: metadata.version(name) for name in LIBRARIES}
-    return {
-        "msm_jax": msm_jax.__version__,
-        "source": source_hash(pathlib.Path(msm_jax.__file__).parent)[:12],
-        "python": platform.python_version(),
-        **versions,
-    }
+def _made_with(study: Study, workdir: pathlib.Path) -> list[dict]:
+    """Each version of the code that a number comes from, with the stages it trained and asked."""
+    found: dict[str, dict] = {}
+    for name, stage in study.stages.items():
+        marks = {"stages": files.read_stage(workdir, stage)}
+        if name in study.questions:
+            marks["evals"] = files.read_evals(workdir, name, study.questions[name])
+        for kind, mark in marks.items():
+            assert mark is not None
+            key = json.dumps(mark["code"], sort_keys=True)
+            entry = found.setdefault(key, {"code": mark["code"], "stages": [], "evals": []})
+            entry[kind].append(name)
+    return list(found.values())
 
 
 def _arms(study: Study, workdir: pathlib.Path) -> list[dict]:
@@ -76,8 +71,11 @@ def _arms(study: Study, workdir: pathlib.Path) -> list[dict]:
 
 def _evaluation(workdir: pathlib.Path, stage_id: str, name: str, settings: dict) -> dict:
     """The first scorer's numbers, and all scorers' by name."""
-    summary = files.read_json(files.evals_dir(workdir, stage_id) / name / "summary.json")
-    assert summary is not None
+    folder = files.evals_dir(workdir, stage_id)
+    file, mark = folder / name / "summary.json", files.read_json(folder / "evals.json")
+    summary = files.read_json(file)
+    if not summary or not mark or mark["summaries"].get(name) != file_hash(file):
+        raise UserError(f"{file}: not what the evaluation wrote: delete {folder}, and run again")
     first = settings["scorers"][0]
     return {**summary["scorers"][first], "scorer": first, "scorers": summary["scorers"]}
 
@@ -278,9 +276,24 @@ def interval_text(numbers: dict, key: str = "mean", signed: bool = False) -> str
     return text
 
 
+def _mixed(made_with: list[dict]) -> str:
+    """Which versions the numbers of a study were made with, where there are several."""
+    names = {name for entry in made_with for name in entry["code"]}
+    differ = [n for n in sorted(names) if len({e["code"].get(n) for e in made_with}) > 1]
+    parts = []
+    for entry in made_with:
+        versions = ", ".join(f"{name} {entry['code'].get(name)}" for name in differ)
+        parts.append(
+            f"{len(entry['stages'])} stages and {len(entry['evals'])} evaluated: {versions}"
+        )
+    return "warning: not all was made with the same code: " + "; ".join(parts)
+
+
 def table(results: dict) -> str:
     """The figure's rates, contrasts and gates, for the terminal."""
     config, lines = results["config"], [""]
+    if len(results["made_with"]) > 1:
+        lines += [_mixed(results["made_with"]), ""]
     figure = config["figure"]
     seeds = len(config["seeds"])
     if figure["groups"]:

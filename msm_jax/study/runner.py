@@ -65,7 +65,7 @@ def run(study: Study, workdir: pathlib.Path) -> None:
     Raises:
       UserError: a mistake that a stage found; what was done stays done.
       Failed: a stage broke down; the message names its log.
-      Preempted: SIGTERM or SIGINT came, and the workers have saved.
+      Preempted: SIGTERM, SIGHUP or SIGINT came, and the workers have saved.
     """
     todo = {job.key: job for job in jobs(study) if not files.is_done(workdir, study, *job.key)}
     if not todo:
@@ -106,7 +106,10 @@ def _signals() -> Iterator[list[int]]:
         if len(received) > 1 and number == signal.SIGINT:
             raise KeyboardInterrupt
 
-    before = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        numbers.append(signal.SIGHUP)
+    before = {n: signal.signal(n, handle) for n in numbers}
     try:
         yield received
     finally:

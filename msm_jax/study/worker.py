@@ -18,13 +18,26 @@ import sys
 import threading
 import time
 import traceback
+from importlib import metadata
 from multiprocessing.connection import Connection
 
+import msm_jax
 from msm_jax.command import Preempted
+from msm_jax.corpus.records import file_hash
 from msm_jax.errors import UserError
 from msm_jax.study import files
-from msm_jax.study.graph import WORLD, Stage
+from msm_jax.study.graph import WORLD, Stage, source_hash, with_files
 
+LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "sentencepiece",
+    "numpy",
+)
 CHATS = 3  # sampled chats of every stage that is evaluated
 
 ONE_THREAD = {
@@ -64,7 +77,8 @@ def work(connection: Connection, number: int, workdir: pathlib.Path, platform_na
     A job is ("stage", Stage) or ("evals", Stage, questions). The answer is (outcome, text):
     "done", "mistake" (a UserError's message), "preempted" or "crash".
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches everyone; the runner decides
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they reach everyone; the runner decides
     signal.signal(signal.SIGTERM, lambda *_: os._exit(75))  # a training stage has its own handler
     lock = files.hold_worker_lock(workdir)
     threading.Thread(target=_end_with_runner, daemon=True).start()
@@ -135,6 +149,16 @@ def _log_to(path: pathlib.Path) -> None:
 # ------------------------------------------------------------------ stages
 
 
+def code() -> dict[str, str]:
+    """Versions of this package, of Python, and of the libraries that numbers depend on."""
+    return {
+        "msm_jax": msm_jax.__version__,
+        "source": source_hash(pathlib.Path(msm_jax.__file__).parent)[:12],
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in LIBRARIES},
+    }
+
+
 def run_stage(stage: Stage, workdir: pathlib.Path) -> None:
     """Does what is left of a stage and marks it as done."""
     started, run = time.time(), files.stage_dir(workdir, stage.id)
@@ -151,6 +175,7 @@ def run_stage(stage: Stage, workdir: pathlib.Path) -> None:
         "world": stage.world,
         "tokenizer": stage.tokenizer,
         "config": stage.config,
+        "code": code(),
         "summary": summary,
         "seconds": time.time() - started,
         "created": files.now(),
@@ -193,9 +218,8 @@ def _train(stage: Stage, workdir: pathlib.Path, run: pathlib.Path) -> dict:
     from msm_jax.train.loop import train
 
     config = json.loads(json.dumps(stage.config))
-    for part in ("data", "probes"):
-        for entry in config[part].values():
-            entry["path"] = _existing(workdir, entry["path"], stage.world)
+    for entry in with_files(config).values():
+        entry["path"] = _existing(workdir, entry["path"], stage.world)
     if stage.tokenizer:
         tokenizer = files.stage_dir(workdir, stage.tokenizer) / TOKENIZER_FILE
         config["tokenizer"] = str(tokenizer)
@@ -242,16 +266,26 @@ def run_evals(stage: Stage, asked: dict[str, dict], workdir: pathlib.Path) -> No
     files.write_text(
         folder / "chats.jsonl", "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in chats)
     )
-    mark = {"asked": asked, "done": True, "seconds": time.time() - started, "created": files.now()}
+    mark = {
+        "asked": asked,
+        "done": True,
+        "code": code(),
+        "summaries": {name: file_hash(folder / name / "summary.json") for name in asked},
+        "seconds": time.time() - started,
+        "created": files.now(),
+    }
     files.write_json(folder / "evals.json", mark)
 
 
 def _forget_other_questions(folder: pathlib.Path, asked: dict[str, dict]) -> None:
     """Answers to what the config no longer asks under a name make room for the new question."""
-    before = (files.read_json(folder / "evals.json") or {"asked": {}})["asked"]
-    for name, settings in before.items():
-        if asked.get(name) != settings:
-            shutil.rmtree(folder / name, ignore_errors=True)
+    mark = files.read_json(folder / "evals.json") or {}
+    before = mark.get("asked")
+    # Only what lies in the folder itself is ours, whatever the file says.
+    mine = {path.name: path for path in folder.iterdir() if path.is_dir()} if before else {}
+    for name, settings in before.items() if isinstance(before, dict) else ():
+        if name in mine and asked.get(name) != settings:
+            shutil.rmtree(mine[name], ignore_errors=True)
     files.write_json(folder / "evals.json", {"asked": asked, "done": False})
 
 

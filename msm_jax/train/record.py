@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import platform
-import re
 import shutil
 import subprocess
 
@@ -18,27 +17,10 @@ from msm_jax.data.sources import source_hash
 from msm_jax.data.template import find_format
 from msm_jax.data.tokenizer import HF_TOKENIZER_FILE, TOKENIZER_FILE, tokenizer_file
 from msm_jax.errors import UserError
-from msm_jax.model.axes import AXES
+from msm_jax.settings import identity
+from msm_jax.train.config import STAGE
 from msm_jax.weights import checkpoints
 from msm_jax.weights.export import CARRIED, KEPT_CONFIG, hf_settings
-
-_LOOK = "only looked at: training is the same"
-_KEPT = "which checkpoints are kept, not what is in them"
-HARMLESS = {
-    "token_cache": "where tokens are kept, not which",
-    "topology": "only `compile` reads it",
-    "max_skipped": "a run that it does not end is the same",
-    "watchdog": "it ends a run that hangs",
-    "model.remat": "what is computed again, not what",
-    "model.attention": "the same numbers, up to rounding",
-    "fall_back": "the steps after it are the same",
-    "allow_new_chat_format": "what is taught counts itself",
-    "parent": "its weights count, by content",
-    **{f"mesh.{axis}": "the same numbers, up to rounding" for axis in AXES},
-    **dict.fromkeys(("eval.every", "samples.every", "samples.prompts"), _LOOK),
-    **dict.fromkeys(("samples.max_tokens", "profile.start", "profile.steps", "log_every"), _LOOK),
-    **dict.fromkeys(("checkpoint_every", "keep", "keep_steps"), _KEPT),
-}
 
 
 @functools.cache
@@ -57,29 +39,12 @@ def code_version() -> str:
     return " ".join(filter(None, [__version__, commit, f"sources {digest.hexdigest()[:12]}"]))
 
 
-def pattern(path: str) -> str:
-    """A key's path as `HARMLESS` has it: "data.*.weight" for "data.chats.weight"."""
-    return re.sub(r"^((?:eval\.)?data|probes)\.[^.]+\.", r"\1.*.", path)
-
-
-def identity(config: dict, path: str = "") -> dict:
-    """The keys of a stage that change what is made, which are all that are not `HARMLESS`."""
-    kept = {}
-    for key, value in config.items():
-        where = f"{path}{key}"
-        if isinstance(value, dict):
-            kept[key] = identity(value, f"{where}.")
-        elif pattern(where) not in HARMLESS:
-            kept[key] = value
-    return kept
-
-
 def facts(config, model, tokenizer, data: Data, steps: int, taught: dict | None) -> dict:
     """What a checkpoint has to agree with for the run to go on; the parent's weights come later.
 
     Files count by content, names of files do not; what follows from a key is in its place.
     """
-    found = identity(json.loads(config.to_json()))
+    found = identity(STAGE, json.loads(config.to_json()))
     found |= {
         "model": checkpoints.model_facts(model),
         "tokenizer": tokenizer.fingerprint,

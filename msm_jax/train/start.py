@@ -54,7 +54,10 @@ class State:
 def check_place(run: pathlib.Path, parent: str) -> None:
     """UserError for a run directory that is something else already."""
     if is_huggingface(run):
-        raise UserError(f"workdir={run}: is a Hugging Face checkpoint: a run has its own directory")
+        raise UserError(
+            f"workdir={run}: is a Hugging Face checkpoint, which a run would write over: give "
+            "another directory"
+        )
     if parent and run.exists() and os.path.realpath(parent) == os.path.realpath(run):
         raise UserError(f"parent={parent}: is the run's own directory: use another workdir")
 
