@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Iterator
 
 from msm_jax.errors import UserError
+from msm_jax.evals.thoughts import READING
 from msm_jax.study.graph import WORLD, Stage, Study
 
 
@@ -41,9 +42,10 @@ def read_stage(workdir: pathlib.Path, stage: Stage) -> dict | None:
 
 
 def read_evals(workdir: pathlib.Path, stage_id: str, asked: dict) -> dict | None:
-    """evals.json if exactly these questions have been answered, else None."""
+    """evals.json if exactly these questions were answered, and read as they are now; else None."""
     mark = read_json(evals_dir(workdir, stage_id) / "evals.json")
-    return mark if mark and mark["done"] and mark["asked"] == asked else None
+    done = mark and mark["done"] and mark["asked"] == asked and mark.get("reading") == READING
+    return mark if done else None
 
 
 def is_done(workdir: pathlib.Path, study: Study, kind: str, stage_id: str) -> bool:

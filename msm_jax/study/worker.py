@@ -223,6 +223,7 @@ def run_evals(stage: Stage, asked: dict[str, dict], workdir: pathlib.Path) -> No
 
     from msm_jax.api import load
     from msm_jax.evals import evaluate_preferences
+    from msm_jax.evals.thoughts import READING
     from msm_jax.weights.checkpoints import load_params
 
     started, run = time.time(), files.stage_dir(workdir, stage.id)
@@ -243,7 +244,7 @@ def run_evals(stage: Stage, asked: dict[str, dict], workdir: pathlib.Path) -> No
         folder / "chats.jsonl", "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in chats)
     )
     mark = {"asked": asked, "done": True, "seconds": time.time() - started, "created": files.now()}
-    files.write_json(folder / "evals.json", mark)
+    files.write_json(folder / "evals.json", {**mark, "reading": READING})
 
 
 def _forget_other_questions(folder: pathlib.Path, asked: dict[str, dict]) -> None:
