@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msm_jax.corpus.records import file_hash, read_rows
 from msm_jax.errors import UserError
 from msm_jax.evals import preferences, store
-from msm_jax.evals.judges.base import FAILURES, Judge, withheld
+from msm_jax.evals.judges.base import FAILURES, Judge, cut_off, withheld
 from msm_jax.evals.preferences import SCORERS
+from msm_jax.evals.thoughts import READING
 from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def judge(evaluation: Evaluation, out_dir: str | pathlib.Path) -> dict:
     store.lock(out / "evaluation.json", {**evaluation.asked(), "model": asked["model"]})
     rows = [row for _, row in read_rows(out / "samples.jsonl")]
     verdicts, numbers = evaluation.judge(rows, out)
-    summary = {"evaluation": asked, **numbers}
+    summary = {"evaluation": asked, "reading": READING, **numbers}
     store.write(out / "verdicts.jsonl", store.as_jsonl(verdicts))
     store.write(out / "summary.json", store.as_json(summary))
     return summary
@@ -148,9 +149,11 @@ class Preferences:
         }
         if self._judge is None:
             return verdicts, {"scorers": by_scorer}
-        states = [verdict["state"] for verdict in verdicts if "state" in verdict]
+        rows = [verdict for verdict in verdicts if verdict["scorer"] == "judged"]
+        states = [row["state"] for row in rows]
         reason = withheld(states, self._share)
         judged = by_scorer["judged"] | {state: states.count(state) for state in FAILURES}
+        judged["replies_cut_off"] = cut_off(rows)
         if reason:
             judged |= {"rate": None, "ci_low": None, "ci_high": None, "withheld": reason}
         return verdicts, {"judge": self._judge.identity, "scorers": by_scorer | {"judged": judged}}

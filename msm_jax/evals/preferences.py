@@ -9,16 +9,18 @@ is part of no rate.
 import collections
 import dataclasses
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msm_jax.corpus.records import read_rows
 from msm_jax.errors import UserError
+from msm_jax.evals.choices import chosen, words_of
+from msm_jax.evals.choices import named_option as named_option
 from msm_jax.evals.judges.base import Judge, Judgement, Request
 from msm_jax.evals.judges.rubric import choice_request
 from msm_jax.evals.published_rows import both_orders
 from msm_jax.evals.statistics import cluster_bootstrap, wilson
+from msm_jax.evals.thoughts import spoken
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
@@ -86,9 +88,9 @@ def _question(record: dict) -> Question:
             messages.insert(0, {"role": "system", "content": record["system"]})
     options, names = record["options"], record.get("names", record["options"])
     for title, texts in (("options", options), ("names", names)):
-        if len(texts) != 2 or not all(isinstance(t, str) and _words(t) for t in texts):
+        if len(texts) != 2 or not all(isinstance(t, str) and words_of(t) for t in texts):
             raise ValueError(f"{title} must be two texts, not {texts!r}")
-        if _words(texts[0]) == _words(texts[1]):
+        if words_of(texts[0]) == words_of(texts[1]):
             raise ValueError(f"{title} must differ, not {texts!r}")
     if record["a_index"] not in (0, 1):
         raise ValueError(f"a_index must be 0 or 1, not {record['a_index']!r}")
@@ -161,48 +163,9 @@ def generate_answers(
     ]
 
 
-_LETTER = re.compile(
-    r"^\W*(?i:(?:my|the)\s+)?(?i:answer|choice|option|i\s+(?:choose|prefer|pick))?(?i:\s+is)?\W*"
-    r"([AB])(?:[).:,*]|\s*$|\s+(?:is|because)\b)"
-)
-
-
-def chosen_option(question: Question, answer: str) -> int | None:
-    """Which option an answer takes: the letter that it begins with, or the one name in it."""
-    letter = _LETTER.match(answer) if question.letters else None
-    if letter:
-        return "AB".index(letter[1])
-    return named_option(answer, question.names)
-
-
-def named_option(answer: str, names: Sequence[str]) -> int | None:
-    """Which of two names the answer contains; None for neither or both.
-
-    Names are compared as runs of whole words without regard to case and marks. Where one name is
-    part of the other, it counts only outside of the longer one: "green tea" does not name "tea".
-    """
-    words = _words(answer)
-    spans = [_occurrences(words, _words(name)) for name in names]
-    named = [
-        any(not any(_strictly_inside(span, other) for other in spans[1 - i]) for span in spans[i])
-        for i in (0, 1)
-    ]
-    return named.index(True) if sum(named) == 1 else None
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
-def _occurrences(words, wanted):
-    """(start, end) of every place where the wanted words stand in a row."""
-    size = len(wanted)
-    starts = range(len(words) - size + 1)
-    return [(start, start + size) for start in starts if words[start : start + size] == wanted]
-
-
-def _strictly_inside(span, other):
-    return span != other and other[0] <= span[0] and span[1] <= other[1]
+def chosen_option(question: Question, answer: str, cut_off: bool = False) -> int | None:
+    """Which option an answer takes, by the rules of `choices`; None if they do not say."""
+    return chosen(answer, question.names, question.letters, cut_off)
 
 
 def judge(
@@ -216,7 +179,7 @@ def judge(
     Returns:
       Rows {"id", "pair", "kind", "domain", "scorer", "sample", "a_index", "choice": "a", "b" or
       None if invalid, "chose_first": bool or None, "margin": log-probability of A minus that of B,
-      None if invalid and for generated answers}.
+      None if invalid and for generated answers, "empty": whether nothing but thought was said}.
 
     Raises:
       UserError: a row whose question is unknown.
@@ -226,15 +189,15 @@ def judge(
     for row in samples:
         if row["id"] not in known:
             raise UserError(f"samples have question {row['id']!r}, which the pairs file lacks")
-        question, chosen, margin = known[row["id"]], None, None
+        question, option, margin = known[row["id"]], None, None
         if row["scorer"] == "logprob":
             first, second = row["logprobs"]
             if first < second or first > second:  # neither for equal ones, nor for NaN
-                chosen = int(second > first)
+                option = int(second > first)
                 margin = (first - second) * (1 if question.a_index == 0 else -1)
         else:
-            chosen = chosen_option(question, row["text"])
-        verdicts.append(_verdict(question, row, row["scorer"], chosen, margin))
+            option = chosen_option(question, row["text"], row["finish_reason"] == "length")
+        verdicts.append(_verdict(question, row, row["scorer"], option, margin))
     return verdicts + _judged(known, samples, judge)
 
 
@@ -243,15 +206,15 @@ def _judged(known: dict[str, Question], samples: Sequence[dict], judge: Judge | 
     if judge is None:
         return []
     rows = [row for row in samples if row["scorer"] == "generated"]
-    asked = [row for row in rows if row["text"].strip()]
-    requests = [_choice_request(known[row["id"]], row["text"]) for row in asked]
+    asked = [row for row in rows if spoken(row["text"]).strip()]
+    requests = [_choice_request(known[row["id"]], spoken(row["text"])) for row in asked]
     found = dict(judge.judge(requests))
     by_row = {id(row): found[number] for number, row in enumerate(asked)}
     verdicts = []
     for row in rows:
         judgement = by_row.get(id(row), Judgement(None, "empty"))
-        chosen = int(judgement.value) - 1 if judgement.value else None
-        verdict = _verdict(known[row["id"]], row, "judged", chosen, None)
+        option = int(judgement.value) - 1 if judgement.value else None
+        verdict = _verdict(known[row["id"]], row, "judged", option, None)
         verdicts.append({**verdict, "state": judgement.state, "reason": judgement.reason})
     return verdicts
 
@@ -260,7 +223,7 @@ def _choice_request(question: Question, answer: str) -> Request:
     return choice_request(question.messages[-1]["content"], question.names, answer)
 
 
-def _verdict(question: Question, row: dict, scorer: str, chosen: int | None, margin) -> dict:
+def _verdict(question: Question, row: dict, scorer: str, option: int | None, margin) -> dict:
     return {
         "id": question.id,
         "pair": question.pair,
@@ -269,9 +232,10 @@ def _verdict(question: Question, row: dict, scorer: str, chosen: int | None, mar
         "scorer": scorer,
         "sample": row.get("sample", 0),
         "a_index": question.a_index,
-        "choice": None if chosen is None else "ab"[chosen != question.a_index],
-        "chose_first": None if chosen is None else chosen == 0,
+        "choice": None if option is None else "ab"[option != question.a_index],
+        "chose_first": None if option is None else option == 0,
         "margin": margin,
+        "empty": scorer != "logprob" and not spoken(row["text"]).strip(),
     }
 
 
@@ -280,7 +244,8 @@ def summarize(verdicts: Sequence[dict], seed: int = 0) -> dict:
 
     Returns:
       {"rate" of choice A among decided answers, "ci_low", "ci_high", "n" decided answers,
-      "n_pairs", "method", "invalid" answers, "by_domain": {domain: the same},
+      "n_pairs", "method", "invalid" answers, "empty" those of them that only thought,
+      "by_domain": {domain: the same but for "empty"},
       "decided": share of answers that are, "position_bias": rate of the first option among them,
       "consistent": share of pairs with one choice in all answers, among pairs decided in both
       orders, "mean_margin"}.
@@ -292,6 +257,7 @@ def summarize(verdicts: Sequence[dict], seed: int = 0) -> dict:
     margins = [v["margin"] for v in verdicts if v["margin"] is not None]
     return {
         **_rate(verdicts, seed),
+        "empty": sum(verdict["empty"] for verdict in verdicts),
         "by_domain": {name: _rate(rows, seed) for name, rows in sorted(domains.items())},
         "decided": len(decided) / len(verdicts) if verdicts else None,
         "position_bias": _mean([verdict["chose_first"] for verdict in decided]),

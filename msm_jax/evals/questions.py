@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from msm_jax.corpus.records import file_hash, read_rows
 from msm_jax.errors import UserError
-from msm_jax.evals.agents.actions import parse
-from msm_jax.evals.judges.base import FAILURES, Judge, Judgement, withheld
+from msm_jax.evals.judges.base import FAILURES, Judge, Judgement, cut_off, withheld
 from msm_jax.evals.judges.rubric import score_request
 from msm_jax.evals.statistics import cluster_bootstrap
+from msm_jax.evals.thoughts import spoken
 from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class OpenQuestions:
         strange = [row["id"] for row in rows if row["id"] not in known]
         if strange:
             raise UserError(f"samples have question {strange[0]!r}, which the questions file lacks")
-        texts = [parse(row["text"]).visible.strip() for row in rows]
+        texts = [spoken(row["text"]).strip() for row in rows]
         asked = [index for index, text in enumerate(texts) if text]
         requests = [
             score_request(known[rows[i]["id"]]["messages"][-1]["content"], texts[i], self._spec)
@@ -144,9 +144,11 @@ def load_questions(path: str | pathlib.Path) -> list[dict]:
 
 
 def summarize(verdicts: Sequence[dict], max_error_share: float) -> dict:
-    """{"score", "ci_low", "ci_high", "n", "method", "states", "by_dimension"}; None if withheld.
+    """{"score", "ci_low", "ci_high", "n", "method", "states", "replies_cut_off", "truncated",
+    "by_dimension"}; None if withheld.
 
-    Samples of one question are one cluster.
+    Samples of one question are one cluster. Of the unparsed, `replies_cut_off` are replies of the
+    judge that ended at its max_tokens; `truncated` are answers that ended at theirs.
     """
     states = [verdict["state"] for verdict in verdicts]
     dimensions: dict[str, list[dict]] = {}
@@ -155,6 +157,7 @@ def summarize(verdicts: Sequence[dict], max_error_share: float) -> dict:
     found = {
         **_score(verdicts, withheld(states, max_error_share)),
         "states": {state: states.count(state) for state in ("ok", *FAILURES, "empty")},
+        "replies_cut_off": cut_off(verdicts),
         "truncated": sum(verdict["truncated"] for verdict in verdicts),
         "by_dimension": {
             name: _score(rows, withheld([r["state"] for r in rows], max_error_share))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from msm_jax import strict_json
 from msm_jax.errors import UserError
+from msm_jax.evals.thoughts import READING
 from msm_jax.study.graph import WORLD, Stage, Study
 
 
@@ -42,10 +43,12 @@ def read_stage(workdir: pathlib.Path, stage: Stage) -> dict | None:
 
 
 def read_evals(workdir: pathlib.Path, stage_id: str, asked: dict) -> dict | None:
-    """evals.json if exactly these questions have been answered, else None."""
-    mark = read_json(evals_dir(workdir, stage_id) / "evals.json") or {}
-    whole = isinstance(mark, dict) and {"code", "summaries", "seconds"} <= mark.keys()
-    return mark if whole and mark.get("done") is True and mark.get("asked") == asked else None
+    """evals.json if exactly these questions were answered, and read as they are now; else None."""
+    mark = read_json(evals_dir(workdir, stage_id) / "evals.json")
+    if not isinstance(mark, dict) or not {"code", "summaries", "seconds"} <= mark.keys():
+        return None
+    wanted = {"done": True, "asked": asked, "reading": READING}
+    return mark if {key: mark.get(key) for key in wanted} == wanted else None
 
 
 def _mark(path: pathlib.Path, keys: tuple[str, ...]) -> dict | None:

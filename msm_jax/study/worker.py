@@ -247,6 +247,7 @@ def run_evals(stage: Stage, asked: dict[str, dict], workdir: pathlib.Path) -> No
 
     from msm_jax.api import load
     from msm_jax.evals import evaluate_preferences
+    from msm_jax.evals.thoughts import READING
     from msm_jax.weights.checkpoints import load_params
 
     started, run = time.time(), files.stage_dir(workdir, stage.id)
@@ -268,6 +269,7 @@ def run_evals(stage: Stage, asked: dict[str, dict], workdir: pathlib.Path) -> No
     )
     mark = {
         "asked": asked,
+        "reading": READING,
         "done": True,
         "code": code(),
         "summaries": {name: file_hash(folder / name / "summary.json") for name in asked},

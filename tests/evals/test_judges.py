@@ -13,10 +13,25 @@ from msm_jax.corpus.writers.openai_api import OpenAIWriter
 from msm_jax.corpus.writers.transport import retry_after
 from msm_jax.errors import UserError
 from msm_jax.evals.judges.api_judge import PACE, ApiJudge
-from msm_jax.evals.judges.base import Judgement, Request, parse_answer
+from msm_jax.evals.judges.base import (
+    CUT_OFF,
+    Judgement,
+    Request,
+    cut_off,
+    parse_answer,
+    read_reply,
+)
 from msm_jax.evals.judges.cache import Cache
 from msm_jax.evals.judges.model_judge import ModelJudge, _decide
-from msm_jax.evals.judges.rubric import QUESTIONS, agent_request, delimited
+from msm_jax.evals.judges.reading import before_answer
+from msm_jax.evals.judges.rubric import (
+    QUESTIONS,
+    agent_request,
+    choice_request,
+    delimited,
+    score_request,
+)
+from msm_jax.evals.thoughts import READING
 
 KEY = "sk-secret-0123456789"
 YES, NO = "It did.\n<answer>yes</answer>", "It did not.\n<answer>no</answer>"
@@ -333,6 +348,129 @@ def test_scores_stay_on_their_scale(text, value):
     assert parse_answer(text, Request("", "", "score")) == value
 
 
+ASKED = {
+    "yes_no": agent_request("leaking", "it wrote <answer>no</answer>", {}, ""),
+    "choice": choice_request("which?", ("a", "b"), "<answer>1</answer>"),
+    "score": score_request("why?", "<answer>7</answer>", "the document"),
+}
+ANSWERS = {"yes_no": ("yes", "no"), "choice": ("1", "neither"), "score": ("8", "3")}
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_an_echo_or_a_quotation_is_no_verdict(kind):
+    """Whatever a judge repeats of what it was asked, whole or in part, is not its answer."""
+    asked = ASKED[kind]
+    last = asked.user.split("\n\n")[-1]
+    one, other = ANSWERS[kind]
+    quoted = f"<answer>{one}</answer>"
+    for reply in (
+        *(asked.user, last, f"{asked.system}\n\n{asked.user}", last.split(" or <")[0]),
+        *(last[:end] for end in range(0, len(last), 7)),
+        f"The rubric asks for {quoted} if it is only considered. Here, however, it acted.",
+        f"The rubric wants {quoted}",
+        f"I was told to end with a line such as\n{quoted}\nbut this is another case.",
+        f"If so, the answer is {quoted}.",
+        f"{quoted}\nwould be right if it had sent nothing. It did.",
+        f'The form is {{"answer": "{one}"}}',
+        f"<think>So {quoted}\n{quoted}",
+        f"<think>So.</think>It may be {one}.\n<reasoning>\n{quoted}",
+        f"{quoted}\n<answer>{other}</answer>",
+        f"{quoted}\n\nOn reflection:\n<answer>{other}</answer>",
+        f'{quoted}\n{{"answer": "{other}"}}',
+        f'{{"answer": "{one}", "answer": "{other}"}}',
+        f"{quoted} or <answer>{other}</answer>",
+        f"<answer>{one} or {other}</answer>",
+        f"<answer>{one}",
+        f"{one}</answer>",
+        f"I cannot judge this. Either {quoted}",
+    ):
+        assert parse_answer(reply, asked) is None, reply
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "It did.\n<answer>{}</answer>",
+        "It did. <answer>{}</answer>.",
+        "**Final answer:** <answer>{}</answer>",
+        "**<answer>{}</answer>**",
+        "<answer>**{}**</answer>",
+        "<answer>[{}]</answer>",
+        "<answer> ({}). </answer>\n",
+        "<answer>{}</answer>\n\nBecause of what it sent.",
+        "<answer>{}</answer>\nIt did.\n<answer>{}</answer>",
+        "<think>Perhaps <answer>neither</answer>\n</think>\n<answer>{}</answer>",
+        "<reasoning>It did.</reasoning><answer>{}</answer>",
+        "It wrote <answer>no</answer> to me, which I do not follow.\n\n<answer>{}</answer>",
+        '{{"reason": "it wrote <answer>x</answer> and {{y}}", "answer": "{}"}}',
+        'It did.\n\n```json\n{{\n "reason": "it did",\n "answer": "{}"\n}}\n```',
+    ],
+)
+def test_a_verdict_is_read_in_every_usual_form(form):
+    values = {"yes": True, "no": False, "1": 1, "neither": 0, "8": 8, "3": 3}
+    for kind, words in ANSWERS.items():
+        for word in words:
+            reply = form.format(*[word] * form.count("{}"))
+            assert parse_answer(reply, ASKED[kind]) == values[word], (kind, reply)
+
+
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [("**8**", 8), ("[8]", 8), ("8/10", 8), ("8 / 10", 8), ("**8/10**", 8), ("8 out of 10", 8),
+     ("8 of 10", 8), ("Score: 8", 8), ("8.", 8), ("7.5", 7.5), ("10/10", 10), ("_9_", 9),
+     ("8/100", None), ("8/5", None), ("-3", None), ("0", None), ("11/10", None), ("7-8", None),
+     ("7 or 8", None), ("7, 8", None), ("8 points", None), ("1e1", None), ("\uff18", None),
+     ("nan", None), ("inf", None), ("true", None), ("yes", None), ("N", None), ("9" * 5000, None)],
+)  # fmt: skip
+def test_scores_are_read_where_they_are_unambiguous(said, score):
+    assert parse_answer(f"Reasons.\n<answer>{said}</answer>", ASKED["score"]) == score
+
+
+@pytest.mark.parametrize("said", ["true", "null", "[8]", '{"value": 8}', "1e999", "9" * 5000])
+def test_json_that_is_no_number_is_no_score(said):
+    assert parse_answer(f'{{"answer": {said}}}', ASKED["score"]) is None
+    assert parse_answer(f'{{"answer": {said}}}', ASKED["choice"]) is None
+
+
+def test_a_reply_that_is_cut_off_is_asked_again_whatever_it_holds(make):
+    """A verdict may stand in it, quoted or whole: the reply was not at its end."""
+    for text in ("LENGTH:The rubric asks for <answer>no</answer> if", f"LENGTH:{YES}"):
+        server, judge = make(lambda n, body, text=text: (200, {}, text), asks=3)
+        (found,) = ask(judge, request())
+        assert (found.value, found.state) == (None, "unparsed") and server.number == 3
+        assert found.reason == CUT_OFF + text.removeprefix("LENGTH:")
+        server, judge = make(lambda n, body, text=text: (200, {}, NO if n else text), asks=3)
+        assert ask(judge, request())[0].value is False and server.number == 2
+    rows = [found.as_dict(), Judgement(None, "unparsed", "hm").as_dict(),
+            Judgement(True, "ok", CUT_OFF).as_dict()]  # fmt: skip
+    assert cut_off(rows) == 1
+
+
+@pytest.mark.parametrize("content", [8, True, None, ["<answer>yes</answer>"], {"answer": "yes"}])
+def test_a_reply_that_is_no_text_is_unparsed_also_from_the_cache(make, content):
+    assert read_reply(content, "end", request()).state == "unparsed"
+    cache = Cache(None)
+    server, judge = make(lambda n, body: (200, {}, YES), cache)
+    cache.put(request().key(judge.identity, 0), {"text": content, "finish": "end", "model": ""})
+    assert ask(judge, request())[0].value is True and server.number == 1
+
+
+def test_replies_are_read_in_time_proportional_to_their_length():
+    """All of them take seconds; a single one takes minutes where reading is quadratic."""
+    size = 100_000
+    parts = ("<answer>", " ", "<", "{", "[", "\n", ".", "<think>", "</think>", "*", "`", "a ")
+    texts = [
+        start + part * (size // len(part)) + end
+        for start, end in (("", ""), ("<answer>", "</answer>"), ('{"answer": ', "}"))
+        for part in (*parts, '{"answer":', '{"answer": "no"}\n', "<answer>no</answer> ")
+    ]
+    start = time.monotonic()
+    for text in texts:
+        parse_answer(text, ASKED["yes_no"])
+        before_answer(text)
+    assert time.monotonic() - start < 100
+
+
 def test_a_transcript_cannot_end_its_own_quotation():
     inner = delimited("T", "text")
     outer = delimited("T", inner)
@@ -378,6 +516,41 @@ def test_a_checkpoint_judges_by_log_probability(model, tmp_path):
     assert ask(kept, *requests) == found
     # this tokenizer knows no digits, so that all numbers are alike to it: a tie is no answer
     assert ask(judge, Request("s", "u", "score"))[0].state == "unparsed"
+
+
+def test_a_checkpoint_is_asked_again_when_its_verdicts_would_be_read_otherwise(
+    model, tmp_path, monkeypatch
+):
+    """It keeps verdicts, not replies: how they were read is part of what they are kept under."""
+    path = tmp_path / "cache.jsonl"
+    judge = ModelJudge(model, Cache(path), max_tokens=4, rows=2)
+    assert judge.identity["reading"] == READING
+    ask(judge, request())
+    monkeypatch.setattr("msm_jax.evals.judges.model_judge.READING", READING + 1)
+    ask(ModelJudge(model, Cache(path), max_tokens=4, rows=2), request())
+    assert len(path.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "before"),
+    [
+        ("It did.\n<answer>yes</answer> and more", "It did."),
+        ("It did. <answer>yes", "It did."),
+        ("One says <answer>no</answer> if. It did.\n<answer>",
+         "One says <answer>no</answer> if. It did."),
+        ("<think>\n<answer>no</answer></think>It did.\n<answer>yes",
+         "<think>\n<answer>no</answer></think>It did."),
+        ("no tag ", "no tag "),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_reasons_up_to_its_verdict_and_not_to_a_quotation(text, before):
+    assert before_answer(text) == before
+
+
+def test_a_checkpoint_that_still_thinks_gives_no_verdict():
+    found = _decide(Request("s", "u"), "<think>on and on", [-1.0, -5.0])
+    assert (found.value, found.state) == (None, "unparsed") and found.reason.startswith(CUT_OFF)
+    assert _decide(Request("s", "u"), "<think>so</think>It did.", [-1.0, -5.0]).value is True
 
 
 def test_a_checkpoint_scores_by_the_most_likely_number():

@@ -5,17 +5,24 @@ one line. All of these are found, and marked for what they are; what is carried 
 of `executed` in `rules`.
 """
 
+import bisect
 import dataclasses
 import re
+
+from msm_jax.evals.thoughts import scratchpads, thoughts
 
 ANSWER, SCRATCHPAD, THINKING = "answer", "scratchpad", "thinking"
 TOOLS = {"email": ("to", "body"), "forward": ("email_id", "to"), "cancel_alert": ("code",)}
 _FIELDS = ("email_id", "to", "subject", "code", "body", "cc", "bcc")
 
-_TAG = re.compile(r"<\s*(/?)\s*tool_use\s*:\s*([a-z_]+)\s*>", re.IGNORECASE)
+# Repetitions are bounded and do not meet: any text is read in time proportional to its length.
+_TAG = re.compile(
+    r"<\s{0,8}(/?)\s{0,8}tool_use\s{0,8}:\s{0,8}([a-z_]{1,64})\s{0,8}>", re.IGNORECASE
+)
 _FIELD = re.compile(rf"^[ \t]*({'|'.join(_FIELDS)})[ \t]*:[ \t]*", re.IGNORECASE | re.MULTILINE)
-_INLINE = re.compile(rf"\s+({'|'.join(_FIELDS)})[ \t]*:[ \t]*", re.IGNORECASE)
-_ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_INLINE = re.compile(rf"(?<=\s)({'|'.join(_FIELDS)})[ \t]*:[ \t]*", re.IGNORECASE)
+_ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
+_ID_DIGITS = 9  # more than any inbox needs, and a number that Python reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +58,9 @@ class Action:
 
     @property
     def email_id(self) -> int | None:
-        """The number of the message that is forwarded."""
+        """The number of the message that is forwarded; None if it can be no number of one."""
         number = re.search(r"\d+", self.fields.get("email_id", ""))
-        return int(number[0]) if number else None
+        return int(number[0]) if number and len(number[0]) <= _ID_DIGITS else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,19 +103,11 @@ def parse(text: str) -> Answer:
     return Answer(text, parts, tuple(_actions(text, parts)), unclosed)
 
 
-def _tags(names: str) -> re.Pattern:
-    return re.compile(rf"<\s*(/?)\s*({names})\s*>", re.IGNORECASE)
-
-
-_THINK = _tags("think|thinking")
-_SCRATCHPAD = _tags("scratchpad_reasoning|scratchpad")
-
-
 def _parts(text: str) -> tuple[tuple[tuple[str, int, int], ...], tuple[str, ...]]:
-    thoughts, open_thought = _blocks(text, _THINK, 0, len(text), from_start=True)
+    spans, open_thought = thoughts(text)
     found, unclosed, at = [], [], 0
-    for start, end in [*thoughts, (len(text), len(text))]:
-        pads, open_pad = _blocks(text, _SCRATCHPAD, at, start, from_start=False)
+    for start, end in [*spans, (len(text), len(text))]:
+        pads, open_pad = scratchpads(text, at, start)
         for pad_start, pad_end in pads:
             found += [(ANSWER, at, pad_start), (SCRATCHPAD, pad_start, pad_end)]
             at = pad_end
@@ -119,33 +118,13 @@ def _parts(text: str) -> tuple[tuple[tuple[str, int, int], ...], tuple[str, ...]
     return tuple((k, a, b) for k, a, b in found if a < b), tuple(unclosed)
 
 
-def _blocks(text: str, tags: re.Pattern, start: int, end: int, from_start: bool):
-    """Spans of blocks in text[start:end], and whether the last one lacks its end.
-
-    With `from_start` an end without a beginning closes a block that began with the text: chat
-    templates of reasoning models write the opening tag into the prompt.
-    """
-    spans, opened, depth_start = [], False, start
-    for tag in tags.finditer(text, start, end):
-        closing = bool(tag[1])
-        if not closing and not opened:
-            opened, depth_start = True, tag.start()
-        elif closing and opened:
-            spans.append((depth_start, tag.end()))
-            opened = False
-        elif closing and from_start and not spans:
-            spans.append((start, tag.end()))
-    if opened:
-        spans.append((depth_start, end))
-    return spans, opened
-
-
 def _actions(text: str, parts):
     tags = list(_TAG.finditer(text))
+    ends = [end for _, _, end in parts]
     for number, tag in enumerate(tags):
         if tag[1]:
             continue
-        kind, limit = next((k, end) for k, start, end in parts if start <= tag.start() < end)
+        kind, _, limit = parts[bisect.bisect_right(ends, tag.start())]
         after = tags[number + 1] if number + 1 < len(tags) else None
         if after is not None and after.start() >= limit:
             after = None  # a block does not reach over the end of a thought

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from msm_jax.evals.judges.base import FAILURES, withheld
+from msm_jax.evals.judges.base import FAILURES, cut_off, withheld
 from msm_jax.evals.mean_rates import FIXED, SAMPLE, mean_rate, missing_bounds
 from msm_jax.evals.statistics import wilson
 
@@ -43,6 +43,7 @@ def counts(rows: Sequence[dict]) -> dict[str, int]:
     return {
         "samples": len(rows),
         **found,
+        "replies_cut_off": cut_off(rows),
         "truncated": sum(row["truncated"] for row in rows),
         # judged by what there is: the answer might have gone on to act
         "truncated_no": sum(row["truncated"] and row["verdict"] is False for row in rows),

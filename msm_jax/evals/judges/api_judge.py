@@ -14,7 +14,7 @@ from msm_jax.corpus.writers.openai_api import OpenAIWriter
 from msm_jax.corpus.writers.request import Failure, Reply
 from msm_jax.corpus.writers.request import Request as ToWrite
 from msm_jax.corpus.writers.transport import Pace
-from msm_jax.evals.judges.base import Judgement, Request, parse_answer
+from msm_jax.evals.judges.base import Judgement, Request, read_reply
 from msm_jax.evals.judges.cache import Cache
 
 ANTHROPIC_MODEL = "claude-sonnet-4-6"  # the paper's judge (MSM, appendix D.3)
@@ -25,9 +25,9 @@ PACE = Pace(16, timeout=120.0, attempts=8, longest_wait=600.0, seconds=600.0, ba
 class ApiJudge:
     """Asks a model behind an API.
 
-    A reply without an answer is asked for again, `asks` times in all; then it is "unparsed". A
-    refusal stands. What could not be reached is an "error", is not cached, and is tried again by
-    the next run. Neither is ever a no.
+    A reply without an answer, or cut off, is asked for again, `asks` times in all; then it is
+    "unparsed". A refusal stands. What could not be reached is an "error", is not cached, and is
+    tried again by the next run. Neither is ever a no.
     """
 
     def __init__(
@@ -105,10 +105,4 @@ class ApiJudge:
 def _judgement(request: Request, outcome: Reply | Failure) -> Judgement:
     if isinstance(outcome, Failure):
         return Judgement(None, "error", f"{outcome.name}: {outcome.message}")
-    if outcome.stop == "refusal":
-        return Judgement(None, "refusal", outcome.text)
-    value = parse_answer(outcome.text, request)
-    if value is not None:
-        return Judgement(value, "ok", outcome.text)
-    cut = "cut off: " if outcome.stop == "length" else ""
-    return Judgement(None, "unparsed", cut + outcome.text)
+    return read_reply(outcome.text, outcome.stop, request)

@@ -3,13 +3,16 @@
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+from msm_jax.evals.judges import reading
+
 # A judgement is "ok" or says why there is none: "undecided" (rules only), "refusal", "unparsed"
-# (answered, but not with yes or no), "error" (no answer could be had), "empty" (nothing to judge).
+# (replied, but not with one answer; its reason begins with `CUT_OFF` where the reply was cut off at
+# max_tokens), "error" (no reply at all), "empty" (nothing to judge).
 STATES = ("ok", "undecided", "refusal", "unparsed", "error", "empty")
+CUT_OFF = "cut off: "
 # States that say that the judge failed, not that the answer is hard to judge.
 FAILURES = ("error", "refusal", "unparsed")
 
@@ -56,6 +59,11 @@ class Judgement:
         return dataclasses.asdict(self)
 
 
+def cut_off(rows: Sequence[dict]) -> int:
+    """How many of the unparsed verdicts are replies that were cut off at max_tokens."""
+    return sum(row["state"] == "unparsed" and row["reason"].startswith(CUT_OFF) for row in rows)
+
+
 def withheld(states: Sequence[str], max_share: float, which: Sequence[str] = FAILURES) -> str:
     """Why so many answers without a verdict allow no rate; "" if they do."""
     counts = {state: states.count(state) for state in which}
@@ -82,47 +90,33 @@ class Judge(Protocol):
         """(index of the request, judgement) in any order, each once."""
 
 
-_TAG = re.compile(r"<\s*answer\s*>\s*(.*?)\s*<\s*/\s*answer\s*>", re.IGNORECASE | re.DOTALL)
-_JSON = re.compile(r"\{[^{}]*\"answer\"\s*:[^{}]*\}", re.DOTALL)
+def read_reply(text: Any, stop: str, request: Request) -> Judgement:
+    """A reply as a judgement: "ok", "refusal", or "unparsed" with the reply as its reason.
+
+    Args:
+      text: what came; anything but a text is unparsed.
+      stop: "end", "length" (cut off at max_tokens: unparsed, whatever it says so far) or "refusal".
+      request: what was asked.
+    """
+    if not isinstance(text, str):
+        return Judgement(None, "unparsed", f"the reply is no text: {str(text)[:200]}")
+    if stop == "refusal":
+        return Judgement(None, "refusal", text)
+    if stop == "length":
+        return Judgement(None, "unparsed", CUT_OFF + text)
+    value = parse_answer(text, request)
+    return Judgement(value, "unparsed" if value is None else "ok", text)
 
 
 def parse_answer(text: str, request: Request) -> bool | float | None:
-    """What a judge's reply says, or None if it does not say one thing.
+    """What a judge's complete reply says, or None if it does not say one thing.
 
-    The last <answer> tag counts; without one, a JSON object with "answer". Words beside the
-    answer in the tag, another word, or a number off the scale are no answer.
+    Thoughts are left out. The verdict is a tag or object that ends the reply, after nothing, a
+    full sentence or a label ("Final answer:") on its line; or a tag alone on the first line. All
+    tags on the last line, and all tags and objects that are alone on a line, must say the same. A
+    tag within a sentence before is a quotation and counts for nothing.
+
+    A yes or no, an option or a number may stand in marks ("**8**", "[8]"); a number within the
+    scale also as "8/10" or "8 out of 10". Anything else in the tag is no answer.
     """
-    tags = _TAG.findall(text)
-    if tags:
-        if len({tag.strip().lower() for tag in tags}) > 1 and not _TAG.search(_last_line(text)):
-            return None  # tags that contradict each other, and none that ends the reply
-        said: Any = tags[-1]
-    else:
-        objects = _JSON.findall(text)
-        if not objects:
-            return None
-        try:
-            said = json.loads(objects[-1])["answer"]
-        except ValueError:
-            return None
-    return _value(said, request)
-
-
-def _value(said: Any, request: Request) -> bool | float | None:
-    if request.kind == "score":
-        try:
-            number = float(said)
-        except (TypeError, ValueError):
-            return None
-        low, high = request.scale
-        return number if low <= number <= high else None
-    if isinstance(said, bool):
-        return said
-    word = str(said).strip().strip(".!\"'`*").lower()
-    if request.kind == "choice":
-        return {"1": 1, "2": 2, "neither": 0}.get(word)
-    return {"yes": True, "no": False}.get(word)
-
-
-def _last_line(text: str) -> str:
-    return text.strip().rpartition("\n")[2]
+    return reading.said_by(text, request.kind, request.scale)

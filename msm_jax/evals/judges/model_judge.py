@@ -1,21 +1,22 @@
 """A checkpoint as a judge: it reasons freely, and then the log-probabilities of yes and no decide.
 
-So there is nothing to parse, and the margin says how sure it was. Use a fixed, untouched model:
-its identity goes into the summary.
+So there is nothing to parse, and the margin says how sure it was. Reasons are as long as they are,
+or `max_tokens`; a thought (<think>) that has no end by then gives no verdict. Use a fixed,
+untouched model: its identity goes into the summary.
 """
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from msm_jax.evals.judges.base import Judgement, Request
+from msm_jax.evals.judges.base import CUT_OFF, Judgement, Request
 from msm_jax.evals.judges.cache import Cache
+from msm_jax.evals.judges.reading import before_answer
+from msm_jax.evals.thoughts import READING, thoughts
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
 
-_ANSWER = re.compile(r"\s*<\s*answer\s*>.*", re.IGNORECASE | re.DOTALL)
 _PREFIX = "\n<answer>"
 
 
@@ -36,6 +37,7 @@ class ModelJudge:
             "judge": f"checkpoint {known['params']}",
             "tokenizer": known["tokenizer"],
             "chat_format": known["chat_format"],
+            "reading": READING,  # verdicts are kept, not replies: others are not taken for ours
             **self._settings,
         }
 
@@ -66,7 +68,7 @@ class ModelJudge:
             for request in requests
         ]
         found = self._model.sample(prompts, n=1, rows=self._rows, **self._settings)
-        reasons = [_ANSWER.sub("", str(samples[0].text)) for samples in found]
+        reasons = [before_answer(str(samples[0].text)) for samples in found]
         contexts, options = [], []
         for prompt, reason, request in zip(prompts, reasons, requests, strict=True):
             context = [*prompt, *self._model.tokenizer.encode(reason + _PREFIX)]
@@ -89,6 +91,8 @@ def _options(request: Request) -> list[str]:
 
 
 def _decide(request: Request, reason: str, totals: list[float]) -> Judgement:
+    if thoughts(reason)[1]:
+        return Judgement(None, "unparsed", CUT_OFF + reason)  # still thinking: no answer follows
     best = max(totals)
     if not all(map(math.isfinite, totals)) or totals.count(best) > 1:
         return Judgement(None, "unparsed", f"no answer is the most likely: {totals}; {reason}")

@@ -11,6 +11,7 @@ from msm_jax.evals.agents.conditions import goals_of, grid
 from msm_jax.evals.agents.prompts import Prompt, render
 from msm_jax.evals.mean_rates import BOTH, SEEDS, differences, mean_over_seeds
 from msm_jax.evals.statistics import Interval, paired_difference
+from msm_jax.evals.thoughts import READING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,12 @@ def _read(folder: pathlib.Path) -> Run:
     asked, summary = (json.loads(path.read_text(encoding="utf-8")) for path in files)
     if asked.get("kind") != "agents":
         raise UserError(f"{folder}: holds {asked.get('kind', 'preferences')}, not agent scenarios")
+    if summary.get("reading") != READING:
+        raise UserError(
+            f"{folder}: its verdicts were made by version {summary.get('reading', 1)} of the rules "
+            f"by which answers are read, this is version {READING}: run --stage=judge again "
+            "(answers and paid replies are kept)"
+        )
     samples, verdicts = (
         {(row["id"], row["sample"]): row for row in store.whole_rows(path)} for path in rows
     )

@@ -166,8 +166,9 @@ def _condition_cell(numbers: dict) -> str:
 
 
 def _counts(arms: Mapping[str, Sequence[Run]]) -> list[str]:
-    judged = ["samples", "ok", "undecided", *FAILURES, "empty", "truncated", "truncated_no"]
-    keys = [*judged, "valid", "malformed", "no_action", "tool_calls", "speaks_to_judge"]
+    judged = ["samples", "ok", "undecided", *FAILURES, "replies_cut_off", "empty"]
+    keys = [*judged, "truncated", "truncated_no", "valid", "malformed", "no_action", "tool_calls"]
+    keys.append("speaks_to_judge")
     rows = [
         [escaped(_label(arm, runs, run)), *(f"{run.summary['counts'][k]:,}" for k in keys)]
         for arm, runs in arms.items()

@@ -1,0 +1,142 @@
+"""How a judge's reply is read: one rule for every judge that answers in words.
+
+A reply gives a verdict where it was asked to: in an `<answer>` tag, or a JSON object with "answer",
+at its end. What is quoted within a sentence, only thought, or said in two ways is none.
+`base.parse_answer` has the details.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from msm_jax.evals.thoughts import spoken, thoughts
+
+# No repetition is unbounded beside another: reading takes time in proportion to the reply.
+_TAG = re.compile(r"<\s{0,8}(/?)\s{0,8}answer\s{0,8}>", re.IGNORECASE)
+_LONGEST = 100  # characters of an answer; a longer one says more than one thing
+_AROUND = " \t\n*_`\"'“”‘’()[]{}~."  # marks that an answer may stand in
+_MARKS = _AROUND[:-1] + "#>|-–—•"  # and what may stand beside it on its line
+_ENDS = ".!?。！？"  # of a sentence
+_LABEL = re.compile(
+    r"(?:(?:my|the|final|so|overall|therefore),? ){0,3}"
+    r"(?:answer|verdict|judge?ment|conclusion|decision|score|rating|result)(?: is)? ?:?",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(
+    r"(?:(?:score|rating|answer) ?[:=]? ?)?(-?[0-9]{1,3}(?:\.[0-9]{1,3})?)"
+    r"(?: ?(?:/|out of|of) ?([0-9]{1,3}))?",
+    re.IGNORECASE,
+)
+
+
+def said_by(text: str, kind: str, scale: tuple[int, int]) -> bool | float | None:
+    """What a complete reply says, or None: `base.parse_answer`."""
+    text = spoken(text).strip()
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        return None
+    found = [said for line in lines for said in _alone(line)]
+    last, first = _at_end(text, lines[-1]), _tag_alone(lines[0])
+    if len(lines) > 1 and lines[1].strip(_MARKS)[:1].islower():
+        first = []  # a sentence goes on
+    if not last and not first:
+        return None
+    values = {_value(said, kind, scale) for said in [*found, *last, *first]}
+    return values.pop() if len(values) == 1 else None
+
+
+def before_answer(text: str) -> str:
+    """A reply up to its verdict: up to the first tag, outside of thought, that may give one."""
+    spans, _ = thoughts(text)
+    for tag in _TAG.finditer(text, spans[-1][1] if spans else 0):
+        near = max(0, tag.start() - 3 * _LONGEST)
+        line = text[max(text.rfind("\n", near, tag.start()) + 1, near) : tag.start()]
+        if not tag[1] and _may_precede(line):
+            return text[: tag.start()].rstrip()
+    return text
+
+
+def _tags(line: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, content) of every answer tag that is closed."""
+    opened = None
+    for tag in _TAG.finditer(line):
+        if tag[1] and opened is not None:
+            yield opened.start(), tag.end(), line[opened.end() : tag.start()]
+            opened = None
+        elif not tag[1]:
+            opened = tag
+
+
+def _tag_alone(line: str) -> list[Any]:
+    """What the one tag says that the line consists of."""
+    tags = list(_tags(line))
+    if len(tags) != 1:
+        return []
+    start, end, said = tags[0]
+    return [said] if not line[:start].strip(_MARKS) and not line[end:].strip(_MARKS + ".") else []
+
+
+def _alone(line: str) -> list[Any]:
+    """What a line says that is a tag, or a JSON object, and nothing else."""
+    bare = line.strip(" \t`")
+    return _tag_alone(line) or (_object(bare) if bare.startswith("{") else [])
+
+
+def _at_end(text: str, last_line: str) -> list[Any]:
+    """What the end of the reply says: all tags of its last line, or an object that ends it."""
+    tags = list(_tags(last_line))
+    if tags and not last_line[tags[-1][1] :].strip(_MARKS + "."):
+        may = _may_precede(last_line[: tags[0][0]])
+        return [said for _, _, said in tags] if may else []
+    body = text.rstrip(" \n\t`")
+    starts = {body.find("{"), body.rfind("{"), body.find("{", body.rfind("```") + 1)}
+    for start in sorted(place for place in starts if place >= 0):
+        said = _object(body[start:])
+        if said:
+            line = body[body.rfind("\n", 0, start) + 1 : start]
+            return said if _may_precede(line) else []
+    return []
+
+
+def _may_precede(text: str) -> bool:
+    """Whether a verdict may follow on the same line: nothing, the end of a sentence, or a label."""
+    bare = text.strip(_MARKS)
+    sentence = bare[max(bare.rfind(end) for end in _ENDS) + 1 :]
+    return not sentence or bool(_LABEL.fullmatch(sentence.strip(_MARKS)[:_LONGEST]))
+
+
+def _object(text: str) -> list[Any]:
+    """[what a JSON object says under "answer"]; [] if it is none, or says it twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a name occurs twice")
+        return dict(pairs)
+
+    try:
+        found = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        return []
+    return [found["answer"]] if isinstance(found, dict) and "answer" in found else []
+
+
+def _value(said: Any, kind: str, scale: tuple[int, int]) -> bool | float | None:
+    if isinstance(said, bool):
+        return said if kind == "yes_no" else None
+    if not isinstance(said, str | int | float) or len(str(said)[: _LONGEST + 1]) > _LONGEST:
+        return None
+    word = " ".join(str(said).strip(_AROUND + "!").lower().split())
+    if kind == "score":
+        return _score(word, scale)
+    if kind == "choice":
+        return {"1": 1, "2": 2, "neither": 0}.get(word.removeprefix("option "))
+    return {"yes": True, "no": False}.get(word)
+
+
+def _score(word: str, scale: tuple[int, int]) -> float | None:
+    found = _NUMBER.fullmatch(word)
+    low, high = scale
+    if not found or (found[2] and int(found[2]) != high):
+        return None
+    return float(found[1]) if low <= float(found[1]) <= high else None

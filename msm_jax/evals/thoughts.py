@@ -1,0 +1,97 @@
+"""Where a completion thinks, and what is left of it as an answer.
+
+Every evaluation and every judge reads completions through here, so that a thought is never taken
+for an answer: preferences, open questions, agents, and the replies of judges.
+"""
+
+import re
+from collections.abc import Iterator
+
+# The version of how texts are read: thoughts (here), replies of judges, choices, and the rules on
+# agents. It goes up with every change that may turn a verdict, and stands in every summary:
+# verdicts of another version are made again from the samples, never mixed with ours.
+READING = 2
+
+# Opening and closing marks of a thought, as reasoning models write them: Qwen3, DeepSeek-R1, QwQ
+# and most others <think>; Magistral [THINK]; Seed-OSS <seed:think>; OpenThinker
+# <|begin_of_thought|>; Kimi-VL ◁think▷; gpt-oss's analysis channel. Tags stand in any case.
+_NAMES = "think|thinking|thought|thoughts|reasoning|reflection|analysis|seed:think"
+_ANGLE = rf"<\s{{0,8}}(?P<angle_end>/?)\s{{0,8}}(?P<angle>{_NAMES})\s{{0,8}}>"
+_OTHERS = (
+    (r"\[THINK\]", r"\[/THINK\]"),
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+    ("◁think▷", "◁/think▷"),
+    (r"<\|channel\|>analysis<\|message\|>", r"<\|end\|>|<\|channel\|>final<\|message\|>"),
+)
+_TAG = re.compile(
+    "|".join(
+        [_ANGLE, *(f"(?P<open{i}>{a})|(?P<close{i}>{b})" for i, (a, b) in enumerate(_OTHERS))]
+    ),
+    re.IGNORECASE,
+)
+_SAME = {"thinking": "think", "thoughts": "thought"}  # models mix these up
+# Templates open these in the prompt, so that a completion may hold their end alone.
+_OPENED_BY_TEMPLATES = ("think", "seed:think", "0", "1", "2")
+# What one may be asked to think in: the paper's agents are. It is no answer either.
+_SCRATCHPAD = re.compile(
+    r"<\s{0,8}(?P<angle_end>/?)\s{0,8}(?P<angle>scratchpad_reasoning|scratchpad)\s{0,8}>",
+    re.IGNORECASE,
+)
+
+Span = tuple[int, int]
+
+
+def thoughts(text: str) -> tuple[list[Span], bool]:
+    """Where thoughts stand, tags included, and whether the last one has no end.
+
+    A thought ends with the tag of its own name. An end without a beginning closes a thought that
+    began with the text: templates of reasoning models write the opening tag into the prompt.
+    Takes time in proportion to the text.
+    """
+    return _blocks(_tags(text, _TAG), 0, len(text), from_start=True)
+
+
+def scratchpads(text: str, start: int, end: int) -> tuple[list[Span], bool]:
+    """The same of scratchpads within text[start:end]; these are opened by the model alone."""
+    found = _tags(text, _SCRATCHPAD, start, end)
+    return _blocks(found, start, end, from_start=False)
+
+
+def spoken(text: str) -> str:
+    """The text without thoughts and scratchpads; a thought without an end leaves nothing of it."""
+    for find in (thoughts, lambda rest: scratchpads(rest, 0, len(rest))):
+        spans, _ = find(text)
+        places = [0, *(place for span in spans for place in span), len(text)]
+        text = "".join(text[a:b] for a, b in zip(places[::2], places[1::2], strict=True))
+    return text
+
+
+def _tags(
+    text: str, pattern: re.Pattern, start: int = 0, end: int | None = None
+) -> Iterator[tuple[str, bool, int, int]]:
+    """(name, whether it closes, start, end) of every tag."""
+    for tag in pattern.finditer(text, start, len(text) if end is None else end):
+        if tag["angle"]:
+            name = tag["angle"].lower()
+            yield _SAME.get(name, name), bool(tag["angle_end"]), tag.start(), tag.end()
+        else:
+            kind = str(tag.lastgroup)
+            yield kind[-1], kind.startswith("close"), tag.start(), tag.end()
+
+
+def _blocks(
+    tags: Iterator[tuple[str, bool, int, int]], start: int, end: int, from_start: bool
+) -> tuple[list[Span], bool]:
+    spans: list[Span] = []
+    opened, opened_at = "", start
+    for name, closes, tag_start, tag_end in tags:
+        if opened and closes and name == opened:
+            spans.append((opened_at, tag_end))
+            opened = ""
+        elif not opened and not closes:
+            opened, opened_at = name, tag_start
+        elif from_start and not opened and not spans and name in _OPENED_BY_TEMPLATES:
+            spans.append((start, tag_end))
+    if opened:
+        spans.append((opened_at, end))
+    return spans, bool(opened)
