@@ -65,7 +65,7 @@ class Turn:
     def message(self, wrap: Wrap = lambda text, kind: text) -> dict[str, Any]:
         """As a chat template takes it; `wrap` is given each text and its kind."""
         content = "".join(
-            wrap(text, kind) if kind and (text or not self.calls) else text
+            wrap(text, kind) if kind and (text.strip() or not self.calls) else text
             for kind, text in self.pieces
         )
         found: dict[str, Any] = {"role": self.role, "content": content, **self.more}

@@ -36,6 +36,10 @@ _ASK, _SYSTEM = Turn("user", (("content", "?"),)), Turn("system", (("content", "
 _ANSWER = Turn("assistant", (("content", "!"),))
 
 
+class LeftOut(UserError):
+    """A message says what the format does not write."""
+
+
 class Written:
     """A chat as written, with the place of every message.
 
@@ -204,9 +208,15 @@ def said(
             _check_written(format, written, number, turn, notes)
             if turn.role == "assistant" and turn.learned and not format.is_tagged:
                 start = _start(format, written, turns, number, tools)
-                spans.append((start, _stop(format, written, number, turn)))
+                stop = _stop(format, written, number, turn)
+                if written.text.count("</think>", start, stop) > 1:
+                    raise LeftOut(
+                        "the chat format writes a block of thoughts before those in its content: "
+                        "give them as 'reasoning_content'"
+                    )
+                spans.append((start, stop))
         except UserError as error:
-            raise UserError(f"message {number}: {error}") from error
+            raise type(error)(f"message {number}: {error}") from error
     return written.text, _tagged(written, turns) if format.is_tagged else spans
 
 
@@ -219,7 +229,7 @@ def _check_written(format, written: Written, number: int, turn: Turn, notes) -> 
     keys = {"thought": "reasoning_content", "call": "tool_calls"}
     if missing:
         key = keys.get(min(missing), min(missing))
-        raise UserError(
+        raise LeftOut(
             f"the chat format writes nothing of its {key!r}: choose another chat_format, or write "
             f"what it says into a content that the format does write"
         )

@@ -17,6 +17,10 @@ U = lambda text, **more: {"role": "user", "content": text, **more}
 A = lambda text, **more: {"role": "assistant", "content": text, **more}
 CALL = {"type": "function", "function": {"name": "read", "arguments": {"box": "in"}}}
 TOOL = {"type": "function", "function": {"name": "read", "parameters": {"box": {"type": "string"}}}}
+# Llama 3.1 writes a call in place of a content.
+ONE_OF_BOTH = STYLES["chatml"][0].replace(
+    "m.content +", "(m.tool_calls[0].function.name if m.tool_calls else m.content) +"
+)
 CHATML = CHAT_FORMATS["chatml"]
 
 
@@ -181,6 +185,30 @@ def test_what_a_template_leaves_out_is_refused(small, qwen3):
         render_chat(small, format, [U("?"), A("!", tool_calls=[CALL])])
     with pytest.raises(UserError, match="'tools': the built-in"):
         render_chat(small, CHATML, [U("?"), A("!")], tools=[TOOL])
+
+
+def test_thoughts_are_not_written_beside_an_empty_block_of_them(small):
+    """Of a template that takes thoughts by their key only, and always writes a block of them."""
+    always = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
+        "{{ '<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n' }}{% endif %}"
+        "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    format = template_format(always, small, templates.SPECIAL)
+    ids, mask = render_chat(small, format, [U("?"), A("No.", reasoning_content="hm")])
+    assert learned(ids, mask, small) == ["<think>\nhm\n</think>\n\nNo.<|im_end|>"]
+    with pytest.raises(UserError, match="message 1: .*give them as 'reasoning_content'"):
+        render_chat(small, format, [U("?"), A("<think>\nhm\n</think>\n\nNo.")])
+
+
+def test_a_content_beside_a_call_is_not_lost(small):
+    format = template_format(ONE_OF_BOTH, small, templates.SPECIAL)
+    for content in ("", "\n", None):
+        ids, mask = render_chat(small, format, [U("?"), A(content, tool_calls=[CALL])])
+        assert learned(ids, mask, small) == ["read<|im_end|>"]
+    with pytest.raises(UserError, match="message 1: .*writes nothing of its 'content'"):
+        render_chat(small, format, [U("?"), A("Let me look.", tool_calls=[CALL])])
 
 
 def test_thoughts_that_are_dropped_and_names_that_stay_text_are_counted(small, qwen3):
