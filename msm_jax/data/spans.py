@@ -91,9 +91,11 @@ class Written:
         """(end of what is before, start, stop, start of what is after) of a message.
 
         Raises:
-          UserError: another message stands within it.
+          UserError: it is not written, or another message stands within it.
         """
         own = self.places(message)
+        if not own:
+            raise LeftOut("the chat format writes nothing of a message")
         start, stop = own[0][0], max(stop for _, stop in own)
         others = [
             place
@@ -134,7 +136,7 @@ def find_header(write: Write) -> Header:
             refusal = error
             continue
         last = len(head) - 1
-        tails = [found.text[found.places(last)[-1][1] :] for found in (wanted, plain)]
+        tails = [found.text[found.around(last)[2] :] for found in (wanted, plain)]
         added = tails[0][len(os.path.commonprefix(tails)) :]
         if added.strip():
             return Header(added, True)
@@ -158,7 +160,7 @@ def find_ends(write: Write, find: Callable[[str], str | None], eos: str | None) 
     try:
         between = find(_answered(write, [_ASK, _ANSWER, _ASK]))
         asked = Written(write, [_ASK], False)
-        if between and between in asked.text[: asked.places(0)[0][0]] and between != last:
+        if between and between in asked.text[: asked.around(0)[1]] and between != last:
             between = None  # the beginning of the next question
     except UserError:
         between = None

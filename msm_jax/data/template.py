@@ -119,7 +119,8 @@ def template_format(
                 **(names or {}),
             )
         except (jinja2.TemplateError, *_FAILURES) as error:
-            raise UserError(f"chat template: refuses this conversation: {error}") from error
+            why = str(error) or type(error).__name__
+            raise UserError(f"chat template: refuses this conversation: {why}") from error
 
     controls = re.compile("|".join(map(re.escape, tokenizer.control_names)) or r"\Z.")
     first = lambda text: found[0] if (found := controls.search(text)) else None

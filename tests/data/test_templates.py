@@ -80,6 +80,12 @@ def test_tags_do_not_count_as_text(small):
         ("{% for m in messages %}{{ m.content[:1] }}{% endfor %}</s>", "cuts a message apart"),
         ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "no control token"),
         ("{% for m in messages %}{{ m.content | length }}</s>{% endfor %}", "depends on what"),
+        ("{{ 1 }}", "writes nothing of a message"),
+        (
+            "{% for m in messages if m.role == 'user' %}{{ m.content }}</s>{% endfor %}",
+            "nothing of",
+        ),
+        ("{{ 'a' * 9 ** 15 }}", "refuses this conversation: MemoryError"),
         ("{% generation %}", "endgeneration"),
         ("{% for m in messages %}", "chat template"),
         ("{{ messages[9].content.x }}", "refuses this conversation"),
