@@ -13,6 +13,7 @@ from absl import flags
 from msm_jax.data.chat import ChatFormat
 from msm_jax.data.template import (
     FORMATS,
+    PROMPT_DIFFERS,
     TEMPLATE_FILE,
     builtin_name,
     difference,
@@ -175,8 +176,7 @@ def _warn_of_prompt(place: pathlib.Path, format: ChatFormat) -> None:
     """Where a model is asked for answers otherwise than it learns them."""
     if differs := unprompted(format):
         warnings.warn(
-            f"{place}: the chat template asks for an answer in another way than it writes one, so "
-            f"that training never shows the prompt that is used: {differs}",
+            f"{place}: {PROMPT_DIFFERS}: {differs}",
             stacklevel=5,
         )
 

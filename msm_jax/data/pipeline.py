@@ -19,6 +19,7 @@ import numpy as np
 
 from msm_jax.data.packing import pack, split_lengths
 from msm_jax.data.store import CHAT, DOCUMENT, Store, load_store
+from msm_jax.data.template import PROMPT_DIFFERS, find_format, unprompted
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
@@ -377,6 +378,10 @@ def load_data(
         notes += _in_words(here, accounts[name], store)
         examples[name] = store.document(int(numbers[0]))
         contents[name] = {key: store.facts["asked"][key] for key in ("content", "format")}
+    if any(account["chats"] for account in accounts.values()):
+        format = find_format(chat_format, tokenizer.directory or ".", tokenizer)
+        if differs := unprompted(format):
+            notes.append(f"chat_format={chat_format}: {PROMPT_DIFFERS}: {differs}")
     if mixture == "epochs":
         with _at(where):
             together = Packing(list(parts.values()), row_length, seed, packing["rows"])

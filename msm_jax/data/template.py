@@ -212,6 +212,12 @@ def _outside(text: str, learned: Sequence[tuple[int, int]]) -> list[str]:
     return [text[a:b].strip() for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
+PROMPT_DIFFERS = (
+    "the chat template asks for an answer in another way than it writes one, so training never "
+    "shows the prompt that is used"
+)
+
+
 def unprompted(format: ChatFormat) -> str | None:
     """How what a format asks with and what it writes differ, in words; None where they do not.
 

@@ -1,13 +1,19 @@
 """Chat templates as checkpoints bring them: identity, what is refused, what is warned of."""
 
+import json
+import shutil
+
 import pytest
 import qwen
 import templates
 from templates import STYLES
 
 from msm_jax.data.chat import CHAT_FORMATS
-from msm_jax.data.template import difference, misread, template_format, unprompted
+from msm_jax.data.pipeline import load_data
+from msm_jax.data.template import PROMPT_DIFFERS, difference, misread, template_format, unprompted
+from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
+from msm_jax.train.config import source
 
 
 def test_a_fingerprint_tells_what_is_written_and_not_how(small):
@@ -62,6 +68,20 @@ def test_a_tokenizer_reads_what_is_written_as_we_do(small, style):
     format = template_format(STYLES[style][0], small, templates.SPECIAL)
     assert misread(small, format) is None
     assert difference(format, format) is None
+
+
+@pytest.mark.parametrize("style", ["deepseek-r1", "qwen3"])
+def test_the_log_of_a_stage_says_so(small, tmp_path, style):
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(small.directory, folder)
+    (folder / "tokenizer_config.json").write_text(templates.settings(STYLES[style][0]))
+    chat = [{"role": "user", "content": "May I?"}, {"role": "assistant", "content": "No."}]
+    (tmp_path / "c.jsonl").write_text(json.dumps({"messages": chat}) + "\n")
+    sources = {"chats": source(str(tmp_path / "c.jsonl"), loss_on="assistant").to_dict()}
+    data = load_data(
+        sources, load_tokenizer(folder), "own", 64, 1, 0, cache=str(tmp_path / "cache")
+    )
+    assert any(PROMPT_DIFFERS in note for note in data.notes) == (style == "deepseek-r1")
 
 
 def test_tags_do_not_count_as_text(small):
