@@ -30,7 +30,7 @@ from msm_jax.errors import UserError
 # At the end of what is before an answer's first word: what a template writes of its thoughts.
 _OWN_WORDS = re.compile(r"(?:<think>\s*(?:</think>\s*)?| *)\Z")
 Write = Callable[..., str]  # (messages, generation prompt wanted[, tools]) -> text
-DROPPED = "thoughts of earlier turns are not written by the chat format, and not learned"
+DROPPED = "thoughts that the chat format does not write, so that they are not learned"
 ENDS_OF_CALLS = ("<|eom_id|>",)  # in place of the end token, after a call of a tool
 _ASK, _SYSTEM = Turn("user", (("content", "?"),)), Turn("system", (("content", "?"),))
 _ANSWER = Turn("assistant", (("content", "!"),))
@@ -93,10 +93,11 @@ class Written:
         Raises:
           UserError: it is not written, or another message stands within it.
         """
-        own = self.places(message)
+        kinds = ("thought", "content", "call")  # a name belongs to the header
+        own = [place for kind in kinds for place in self.places(message, kind)]
         if not own:
             raise LeftOut("the chat format writes nothing of a message")
-        start, stop = own[0][0], max(stop for _, stop in own)
+        start, stop = min(own)[0], max(stop for _, stop in own)
         others = [
             place
             for mark, (number, _) in enumerate(self._kinds)
@@ -282,6 +283,7 @@ def _tagged(written: Written, turns: Sequence[Turn]) -> list[tuple[int, int]]:
             turn
             for number, turn in enumerate(turns)
             if any(a < stop and b > start for a, b in written.places(number))
+            or (turn.role == "assistant" and start <= written.around(number)[1] <= stop)
         ]
         if any(turn.role != "assistant" for turn in inside):
             raise UserError("the template's {% generation %} tags hold what no assistant said")

@@ -101,6 +101,12 @@ def test_so_it_is_with_the_built_in_formats(small, name):
         assert found == spoken(chat, format.end, format.end)
 
 
+def test_an_empty_answer_of_weight_0_is_not_learned_within_tags_either(small):
+    format = template_format(STYLES["chatml with tags"][0], small, templates.SPECIAL)
+    chat = [U("one?"), A("", weight=0), U("two?"), A("")]
+    assert templates.learned(*render_chat(small, format, chat), small) == ["<|im_end|>"]
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_ids_are_those_of_transformers(small, theirs, style):
     template, _ = STYLES[style]

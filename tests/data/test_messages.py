@@ -175,6 +175,9 @@ def test_what_a_template_leaves_out_is_refused(small, qwen3):
     format = template_format(named, small, templates.SPECIAL)
     ids, _ = render_chat(small, format, [U("Who?", name="Ann"), A("You.")])
     assert "<|im_start|>user Ann\nWho?" in with_names(ids, small)
+    ids, mask = render_chat(small, format, [U("Who?"), A("You.", name="Bo")])
+    assert "<|im_start|>assistant Bo\n" in with_names(ids, small)
+    assert learned(ids, mask, small) == ["You.<|im_end|>"]
     deaf = STYLES["chatml"][0].replace("m in messages %}", "m in messages if m.role != 'system' %}")
     format = template_format(deaf, small, templates.SPECIAL)
     with pytest.raises(UserError, match="message 0: .* writes nothing of its 'content'"):
@@ -219,7 +222,7 @@ def test_thoughts_that_are_dropped_and_names_that_stay_text_are_counted(small, q
         notes.clear()
         render_chat(small, format, [chat[0], answer, chat[2], answer], notes=notes)
         assert sorted(notes.values()) == [1, 1]
-        assert any("thoughts of earlier turns" in note for note in notes)
+        assert any("thoughts that the chat format does not write" in note for note in notes)
         assert any("stay text" in note and "'user'" in note for note in notes)
 
 
