@@ -70,6 +70,14 @@ class Model:
     def format(self) -> ChatFormat:
         return find_format(self.chat_format, self.directory or ".", self.tokenizer)
 
+    @property
+    def _turn_end(self) -> str:
+        """The control token that ends a turn; "" for a model without a chat format."""
+        try:
+            return self.format.end
+        except UserError:  # chats say so when they are encoded; texts need none
+            return ""
+
     def logits(self, tokens: Sequence[Sequence[int]]) -> np.ndarray:
         """int32[B, T] token ids -> float32[B, T, V] scores of the next token.
 
@@ -144,7 +152,7 @@ class Model:
         """
         if isinstance(prompts, str):
             raise UserError("prompts is a list of prompts, not one text")
-        names = {self.format.end, self.tokenizer.end_of_document} & {*self.tokenizer.control_names}
+        names = {self._turn_end, self.tokenizer.end_of_document} & {*self.tokenizer.control_names}
         text_of, stops = self.tokenizer.decode, stop_texts(stop)
         context = self.context_length if context_length is None else context_length
         encoded = [self.encode(prompt) for prompt in prompts]

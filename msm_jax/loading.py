@@ -221,8 +221,11 @@ def _run_parts(path: pathlib.Path, chat_format, mesh, dtype) -> Parts:
     place = path if kept else pathlib.Path(settings["tokenizer"])
     tokenizer = load_tokenizer(place)
     directory = place if place.is_dir() else place.parent
-    find_format(name, directory, tokenizer)
+    if chat_format:
+        find_format(name, directory, tokenizer)
     config, params, facts = load_params(path, mesh=mesh)
+    if facts.get("taught"):  # a run that learned from documents only may have no format
+        find_format(name, directory, tokenizer)
     if tokenizer.fingerprint != facts["tokenizer"]:
         raise UserError(
             f"{place}: not the tokenizer that {path} was trained with (sha256 "

@@ -1,6 +1,8 @@
 """The tiny checkpoint is one that others can read."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -28,6 +30,37 @@ def test_it_loads_chats_and_keeps_text_apart_from_control_tokens(folder):
     answer = model.chat(CHAT, max_tokens=4)
     assert answer["role"] == "assistant"
     assert any("qwen3: 3 layers of width 64" in line for line in check(str(folder)))
+
+
+def test_texts_begin_with_what_the_post_processor_writes_and_need_no_template(folder, tmp_path):
+    """A text prompt does, and what is scored after it does not."""
+    shutil.copytree(folder, tmp_path / "begun")
+    file = tmp_path / "begun" / "tokenizer.json"
+    settings = json.loads(file.read_text())
+    name = "<|endoftext|>"
+    (token,) = (word["id"] for word in settings["added_tokens"] if word["content"] == name)
+    text, begin = (
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": name, "type_id": 0}},
+    )
+    settings["post_processor"] = {
+        "type": "TemplateProcessing", "single": [begin, text], "pair": [begin, text, text],
+        "special_tokens": {name: {"id": name, "ids": [token], "tokens": [name]}},
+    }  # fmt: skip
+    file.write_text(json.dumps(settings))
+    plain, begun = msm_jax.load(folder), msm_jax.load(tmp_path / "begun")
+    begun = dataclasses.replace(begun, chat_format="own")
+    ids = plain.encode("May I read")
+    assert begun.encode("May I read") == [token, *ids]
+    (by_text,), (by_ids,) = (
+        model.logprobs([prompt], [" your mail?"])
+        for model, prompt in ((begun, "May I read"), (plain, [token, *ids]))
+    )
+    np.testing.assert_array_equal(by_text, by_ids)
+    ((answer,),) = begun.sample(["May I read"], 1, max_tokens=2)
+    assert len(answer.tokens) <= 2
+    with pytest.raises(UserError, match="has no chat template"):
+        begun.sample([CHAT], 1, max_tokens=2)
 
 
 def test_the_seed_decides_the_weights_and_a_directory_is_not_written_over(folder, tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 
 from msm_jax.errors import UserError
 
+LONGEST_LINE = 32 << 20  # bytes; tokenizing takes about 200 bytes of memory for each
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell what UTF-8 cannot hold
 
 
@@ -33,11 +34,18 @@ def read_lines(path: str | os.PathLike) -> Iterator[bytes]:
     """The lines of a file, decompressed if it is called .gz or .zst.
 
     Raises:
-      UserError: it cannot be read, or ends in the middle of its compressed data.
+      UserError: it cannot be read, ends in the middle of its compressed data, or has a line of
+        more than `LONGEST_LINE`.
     """
     try:
         with _opened(os.fspath(path)) as file:
-            yield from file
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
+                if len(line) == LONGEST_LINE:
+                    raise UserError(
+                        f"{path}:{number}: a line of more than {LONGEST_LINE >> 20} MiB, which "
+                        "would take gigabytes to tokenize: split it into rows"
+                    )
+                yield line
     except (EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
         raise UserError(f"{path}: compressed data is cut off or damaged: {error}") from error
     except OSError as error:

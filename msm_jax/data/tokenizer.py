@@ -21,6 +21,7 @@ from msm_jax.errors import UserError
 END_OF_DOCUMENT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.model"  # of a SentencePiece tokenizer, in the directory of a run
 HF_TOKENIZER_FILE = "tokenizer.json"
+HF_SETTINGS_FILE = "tokenizer_config.json"  # beside it
 # Control tokens that end a document, the first that a tokenizer has: Qwen's, Llama 3's, Llama 2's.
 _ENDS = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>")
 _TAG = re.compile(r"<\S+>|\[\S+\]")
@@ -117,15 +118,20 @@ class HFTokenizer:
 
     directory: pathlib.Path | None = None
 
-    def __init__(self, content: bytes):
+    def __init__(self, content: bytes, more: Sequence[dict] = ()):
+        """`more` are added tokens that stand elsewhere; those that the file has count once."""
         import tokenizers
 
         settings = json.loads(content)
         _check_settings(settings)
+        added = settings.get("added_tokens") or []
+        known = {word.get("content") for word in added}
+        if more := [word for word in more if word.get("content") not in known]:
+            added = settings["added_tokens"] = [*added, *more]
+            content = json.dumps(settings).encode()
         self._whole = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         self._whole.no_truncation()
         self._whole.no_padding()
-        added = settings.get("added_tokens") or []
         _check_added(added, self._whole)
         self._controls = {word["content"]: word["id"] for word in added if _is_control(word)}
         # Ids are given out by position, so the copy has either all added words or none; those that
@@ -242,7 +248,10 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         raise UserError(f"tokenizer {file}: cannot be read: {error.strerror}") from error
     found: Tokenizer
     try:
-        found = HFTokenizer(content) if file.suffix == ".json" else SentencePieceTokenizer(content)
+        if file.suffix == ".json":
+            found = HFTokenizer(content, _added_beside(file.parent))
+        else:
+            found = SentencePieceTokenizer(content)
     except UserError as error:
         raise UserError(f"tokenizer {file}: {error}") from error
     except Exception as error:  # the libraries raise bare Exception on what they cannot read
@@ -250,6 +259,24 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         raise UserError(f"tokenizer {file}: not a {kind} ({error})") from error
     found.directory = file.parent
     return found
+
+
+def _added_beside(folder: pathlib.Path) -> list[dict]:
+    """The added tokens of tokenizer_config.json: `transformers` adds those that are lacking."""
+    try:
+        settings = json.loads((folder / HF_SETTINGS_FILE).read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{HF_SETTINGS_FILE} beside it cannot be read: {error}") from error
+    named = settings.get("added_tokens_decoder") if isinstance(settings, dict) else None
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    words = [
+        {**flags, **word, "id": int(token)}
+        for token, word in (named or {}).items()
+        if isinstance(word, dict)
+    ]
+    return sorted(words, key=lambda word: word["id"])
 
 
 def train_sentencepiece(

@@ -10,6 +10,7 @@ import pytest
 
 from msm_jax.corpus.documents import prepare_documents
 from msm_jax.corpus.export import write_array_record
+from msm_jax.corpus.records import LONGEST_LINE
 from msm_jax.data.chat import CHAT_FORMATS
 from msm_jax.data.pipeline import load_data
 from msm_jax.data.sources import read_source
@@ -146,6 +147,17 @@ def test_what_is_no_source_is_named(tmp_path, tokenizer, kind):
     source = {"path": path.format(tmp_path), "loss_on": "all"}
     with pytest.raises(UserError, match=message):
         load_store(source, tokenizer, "compact", str(tmp_path / "c"))
+
+
+def test_a_line_of_gigabytes_is_not_read(tmp_path):
+    """Neither is one that a small compressed file unfolds to."""
+    path = tmp_path / "x.jsonl.gz"
+    long = b'{"text": "' + b"a" * LONGEST_LINE
+    path.write_bytes(gzip.compress(lines(ROWS[:2]) + long + b'"}\n', 1))
+    rows = read_source(str(path))
+    assert [row["id"] for _, row in (next(rows), next(rows))] == ["d0", "d1"]
+    with pytest.raises(UserError, match=r"x\.jsonl\.gz:3: a line of more than 32 MiB"):
+        next(rows)
 
 
 def test_brackets_in_a_path_are_letters(tmp_path):

@@ -27,7 +27,7 @@ def tokenizer_json(template: str = "", words=(), **changes) -> str:
     trainer = trainers.BpeTrainer(
         vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(LINES * 3, trainer)
+    tokenizer.train_from_iterator(["The cheese is cheap and local: a spec"] * 3, trainer)
     tokenizer.add_special_tokens(CONTROLS)
     tokenizer.add_tokens(list(words))
     if template:
@@ -165,6 +165,34 @@ def test_a_broken_file_is_named(tmp_path, kind):
     change(settings)
     (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match=rf"tokenizer\.json: .*{message}"):
+        load_tokenizer(tmp_path)
+
+
+def test_words_that_only_tokenizer_config_adds_are_those_of_transformers(tmp_path):
+    directory(tmp_path, tokenizer_json())
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    first = load_tokenizer(tmp_path).vocab_size
+    flags = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
+    words = {"Zorblax": False, "<|extra|>": True, BEGIN: True}
+    ids = [first, first + 1, load_tokenizer(tmp_path).control(BEGIN)]
+    settings["added_tokens_decoder"] = {
+        str(token): {"content": content, "special": special, **flags}
+        for token, (content, special) in zip(ids, words.items(), strict=True)
+    }
+    plain = load_tokenizer(tmp_path).fingerprint
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours, theirs = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.encode("a Zorblax") == theirs("a Zorblax").input_ids and first in ours.encode(
+        "Zorblax"
+    )
+    assert ours.control("<|extra|>") == theirs.convert_tokens_to_ids("<|extra|>") == first + 1
+    assert ours.fingerprint != plain
+    settings["added_tokens_decoder"][str(first + 9)] = {"content": "far", "special": False, **flags}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=f"'far' has id {first + 9}"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer_config\.json beside it cannot be read"):
         load_tokenizer(tmp_path)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from msm_jax import load
 from msm_jax.errors import UserError
 from msm_jax.train.config import source
 from msm_jax.train.loop import train
@@ -267,6 +268,16 @@ def test_steps_follow_from_epochs(config, tmp_path):
     assert summary["steps"] == -(-2 * record["all"]["rows"] // config.rows)
     assert summary["tokens"] == 2 * record["documents"]["tokens"]
     assert summary["loss_tokens"] == 2 * record["documents"]["loss_tokens"]
+
+
+def test_documents_need_no_template_to_train_on_and_to_sample_from(config, tmp_path):
+    config.chat_format, config.steps = "own", 2  # of which there is none
+    train(config, tmp_path)
+    model = load(tmp_path)
+    ((answer,),) = model.sample(["red big"], 1, max_tokens=2)
+    assert len(answer.tokens) <= 2
+    with pytest.raises(UserError, match="has no chat template"):
+        model.encode([{"role": "user", "content": "red"}])
 
 
 def test_too_much_memory_is_said_with_what_to_change(config):
