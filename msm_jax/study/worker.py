@@ -20,7 +20,7 @@ import time
 import traceback
 from multiprocessing.connection import Connection
 
-from msm_jax.command import Preempted
+from msm_jax.command import Preempted, message_of
 from msm_jax.errors import UserError
 from msm_jax.study import files
 from msm_jax.study.graph import WORLD, Stage
@@ -111,11 +111,11 @@ def _outcome(job: tuple, workdir: pathlib.Path) -> tuple[str, str]:
             run_stage(stage, workdir)
         else:
             run_evals(stage, rest[0], workdir)
-    except UserError as error:
-        return "mistake", f"{stage.title}: {error}"
     except Preempted as stop:
         return "preempted", str(stop)
     except Exception as error:
+        if (message := message_of(error)) is not None:
+            return "mistake", f"{stage.title}: {message}"
         traceback.print_exc()
         sys.stderr.flush()
         return "crash", f"{type(error).__name__}: {error}"
