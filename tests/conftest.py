@@ -14,14 +14,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("MSM_JAX_CACHE", os.path.join(tempfile.gettempdir(), "msm_jax_test_tokens"))
+# What the user has is neither read nor written: tokens, keys of providers, settings of other tools.
+os.environ["MSM_JAX_CACHE"] = tempfile.mkdtemp(prefix="msm_jax_tests_")
 
+import atexit
 import pathlib
+import shutil
 import subprocess
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+atexit.register(shutil.rmtree, os.environ["MSM_JAX_CACHE"], ignore_errors=True)
+for name in [*os.environ]:
+    if name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY") or name.startswith("INSPECT_"):
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")
