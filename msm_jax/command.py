@@ -1,19 +1,21 @@
 """What every `python -m msm_jax.<command>` shares: flags, exit codes, one message per mistake.
 
-Exit codes: 0 success, 2 a user's error, 75 preempted after a clean save (run it again to go on).
+Exit codes: 0 success, 2 a user's error, 75 preempted after a clean save (run it again to go on); 1
+with a traceback is a bug of ours.
 """
 
-import contextlib
+import difflib
 import errno
 import os
 import pathlib
 import re
+import runpy
 import sys
+import traceback
 from collections.abc import Callable
-from typing import TextIO
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from msm_jax.errors import UserError
 
@@ -29,10 +31,10 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
     """Parse flags and call `main`, turning its exceptions into exit codes.
 
     With `config` the flag `--config=path.py[:arg]` and its `--config.key=value` overrides are
-    defined; an unknown key is an error.
+    defined; an unknown key is an error. What is printed into a closed pipe is dropped.
     """
     if config:
-        config_flags.DEFINE_config_file("config", None, "Path of a config file, as path.py[:arg].")
+        flags.DEFINE_string("config", None, "Path of a config file, as path.py[:arg].")
         flags.mark_flag_as_required("config")
 
     def guarded(argv):
@@ -41,72 +43,198 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
         if len(argv) > 1:
             raise UserError(f"unexpected arguments {argv[1:]}: every option is --name=value")
         main()
+        sys.stdout.flush()
 
+    sys.stdout, sys.stderr = Stream(sys.stdout, 1), Stream(sys.stderr, 2)
     try:
         app.run(guarded, flags_parser=_parse_flags)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Preempted as stop:
+        _end(f"stopped: {stop}", EXIT_PREEMPTED)
+    except KeyboardInterrupt:
+        _end("stopped: run the same command again to go on", 130)
+    except Exception as error:
+        message = message_of(error)
+        if message is None:
             raise
-        where = error.filename or "the file system"
-        print(
-            f"error: {where}: {error.strerror}: free some space and run the same command again",
-            file=sys.stderr,
-        )
-        sys.exit(EXIT_USER_ERROR)
-    except RuntimeError as error:
-        if "initialize backend" not in str(error):
-            raise
+        _end(f"error: {message}", EXIT_USER_ERROR)
+
+
+def _end(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    for number, stream in enumerate((sys.stdout, sys.stderr), start=1):
+        try:
+            stream.flush()
+        except OSError:
+            _drop(number)  # else Python would try it again, and tell
+    sys.exit(code)
+
+
+def message_of(error: Exception) -> str | None:
+    """What to tell about an error that is the user's or the machine's; None: it is a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        cure = ": free some space and run the same command again"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return f"{where}{error.strerror or error}{cure if full else ''}"
+    if isinstance(error, RecursionError):
+        return f"something is nested too deeply ({_place(error)}): look at what was read there"
+    out_of_memory = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    if isinstance(error, MemoryError) or out_of_memory:
+        return f"out of memory ({_place(error)}): {str(error).partition(chr(10))[0]}"
+    if isinstance(error, RuntimeError) and "initialize backend" in str(error):
         from msm_jax.doctor import why_not
 
-        print("error: {}: {}".format(*why_not(str(error))), file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    except Preempted as stop:
-        print(f"stopped: {stop}", file=sys.stderr)
-        sys.exit(EXIT_PREEMPTED)
-    except KeyboardInterrupt:
-        print("stopped: run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        return "{}: {}".format(*why_not(str(error)))
+    return None
 
 
-def write(stream: TextIO, text: str) -> bool:
-    """Prints a text at once; False where nobody reads the stream any more.
+def _place(error: BaseException) -> str:
+    """The innermost line of ours that an error went through."""
+    ours = str(pathlib.Path(__file__).parent)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(ours)]
+    last = frames[-1] if frames else traceback.extract_tb(error.__traceback__)[-1]
+    return f"{os.path.relpath(last.filename, os.path.dirname(ours))}:{last.lineno}, {last.name}"
 
-    What is written to it from then on goes nowhere: work goes on after `| head` has ended.
+
+class Stream:
+    """stdout or stderr whose reader may be gone: from then on what is written is dropped.
+
+    The reader is a process behind a pipe, or a terminal that was closed.
     """
-    try:
-        stream.write(text)
-        stream.flush()
-        return True
-    except (OSError, ValueError):  # a pipe or a terminal that is gone, a closed file
-        with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
-        return False
+
+    def __init__(self, stream, descriptor: int):
+        if stream is None:  # closed from the start: no file is to get its number
+            opened = os.open(os.devnull, os.O_WRONLY)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+            stream = open(descriptor, "w", closefd=False)  # noqa: SIM115
+        self._stream, self._descriptor = stream, descriptor
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As of a file."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._dropped(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """As of a file."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._dropped(error)
+
+    def _dropped(self, error: OSError) -> None:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise error
+        _drop(self._descriptor)
+
+
+def _drop(descriptor: int) -> None:
+    """What is written there from now on, and what waits to be."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+# ------------------------------------------------------------------ flags and config files
 
 
 def _parse_flags(argv):
     try:
-        return flags.FLAGS([_found(word) for word in argv])
+        argv = flags.FLAGS.read_flags_from_files(argv)
+        if "config" in flags.FLAGS and (found := _take_config(argv)):
+            path, argument, argv = found
+            config = _load(path, argument)
+            _check_overrides(config, argv)
+            del flags.FLAGS.config
+            config_flags.DEFINE_config_dict("config", config, sys_argv=argv)
+        return flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(str(error)) from error
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"flags: {error}") from error
 
 
-def _found(word: str) -> str:
-    """--config=configs/x.py[:arg] means ours where the working directory has no such file.
+def _take_config(argv: list[str]) -> tuple[str, list[str], list[str]] | None:
+    """Path and argument of --config=path.py[:arg], and the other words; None without it."""
+    for at, word in enumerate(argv):
+        match = re.fullmatch(r"--?config(?:=(.*))?", word, re.DOTALL)
+        if match and (match[1] is not None or at + 1 < len(argv)):
+            value = argv[at + 1] if match[1] is None else match[1]
+            rest = argv[:at] + argv[at + (2 if match[1] is None else 1) :]
+            path, *argument = value.split(":", 1)
+            return path, argument, rest
+    return None
 
-    A wheel carries `configs` inside of the package, a checkout has them beside it.
+
+def _load(path: str, argument: list[str]) -> ConfigDict:
+    """What `get_config` of a file gives; whatever it raises is told with its line.
+
+    configs/x.py means ours where the working directory has no such file: a wheel carries `configs`
+    inside of the package, a checkout has them beside it.
     """
-    match = re.fullmatch(r"(--?config=)([^:]+\.py)(:.*)?", word, re.DOTALL)
-    if not match or os.path.exists(match[2]):
-        return word
     package = pathlib.Path(__file__).parent
-    for path in (package / match[2], package.parent / match[2]):
-        if match[2].startswith("configs/") and path.exists():
-            return f"{match[1]}{path}{match[3] or ''}"
-    raise UserError(f"--config={match[2]}: there is no such file, here or with msm_jax")
+    near = (package, package.parent) if path.startswith("configs/") else ()
+    file = next((p for p in (pathlib.Path(path), *(n / path for n in near)) if p.exists()), None)
+    if file is None or not path:
+        also = f": did you mean {path}.py?" if os.path.isfile(f"{path}.py") else ""
+        raise UserError(f"--config={path}: there is no such file, here or with msm_jax{also}")
+    if file.is_dir() or file.suffix != ".py":
+        kind = "a directory" if file.is_dir() else "no Python file"
+        raise UserError(f"--config={path}: is {kind}: give a file whose name ends in .py")
+    try:
+        get_config = runpy.run_path(str(file)).get("get_config")
+        if get_config is None:
+            raise UserError(f"{file}: has no function get_config")
+        config = get_config(*argument)
+    except Exception as error:
+        raise UserError(_in_file(error, file)) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{file}: get_config() must return a ConfigDict, not {config!r:.200}")
+    return config
+
+
+def _in_file(error: Exception, file: pathlib.Path) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+    text, missing = str(error), re.search(r'Key "([^"]*)" does not exist', str(error))
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        lines, text = [error.lineno], f"{type(error).__name__}: {error.msg}"
+    elif missing:  # ml_collections' own text holds the whole config
+        near = re.search(r'Did you mean "([^"]*)"', text)
+        text = f"there is no key {missing[1]!r}" + (f"; nearest: {near[1]}" if near else "")
+    elif not isinstance(error, UserError):
+        text = f"{type(error).__name__}: {text}"
+    where = f"{file}:{lines[-1]}" if lines else str(file)
+    return text if text.startswith(where) else f"{where}: {text}"
+
+
+def _check_overrides(config: ConfigDict, argv: list[str]) -> None:
+    """UserError for a --config.KEY=VALUE that the config does not have, or that is a group."""
+    for word in argv:
+        if not (match := re.match(r"--?(?:no)?config\.([^=]+)", word)):
+            continue
+        place, names = config, match[1].split(".")
+        for at, name in enumerate(names):
+            path = f"--config.{'.'.join(names[: at + 1])}"
+            if not isinstance(place, ConfigDict) or name not in place:
+                known = list(place) if isinstance(place, ConfigDict) else []
+                elsewhere = {path.rpartition(".")[2]: path for path in _paths(config)}
+                near = difflib.get_close_matches(name, known, 1)
+                near = near or difflib.get_close_matches(name, elsewhere, 1)
+                said = f"nearest: {elsewhere[near[0]]}" if near else f"known: {', '.join(known)}"
+                raise UserError(f"{path}: there is no such key; {said}")
+            place = place[name]
+        if isinstance(place, ConfigDict):
+            raise UserError(f"{path}: is a group: set its keys, as {path}.KEY=VALUE")
+
+
+def _paths(config: ConfigDict, prefix: str = "") -> list[str]:
+    found = []
+    for name, value in config.items():
+        found.append(f"{prefix}{name}")
+        found += _paths(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else []
+    return found

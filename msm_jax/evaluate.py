@@ -17,21 +17,32 @@ import pathlib
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from msm_jax import command, loading
 from msm_jax.errors import UserError
 from msm_jax.evals import kinds
 from msm_jax.evals.evaluation import judge, sample
 from msm_jax.outputs import output_dir
+from msm_jax.settings import form, key, values
 
 STAGES = ("all", "sample", "judge", "report", "inspect")
-_OF_THE_COMMAND = ("kind", "checkpoint", "adapter", "dtype", "mesh", "output", "stage", "arms")
+COMMAND = form(
+    "evaluate",
+    "What the command does, and to whom.",
+    kind=key("preferences", "what is evaluated", choices=sorted(kinds.KINDS)),
+    checkpoint=key(None, "who is asked", of=str),
+    adapter=key(None, "a PEFT adapter on it", of=str),
+    dtype=key(None, "of the weights", of=str),
+    mesh=key((), "devices that share them", of=str),
+    output=key(None, "a directory", of=str),
+    stage=key("all", "what is done", choices=STAGES),
+    arms=key((), "for the report", of=str),
+)
 
 
 def define_flags() -> list[str]:
     """Define this command's flags; returns the names of the settings."""
-    config_flags.DEFINE_config_file("config", None, "A config with settings, as path.py[:arg].")
+    flags.DEFINE_string("config", None, "A config with settings, as path.py[:arg].")
     before = set(flags.FLAGS)
     flags.DEFINE_enum("kind", "preferences", sorted(kinds.KINDS), "What is evaluated.")
     flags.DEFINE_string("checkpoint", None, "Run or Hugging Face directory of who is asked.")
@@ -60,12 +71,8 @@ def resolved_settings(names: list[str]) -> dict:
     config = flags.FLAGS.config.to_dict() if flags.FLAGS.config else {}
     given = {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].present}
     given = {**config, **given}
-    for name, choices in (("kind", sorted(kinds.KINDS)), ("stage", STAGES)):
-        if given.get(name, choices[0]) not in choices:
-            raise UserError(f"{name}={given[name]!r}: one of {', '.join(choices)}")
-    own = {name: flags.FLAGS[name].value for name in _OF_THE_COMMAND}
-    own.update({name: given[name] for name in _OF_THE_COMMAND if name in given})
-    settings = {name: value for name, value in given.items() if name not in _OF_THE_COMMAND}
+    own = values(COMMAND, {n: given.get(n, flags.FLAGS[n].value) for n in COMMAND.keys}, "--")
+    settings = {name: value for name, value in given.items() if name not in COMMAND.keys}
     if own["stage"] in ("judge", "report", "inspect") and own["output"]:
         recorded = _recorded(own["output"])
         if "kind" not in given:
@@ -95,6 +102,9 @@ def evaluate(resolved: dict) -> None:
     kind, stage = kinds.KINDS[resolved["kind"]], resolved["stage"]
     output, settings = output_dir(resolved["output"], "--output"), resolved["settings"]
     judging = stage in ("judge", "all")
+    arms = _arms(resolved["arms"], output)
+    if resolved["arms"] and kind.report is None:
+        raise UserError(f"--arms: there is no report for --kind={resolved['kind']}")
     # A judge that is a checkpoint is loaded when the model that was asked is gone; any other is
     # made at once, so that a missing key ends the command before anything is sampled.
     at_once = judging and settings.get("judge") != "checkpoint"
@@ -109,7 +119,7 @@ def evaluate(resolved: dict) -> None:
         evaluation = evaluation if at_once else kind.make(settings, output, True)
         print(json.dumps(kind.headline(judge(evaluation, output)), indent=1))
     if stage in ("report", "all") and kind.report is not None:
-        path = kind.report(output, _arms(resolved["arms"], output))
+        path = kind.report(output, arms)
         print(f"report: {path}", file=sys.stderr)
     elif stage == "inspect" and kind.inspect is not None:
         print(f"log: {kind.inspect(output)}", file=sys.stderr)

@@ -15,7 +15,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("MSM_JAX_CACHE", os.path.join(tempfile.gettempdir(), "msm_jax_test_tokens"))
+# What the user has is neither read nor written: tokens, keys of providers, settings of other tools.
+os.environ["MSM_JAX_CACHE"] = tempfile.mkdtemp(prefix="msm_jax_tests_")
 # Most of the suite's time is XLA compiling small programs, many of them alike in several processes.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
@@ -27,12 +28,18 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 if importlib.util.find_spec("filelock"):  # processes lock a cache only if its size is bounded
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**31))
 
+import atexit
 import pathlib
+import shutil
 import subprocess
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+atexit.register(shutil.rmtree, os.environ["MSM_JAX_CACHE"], ignore_errors=True)
+for name in [*os.environ]:
+    if name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY") or name.startswith("INSPECT_"):
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,15 @@ from absl import flags
 
 from msm_jax import command
 from msm_jax.errors import UserError
+from msm_jax.settings import form, key, values
 
+DESIGN = form(
+    "power",
+    "A comparison of two rates.",
+    conditions=key(27, "how many conditions share the samples", at_least=1),
+    power=key(0.8, "how often a difference is to be found", above=0, below=1),
+    alpha=key(0.05, "how often none is to be taken for one", above=0, below=1),
+)
 DESIGNS = {"smoke test": 8, "ranking": 50, "paper": 300}  # samples per condition
 
 
@@ -89,12 +97,13 @@ def _check(*rates):
 
 
 def _main() -> None:
-    values = flags.FLAGS
+    given = {name: flags.FLAGS[name].value for name in DESIGN.keys}
+    numbers = values(DESIGN, given, "--")
     try:
-        pairs = [(float(a), float(b)) for a, b in (pair.split(":") for pair in values.pairs)]
-        if values.conditions < 1:
-            raise ValueError(f"conditions={values.conditions}: must be at least 1")
-        print(table(pairs, values.conditions, values.power, values.alpha))
+        pairs = [(float(a), float(b)) for a, b in (p.split(":") for p in flags.FLAGS.pairs)]
+        if not pairs:
+            raise ValueError("there is none")
+        print(table(pairs, **numbers))
     except ValueError as error:
         raise UserError(f"--pairs is a list of A:B such as 0.14:0.07 ({error})") from error
 
@@ -102,6 +111,6 @@ def _main() -> None:
 if __name__ == "__main__":
     flags.DEFINE_list("pairs", ["0.54:0.07", "0.14:0.07", "0.10:0.07", "0.54:0.50"], "A:B rates.")
     flags.DEFINE_integer("conditions", 27, "How many conditions share the samples.")
-    flags.DEFINE_float("power", 0.8, "How often a difference is to be found.")
-    flags.DEFINE_float("alpha", 0.05, "How often none is to be taken for one.")
+    flags.DEFINE_float("power", 0.8, "How often a difference is to be found; between 0 and 1.")
+    flags.DEFINE_float("alpha", 0.05, "How often none is to be taken for one; between 0 and 1.")
     command.run(_main, config=False)

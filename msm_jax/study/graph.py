@@ -179,8 +179,10 @@ def _world(tree: dict, seed: int) -> Stage | None:
 
 def _options(builder: str, given: dict) -> dict:
     """Checked, if the builder's module has their form as OPTIONS."""
+    name, _, function = builder.partition(":")
     try:
-        module = importlib.import_module(builder.partition(":")[0])
+        module = importlib.import_module(name)
+        getattr(module, function)
     except Exception as error:
         raise UserError(f"config.world.builder={builder!r}: {error!r}") from error
     declared = getattr(module, "OPTIONS", None)

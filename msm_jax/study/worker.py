@@ -22,7 +22,7 @@ from importlib import metadata
 from multiprocessing.connection import Connection
 
 import msm_jax
-from msm_jax.command import Preempted
+from msm_jax.command import Preempted, message_of
 from msm_jax.corpus.records import file_hash
 from msm_jax.errors import UserError
 from msm_jax.study import files
@@ -125,11 +125,11 @@ def _outcome(job: tuple, workdir: pathlib.Path) -> tuple[str, str]:
             run_stage(stage, workdir)
         else:
             run_evals(stage, rest[0], workdir)
-    except UserError as error:
-        return "mistake", f"{stage.title}: {error}"
     except Preempted as stop:
         return "preempted", str(stop)
     except Exception as error:
+        if (message := message_of(error)) is not None:
+            return "mistake", f"{stage.title}: {message}"
         traceback.print_exc()
         sys.stderr.flush()
         return "crash", f"{type(error).__name__}: {error}"

@@ -45,7 +45,7 @@ def main() -> None:
     with hosts.one_fate():
         summary = train(flags.FLAGS.config, _WORKDIR.value, sys.stderr)
     if hosts.is_first():
-        command.write(sys.stdout, strict_json.dumps(summary) + "\n")
+        print(strict_json.dumps(summary))
 
 
 if __name__ == "__main__":

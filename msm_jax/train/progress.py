@@ -9,7 +9,6 @@ from typing import TextIO
 
 import jax
 
-from msm_jax import command
 from msm_jax.train.metrics import Metrics
 
 
@@ -179,5 +178,9 @@ class Progress:
 
     def _show(self, text: str) -> None:
         """To whoever looks on; once nobody does, training goes on and log.txt has everything."""
-        if self._out is not None and not command.write(self._out, text):
+        try:
+            if self._out is not None:
+                self._out.write(text)
+                self._out.flush()
+        except (OSError, ValueError):  # a pipe or a terminal that is gone, a closed file
             self._out = None

@@ -37,7 +37,7 @@ def scratch(tmp_path_factory):
 def run(scratch):
     """Runs a program in the scratch directory, as a reader of the documentation would."""
 
-    def run(*arguments: str, stdin: str = "", cwd=None) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         caches = {
             "MSM_JAX_CACHE": str(scratch / "tokens"),
@@ -48,7 +48,7 @@ def run(scratch):
         }
         return subprocess.run(
             arguments,
-            cwd=cwd or scratch,
+            cwd=scratch,
             env={**os.environ, **caches, "PYTHONPATH": path},
             input=stdin,
             capture_output=True,

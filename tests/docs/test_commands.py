@@ -351,8 +351,8 @@ def test_it_runs(step, run, scratch):
     if words[0] == "python":
         done = run(sys.executable, *words[1:], stdin=step.stdin)
     elif words[0] == "make":  # with this environment, which it is not to install anew
-        ready = f"{sys.prefix}/.installed"
-        done = run(*words, f"VENV={sys.prefix}", "-o", ready, cwd=ROOT)
+        ready, makefile = f"{sys.prefix}/.installed", f"--file={ROOT}/Makefile"
+        done = run(*words, makefile, f"VENV={sys.prefix}", "-o", ready)
     else:
         done = run(*words)
     said = done.stdout + done.stderr
