@@ -221,8 +221,14 @@ def _run_parts(path: pathlib.Path, chat_format, mesh, dtype) -> Parts:
     place = path if kept else pathlib.Path(settings["tokenizer"])
     tokenizer = load_tokenizer(place)
     directory = place if place.is_dir() else place.parent
-    find_format(name, directory, tokenizer)
+    format = find_format(name, directory, tokenizer)
     config, params, facts = load_params(path, mesh=mesh)
+    taught = facts.get("taught")
+    if chat_format is None and taught and taught["writes"] != format.fingerprint:
+        raise UserError(
+            f"{path}: was taught chats in the format {taught['name']!r}, and {name!r} writes them "
+            "in another way now: put its template back, or say which format to use (chat_format)"
+        )
     if tokenizer.fingerprint != facts["tokenizer"]:
         raise UserError(
             f"{place}: not the tokenizer that {path} was trained with (sha256 "
