@@ -221,11 +221,15 @@ def _run_parts(path: pathlib.Path, chat_format, mesh, dtype) -> Parts:
     place = path if kept else pathlib.Path(settings["tokenizer"])
     tokenizer = load_tokenizer(place)
     directory = place if place.is_dir() else place.parent
-    if chat_format:
-        find_format(name, directory, tokenizer)
     config, params, facts = load_params(path, mesh=mesh)
-    if facts.get("taught"):  # a run that learned from documents only may have no format
-        find_format(name, directory, tokenizer)
+    taught = facts.get("taught")
+    # A run that learned from documents only may have no format.
+    format = find_format(name, directory, tokenizer) if chat_format or taught else None
+    if format and taught and not chat_format and taught["writes"] != format.fingerprint:
+        raise UserError(
+            f"{path}: was taught chats in the format {taught['name']!r}, and {name!r} writes them "
+            "in another way now: put its template back, or say which format to use (chat_format)"
+        )
     if tokenizer.fingerprint != facts["tokenizer"]:
         raise UserError(
             f"{place}: not the tokenizer that {path} was trained with (sha256 "

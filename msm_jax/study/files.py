@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from msm_jax import strict_json
 from msm_jax.errors import UserError
 from msm_jax.evals.thoughts import READING
-from msm_jax.study.graph import WORLD, Stage, Study
+from msm_jax.study.graph import WORLD, Stage, Study, identities
 
 
 def stage_dir(workdir: pathlib.Path, stage_id: str) -> pathlib.Path:
@@ -47,7 +47,7 @@ def read_evals(workdir: pathlib.Path, stage_id: str, asked: dict) -> dict | None
     mark = read_json(evals_dir(workdir, stage_id) / "evals.json")
     if not isinstance(mark, dict) or not {"code", "summaries", "seconds"} <= mark.keys():
         return None
-    wanted = {"done": True, "asked": asked, "reading": READING}
+    wanted = {"done": True, "asked": identities(asked), "reading": READING}
     return mark if {key: mark.get(key) for key in wanted} == wanted else None
 
 

@@ -23,7 +23,7 @@ from msm_jax.data.template import find_format
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.settings import identity, values
-from msm_jax.study.config import STUDY
+from msm_jax.study.config import EVALUATION, STUDY
 from msm_jax.train.config import STAGE
 
 FORMAT = 2  # 2: parents count by content, keys that change nothing do not count
@@ -348,6 +348,16 @@ def _questions(tree: dict, arm: str, seed: int, world: Stage | None) -> dict[str
             first = settings["scorers"][:1]
             asked[dose_name(dose["eval"], step)] = {**settings, "scorers": first, "step": step}
     return asked
+
+
+def identities(asked: dict[str, dict]) -> dict[str, dict]:
+    """Of questions, what their answers depend on: files by content, no harmless keys."""
+    harmless = {name for name, key in EVALUATION.keys.items() if getattr(key, "harmless", "")}
+    passed = harmless | {"pairs"}
+    return {
+        name: {key: value for key, value in settings.items() if key not in passed}
+        for name, settings in asked.items()
+    }
 
 
 def dose_name(name: str, step: int) -> str:

@@ -26,7 +26,7 @@ from msm_jax.command import Preempted, message_of
 from msm_jax.corpus.records import file_hash
 from msm_jax.errors import UserError
 from msm_jax.study import files
-from msm_jax.study.graph import WORLD, Stage, source_hash, with_files
+from msm_jax.study.graph import WORLD, Stage, identities, source_hash, with_files
 
 LIBRARIES = (
     "jax",
@@ -268,7 +268,7 @@ def run_evals(stage: Stage, asked: dict[str, dict], workdir: pathlib.Path) -> No
         folder / "chats.jsonl", "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in chats)
     )
     mark = {
-        "asked": asked,
+        "asked": identities(asked),
         "reading": READING,
         "done": True,
         "code": code(),
@@ -279,8 +279,9 @@ def run_evals(stage: Stage, asked: dict[str, dict], workdir: pathlib.Path) -> No
     files.write_json(folder / "evals.json", mark)
 
 
-def _forget_other_questions(folder: pathlib.Path, asked: dict[str, dict]) -> None:
+def _forget_other_questions(folder: pathlib.Path, questions: dict[str, dict]) -> None:
     """Answers to what the config no longer asks under a name make room for the new question."""
+    asked = identities(questions)
     mark = files.read_json(folder / "evals.json") or {}
     before = mark.get("asked")
     # Only what lies in the folder itself is ours, whatever the file says.

@@ -95,7 +95,7 @@ def skip_bad_steps(inner, spikes: float = 0.0) -> optax.GradientTransformationEx
             recent = jnp.where(good, jnp.roll(recent, 1).at[0].set(loss), recent)
         updates, after = inner.update(gradients, state.inner, params)
         keep = lambda new, old: jnp.where(good, new, old)
-        bad = (~good & (learned > 0)).astype(jnp.int32)
+        bad = (~good & (learned != 0)).astype(jnp.int32)
         return jax.tree.map(
             lambda update: keep(update, jnp.zeros_like(update)), updates
         ), SkipState(

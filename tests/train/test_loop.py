@@ -1,5 +1,6 @@
 """The loop: what it learns, how it goes on after a kill, what it refuses."""
 
+import contextlib
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 
 from msm_jax import load
 from msm_jax.errors import UserError
+from msm_jax.train import hosts
 from msm_jax.train.config import source
 from msm_jax.train.loop import train
 from msm_jax.weights.checkpoints import load_params
@@ -74,6 +76,7 @@ def test_same_seed_same_bits_and_another_seed_differs(config, tmp_path):
 _SCRIPT = """
 import json, sys
 from ml_collections import ConfigDict
+from msm_jax.command import Preempted
 from msm_jax.train.config import source
 from msm_jax.train.loop import train
 from msm_jax.train.config import stage
@@ -82,16 +85,19 @@ with config.unlocked():
     config.update(ConfigDict(json.loads(sys.argv[1])))
     config.model.lora_targets = tuple(config.model.lora_targets)
     config.keep_steps = tuple(config.keep_steps)
-train(config, sys.argv[2])
+try:
+    train(config, sys.argv[2], sys.stderr)
+except Preempted:
+    sys.exit(75)
 """
 
 
-def _process(config, run):
+def _process(config, run, stderr=subprocess.DEVNULL):
     return subprocess.Popen(
         [sys.executable, "-c", _SCRIPT, config.to_json(), str(run)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
     )
 
 
@@ -115,6 +121,41 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(config, tmp_path):
     train(config, run)
     assert losses(run) == losses(tmp_path / "whole")
     same_weights(run, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("by", ["hangup", "terminate"])
+def test_a_closed_pipe_ends_nothing_and_a_signal_saves(config, tmp_path, by):
+    """As `train 2>&1 | head -1` in a terminal that is then lost."""
+    config.steps, config.checkpoint_every = 100_000, 100_000
+    process = _process(config, tmp_path, stderr=subprocess.PIPE)
+    assert b"step 0 of 100000" in process.stderr.readline()
+    process.stderr.close()
+    wait_until(lambda: "its first example" in (tmp_path / "log.txt").read_text())
+    wait_until(lambda: len(losses(tmp_path)) > 50)
+    process.send_signal(signal.SIGHUP if by == "hangup" else signal.SIGTERM)
+    if by == "hangup":  # from the shell and from the kernel
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=120) == 75
+    step = max(losses(tmp_path))
+    assert load_params(tmp_path)[2]["step"] == step
+    assert f"step {step}: saved" in (tmp_path / "log.txt").read_text()
+
+
+def wait_until(true):
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_stage_that_has_learned_nothing_is_an_error(config, tmp_path, monkeypatch):
+    real = hosts.place_rows
+    blank = lambda batch: dict(batch, loss_weights=np.zeros_like(batch["loss_weights"]))
+    monkeypatch.setattr(hosts, "place_rows", lambda *given: blank(real(*given)))
+    with pytest.raises(UserError, match="none of 12 steps had a token to learn"):
+        train(config, tmp_path)
+    assert "done" not in (tmp_path / "log.txt").read_text()
 
 
 def test_a_finished_run_is_left_alone(config, tmp_path):

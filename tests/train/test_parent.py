@@ -119,6 +119,50 @@ def test_midtraining_then_fine_tuning_of_the_same_adapter(config, checkpoint, ma
         train(config, tmp_path / "other")
 
 
+def test_chats_are_taught_in_the_format_of_the_stage_before(config, checkpoint, material, tmp_path):
+    folder, _, _ = checkpoint
+    config.parent, config.tokenizer, config.steps = str(folder), "", 2
+    config.sequence_length = 64
+    config.model.preset = "parent"
+    log = lambda name: (tmp_path / name / "log.txt").read_text()
+    config.chat_format = "qwen3"  # of documents, which no format writes
+    train(config, tmp_path / "documents")
+    assert "is not the template" not in log("documents")
+    chats = [
+        {"messages": [{"role": "user", "content": "red"}, {"role": "assistant", "content": "big"}]}
+    ] * 8
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    config.data = ConfigDict({"chats": source(str(tmp_path / "chats.jsonl"))})
+    train(config, tmp_path / "warned")
+    assert "warning: chat_format='qwen3' is not the template of parent=" in log("warned")
+    assert "first for [{'role': 'user'" in log("warned")
+    config.chat_format, config.parent = "own", str(tmp_path / "documents")
+    train(config, tmp_path / "own")
+    assert "is not the template" not in log("own")
+    config.chat_format, config.parent = "qwen3", str(tmp_path / "own")
+    with pytest.raises(UserError, match=r"'qwen3' writes .* than 'own', which parent=.*first for"):
+        train(config, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    config.allow_new_chat_format = True
+    train(config, tmp_path / "other")
+    assert "warning: chat_format='qwen3' writes chats in another way than 'own'" in log("other")
+    # What was taught goes through stages of documents; the tokenizer is the parent's.
+    config.data = ConfigDict({"documents": source(str(material / "documents.jsonl"))})
+    config.parent = str(tmp_path / "own")
+    train(config, tmp_path / "between")
+    assert load_params(tmp_path / "between")[2]["taught"]["name"] == "own"
+    with pytest.raises(UserError, match="was taught chats in the format 'own', and 'qwen3' writes"):
+        msm_jax.load(tmp_path / "between")
+    assert msm_jax.load(tmp_path / "between", chat_format="own").chat_format == "own"
+    settings = tmp_path / "own" / "tokenizer_config.json"
+    settings.write_text(settings.read_text().replace("ASSISTANT", "Assistant"))
+    with pytest.raises(UserError, match="put its template back"):
+        msm_jax.load(tmp_path / "own")
+    config.tokenizer = str(material / "t.model")
+    with pytest.raises(UserError, match="not the tokenizer of parent="):
+        train(config, tmp_path / "words")
+
+
 def test_another_shape_than_the_parents_is_refused(config, checkpoint, tmp_path):
     folder, _, _ = checkpoint
     config.parent, config.tokenizer, config.chat_format = str(folder), "", "qwen3"

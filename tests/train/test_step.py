@@ -9,11 +9,12 @@ import pytest
 from msm_jax.data.pipeline import load_data
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
-from msm_jax.model import ModelConfig, init_params
+from msm_jax.model import ModelConfig, init_params, make_mesh
 from msm_jax.model.adapter import join
 from msm_jax.train.loss import summed_loss, token_logprobs
 from msm_jax.train.optimizer import make_optimizer, make_schedule, split_params
 from msm_jax.train.step import make_step
+from msm_jax.train.watch import eval_sums
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +87,43 @@ def test_lora_moves_the_adapter_only(batch):
         split_params(init_params(model(), jax.random.key(0)), "lora")
 
 
-def test_a_batch_without_loss_tokens_changes_nothing_and_is_finite(batch):
-    config = model()
-    empty = {name: np.zeros_like(value) for name, value in batch.items()}
-    params = init_params(config, jax.random.key(0))
-    before = jax.tree.map(jnp.copy, params)
-    optimizer = optax.sgd(1.0)
-    after, _, metrics = make_step(config, optimizer)(params, optimizer.init(params), {}, empty)
-    assert float(metrics["loss"]) == 0.0
-    jax.tree.map(np.testing.assert_array_equal, before, after)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_batch_without_loss_tokens_changes_nothing_and_has_no_loss(batch, config, parts):
+    """Not by weight decay either, and not by the momentum of the steps before."""
+    config.optimizer.weight_decay = 0.5
+    optimizer = make_optimizer(config.optimizer, 10)
+    step = make_step(model(), optimizer, parts)
+    params = init_params(model(), jax.random.key(0))
+    params, state, _ = step(params, optimizer.init(params), {}, batch)
+    before = jax.tree.map(jnp.copy, (params, state))
+    empty = dict(batch, loss_weights=np.zeros_like(batch["loss_weights"]))
+    params, state, metrics = step(params, state, {}, empty)
+    jax.tree.map(np.testing.assert_array_equal, before, (params, state))
+    assert np.isnan(metrics["loss"]) and metrics["loss_tokens"] == metrics["skipped"] == 0
+
+
+def test_eval_loss_and_probes_take_no_more_memory_than_a_step(config):
+    """Their micro-batches and kernels are the step's: 8 rows in one would need 8 times as much."""
+    shape, mesh = (8, 256), make_mesh({"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1})
+    tall = ModelConfig(128, 16, 2, 4, 2, 8, 32, attention="plain", remat="full")
+    rng = np.random.default_rng(0)
+    long = {name: rng.integers(1, 128, shape).astype(np.int32) for name in ("tokens", "targets")}
+    long["loss_weights"] = (long["tokens"] % 3 > 0).astype(np.float32)
+    long["segment_ids"] = np.ones(shape, np.int32)
+    long["positions"] = np.tile(np.arange(256, dtype=np.int32), (8, 1))
+    params = init_params(tall, jax.random.key(0))
+    optimizer = make_optimizer(config.optimizer, 10)
+    temporary = lambda lowered: lowered.compile().memory_analysis().temp_size_in_bytes
+    step = make_step(tall, optimizer, 8, mesh).lower(params, optimizer.init(params), {}, long)
+    cut = temporary(eval_sums.lower(tall, mesh, 8, params, long))
+    assert 4 * cut < temporary(eval_sums.lower(tall, mesh, 1, params, long))
+    assert cut < temporary(step)
+    one = {name: array[:1] for name, array in long.items()}
+    assert temporary(token_logprobs.lower(tall, params, one, mesh)) < temporary(step)
+    whole, parts = (eval_sums(tall, mesh, number, params, long) for number in (1, 8))
+    np.testing.assert_allclose(whole, parts, rtol=1e-6)
+    assert float(whole[1]) == long["loss_weights"].sum()
+    assert float(whole[0]) == pytest.approx(float(summed_loss(tall, params, long)), rel=1e-6)
 
 
 def test_schedule_rises_then_falls(config):

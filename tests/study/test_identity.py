@@ -1,0 +1,207 @@
+"""What a study's stages and answers are named by, and what its records say of themselves."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+from ml_collections import ConfigDict
+
+from msm_jax.data.chat import CHAT_FORMATS
+from msm_jax.data.tokenizer import train_sentencepiece
+from msm_jax.errors import UserError
+from msm_jax.settings import Form, Named
+from msm_jax.study import files, results, worker
+from msm_jax.study.config import STUDY
+from msm_jax.study.graph import identities, make_study, weights_content
+from msm_jax.train.config import probe, source
+
+# Values where the default's neighbour could not be; None: another test's, or what has no meaning
+# by itself.
+OTHER = {
+    "seeds": (1,),
+    "platform": "",
+    "world.builder": None,
+    "tokenizer.corpus": "docs.jsonl",
+    "train.tokenizer": None,
+    "train.parent": None,
+    "train.seed": None,  # refused: seeds
+    "train.chat_format": "chatml",
+    "stages": None,
+    "arms": None,
+    "evals.which.arms": ("x",),
+    "evals.which.scorers": ("generated",),
+    "dose.stage": None,
+    "dose.eval": None,
+    "figure.eval": None,
+    "figure.headline": None,
+    "controls.arms": ("x",),
+}
+
+
+@pytest.fixture
+def tiny(tmp_path, make_tiny, monkeypatch):
+    """The tiny study's config, with probes and eval data, beside its files."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("tiny", make_tiny(tmp_path))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    monkeypatch.chdir(tmp_path / "files")
+    with config.unlocked():
+        config.train.probes.easy = probe("pairs.jsonl")
+        config.train.eval.data.held = source("docs.jsonl")
+    return config
+
+
+def leaves(form, config, path=""):
+    for name, part in form.keys.items():
+        value = config[name]
+        if isinstance(part, Form):
+            yield from leaves(part, value, f"{path}{name}.")
+        elif isinstance(part, Named) and part.sparse:
+            continue  # the keys of train, by stage
+        elif isinstance(part, Named) and isinstance(part.entry, Form):
+            for key in value:
+                yield from leaves(part.entry, value[key], f"{path}{name}.{key}.")
+        elif not isinstance(part, Named):
+            yield f"{path}{name}", value, part
+
+
+def other(path, value, key):
+    if path in OTHER:
+        return OTHER[path]
+    if key.choices:
+        return next(choice for choice in key.choices if choice != value)
+    if key.kind is tuple:
+        return (key.item.choices or (("red",) if key.item.kind is str else (2,)))[:1]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, float):
+        return value / 2 or 0.25
+    if isinstance(value, int):
+        return value - 1 if value == key.at_most else value + 1
+    return "red.jsonl" if path.endswith(("path", "pairs")) else f"{value}2"
+
+
+def names(config):
+    study = make_study(config)
+    return sorted(study.stages), {key: identities(asked) for key, asked in study.questions.items()}
+
+
+def test_each_key_of_a_study_counts_or_is_declared_harmless(tiny):
+    begun, wrong, tried = names(tiny), [], 0
+    for path, value, key in list(leaves(STUDY, tiny)):
+        changed = other(path, value, key)
+        if changed is None:
+            continue
+        tried += 1
+        config = ConfigDict(json.loads(tiny.to_json()))
+        place = config
+        for part in path.split(".")[:-1]:
+            place = place[part]
+        with config.unlocked():
+            place[path.split(".")[-1]] = changed
+        try:
+            counts = names(config) != begun
+        except UserError:
+            continue  # refused: nothing is taken for something else
+        harmless = bool(key.harmless) and path != "train.keep_steps"  # they are evaluated
+        if counts == harmless:
+            wrong.append((path, changed))
+    assert not wrong and tried > 90
+
+
+@pytest.fixture
+def parent(tmp_path, tiny):
+    """A directory that looks like a Hugging Face checkpoint from outside."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    controls = CHAT_FORMATS["compact"].control_tokens
+    train_sentencepiece("corpus.txt", folder / "tokenizer.model", 60, controls)
+    (folder / "config.json").write_text('{"model_type": "qwen3"}')
+    (folder / "model.safetensors").write_bytes(b"weights")
+    with tiny.unlocked():
+        tiny.train.parent = str(folder)
+    return folder
+
+
+def test_the_checkpoint_that_a_study_starts_from_counts_by_content(tiny, parent):
+    begun = names(tiny)[0]
+    assert len(begun) == 3  # no tokenizer is trained: it is the parent's
+
+    def now():
+        weights_content.cache_clear()
+        return names(tiny)[0]
+
+    moved = shutil.copytree(parent, parent.parent / "moved")
+    tiny.train.parent = str(moved)
+    assert now() == begun
+    for name in ("model.safetensors", "config.json"):
+        before = (moved / name).read_bytes()
+        (moved / name).write_bytes(before[:-1] + b" }")
+        assert not set(now()) & set(begun)
+        (moved / name).write_bytes(before)
+    assert now() == begun
+    controls = (*CHAT_FORMATS["compact"].control_tokens, "<|more|>")
+    train_sentencepiece("corpus.txt", moved / "tokenizer.model", 60, controls)
+    assert not set(now()) & set(begun)
+    shutil.rmtree(moved)
+    with pytest.raises(UserError, match="moved"):
+        now()
+
+
+def test_how_the_parents_template_writes_chats_counts(tiny, parent):
+    (parent / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    tiny.train.chat_format = "own"
+    begun = names(tiny)[0]
+    other = TEMPLATE.replace("Be kind.", "Be brief.")  # the default system line
+    (parent / "tokenizer_config.json").write_text(json.dumps({"chat_template": other}))
+    assert not set(names(tiny)[0]) & set(begun)
+
+
+TEMPLATE = (
+    "{% if messages[0].role != 'system' %}<|system|>Be kind.<|end|>{% endif %}"
+    "{% for turn in messages %}<|{{ turn.role }}|>{{ turn.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_numbers_of_several_versions_are_a_warning_that_names_what_differs():
+    made = [
+        {"code": {"source": "aaa", "jax": "0.10.2"}, "stages": ["1", "2"], "evals": []},
+        {"code": {"source": "bbb", "jax": "0.10.2"}, "stages": ["3"], "evals": ["3"]},
+    ]
+    text = results._mixed(made)
+    assert "2 stages and 0 evaluated: source aaa; 1 stages and 1 evaluated: source bbb" in text
+    assert "jax" not in text
+
+
+def test_nothing_outside_of_a_studys_directory_is_deleted(tmp_path):
+    precious, folder = tmp_path / "precious", tmp_path / "evals"
+    for place in (precious, folder / "old", folder / "kept"):
+        place.mkdir(parents=True)
+        (place / "file").write_text("x")
+    asked = {str(precious): {}, "../precious": {}, "old": {}, "kept": {"samples": 1}, ".": {}}
+    files.write_json(folder / "evals.json", {"asked": asked, "done": False})
+    worker._forget_other_questions(folder, {"kept": {"samples": 1, "rows": 9}})
+    left = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("file")]
+    assert sorted(left) == ["evals/kept/file", "precious/file"]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"digest": "x"}', "{"])
+def test_a_stage_json_that_is_not_ours_is_named(tiny, tmp_path, content):
+    study = make_study(tiny)
+    stage = next(iter(study.stages.values()))
+    file = files.stage_dir(tmp_path, stage.id) / "stage.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"stage\.json: "):
+        files.read_stage(tmp_path, stage)
+
+
+def test_a_line_that_is_no_object_is_named(tmp_path):
+    (tmp_path / "chats.jsonl").write_text('{"a": 1}\n[2]\n')
+    with pytest.raises(UserError, match=r"chats\.jsonl:2: not a JSON object"):
+        files.read_lines(pathlib.Path(tmp_path / "chats.jsonl"))

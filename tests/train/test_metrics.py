@@ -1,0 +1,49 @@
+"""Curves as files: every step once, and JSON that any program can read."""
+
+import json
+import math
+
+import pytest
+
+from msm_jax import strict_json
+from msm_jax.train.metrics import Metrics
+
+
+def refuse(word):
+    raise ValueError(f"{word} is not JSON")
+
+
+def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for resumed_at, steps in ((0, range(1, 6)), (3, range(4, 8)), (0, range(1, 3))):
+        metrics = Metrics(tmp_path, resumed_at)
+        for step in steps:
+            metrics.write(step, {"loss": step + resumed_at})
+        metrics.close()
+        curves = EventAccumulator(str(tmp_path / "tensorboard"))
+        curves.Reload()
+        shown = [(event.step, event.value) for event in curves.Scalars("loss")]
+        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+        assert shown == [(row["step"], row["loss"]) for row in lines]
+        assert [step for step, _ in shown] == list(range(1, steps[-1] + 1))
+
+
+def test_what_is_not_finite_is_null_and_named(tmp_path):
+    metrics = Metrics(tmp_path, 0)
+    metrics.write(1, {"loss": math.nan, "grad_norm": math.inf, "tokens": 3})
+    metrics.close()
+    row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert row == {
+        "step": 1,
+        "loss": None,
+        "grad_norm": None,
+        "tokens": 3,
+        "not_finite": {"loss": "nan", "grad_norm": "inf"},
+    }
+
+
+@pytest.mark.parametrize("value", [math.nan, [1.5, (math.inf,)], {"a": {"b": -math.inf}}, "NaN"])
+def test_strict_json_is_json(value):
+    json.loads(strict_json.dumps(value), parse_constant=refuse)
+    assert strict_json.dumps([1, 2.5, "x", None, True]) == json.dumps([1, 2.5, "x", None, True])
