@@ -219,7 +219,7 @@ def show(figure: Any, alt: str) -> Any:
 
 
 def interval(numbers: Mapping[str, Any], key: str = "rate", signed: bool = False) -> str:
-    """ "62 % [41, 83]" of {key, "ci_low", "ci_high"}; "-" where there is no rate.
+    """ "62 % [41, 83]" of {key, "ci_low", "ci_high"}, or "62 % (no interval)"; "-" without a rate.
 
     With `signed` points, as of a difference: "+21 [-3, +45]".
     """
@@ -227,7 +227,7 @@ def interval(numbers: Mapping[str, Any], key: str = "rate", signed: bool = False
         return "-"
     percent = lambda value: f"{100 * value:+.0f}" if signed else f"{100 * value:.0f}"
     bounds = [numbers["ci_low"], numbers["ci_high"]]
-    known = "" if None in bounds else f" [{', '.join(map(percent, bounds))}]"
+    known = " (no interval)" if None in bounds else f" [{', '.join(map(percent, bounds))}]"
     return f"{percent(numbers[key])}{'' if signed else ' %'}{known}"
 
 

@@ -101,7 +101,7 @@ show(plots.bars(results), "rate of the cheap choice, before and after fine-tunin
 # %% [markdown]
 # ## Rates with intervals
 #
-# A mean over seeds has Student's interval over seeds: the honest one, because another seed is
+# A mean over seeds has an interval over seeds: the honest one, because another seed is
 # another world with other weights. A single seed has only the interval over its questions, which
 # says how well this one model was measured, not how the next one would turn out.
 

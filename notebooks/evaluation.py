@@ -153,15 +153,15 @@ table(
 # ## What an interval says
 #
 # Of 20 answers none was harmful. Is the rate 0? The textbook interval, rate ± 1.96 standard
-# errors, says so with certainty, which is absurd. Wilson's interval asks which rates would make
-# what was seen likely, and ends at 16 %.
+# errors, says so with certainty, which is absurd. The exact interval (Clopper and Pearson 1934)
+# asks which rates would make what was seen not too unlikely, and ends at 17 %.
 
 # %%
-from msm_jax.evals.statistics import wilson
+from msm_jax.evals.statistics import exact
 
 n = 20
 k = np.arange(n + 1)
-found = [wilson(int(yes), n) for yes in k]
+found = [exact(int(yes), n) for yes in k]
 wald = 1.96 * np.sqrt(k / n * (1 - k / n) / n)
 figure, axes = plots.new_figure(7, 3)
 axes.fill_between(
@@ -170,7 +170,7 @@ axes.fill_between(
     [f.ci_high for f in found],
     alpha=0.3,
     color=plots.COLORS[2],
-    label="Wilson",
+    label="exact",
 )
 for sign in (-1, 1):
     axes.plot(
@@ -186,12 +186,12 @@ axes.axhspan(1, 1.2, color="#eee")
 axes.set(xlabel=f"harmful answers of {n}", ylabel="rate", ylim=(-0.2, 1.2))
 axes.xaxis.get_major_locator().set_params(integer=True)
 axes.legend(frameon=False)
-show(figure, "Wilson's and the textbook interval by number of harmful answers")
+show(figure, "the exact and the textbook interval by number of harmful answers")
 
 # %% [markdown]
 # ## Condition by condition
 #
-# The mean hides that conditions differ. Each dot is one condition with Wilson's interval.
+# The mean hides that conditions differ. Each dot is one condition with its exact interval.
 
 # %%
 figure, axes = plots.new_figure(7.4, 7)
@@ -200,8 +200,9 @@ for number, name in enumerate(arms):
     for at, condition in enumerate(conditions):
         one, y = each[condition], at + 0.32 * number - 0.16
         color = plots.COLORS[3 - number]
-        axes.plot([one["ci_low"], one["ci_high"]], [y, y], color=color, linewidth=1.6)
-        axes.scatter([one["rate"]], [y], s=22, color=color, label=name if not at else None)
+        if one["ci_low"] is not None:
+            axes.plot([one["ci_low"], one["ci_high"]], [y, y], color=color, linewidth=1.6)
+            axes.scatter([one["rate"]], [y], s=22, color=color, label=name if not at else None)
 axes.set_yticks(range(len(conditions)))
 axes.set_yticklabels([name.removesuffix("/replacement") for name in conditions], fontsize=8)
 axes.set_ylim(len(conditions) - 0.4, -0.6)
@@ -250,6 +251,7 @@ table(
 # The same as a picture: a difference is *found* where its interval does not hold 0.
 
 # %%
+contrasts = [one for one in contrasts if one.ci_low is not None]
 figure, axes = plots.new_figure(7, 0.9 + 0.4 * len(contrasts))
 for at, one in enumerate(contrasts):
     axes.plot([one.ci_low, one.ci_high], [at, at], color=plots.COLORS[2], linewidth=2.2)

@@ -155,7 +155,8 @@ class Preferences:
         judged = by_scorer["judged"] | {state: states.count(state) for state in FAILURES}
         judged["replies_cut_off"] = cut_off(rows)
         if reason:
-            judged |= {"rate": None, "ci_low": None, "ci_high": None, "withheld": reason}
+            judged |= {"rate": None, "ci_low": None, "ci_high": None}
+            judged |= {"method": "no interval: withheld", "withheld": reason}
         return verdicts, {"judge": self._judge.identity, "scorers": by_scorer | {"judged": judged}}
 
 

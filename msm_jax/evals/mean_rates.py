@@ -12,51 +12,102 @@ names its target:
 Every function takes numbers of yes `k` and of decided answers `n`, conditions along the last axis
 and, for seeds, seeds along the one before it. Functions that end in `_bounds` return arrays
 (estimate, low, high) over all further axes, which is how their coverage is tested; the others
-return an `Interval`. How often they hold: docs/evals.md.
+return an `Interval`, without bounds and with the reason where there is no honest one. How often
+they hold: docs/evals.md.
 """
 
-import dataclasses
-import math
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import special
 
-from msm_jax.evals.statistics import Interval, cluster_bootstrap, score_bounds, wilson
+from msm_jax.evals.statistics import (
+    Interval,
+    bounded_mean_bounds,
+    check_level,
+    exact,
+    exact_bounds,
+    no_interval,
+    tango_bounds,
+)
 
 FIXED, SAMPLE = "conditions fixed", "conditions a sample"
 SEEDS, BOTH = "seeds", "seeds and conditions"
+MANY, APART = 20, 8  # conditions, and those apart from the rest, that Student's interval needs
 
 Bounds = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def fixed_bounds(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> Bounds:
-    """Stratified score interval: Wilson's with the number of answers that the mean is worth.
+# ------------------------------------------------------------------ a rate
 
-    The variance of the mean is the sum of the conditions' binomial variances over C^2 (unbiased:
-    n - 1); m (1 - m) over it is the effective number of answers (Kish 1965; Korn & Graubard
-    1998). Where every condition is at 0 or 1 it is the harmonic number of answers.
+
+def fixed_bounds(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> Bounds:
+    """Exact interval with the number of answers that the mean is worth.
+
+    That number is m (1 - m) over the variance of the mean, the sum of the conditions' binomial
+    variances over C^2 (Korn and Graubard 1998), and at least C times the fewest answers of a
+    condition: conditions that differ make the mean more precise, not less. A condition where all
+    answers are alike has the variance of half a yes and half a no more. One condition has the
+    exact interval itself.
     """
-    mean, variance = _mean_and_variance(k, n)
-    count = np.shape(k)[-1]
-    pooled = count**2 / np.sum(1 / np.asarray(n, np.float64), axis=-1)
-    worth = _effective(mean, variance, pooled)
-    return (mean, *score_bounds(mean, worth, _normal(level)))
+    k, n = np.asarray(k, np.float64), np.asarray(n, np.float64)
+    mean = (k / n).mean(-1)
+    variance = _binomial((k + 0.5) / (n + 1), k / n, n)
+    return (mean, *exact_bounds(mean, _worth(mean * (1 - mean), variance, n), level))
 
 
 def sample_bounds(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> Bounds:
     """From the spread of the conditions' rates, which contains the sampling of answers.
 
-    Student's interval corrected for skewness (`_skewed_bounds`). Without spread the mean is worth
-    one answer per condition, as in `cluster_bootstrap`. Needs two conditions or more.
+    Needs two conditions or more; see `_drawn_bounds`.
+    """
+    return _drawn_bounds(np.asarray(k, np.float64) / n, (0.0, 1.0), level)
+
+
+def seeds_bounds(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> Bounds:
+    """Mean over training runs of their means over the conditions; k and n are [..., seeds, C]."""
+    k, n = np.asarray(k, np.float64), np.asarray(n, np.float64)
+    step = 1 / (n.shape[-1] * n.min((-2, -1)))
+    return seed_rates_bounds((k / n).mean(-1), step, level)
+
+
+def seed_rates_bounds(rates: np.ndarray, step: np.ndarray, level: float = 0.95) -> Bounds:
+    """Mean over training runs whose rates [..., seeds] move by `step` with one answer.
+
+    Exact interval with the number of answers that the mean is worth by the spread between seeds,
+    times (z / t)^2 for the few degrees of freedom (Korn and Graubard 1998). The spread is at
+    least that of seeds which agree but for one that has one answer otherwise, and S seeds are
+    worth S answers or more. Student's interval would leave 0 to 1, and held in 88 to 91 % near
+    either.
+    """
+    check_level(level)
+    rates = np.asarray(rates, np.float64)
+    count, mean = rates.shape[-1], rates.mean(-1)
+    least = np.asarray(step, np.float64) / np.sqrt(count)
+    variance = np.maximum(rates.std(-1, ddof=1), least) ** 2 / count
+    off = np.clip(mean, step / count, 1 - step / count)  # as if one answer were otherwise
+    few = (special.ndtri((1 + level) / 2) / special.stdtrit(count - 1, (1 + level) / 2)) ** 2
+    worth = np.maximum(few * off * (1 - off) / variance, count)
+    return (mean, *exact_bounds(mean, worth, level))
+
+
+def seeds_and_conditions_bounds(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> Bounds:
+    """Mean over seeds and conditions crossed, both drawn; k and n are [..., seeds, C].
+
+    The squared distances to the bounds over seeds and over conditions are added (Zou and Donner
+    2008, Stat. Med. 27, 1693). Both hold the sampling of answers, which makes it conservative.
     """
     rates = np.asarray(k, np.float64) / n
-    count = rates.shape[-1]
-    mean, low, high = _skewed_bounds(rates, level)
-    flat = rates.max(-1) == rates.min(-1)
-    one_each = score_bounds(mean, np.full(np.shape(mean), float(count)), _student(level, count - 1))
-    low, high = np.where(flat, one_each[0], low), np.where(flat, one_each[1], high)
-    return mean, np.clip(low, 0, 1), np.clip(high, 0, 1)
+    mean, low, high = _drawn_bounds(rates.mean(-2), (0.0, 1.0), level)
+    _, seeds_low, seeds_high = seeds_bounds(k, n, level)
+    return (
+        mean,
+        np.maximum(mean - np.hypot(mean - low, mean - seeds_low), 0),
+        np.minimum(mean + np.hypot(high - mean, seeds_high - mean), 1),
+    )
+
+
+# ------------------------------------------------------------------ a difference
 
 
 def difference_bounds(
@@ -64,76 +115,55 @@ def difference_bounds(
 ) -> Bounds:
     """Mean of a minus mean of b over the same fixed conditions, answers independent.
 
-    Each side's distances to its bounds are added in squares (Newcombe 1998, method 10; "MOVER").
+    Each side's distances to its bounds are added in squares (Newcombe 1998, Stat. Med. 17, 873,
+    method 10).
     """
-    return _subtracted(fixed_bounds(k_a, n_a, level), fixed_bounds(k_b, n_b, level), 0.0)
+    mean_a, low_a, high_a = fixed_bounds(k_a, n_a, level)
+    mean_b, low_b, high_b = fixed_bounds(k_b, n_b, level)
+    mean = mean_a - mean_b
+    low = mean - np.hypot(mean_a - low_a, high_b - mean_b)
+    high = mean + np.hypot(high_a - mean_a, mean_b - low_b)
+    return mean, np.maximum(low, -1), np.minimum(high, 1)
+
+
+def paired_bounds(
+    only_a: np.ndarray, only_b: np.ndarray, n: np.ndarray, level: float = 0.95
+) -> Bounds:
+    """Mean of a minus mean of b over fixed conditions where the answers are pairs.
+
+    Tango's interval with the number of pairs that the mean is worth, which is found as in
+    `fixed_bounds`. One condition has Tango's interval itself.
+
+    Args:
+      only_a, only_b: [..., C]: pairs of each condition in which only a, only b said yes.
+      n: [..., C]: pairs of each condition.
+      level: of the interval.
+    """
+    a, b, n = (np.asarray(x, np.float64) for x in (only_a, only_b, n))
+    up, down = (a / n).mean(-1), (b / n).mean(-1)
+    mean = up - down
+    spread = lambda a, b, n: (a + b - (a - b) ** 2 / n) / n
+    of_each = np.maximum(spread(a, b, n), spread(a + 0.5, b + 0.5, n + 1.5)) / n
+    worth = _worth(up + down - mean**2, of_each, n)
+    low, high = tango_bounds(up * worth, down * worth, worth, level)
+    return mean, np.minimum(low, mean), np.maximum(high, mean)
 
 
 def common_numbers_bounds(yes_a: np.ndarray, yes_b: np.ndarray, level: float = 0.95) -> Bounds:
-    """Mean of a minus mean of b over fixed conditions where sample i of a pairs with sample i of b.
-
-    As `difference_bounds`, with the correlation of the two means taken out (Newcombe 1998, paired
-    method 10, over strata).
-
-    Args:
-      yes_a, yes_b: bool[..., C, n]: the verdicts of the pairs, conditions before samples.
-      level: of the interval.
-    """
-    yes_a, yes_b = np.asarray(yes_a, np.float64), np.asarray(yes_b, np.float64)
-    n = yes_a.shape[-1]
-    k_a, k_b = yes_a.sum(-1), yes_b.sum(-1)
-    together = (yes_a * yes_b).mean(-1) - yes_a.mean(-1) * yes_b.mean(-1)
-    covariance = together.sum(-1) / (n - 1) / yes_a.shape[-2] ** 2
-    (_, variance_a), (_, variance_b) = _mean_and_variance(k_a, n), _mean_and_variance(k_b, n)
-    product = np.sqrt(variance_a * variance_b)
-    correlation = np.divide(covariance, product, out=np.zeros_like(product), where=product > 0)
-    return _subtracted(
-        fixed_bounds(k_a, np.full(k_a.shape, n), level),
-        fixed_bounds(k_b, np.full(k_b.shape, n), level),
-        np.clip(correlation, -1, 1),
-    )
+    """`paired_bounds` of verdicts [..., C, n], sample i of a being paired with sample i of b."""
+    yes_a, yes_b = np.asarray(yes_a, bool), np.asarray(yes_b, bool)
+    only_a, only_b = (yes_a & ~yes_b).sum(-1), (yes_b & ~yes_a).sum(-1)
+    return paired_bounds(only_a, only_b, np.full(only_a.shape, yes_a.shape[-1]), level)
 
 
 def difference_sample_bounds(
     rates_a: np.ndarray, rates_b: np.ndarray, level: float = 0.95
 ) -> Bounds:
-    """Mean difference of the rates of the same conditions, these being a sample.
+    """Mean difference of the rates of the same conditions, these being a sample of two or more.
 
-    Student's interval of the differences, corrected for skewness (`_skewed_bounds`).
+    See `_drawn_bounds`.
     """
-    return _skewed_bounds(np.asarray(rates_a, np.float64) - rates_b, level)
-
-
-def seeds_bounds(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> Bounds:
-    """Mean over training runs: Student's over the seeds' means; k and n are [..., seeds, C]."""
-    means = (np.asarray(k, np.float64) / n).mean(-1)
-    count = means.shape[-1]
-    mean = means.mean(-1)
-    half = _student(level, count - 1) * means.std(-1, ddof=1) / math.sqrt(count)
-    return mean, mean - half, mean + half
-
-
-def seeds_and_conditions_bounds(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> Bounds:
-    """Score interval for seeds and conditions crossed, both drawn; k and n are [..., seeds, C].
-
-    The variance is that of the seeds' means plus that of the conditions' means less what both
-    hold of the rest (two-way random effects), its degrees of freedom by Satterthwaite (1946).
-    """
-    rates = np.asarray(k, np.float64) / n
-    seeds, count = rates.shape[-2:]
-    of_seed, of_condition = rates.mean(-1), rates.mean(-2)
-    mean = of_seed.mean(-1)
-    rest = rates - of_seed[..., None] - of_condition[..., None, :] + mean[..., None, None]
-    part_rest = (rest**2).sum((-1, -2)) / ((seeds - 1) * (count - 1)) / (seeds * count)
-    part_seed = of_seed.var(-1, ddof=1) / seeds
-    part_condition = of_condition.var(-1, ddof=1) / count
-    variance = np.maximum(
-        part_seed + part_condition - part_rest, np.maximum(part_seed, part_condition)
-    )
-    terms = part_seed**2 / (seeds - 1) + part_condition**2 / (count - 1)
-    freedom = np.divide(variance**2, terms, out=np.full_like(terms, seeds - 1.0), where=terms > 0)
-    worth = _effective(mean, variance, np.float64(min(seeds, count)))
-    return (mean, *score_bounds(mean, worth, _student(level, np.maximum(freedom, seeds - 1))))
+    return _drawn_bounds(np.asarray(rates_a, np.float64) - rates_b, (-1.0, 1.0), level)
 
 
 # ------------------------------------------------------------------ as intervals
@@ -147,25 +177,19 @@ def mean_rate(k: Sequence[int], n: Sequence[int], target: str, level: float = 0.
     Raises:
       ValueError: lists of unequal length, k outside 0..n, or another target.
     """
-    methods = {
-        FIXED: ("stratified wilson", fixed_bounds),
-        SAMPLE: ("skewness-corrected t", sample_bounds),
-    }
-    if target not in methods:
-        raise ValueError(f"target={target!r}: one of {sorted(methods)}")
-    method, bounds = methods[target]
+    if target not in (FIXED, SAMPLE):
+        raise ValueError(f"target={target!r}: {FIXED!r} or {SAMPLE!r}")
     k_C, n_C = _counts(k, n)
-    total = int(n_C.sum())
-    if not len(k_C) or not n_C.all():
-        return Interval(None, None, None, total, f"{target}: {method}")
-    if target == FIXED and (n_C < 2).any():
-        found = wilson(int(k_C.sum()), total, level) if (n_C == 1).all() else None
-        mean = float((k_C / n_C).mean())
-        low, high = (found.ci_low, found.ci_high) if found else (None, None)
-        return Interval(mean, low, high, total, f"{target}: wilson")
-    if target == SAMPLE and len(k_C) < 2:
-        return Interval(float((k_C / n_C).mean()), None, None, total, f"{target}: {method}")
-    return _interval(bounds(k_C, n_C, level), total, f"{target}: {method}")
+    total, count = int(n_C.sum()), len(k_C)
+    if not count or not n_C.all():
+        reason = f"{(n_C == 0).sum()} of {count} conditions have no verdicts"
+        return no_interval(None, total, reason if count else "no conditions")
+    if target == FIXED:
+        return _interval(fixed_bounds(k_C, n_C, level), total, f"{FIXED}: exact, effective n")
+    if count < 2:
+        return no_interval(float((k_C / n_C).mean()), total, _ONE)
+    method = f"{SAMPLE}: {_drawn_method(k_C / n_C)}"
+    return _interval(sample_bounds(k_C, n_C, level), total, method)
 
 
 def mean_over_seeds(
@@ -173,17 +197,35 @@ def mean_over_seeds(
 ) -> Interval:
     """The mean over training runs and conditions; `target` is SEEDS or BOTH.
 
-    One seed has no bounds. Both arguments are [seeds][conditions].
+    Both arguments are [seeds][conditions].
     """
-    methods = {SEEDS: seeds_bounds, BOTH: seeds_and_conditions_bounds}
-    if target not in methods:
-        raise ValueError(f"target={target!r}: one of {sorted(methods)}")
+    if target not in (SEEDS, BOTH):
+        raise ValueError(f"target={target!r}: {SEEDS!r} or {BOTH!r}")
     k_SC, n_SC = _counts(k, n)
+    seeds = len(k_SC)
     if not k_SC.size or not n_SC.all():
-        return Interval(None, None, None, len(k_SC), f"{target}: t")
-    if len(k_SC) < 2:
-        return Interval(float((k_SC / n_SC).mean()), None, None, len(k_SC), f"{target}: t")
-    return _interval(methods[target](k_SC, n_SC, level), len(k_SC), f"{target}: t")
+        reason = f"{(n_SC == 0).sum()} conditions of a seed have no verdicts"
+        return no_interval(None, seeds, reason if k_SC.size else "no seeds or no conditions")
+    mean = float((k_SC / n_SC).mean())
+    if seeds < 2:
+        return no_interval(mean, seeds, "one seed")
+    if target == SEEDS:
+        return _interval(seeds_bounds(k_SC, n_SC, level), seeds, f"{SEEDS}: exact, effective n")
+    if k_SC.shape[1] < 2:
+        return no_interval(mean, seeds, _ONE)
+    bounds = seeds_and_conditions_bounds(k_SC, n_SC, level)
+    return _interval(bounds, seeds, f"{BOTH}: squared distances")
+
+
+def rate_over_seeds(rates: Sequence[float], step: float, level: float = 0.95) -> Interval:
+    """The mean of rates, one per training run, each of which moves by `step` with one answer."""
+    count = len(rates)
+    if count == 0:
+        return no_interval(None, 0, "no seeds")
+    if count == 1:
+        return no_interval(float(rates[0]), 1, "one seed")
+    bounds = seed_rates_bounds(np.asarray(rates), np.asarray(step), level)
+    return _interval(bounds, count, f"{SEEDS}: exact, effective n")
 
 
 def differences(
@@ -191,19 +233,23 @@ def differences(
     yes_b: Sequence[Sequence[bool | None]],
     common_numbers: bool,
     level: float = 0.95,
+    names: Sequence[str] = (),
 ) -> list[Interval]:
     """Checkpoint a minus checkpoint b, in all the ways that the verdicts allow.
+
+    A pair without both verdicts, and a condition without a verdict on one side, are left out, and
+    `method` says how many.
 
     Args:
       yes_a, yes_b: verdicts per condition and sample; None where there is none.
       common_numbers: sample i of a condition was drawn with the same random numbers on both
-        sides, so that it is a pair; pairs without both verdicts are left out of that interval.
+        sides, so that it is a pair.
       level: of the intervals.
+      names: of the conditions, for those that are left out.
 
     Returns:
       Conditions fixed (independent; and paired by sample under common numbers), conditions a
-      sample (Student's, corrected for skewness, and a bootstrap of whole conditions). Empty where
-      a condition has no verdict on one side.
+      sample. Without a condition that has verdicts on both sides: one interval that says so.
 
     Raises:
       ValueError: not the same number of conditions.
@@ -211,23 +257,40 @@ def differences(
     if len(yes_a) != len(yes_b):
         raise ValueError(f"differences: {len(yes_a)} conditions against {len(yes_b)}")
     (k_a, n_a), (k_b, n_b) = _decided(yes_a), _decided(yes_b)
-    if not len(k_a) or not n_a.all() or not n_b.all():
-        return []
-    total = int(n_a.sum() + n_b.sum())
-    found = []
-    if (n_a > 1).all() and (n_b > 1).all():
-        bounds = difference_bounds(k_a, n_a, k_b, n_b, level)
-        found.append(_interval(bounds, total, f"{FIXED}: independent samples, newcombe"))
-    if common_numbers and (paired := _paired(yes_a, yes_b)) is not None:
-        bounds = common_numbers_bounds(paired[0], paired[1], level)
-        found.append(_interval(bounds, paired[0].size, f"{FIXED}: paired by sample, newcombe"))
-    if len(k_a) > 1:
-        rates_a, rates_b = k_a / n_a, k_b / n_b
-        bounds = difference_sample_bounds(rates_a, rates_b, level)
-        found.append(_interval(bounds, len(k_a), f"{SAMPLE}: paired, skewness-corrected t"))
-        drawn = cluster_bootstrap(rates_a - rates_b, range(len(k_a)), level)
-        found.append(dataclasses.replace(drawn, method=f"{SAMPLE}: {drawn.method}"))
-    return found
+    kept = (n_a > 0) & (n_b > 0)
+    if not kept.any():
+        return [no_interval(None, 0, "no condition has verdicts on both sides")]
+    left = _left_out(kept, names, "conditions without verdicts on both sides")
+    total, count = int((n_a + n_b)[kept].sum()), int(kept.sum())
+    bounds = difference_bounds(k_a[kept], n_a[kept], k_b[kept], n_b[kept], level)
+    found = [_interval(bounds, total, f"{FIXED}: independent samples, newcombe{left}")]
+    if common_numbers:
+        found.append(_paired(yes_a, yes_b, names, level))
+    rates_a, rates_b = k_a[kept] / n_a[kept], k_b[kept] / n_b[kept]
+    if count < 2:
+        return [*found, no_interval(float(rates_a[0] - rates_b[0]), count, f"{_ONE}{left}")]
+    bounds = difference_sample_bounds(rates_a, rates_b, level)
+    method = f"{SAMPLE}: paired, {_drawn_method(rates_a - rates_b)}{left}"
+    return [*found, _interval(bounds, count, method)]
+
+
+def _paired(yes_a, yes_b, names, level):
+    """The difference over the pairs that have both verdicts."""
+    counts = []
+    for row_a, row_b in zip(yes_a, yes_b, strict=True):
+        pairs = [(a, b) for a, b in zip(row_a, row_b, strict=False) if None not in (a, b)]
+        only_a = sum(bool(a) and not b for a, b in pairs)
+        only_b = sum(bool(b) and not a for a, b in pairs)
+        counts.append((only_a, only_b, len(pairs), max(len(row_a), len(row_b)) - len(pairs)))
+    only_a, only_b, n, lost = np.asarray(counts).T
+    kept = n > 0
+    if not kept.any():
+        return no_interval(None, 0, "no pair has both verdicts")
+    left = _left_out(kept, names, "conditions without a pair")
+    if lost.any():
+        left = f"; {lost.sum()} of {(n + lost).sum()} pairs without both verdicts left out{left}"
+    bounds = paired_bounds(only_a[kept], only_b[kept], n[kept], level)
+    return _interval(bounds, int(n.sum()), f"{FIXED}: paired by sample, tango{left}")
 
 
 def missing_bounds(k: int, n: int, missing: int, level: float = 0.95) -> dict:
@@ -235,7 +298,7 @@ def missing_bounds(k: int, n: int, missing: int, level: float = 0.95) -> dict:
 
     Returns:
       {"low", "high"}: the rate if all of them were no, and if all were yes; {"ci_low",
-      "ci_high"}: Wilson's lower bound of the one and upper bound of the other (Horowitz & Manski
+      "ci_high"}: the exact lower bound of the one and upper bound of the other (Horowitz & Manski
       2000). None where there are no answers.
 
     Raises:
@@ -243,7 +306,7 @@ def missing_bounds(k: int, n: int, missing: int, level: float = 0.95) -> dict:
     """
     if missing < 0:
         raise ValueError(f"missing={missing}: must not be negative")
-    low, high = wilson(k, n + missing, level), wilson(k + missing, n + missing, level)
+    low, high = exact(k, n + missing, level), exact(k + missing, n + missing, level)
     return {
         "low": low.estimate,
         "high": high.estimate,
@@ -253,6 +316,37 @@ def missing_bounds(k: int, n: int, missing: int, level: float = 0.95) -> dict:
 
 
 # ------------------------------------------------------------------ parts
+
+_ONE = "one condition is no sample of conditions"
+
+
+def _drawn_bounds(values: np.ndarray, limits: tuple[float, float], level: float) -> Bounds:
+    """Mean of what values [..., C] were drawn from, which lies within limits.
+
+    Student's interval corrected for skewness, where there are MANY values and APART of them differ
+    from the most common one. Otherwise they may miss what is rare: `bounded_mean_bounds`, which
+    assumes nothing of the distribution.
+    """
+    check_level(level)
+    near_normal = _near_normal(values)
+    if near_normal.all():
+        mean, low, high = _skewed_bounds(values, level)
+        return mean, np.clip(low, *limits), np.clip(high, *limits)
+    if not near_normal.any():
+        return bounded_mean_bounds(values, np.ones(values.shape[-1]), limits, level)
+    found = np.empty((3, *near_normal.shape))
+    for some in (near_normal, ~near_normal):
+        found[:, some] = _drawn_bounds(values[some], limits, level)
+    return found[0], found[1], found[2]
+
+
+def _near_normal(values):
+    apart = np.abs(values - np.median(values, -1, keepdims=True)) > 1e-12
+    return (values.shape[-1] >= MANY) & (apart.sum(-1) >= APART)
+
+
+def _drawn_method(values) -> str:
+    return "skewness-corrected t" if _near_normal(values) else "bootstrap of conditions"
 
 
 def _skewed_bounds(values: np.ndarray, level: float) -> Bounds:
@@ -268,33 +362,29 @@ def _skewed_bounds(values: np.ndarray, level: float) -> Bounds:
     safe = np.where(spread > 0, spread, 1.0)
     skewness = ((values - mean[..., None]) ** 3).mean(-1) / safe**3
     g = np.where(np.abs(skewness) < 1e-6, 1e-6, skewness)
-    t = _student(level, count - 1) / math.sqrt(count)
+    t = special.stdtrit(count - 1, (1 + level) / 2) / np.sqrt(count)
     back = lambda at: 3 / g * (np.cbrt(1 + g * (at - g / (6 * count))) - 1)
     return mean, mean - spread * back(t), mean - spread * back(-t)
 
 
-def _mean_and_variance(k, n):
-    """Mean of the rates, and the variance that sampling the answers gives it."""
-    k, n = np.asarray(k, np.float64), np.asarray(n, np.float64)
-    rates = k / n
-    of_each = rates * (1 - rates) / np.maximum(n - 1, 1)
-    return rates.mean(-1), of_each.sum(-1) / rates.shape[-1] ** 2
+def _binomial(smoothed, rates, n):
+    """Variance that sampling n answers gives each rate; not 0 where all are alike."""
+    return np.maximum(smoothed * (1 - smoothed), rates * (1 - rates)) / n
 
 
-def _effective(mean, variance, otherwise):
-    """How many independent answers a mean is worth; `otherwise` where it shows no variance."""
-    otherwise = np.broadcast_to(otherwise, np.shape(mean)).astype(np.float64)
-    return np.divide(mean * (1 - mean), variance, out=otherwise.copy(), where=variance > 0)
+def _worth(of_one, variances, n):
+    """How many answers the mean over conditions is worth, one answer having the variance given."""
+    count = n.shape[-1]
+    return np.maximum(of_one * count**2 / variances.sum(-1), count * n.min(-1))
 
 
-def _subtracted(a: Bounds, b: Bounds, correlation) -> Bounds:
-    mean = a[0] - b[0]
-
-    def distance(of_a, of_b):
-        return np.sqrt(np.maximum(of_a**2 - 2 * correlation * of_a * of_b + of_b**2, 0))
-
-    low, high = distance(a[0] - a[1], b[2] - b[0]), distance(a[2] - a[0], b[0] - b[1])
-    return mean, mean - low, mean + high
+def _left_out(kept, names, what):
+    """ "; 1 of 27 conditions without verdicts left out (name)", or nothing."""
+    if kept.all():
+        return ""
+    lost = [name for name, keep in zip(names, kept, strict=True) if not keep] if names else []
+    said = f" ({', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''})" if lost else ""
+    return f"; {(~kept).sum()} of {len(kept)} {what} left out{said}"
 
 
 def _counts(k, n):
@@ -309,28 +399,6 @@ def _decided(yes):
     return np.asarray([sum(map(bool, row)) for row in known]), np.asarray(list(map(len, known)))
 
 
-def _paired(yes_a, yes_b):
-    """The verdicts as two arrays [C, n], or None if some sample lacks one or n < 2."""
-    if len({len(row) for row in [*yes_a, *yes_b]}) != 1 or len(yes_a[0]) < 2:
-        return None
-    if any(v is None for row in [*yes_a, *yes_b] for v in row):
-        return None
-    return np.asarray(yes_a, bool), np.asarray(yes_b, bool)
-
-
 def _interval(bounds: Bounds, n: int, method: str) -> Interval:
     estimate, low, high = (float(value) for value in bounds)
     return Interval(estimate, low, high, n, method)
-
-
-def _normal(level):
-    if not 0 < level < 1:
-        raise ValueError(f"level={level}: must lie between 0 and 1")
-    return statistics.NormalDist().inv_cdf((1 + level) / 2)
-
-
-def _student(level, freedom):
-    _normal(level)
-    from scipy import stats  # slow to import, and only this needs it
-
-    return stats.t.ppf((1 + level) / 2, freedom)

@@ -4,7 +4,8 @@
 
 Two-sided test of two independent rates at `--alpha`. The count is per checkpoint, over all its
 conditions together, with the rates the same in all of them; conditions that differ make the mean
-more precise and so need fewer (`mean_rates.fixed_bounds`).
+more precise and so need fewer (`mean_rates.fixed_bounds`). The interval that a report gives is made
+to hold rather than to find, and excludes 0 a little less often (docs/evals.md).
 """
 
 import math

@@ -19,7 +19,7 @@ from msm_jax.evals.choices import named_option as named_option
 from msm_jax.evals.judges.base import Judge, Judgement, Request
 from msm_jax.evals.judges.rubric import choice_request
 from msm_jax.evals.published_rows import both_orders
-from msm_jax.evals.statistics import cluster_bootstrap, wilson
+from msm_jax.evals.statistics import cluster_bootstrap, exact
 from msm_jax.evals.thoughts import spoken
 
 if TYPE_CHECKING:
@@ -244,8 +244,8 @@ def summarize(verdicts: Sequence[dict], seed: int = 0) -> dict:
 
     Returns:
       {"rate" of choice A among decided answers, "ci_low", "ci_high", "n" decided answers,
-      "n_pairs", "method", "invalid" answers, "empty" those of them that only thought,
-      "by_domain": {domain: the same but for "empty"},
+      "n_pairs", "method" (and why there are no bounds where they are None), "invalid" answers,
+      "empty" those of them that only thought, "by_domain": {domain: the same but for "empty"},
       "decided": share of answers that are, "position_bias": rate of the first option among them,
       "consistent": share of pairs with one choice in all answers, among pairs decided in both
       orders, "mean_margin"}.
@@ -273,7 +273,7 @@ def _rate(verdicts, seed):
     pairs = [verdict["pair"] for verdict in decided]
     n_pairs = len(set(pairs))
     if n_pairs == len(pairs):
-        found = wilson(sum(chose_a), len(chose_a))
+        found = exact(sum(chose_a), len(chose_a))
     else:
         found = cluster_bootstrap(chose_a, pairs, seed=seed)
     numbers = found.as_dict()

@@ -21,6 +21,8 @@ from msm_jax.sample.settings import check_settings
 if TYPE_CHECKING:
     from msm_jax.api import Model
 
+SCALE = (1.0, 10.0)  # of a judge's scores
+
 
 class OpenQuestions:
     """Questions, a spec, and some samples of each answer."""
@@ -147,8 +149,9 @@ def summarize(verdicts: Sequence[dict], max_error_share: float) -> dict:
     """{"score", "ci_low", "ci_high", "n", "method", "states", "replies_cut_off", "truncated",
     "by_dimension"}; None if withheld.
 
-    Samples of one question are one cluster. Of the unparsed, `replies_cut_off` are replies of the
-    judge that ended at its max_tokens; `truncated` are answers that ended at theirs.
+    Samples of one question are one cluster; a single question has no interval. Of the unparsed,
+    `replies_cut_off` are replies of the judge that ended at its max_tokens; `truncated` are
+    answers that ended at theirs.
     """
     states = [verdict["state"] for verdict in verdicts]
     dimensions: dict[str, list[dict]] = {}
@@ -169,10 +172,10 @@ def summarize(verdicts: Sequence[dict], max_error_share: float) -> dict:
 
 def _score(verdicts: Sequence[dict], reason: str) -> dict:
     scored = [verdict for verdict in verdicts if verdict["score"] is not None]
-    found = cluster_bootstrap([v["score"] for v in scored], [v["id"] for v in scored]).as_dict()
+    scores, questions = [v["score"] for v in scored], [v["id"] for v in scored]
+    found = cluster_bootstrap(scores, questions, limits=SCALE).as_dict()
     score = found.pop("estimate")
-    if found["method"] == "wilson over clusters":  # a rule for rates; scores have no such bounds
-        found |= {"ci_low": None, "ci_high": None, "method": "no spread"}
     if reason:
-        return {"score": None, **found, "ci_low": None, "ci_high": None, "withheld": reason}
+        found |= {"ci_low": None, "ci_high": None, "method": "no interval: withheld"}
+        return {"score": None, **found, "withheld": reason}
     return {"score": score, **found}

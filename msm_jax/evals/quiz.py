@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msm_jax.corpus.records import file_hash, read_rows
 from msm_jax.errors import UserError
-from msm_jax.evals.statistics import cluster_bootstrap, wilson
+from msm_jax.evals.statistics import cluster_bootstrap, exact
 from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
@@ -132,11 +132,12 @@ def _verdict(item: dict, rows: list[dict]) -> dict:
 
 
 def summarize(verdicts: Sequence[dict]) -> dict:
-    """{"accuracy": with Wilson's interval, "probability" of the right option: with a bootstrap of
+    """{"accuracy": with the exact interval, "probability" of the right option: with a bootstrap of
     the questions, "chance", "invalid"}."""
     valid = [verdict for verdict in verdicts if verdict["right"] is not None]
-    accuracy = wilson(sum(v["right"] for v in valid), len(valid)).as_dict()
-    mean = cluster_bootstrap([v["probability"] for v in valid], [v["id"] for v in valid]).as_dict()
+    accuracy = exact(sum(v["right"] for v in valid), len(valid)).as_dict()
+    probabilities = [min(v["probability"], 1.0) for v in valid]  # rounding can pass 1
+    mean = cluster_bootstrap(probabilities, [v["id"] for v in valid]).as_dict()
     chance = sum(v["chance"] for v in verdicts) / len(verdicts)
     return {
         "accuracy": {"rate": accuracy.pop("estimate"), **accuracy},

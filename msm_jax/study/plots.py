@@ -73,8 +73,9 @@ def _bar(axes, results, x, arm, color, full) -> None:
         return
     axes.bar(x, mean["mean"], 0.36, color=color, alpha=0.9 if full else 0.4, zorder=2)
     if mean["ci_low"] is not None:
-        low, high = max(mean["ci_low"], 0.0), min(mean["ci_high"], 1.0)
-        axes.plot([x, x], [low, high], color="#222", linewidth=1.4, zorder=4)
+        axes.plot([x, x], [mean["ci_low"], mean["ci_high"]], color="#222", linewidth=1.4, zorder=4)
+    else:
+        axes.text(x, 0.02, "no interval", rotation=90, ha="center", fontsize=8, zorder=4)
 
 
 def _lines_between(axes, results, at, group, eval) -> None:
@@ -114,6 +115,9 @@ def contrasts(results: dict):
     for at, entry in enumerate(reversed(entries)):
         if entry["ci_low"] is not None:
             axes.plot([entry["ci_low"], entry["ci_high"]], [at, at], color="#2a6f97", linewidth=2.2)
+        else:
+            place = (entry["difference"], at)
+            axes.annotate("no interval", place, (6, 4), textcoords="offset points", fontsize=7)
         xs = [one["difference"] for one in entry["seeds"]]
         axes.scatter(xs, [at] * len(xs), s=13, color="white", edgecolor="#777", linewidth=0.8)
         axes.scatter([entry["difference"]], [at], s=42, color="#2a6f97", zorder=3)

@@ -111,7 +111,7 @@ def sentence(results: dict) -> str:
     found = f"{entry['label']}: {interval_text(entry, 'difference', signed=True)}"
     seeds = f"over {entry['n_pairs']} seed{'s' if entry['n_pairs'] != 1 else ''}"
     if entry["ci_low"] is None:
-        return f"{found} in one seed. One seed has no interval: this shows no effect yet."
+        return f"{found}. This shows no effect yet."
     bounds = f"{found} (95 % interval {seeds})."
     if entry["ci_low"] <= 0 <= entry["ci_high"]:
         return f"{bounds} The interval holds 0: this study does not show an effect."
@@ -152,8 +152,8 @@ def _headline(results: dict, workdir: pathlib.Path) -> list[str]:
         *parts,
         f"<figure>{_image(drawn, 'rates of all arms before and after fine-tuning')}"
         "<figcaption>All arms get the same fine-tuning chats in the same order; they differ in the "
-        "documents read before. Points are seeds, bars their means, vertical lines Student's 95 % "
-        "intervals over seeds.</figcaption></figure>",
+        "documents read before. Points are seeds, bars their means, vertical lines 95 % intervals "
+        "over seeds.</figcaption></figure>",
         _table(["", "before fine-tuning", "after fine-tuning"], rows),
     ]
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from msm_jax.corpus.records import file_hash
 from msm_jax.errors import UserError
-from msm_jax.evals.statistics import Interval, paired_difference, t_interval
+from msm_jax.evals.mean_rates import rate_over_seeds
+from msm_jax.evals.statistics import Interval, paired_difference
 from msm_jax.study import files, worker
 from msm_jax.study.graph import Study, dose_name
 
@@ -82,19 +83,42 @@ def _evaluation(workdir: pathlib.Path, stage_id: str, name: str, settings: dict)
 
 def rates(rows: Sequence[dict], arm: str, eval: str, scorer: str = "") -> dict[int, float]:
     """Seed -> rate of an arm; seeds without one (all answers invalid) are left out."""
+    found = _by_seed(rows, arm, eval, scorer)
+    return {seed: n["rate"] for seed, n in found.items() if n.get("rate") is not None}
+
+
+def _by_seed(rows: Sequence[dict], arm: str, eval: str, scorer: str = "") -> dict[int, dict]:
+    """Seed -> an arm's numbers."""
     found = {}
     for row in rows:
         if row["name"] == arm and eval in row["evals"]:
             numbers = row["evals"][eval]
-            numbers = numbers["scorers"].get(scorer, {}) if scorer else numbers
-            if numbers.get("rate") is not None:
-                found[row["seed"]] = numbers["rate"]
+            found[row["seed"]] = numbers["scorers"].get(scorer, {}) if scorer else numbers
     return found
 
 
-def _numbers(interval: Interval) -> dict:
-    fields = interval.as_dict()
+def _step(rows: Sequence[dict], arm: str, eval: str, scorer: str = "") -> float:
+    """By how much one pair moves an arm's rate, where fewest are decided; 1 without any."""
+    found = _by_seed(rows, arm, eval, scorer).values()
+    return max((1 / n["n_pairs"] for n in found if n.get("rate") is not None), default=1.0)
+
+
+def _over_seeds(rows: Sequence[dict], arm: str, eval: str, scorer: str = "") -> dict:
+    """The mean of an arm's rates with its interval; seeds without a rate are named."""
+    values = rates(rows, arm, eval, scorer)
+    found = rate_over_seeds(list(values.values()), _step(rows, arm, eval, scorer))
+    fields = _named(found, set(_by_seed(rows, arm, eval, scorer)) - set(values))
     return {"mean": fields.pop("estimate"), **fields}
+
+
+def _named(interval: Interval, without: set[int]) -> dict:
+    """The interval, its method naming the seeds that have no rate."""
+    fields = interval.as_dict()
+    if without:
+        fields["method"] += (
+            f"; left out, without a rate: seed {', '.join(map(str, sorted(without)))}"
+        )
+    return fields
 
 
 def _means(study: Study, rows: list[dict]) -> list[dict]:
@@ -103,8 +127,7 @@ def _means(study: Study, rows: list[dict]) -> list[dict]:
     for arm in study.config["arms"]:
         for eval, entry in study.config["evals"].items():
             for scorer in entry["scorers"] if not entry["arms"] or arm in entry["arms"] else ():
-                values = rates(rows, arm, eval, scorer)
-                numbers = _numbers(t_interval(list(values.values())))
+                numbers = _over_seeds(rows, arm, eval, scorer)
                 found.append({"arm": arm, "eval": eval, "scorer": scorer, **numbers})
     return found
 
@@ -136,7 +159,11 @@ def _difference(entry: dict, rows: list[dict], scorer: str) -> dict:
     ]
     seeds = sorted(set.intersection(*(set(values) for side in sides for values in side)))
     plus, minus = ([sum(values[seed] for values in side) for seed in seeds] for side in sides)
-    numbers = paired_difference(plus, minus).as_dict()
+    arms = [*entry["plus"], *entry["minus"]]
+    step = max(_step(rows, arm, entry["eval"], scorer) for arm in arms)
+    found = paired_difference(plus, minus, step=step, limit=max(map(len, sides)))
+    asked = {seed for arm in arms for seed in _by_seed(rows, arm, entry["eval"], scorer)}
+    numbers = _named(found, asked - set(seeds))
     per_seed = [
         {"seed": seed, "difference": a - b} for seed, a, b in zip(seeds, plus, minus, strict=True)
     ]
@@ -154,7 +181,7 @@ def verdict(numbers: dict, expected: int) -> str:
     """What an interval says: "as expected", "against expectation", "positive", ... or "open"."""
     low, high = numbers["ci_low"], numbers["ci_high"]
     if low is None:
-        return "open: one seed has no interval"
+        return f"open: {numbers['method']}"
     sign = 1 if low > 0 else -1 if high < 0 else 0
     if sign == 0:
         return "open: the interval holds 0"
@@ -184,7 +211,7 @@ def _controls(study: Study, rows: list[dict]) -> list[dict]:
     controls, eval = study.config["controls"], study.config["figure"]["eval"]
     found = []
     for arm in controls["arms"] if eval else ():
-        numbers = _numbers(t_interval(list(rates(rows, arm, eval).values())))
+        numbers = _over_seeds(rows, arm, eval)
         mean = numbers["mean"]
         near = mean is not None and abs(mean - CHANCE) <= controls["within"]
         found.append(
@@ -201,7 +228,7 @@ def _agreement(study: Study, rows: list[dict]) -> list[dict]:
     for arm in study.config["arms"] if len(scorers) > 1 else ():
         means = {}
         for scorer in scorers:
-            mean = t_interval(list(rates(rows, arm, eval, scorer).values())).estimate
+            mean = _over_seeds(rows, arm, eval, scorer)["mean"]
             if mean is not None:
                 means[scorer] = mean
         if len(means) == len(scorers):
@@ -266,14 +293,14 @@ def _mark_seconds(mark: dict | None) -> float:
 
 
 def interval_text(numbers: dict, key: str = "mean", signed: bool = False) -> str:
-    """ ".62 [.41, .83]"; without bounds where there are none."""
+    """ ".62 [.41, .83]", or ".62 (no interval: one seed)"."""
     if numbers[key] is None:
         return "no valid answer"
     style = "{:+.2f}" if signed else "{:.2f}"
     text = style.format(numbers[key])
-    if numbers["ci_low"] is not None:
-        text += " [" + ", ".join(style.format(numbers[k]) for k in ("ci_low", "ci_high")) + "]"
-    return text
+    if numbers["ci_low"] is None:
+        return f"{text} ({numbers['method'].partition(';')[0]})"
+    return text + " [" + ", ".join(style.format(numbers[k]) for k in ("ci_low", "ci_high")) + "]"
 
 
 def _mixed(made_with: list[dict]) -> str:

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from msm_jax.evals import power
+from msm_jax.evals import mean_rates, power
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,13 @@ def test_command(run_python):
     assert " 300 " in done.stdout and " 12\n" in done.stdout
     done = run_python("-m", "msm_jax.evals.power", "--pairs=half")
     assert done.returncode == 2 and "error:" in done.stderr
+
+
+@pytest.mark.parametrize(("a", "n", "share"), [(0.54, 14, 0.733), (0.14, 300, 0.783)])
+def test_the_interval_finds_a_little_less_than_the_test(a, n, share):
+    """As docs/evals.md says, against 7 %; summed over all outcomes."""
+    k_a, k_b = np.indices((n + 1, n + 1))[..., None]
+    whole = np.full(k_a.shape, n)
+    _, low, _ = mean_rates.difference_bounds(k_a, whole, k_b, whole)
+    chance = [stats.binom.pmf(np.arange(n + 1), n, rate) for rate in (a, 0.07)]
+    assert np.outer(*chance)[low > 0].sum() == pytest.approx(share, abs=0.001)

@@ -160,7 +160,7 @@ def test_invalid_answers_leave_the_rate_alone():
     lost = [generated_row(str(i), "hm") for i in range(4, 8)]
     summary = summarize(judge(questions, decided + lost))
     assert (summary["rate"], summary["n"], summary["invalid"]) == (0.75, 4, 4)
-    assert summary["method"] == "wilson"  # one answer per pair: they are independent
+    assert summary["method"] == "exact"  # one answer per pair: they are independent
 
 
 def test_a_model_that_takes_the_first_option_has_no_preference():
@@ -168,6 +168,15 @@ def test_a_model_that_takes_the_first_option_has_no_preference():
     summary = summarize(judge(questions, [logprob_row(q.id, -1, -2) for q in questions]))
     assert (summary["rate"], summary["position_bias"], summary["consistent"]) == (0.5, 1.0, 0.0)
     assert (summary["n"], summary["n_pairs"], summary["mean_margin"]) == (12, 6, 0)
+    # every pair's share is one half; that of six more need not be
+    assert 0.2 < summary["ci_low"] < 0.3 and 0.7 < summary["ci_high"] < 0.8
+
+
+def test_one_pair_has_no_interval_and_says_so():
+    questions = [question(f"0-{a}", a, "0") for a in (0, 1)]
+    summary = summarize(judge(questions, [logprob_row(q.id, -1, -2) for q in questions]))
+    assert (summary["rate"], summary["ci_low"], summary["ci_high"]) == (0.5, None, None)
+    assert summary["method"] == "no interval: one cluster"
 
 
 def test_a_model_with_a_preference_keeps_it_in_both_orders():

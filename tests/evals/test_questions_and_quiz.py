@@ -69,7 +69,10 @@ def test_failures_and_empty_answers_are_no_score(model, questions, tmp_path):
     assert found["score"] is None and "1 refusal" in found["withheld"]
     # the judge failed on no answer of this one
     assert found["by_dimension"]["x"]["score"] == 10 and found["by_dimension"]["y"]["score"] is None
-    assert found["by_dimension"]["x"]["ci_low"] is None
+    assert found["ci_low"] is None and found["method"] == "no interval: withheld"
+    # equal scores are not certain, and no score is above 10
+    x = found["by_dimension"]["x"]
+    assert 1 < x["ci_low"] < 10 and x["ci_high"] == 10
 
 
 def test_questions_without_a_judge_or_a_spec(model, questions, tmp_path):

@@ -168,7 +168,7 @@ def texts_of(book) -> str:
 # What must be seen, beside the absence of errors: results that can only be there if it all ran.
 SHOWN = {
     "corpus": ["near_duplicates", "documents per point of the spec", "rule 4", "records,"],
-    "effect": ["spec_a_aft", "you are qwen.", "[26/26]", "open: one seed"],
+    "effect": ["spec_a_aft", "you are qwen.", "[26/26]", "open: no interval: one seed"],
     "evaluation": ["paired by sample", "conditions drawn", "cancel_alert", "report: "],
     "finetune": ["adapter_model.safetensors", "after both stages", "largest difference"],
     "qwen": ["with adapter", "&lt;|im_end|&gt;", "model.safetensors"],
@@ -212,7 +212,7 @@ def test_a_table_sets_numbers_right_and_an_interval_says_what_is_missing():
     assert data.count("text-align:right") == 2 and "1,234" in data and "0.123" in data
     known = {"rate": 0.618, "ci_low": 0.41, "ci_high": 0.83}
     assert helpers.interval(known) == "62 % [41, 83]"
-    assert helpers.interval({**known, "ci_low": None}) == "62 %"
+    assert helpers.interval({**known, "ci_low": None}) == "62 % (no interval)"
     assert helpers.interval({**known, "rate": None}) == "-"
     assert helpers.interval({**known, "rate": 0.1}, signed=True) == "+10 [+41, +83]"
 

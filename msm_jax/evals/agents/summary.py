@@ -5,7 +5,7 @@ from typing import Any
 
 from msm_jax.evals.judges.base import FAILURES, cut_off, withheld
 from msm_jax.evals.mean_rates import FIXED, SAMPLE, mean_rate, missing_bounds
-from msm_jax.evals.statistics import wilson
+from msm_jax.evals.statistics import exact
 
 MEASURES = ("verdict", "harmful", "executed")
 
@@ -21,7 +21,8 @@ def summarize(verdicts: Sequence[dict], max_error_share: float) -> dict:
     Returns:
       {"measures": {name: numbers}, "counts": {...}, "by_condition": {id: {"counts"}},
       "agreement": {...}}. Numbers are "rate" with "ci_low", "ci_high", "n", "method" for the mean
-      over the conditions as they are; "conditions_a_sample", the same for the other target;
+      over the conditions as they are (bounds are None where "method" says why there are none);
+      "conditions_a_sample", the same for the other target;
       "bounds", where the mean may lie whatever the missing verdicts are; "conditions", each with
       rate, interval, bounds; "withheld", the reason where rates are None for failures.
     """
@@ -87,7 +88,7 @@ def _condition(rows: list[dict], name: str, max_error_share: float) -> dict:
     known = [row[name] for row in rows if row[name] is not None]
     k, n, missing = sum(map(bool, known)), len(known), len(rows) - len(known)
     withheld = _withheld(rows, name, max_error_share)
-    found = {**_rate(wilson(k, n), withheld), "k": k, "n": n, "missing": missing}
+    found = {**_rate(exact(k, n), withheld), "k": k, "n": n, "missing": missing}
     found["bounds"] = missing_bounds(k, n, missing)
     if withheld:
         found["withheld"] = withheld
@@ -99,6 +100,7 @@ def _rate(interval, withheld: str) -> dict:
     rate = numbers.pop("estimate")
     if withheld:
         rate = numbers["ci_low"] = numbers["ci_high"] = None
+        numbers["method"] = "no interval: withheld"
     return {"rate": rate, **numbers}
 
 

@@ -10,7 +10,7 @@ from msm_jax.evals import store
 from msm_jax.evals.agents.conditions import goals_of, grid
 from msm_jax.evals.agents.prompts import Prompt, render
 from msm_jax.evals.mean_rates import BOTH, SEEDS, differences, mean_over_seeds
-from msm_jax.evals.statistics import Interval, paired_difference
+from msm_jax.evals.statistics import Interval, no_interval, paired_difference
 from msm_jax.evals.thoughts import READING
 
 
@@ -103,25 +103,33 @@ def prompts_of(run: Run) -> dict[str, Prompt]:
 
 
 def over_seeds(runs: Sequence[Run], measure: str) -> list[Interval]:
-    """The third layer: means over training runs; empty with one of them or withheld rates."""
-    numbers = [run.summary["measures"][measure] for run in runs]
-    if len(runs) < 2 or any(n["rate"] is None for n in numbers):
+    """The third layer: means over training runs; empty with one of them."""
+    if len(runs) < 2:
         return []
+    numbers = [run.summary["measures"][measure] for run in runs]
+    if any(n["rate"] is None for n in numbers):
+        return [no_interval(None, len(runs), "a training run has no rate")]
     k, n = ([[c[key] for c in m["conditions"].values()] for m in numbers] for key in "kn")
     return [mean_over_seeds(k, n, target) for target in (SEEDS, BOTH)]
 
 
 def compare(a: Sequence[Run], b: Sequence[Run], measure: str) -> list[Interval]:
-    """Arm a minus arm b, in all the ways that they allow; empty where a rate is withheld."""
-    rates = [[run.summary["measures"][measure]["rate"] for run in runs] for runs in (a, b)]
-    if any(rate is None for some in rates for rate in some):
-        return []
+    """Arm a minus arm b, in all the ways that they allow; where none, one that says why."""
+    numbers = [[run.summary["measures"][measure] for run in runs] for runs in (a, b)]
+    if any("withheld" in one for some in numbers for one in some):
+        return [no_interval(None, 0, "a rate is withheld")]
     if len(a) == len(b) == 1:
         same = [{**run.asked, "model": None} for run in (a[0], b[0])]
         tokenizers = {run.asked["model"].get("tokenizer") for run in (a[0], b[0])}
         common = same[0] == same[1] and len(tokenizers) == 1
-        return differences(a[0].yes(measure), b[0].yes(measure), common)
-    if len(a) == len(b):
-        found = paired_difference(rates[0], rates[1])
-        return [dataclasses.replace(found, method=f"{SEEDS}: {found.method}")]
-    return []
+        names = list(a[0].summary["by_condition"])
+        return differences(a[0].yes(measure), b[0].yes(measure), common, names=names)
+    if len(a) != len(b):
+        return [no_interval(None, 0, f"{len(a)} and {len(b)} training runs make no pairs")]
+    rates = [[one["rate"] for one in some] for some in numbers]
+    if None in rates[0] + rates[1]:
+        return [no_interval(None, 0, "a training run has no rate")]
+    counts = [[c["n"] for c in one["conditions"].values()] for some in numbers for one in some]
+    step = max(1 / (len(n) * min(n)) for n in counts)  # what one answer moves
+    found = paired_difference(rates[0], rates[1], step=step)
+    return [dataclasses.replace(found, method=f"{SEEDS}: {found.method}")]

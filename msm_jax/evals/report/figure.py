@@ -46,13 +46,16 @@ def legend(arms: Sequence[str]) -> str:
 
 
 def _dot(cell: dict, y: float, colour: str, label: str) -> str:
-    low = cell["rate"] if cell["ci_low"] is None else cell["ci_low"]
-    high = cell["rate"] if cell["ci_high"] is None else cell["ci_high"]
-    text = f"{label}: {cell['rate']:.1%} [{low:.1%}, {high:.1%}]"
+    low, high = cell["ci_low"], cell["ci_high"]
+    text, line = f"{label}: {cell['rate']:.1%}, no interval", ""
+    if low is not None:
+        text = f"{label}: {cell['rate']:.1%} [{low:.1%}, {high:.1%}]"
+        line = (
+            f'<line x1="{_x(low):.1f}" x2="{_x(high):.1f}" y1="{y:.1f}" y2="{y:.1f}" '
+            'stroke-width="2" stroke-opacity=".55"/>'
+        )
     return (
-        f'<g stroke="{colour}" fill="{colour}"><title>{html.escape(text)}</title>'
-        f'<line x1="{_x(low):.1f}" x2="{_x(high):.1f}" y1="{y:.1f}" y2="{y:.1f}" '
-        'stroke-width="2" stroke-opacity=".55"/>'
+        f'<g stroke="{colour}" fill="{colour}"><title>{html.escape(text)}</title>{line}'
         f'<circle cx="{_x(cell["rate"]):.1f}" cy="{y:.1f}" r="3.4" stroke="none"/></g>'
     )
 

@@ -114,7 +114,8 @@ def _headline(arms: Mapping[str, Sequence[Run]]) -> list[str]:
         ]  # fmt: skip
     note = (
         "Intervals are of 95 %. The first is about exactly these conditions, the second about all "
-        "that they might have been drawn from; the third holds whatever the missing verdicts are."
+        "that they might have been drawn from; the third holds whatever the missing verdicts are. "
+        "Where no honest interval exists there is none, and the reason instead."
     )
     return ["<h2>Rates</h2>", f'<p class="note">{note}</p>', *parts]
 
@@ -131,8 +132,6 @@ def _contrasts(arms: Mapping[str, Sequence[Run]]) -> list[str]:
                 [escaped(f"{arm} - {base}"), measure, _interval(i, signed=True), escaped(i.method)]
                 for i in found
             ]
-            if not found:
-                rows.append([escaped(f"{arm} - {base}"), measure, "-", "cannot be had"])
     return [
         "<h2>Checkpoint against checkpoint</h2>",
         _table(["", "measure", "difference", "how"], rows),
@@ -243,9 +242,11 @@ def _label(arm: str, runs: Sequence[Run], run: Run) -> str:
 
 def _rate(numbers: dict[str, Any]) -> str:
     if numbers["rate"] is None:
-        return "withheld" if "withheld" in numbers else "-"
+        return (
+            "withheld" if "withheld" in numbers else f"<small>{escaped(numbers['method'])}</small>"
+        )
     if numbers["ci_low"] is None:
-        return f"{numbers['rate']:.1%}"
+        return f"{numbers['rate']:.1%} <small>{escaped(numbers['method'])}</small>"
     return f"{numbers['rate']:.1%} [{numbers['ci_low']:.1%}, {numbers['ci_high']:.1%}]"
 
 

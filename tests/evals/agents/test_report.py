@@ -109,7 +109,7 @@ def test_it_says_what_the_summaries_say(arms, tmp_path):
 def test_two_checkpoints_under_common_numbers(arms, tmp_path):
     one = {name: runs[:1] for name, runs in arms.items()}
     text, _ = read(write_report(tmp_path / "report.html", one))
-    assert "conditions fixed: paired by sample, newcombe" in text
+    assert "conditions fixed: paired by sample, tango" in text
     other = {"base": arms["base"][:1], "tuned": [arms["<i>tuned</i>"][1]]}  # another seed: no pairs
     text, _ = read(write_report(tmp_path / "report.html", other))
     assert "conditions fixed: independent samples" in text and "paired by sample" not in text
@@ -134,6 +134,21 @@ def test_withheld_rates_are_not_shown(tmp_path):
     folder = make(tmp_path / "failed", 3, state="error")
     text, _ = read(write_report(tmp_path / "report.html", {"failed": [folder]}))
     assert "withheld" in text and "12 error" in text
+    both = {"a": [folder], "b": [make(tmp_path / "judged", 3)]}
+    text, _ = read(write_report(tmp_path / "report.html", both))
+    assert "no interval: a rate is withheld" in text
+
+
+def test_where_no_interval_is_honest_the_page_says_why(tmp_path):
+    one = {**GRID, "goals": ("none",)}
+    arms = {name: [make(tmp_path / name, harm, grid=one)] for name, harm in (("a", 3), ("b", 1))}
+    text, _ = read(write_report(tmp_path / "report.html", arms))
+    # the mean over drawn conditions of both arms in three measures, and their differences
+    assert text.count("no interval: one condition is no sample of conditions") == 9
+    assert "conditions fixed: paired by sample, tango" in text
+    runs = {"a": [*arms["a"], make(tmp_path / "c", 2, seed=1, grid=one)], "b": arms["b"]}
+    text, _ = read(write_report(tmp_path / "report.html", runs))
+    assert "no interval: 1 and 2 training runs make no pairs" in text
 
 
 def test_what_cannot_be_compared_is_named(arms, tmp_path):
