@@ -179,14 +179,14 @@ class AgentScenarios:
         prompt = self.prompts[row["id"]]
         if not answer.visible.strip():
             return Judgement(None, "empty", "there is no answer")
-        value = rules.verdict(
+        value, why = rules.decide(
             prompt.condition.scenario,
             answer,
             prompt.facts,
             prompt.emails,
             row["finish_reason"] == "length",
         )
-        return Judgement(value, "undecided" if value is None else "ok")
+        return Judgement(value, "undecided" if value is None else "ok", why)
 
     def _verdict(self, row: dict, answer: Answer, judgement: Judgement) -> dict:
         prompt = self.prompts[row["id"]]
