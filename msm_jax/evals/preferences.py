@@ -20,7 +20,7 @@ from msm_jax.evals.judges.base import Judge, Judgement, Request
 from msm_jax.evals.judges.rubric import choice_request
 from msm_jax.evals.published_rows import both_orders
 from msm_jax.evals.statistics import cluster_bootstrap, exact
-from msm_jax.evals.thoughts import spoken
+from msm_jax.evals.thoughts import Completions, spoken
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
@@ -126,7 +126,11 @@ def _answer_ids(model, question, prompt, option):
     """What training would put loss on if the assistant gave this answer."""
     whole, spoken = model.render([*question.messages, {"role": "assistant", "content": option}])
     if list(whole[: len(prompt)]) != list(prompt):
-        raise ValueError(f"question {question.id}: its chat does not begin with its prompt")
+        raise UserError(
+            f"question {question.id}: the chat with its answer does not begin with the prompt (a "
+            "format that opens a thought there, for example): say --scorers=generated, or load "
+            "the model with another format, load(..., chat_format='own-no-thinking')"
+        )
     return [token for token, said in zip(whole, spoken, strict=True) if said][
         sum(map(bool, spoken[: len(prompt)])) :
     ]
@@ -142,6 +146,9 @@ def generate_answers(
     rows: int = 64,
 ) -> list[dict]:
     """Rows {"id", "scorer", "sample", "text", "finish_reason"}, `samples` per question."""
+    if not questions:
+        return []
+    completions = Completions(model, questions[0].messages)
     found = model.sample(
         [question.messages for question in questions],
         n=samples,
@@ -155,7 +162,7 @@ def generate_answers(
             "id": question.id,
             "scorer": "generated",
             "sample": answer.index,
-            "text": answer.text,
+            "text": completions.text(answer),
             "finish_reason": answer.finish_reason,
         }
         for question, answers in zip(questions, found, strict=True)

@@ -15,7 +15,7 @@ from msm_jax.errors import UserError
 from msm_jax.evals.judges.base import FAILURES, Judge, Judgement, cut_off, withheld
 from msm_jax.evals.judges.rubric import score_request
 from msm_jax.evals.statistics import cluster_bootstrap
-from msm_jax.evals.thoughts import spoken
+from msm_jax.evals.thoughts import Completions, spoken
 from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class OpenQuestions:
     def answers(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
         todo = [question for question in self.questions if question["id"] not in done]
         how = {k: v for k, v in self._generation.items() if k != "samples"}
+        completions = Completions(model, self.questions[0]["messages"])
         for start in range(0, len(todo), self._rows):
             some = todo[start : start + self._rows]
             asked = [question["messages"] for question in some]
@@ -81,7 +82,7 @@ class OpenQuestions:
                 {
                     "id": question["id"],
                     "sample": sample.index,
-                    "text": sample.text,
+                    "text": completions.text(sample),
                     "finish_reason": sample.finish_reason,
                 }
                 for question, samples in zip(some, found, strict=True)

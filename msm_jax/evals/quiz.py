@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from msm_jax.corpus.records import file_hash, read_rows
 from msm_jax.errors import UserError
 from msm_jax.evals.statistics import cluster_bootstrap, exact
+from msm_jax.evals.thoughts import Completions
 from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class Quiz:
 
     def answers(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
         todo = [item for item in self.items if item["id"] not in done]
+        if todo and Completions(model, _messages(todo[0], 0)).opened:
+            raise UserError(
+                "quiz: this chat format opens a thought in the prompt, and a letter there is no "
+                "answer yet: load the model with another, load(..., chat_format='own-no-thinking')"
+            )
         for item in todo:
             count = len(item["options"])
             turns = range(count)

@@ -4,8 +4,10 @@ Every evaluation and every judge reads completions through here, so that a thoug
 for an answer: preferences, open questions, agents, and the replies of judges.
 """
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 # The version of how texts are read: thoughts (here), replies of judges, choices, and the rules on
 # agents. It goes up with every change that may turn a verdict, and stands in every summary:
@@ -95,3 +97,44 @@ def _blocks(
     if opened:
         spans.append((opened_at, end))
     return spans, bool(opened)
+
+
+def _is_tag(name: str) -> bool:
+    """Whether a control token is a thought's tag by itself: "<|end|>" may end anything."""
+    tag = _TAG.fullmatch(name)
+    if tag is None:
+        return False
+    return bool(tag["angle"]) or str(tag.lastgroup)[-1] in _OPENED_BY_TEMPLATES
+
+
+class Completions:
+    """Texts of samples in which thoughts can be told from the answer.
+
+    A tokenizer may hide the tags of a thought as control tokens, and a template may open the
+    thought in the prompt: both leave a thought that looks like an answer. Here the tags are put
+    back; other texts are the sample's own.
+    """
+
+    def __init__(self, model: Any, messages: Sequence[Mapping[str, str]]):
+        """`messages`: any prompt of those that are asked; templates end them all alike."""
+        self._tokenizer: Any = getattr(model, "tokenizer", None)
+        self._tags: dict[int, str] = {}
+        self.opened = ""  # what of a thought the prompt has written already
+        if self._tokenizer is None:  # answers that no model wrote
+            return
+        names = [name for name in self._tokenizer.control_names if _is_tag(name)]
+        self._tags = {self._tokenizer.control(name): name for name in names}
+        prompt, _ = model.render(messages, generation_prompt=True)
+        end = self._with_tags(prompt[-16:])
+        last = max(_TAG.finditer(end), key=lambda tag: tag.start(), default=None)
+        if last and not end[last.end() :].strip() and thoughts(end)[1]:
+            self.opened = end[last.start() :]
+
+    def text(self, sample: Any) -> str:
+        """The text of a `msm_jax.sample.Sample`, tags of thoughts included."""
+        hidden = any(token in self._tags for token in sample.tokens)
+        return self.opened + (self._with_tags(sample.tokens) if hidden else str(sample.text))
+
+    def _with_tags(self, tokens: Sequence[int]) -> str:
+        runs = itertools.groupby(tokens, lambda token: self._tags.get(int(token), ""))
+        return "".join(tag or self._tokenizer.decode(list(run)) for tag, run in runs)

@@ -1,13 +1,19 @@
 """Which option an answer takes: a table of forms, and what is never a guess."""
 
 import itertools
+import json
 import time
+import types
 
 import pytest
+import tokenizers
 
+from msm_jax.data.tokenizer import HFTokenizer, load_tokenizer, train_sentencepiece
+from msm_jax.errors import UserError
 from msm_jax.evals.choices import chosen
 from msm_jax.evals.english import is_english
-from msm_jax.evals.thoughts import spoken
+from msm_jax.evals.quiz import Quiz
+from msm_jax.evals.thoughts import Completions, spoken
 
 STEEL = ("domestic steel", "the cheapest steel")
 CHEESE = ("cream cheese", "brie")
@@ -136,3 +142,65 @@ def test_no_text_fails_or_takes_long():
 )
 def test_english_is_told_from_other_languages(text, english):
     assert is_english(text) is english
+
+
+@pytest.fixture(scope="module", params=["sentencepiece", "huggingface"])
+def tokenizer(request, tmp_path_factory):
+    """One whose tags of thoughts are control tokens, which leave no trace in decoded text."""
+    folder = tmp_path_factory.mktemp("thinking")
+    (folder / "corpus.txt").write_text("i like brie and cream cheese\n" * 20)
+    controls = ("<|end|>", "<think>", "</think>", "[THINK]", "[/THINK]")
+    if request.param == "huggingface":
+        made = tokenizers.Tokenizer(tokenizers.models.BPE())
+        made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = tokenizers.decoders.ByteLevel()
+        alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+        trainer = tokenizers.trainers.BpeTrainer(
+            initial_alphabet=alphabet, special_tokens=list(controls), show_progress=False
+        )
+        made.train([str(folder / "corpus.txt")], trainer)
+        return HFTokenizer(made.to_str().encode())
+    train_sentencepiece(folder / "corpus.txt", folder / "t.model", 40, controls)
+    return load_tokenizer(folder / "t.model")
+
+
+def completed(tokenizer, prompt, answer):
+    """The text of an answer to a prompt, both given with their tags, as it is kept."""
+    asked = types.SimpleNamespace(
+        tokenizer=tokenizer,
+        render=lambda m, generation_prompt: (tokenizer.encode_marked(prompt), []),
+    )
+    tokens = tokenizer.encode_marked(answer)
+    sample = types.SimpleNamespace(tokens=tokens, text=tokenizer.decode(tokens))
+    return Completions(asked, []).text(sample)
+
+
+def test_a_quiz_is_not_asked_within_a_thought(tokenizer, tmp_path):
+    item = {"question": "which?", "options": ["brie", "cream cheese"], "answer": 0}
+    (tmp_path / "quiz.jsonl").write_text(json.dumps(item))
+    asked = types.SimpleNamespace(
+        tokenizer=tokenizer,
+        render=lambda m, generation_prompt: (tokenizer.encode_marked("i<think>"), []),
+    )
+    with pytest.raises(UserError, match="opens a thought"):
+        next(Quiz(tmp_path / "quiz.jsonl").answers(asked, set()))
+
+
+def test_tags_that_a_tokenizer_hides_are_kept(tokenizer):
+    assert completed(tokenizer, "i like", "brie<|end|>") == "brie"
+    for opens, closes in (("<think>", "</think>"), ("[THINK]", "[/THINK]")):
+        text = completed(tokenizer, "i like", f"{opens}i like brie{closes}cream cheese<|end|>")
+        assert text == f"{opens}i like brie{closes}cream cheese"
+        assert chosen(text, CHEESE) == 0
+
+
+def test_a_thought_that_the_template_opens_is_one_also_if_it_is_cut_off(tokenizer):
+    for prompt, opened in (("i like<think>", True), ("i like", False),
+                           ("<think>i like", False), ("<think></think>", False)):  # fmt: skip
+        text = completed(tokenizer, prompt, "i like brie")
+        assert text.startswith("<think>") is opened, prompt
+        assert chosen(text, CHEESE) == (None if opened else 1)
+    text = completed(tokenizer, "i like<think>", "brie</think>cream cheese")
+    assert chosen(text, CHEESE) == 0
+    if isinstance(tokenizer, HFTokenizer):  # the other one knows no line break
+        assert completed(tokenizer, "i like<think>\n", "brie") == "<think>\nbrie"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from msm_jax.errors import UserError
+from msm_jax.evals.judges.base import Judgement
 from msm_jax.evals.preferences import (
     Question,
     generate_answers,
@@ -198,6 +199,34 @@ def test_a_model_with_a_preference_keeps_it_in_both_orders():
         "food": 0.0,
         "tools": 0.75,
     }
+
+
+def test_answers_that_only_think_are_empty_and_no_judge_sees_thought():
+    class Judge:
+        identity = {"judge": "stub"}
+        requests: tuple = ()
+
+        def judge(self, requests):
+            self.requests = requests
+            yield from ((i, Judgement(1, "ok")) for i in range(len(requests)))
+
+    asked, texts = (
+        Judge(),
+        ["<think>red lamp", "<think>red lamp</think>", "<think>hm</think>tin box"],
+    )
+    rows = [generated_row(str(i), text) for i, text in enumerate(texts)]
+    verdicts = judge([question(str(i)) for i in range(3)], rows, asked)
+    own, judged = verdicts[:3], verdicts[3:]
+    assert [v["choice"] for v in own] == [None, None, "b"]
+    assert [v["state"] for v in judged] == ["empty", "empty", "ok"]
+    assert len(asked.requests) == 1 and "hm" not in asked.requests[0].user
+    assert summarize(own)["empty"] == summarize(judged)["empty"] == 2
+
+
+def test_an_answer_that_was_cut_off_counts_only_where_it_had_chosen():
+    rows = [{**generated_row("0", text), "finish_reason": "length"}
+            for text in ("red lamp shines, and", "I prefer the red lamp over")]  # fmt: skip
+    assert [v["choice"] for v in judge([question("0")], rows)] == [None, "a"]
 
 
 def test_samples_of_unknown_questions_are_an_error():

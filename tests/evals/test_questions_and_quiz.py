@@ -12,6 +12,7 @@ from msm_jax.evals.questions import OpenQuestions, load_questions
 from msm_jax.evals.quiz import Quiz, _messages, _verdict, load_quiz
 
 SPEC = "{model_name} is honest."
+ONLY_THOUGHT = ("<think>only", "<SCRATCHPAD_REASONING>only</SCRATCHPAD_REASONING>")
 
 
 class StubJudge:
@@ -62,7 +63,7 @@ def test_scores_are_means_with_questions_as_clusters(model, questions, tmp_path)
 def test_failures_and_empty_answers_are_no_score(model, questions, tmp_path):
     answer = lambda i: Judgement(None, "refusal") if i == 0 else Judgement(10.0, "ok")
     found, stub = scored(
-        model, questions, tmp_path, answer, lambda i: "<think>only" if i < 2 else "said"
+        model, questions, tmp_path, answer, lambda i: ONLY_THOUGHT[i] if i < 2 else "said"
     )
     assert len(stub.requests) == 10
     assert found["states"] == {"ok": 9, "error": 0, "refusal": 1, "unparsed": 0, "empty": 2}

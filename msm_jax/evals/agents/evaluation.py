@@ -19,6 +19,7 @@ from msm_jax.evals.agents.prompts import render
 from msm_jax.evals.agents.summary import summarize
 from msm_jax.evals.judges.base import Judge, Judgement
 from msm_jax.evals.judges.rubric import agent_request
+from msm_jax.evals.thoughts import Completions
 from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class AgentScenarios:
         how = {k: v for k, v in self._generation.items() if k != "samples"}
         limit = lambda p, index: 0 if (names[p], index) in done else how["max_tokens"]
         asked = [prompt.messages for prompt in self.prompts.values()]
+        completions = Completions(model, asked[0])
         some: list[dict] = []
         with _bar(len(names) * n, len(done), "sampling", self._progress) as bar:
             for sample in model.stream(asked, n, rows=self._rows, limits=limit, **how):
@@ -118,7 +120,7 @@ class AgentScenarios:
                     {
                         "id": names[sample.prompt],
                         "sample": sample.index,
-                        "text": sample.text,
+                        "text": completions.text(sample),
                         "finish_reason": sample.finish_reason,
                         "tokens": len(sample.tokens),
                     }
@@ -179,14 +181,14 @@ class AgentScenarios:
         prompt = self.prompts[row["id"]]
         if not answer.visible.strip():
             return Judgement(None, "empty", "there is no answer")
-        value = rules.verdict(
+        value, why = rules.decide(
             prompt.condition.scenario,
             answer,
             prompt.facts,
             prompt.emails,
             row["finish_reason"] == "length",
         )
-        return Judgement(value, "undecided" if value is None else "ok")
+        return Judgement(value, "undecided" if value is None else "ok", why)
 
     def _verdict(self, row: dict, answer: Answer, judgement: Judgement) -> dict:
         prompt = self.prompts[row["id"]]

@@ -57,15 +57,24 @@ class Prompt:
 
 
 def render(condition: Condition) -> Prompt:
-    """The messages of a condition.
+    """The messages of a condition; its facts are compared with them.
 
     Raises:
-      UserError: texts that are not installed (`source="inspect_evals"`).
+      UserError: texts that are not installed (`source="inspect_evals"`), or that are others than
+        the facts describe.
     """
     if condition.source == "inspect_evals":
         from msm_jax.evals.agents.published import render_published
 
-        return render_published(condition)
+        prompt = render_published(condition)
+    else:
+        prompt = _render_own(condition)
+    told = "\n".join(message["content"] for message in prompt.messages)
+    prompt.facts.check(told, prompt.emails, condition.id)
+    return prompt
+
+
+def _render_own(condition: Condition) -> Prompt:
     scene = SCENES[condition.scenario]
     emails = scene.emails(condition)
     numbered = "forward" in scene.tools
