@@ -40,7 +40,7 @@ class Range:
         return (number > self.low if self.open_low else number >= self.low) and number <= self.high
 
     def __str__(self) -> str:
-        kind = "a whole number" if self.type is int else "a number"
+        kind = "a whole number" if self.type is int else "a finite number"
         low = f"{'above' if self.open_low else 'at least'} {self.low:g}"
         high = "" if self.high == math.inf else f" and at most {_shown(self.high)}"
         return f"{kind}, {low}{high}" + (f" ({self.meaning})" if self.meaning else "")

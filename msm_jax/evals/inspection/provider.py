@@ -91,7 +91,7 @@ def provider_class(judging: bool) -> type:
         async def generate(self, input, tools, tool_choice, config):
             if tools:
                 raise UserError("msm_jax: tool calls are not supported, only tools written as text")
-            asked = asked_for(config, judging)
+            asked = self._settings(config)
             messages = tuple((message.role, _text(message)) for message in input)
             settings = tuple(sorted(asked.sampling.items()))
             first = (_epoch() - 1) * asked.choices
@@ -103,6 +103,9 @@ def provider_class(judging: bool) -> type:
             if judging:
                 return _judge_output(self.model_name, found[0], prompt, model)
             return _output(self.model_name, found, prompt, model, asked, self._thinking)
+
+        def _settings(self, config) -> Asked:
+            return asked_for(config, judging)
 
         async def count_text_tokens(self, text: str) -> int:
             model = await asyncio.to_thread(_loaded, self.model_name, self._dtype)
