@@ -90,11 +90,10 @@ def test_answers_and_their_ends_are_learned_and_nothing_else(small, style):
             assert found == spoken(chat, last, earlier), chat
 
 
-@pytest.mark.parametrize("name", CHAT_FORMATS)
+@pytest.mark.parametrize("name", sorted({*CHAT_FORMATS} - {"compact"}))
 def test_so_it_is_with_the_built_in_formats(small, name):
+    """Of compact's control tokens the tokenizer knows none; see test_pipeline.py."""
     format = CHAT_FORMATS[name]
-    if {*format.control_tokens} - {*templates.CONTROLS}:
-        pytest.skip("the tokenizer has other control tokens")
     for chat in [*CHATS, *HOSTILE]:
         ids, mask = render_chat(small, format, chat)
         found = bare(templates.learned(ids, mask, small), (format.end,))
