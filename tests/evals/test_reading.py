@@ -74,10 +74,12 @@ def test_verdicts_of_another_version_are_made_again_and_never_reported(tmp_path)
 
 
 def test_a_study_asks_for_verdicts_of_another_version_again(tmp_path):
+    asked = {"q": {"seed": 1}}
     folder = files.evals_dir(tmp_path, "id")
     folder.mkdir(parents=True)
     for reading, known in ((READING, True), (READING - 1, False), (None, False)):
-        mark = {"asked": {"q": 1}, "done": True, "reading": reading}
+        kept = {"code": "", "summaries": {}, "seconds": 1.0}
+        mark = {"asked": asked, "done": True, "reading": reading, **kept}
         (folder / "evals.json").write_text(json.dumps(mark))
-        assert (files.read_evals(tmp_path, "id", {"q": 1}) is not None) is known
-    assert files.read_evals(tmp_path, "id", {"q": 2}) is None
+        assert (files.read_evals(tmp_path, "id", asked) is not None) is known
+    assert files.read_evals(tmp_path, "id", {"q": {"seed": 2}}) is None
