@@ -31,7 +31,8 @@ from msm_jax.data.tokenizer import (
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig
 from msm_jax.model.axes import AXES
-from msm_jax.sample.settings import RANGES
+from msm_jax.sample.settings import KEYS
+from msm_jax.settings import SAMPLING, Problems
 from msm_jax.weights.checkpoints import load_params
 from msm_jax.weights.export import hf_settings
 from msm_jax.weights.hf_config import read_json
@@ -199,12 +200,11 @@ def context_length(path: pathlib.Path) -> int | None:
       UserError: it is not a whole number above 1.
     """
     found = (hf_settings(path) or {}).get("max_position_embeddings")
-    if found is not None and not RANGES["context_length"].holds(found):
-        raise UserError(
-            f"{path}: config.json: max_position_embeddings={found!r}: must be "
-            f"{RANGES['context_length']}"
-        )
-    return found
+    problems = Problems(SAMPLING)
+    where = f"{path / 'config.json'}: max_position_embeddings"
+    length = KEYS["context_length"].read(found, where, problems)
+    problems.tell()
+    return length
 
 
 def _run_parts(path: pathlib.Path, chat_format, mesh, dtype) -> Parts:

@@ -29,6 +29,7 @@ from msm_jax.errors import UserError
 
 # A seed is folded into a JAX key as 32 bits.
 SEED: dict[str, Any] = {"at_least": 0, "at_most": 2**32 - 1}
+COUNT: dict[str, Any] = {"at_least": 1, "at_most": 2**30}  # of tokens, whose places are int32
 SHARE: dict[str, Any] = {"at_least": 0, "at_most": 1}
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 
@@ -316,7 +317,7 @@ def values(form: Form, config: ConfigDict | Mapping, where: str = "config") -> d
     return form.fill(given)
 
 
-ROWS = key(64, "answers computed at a time", at_least=1, harmless="no answer depends on it")
+ROWS = key(64, "answers computed at a time", **COUNT, harmless="no answer depends on it")
 
 
 def identity(form: Form, given: Mapping) -> dict[str, Any]:
@@ -337,15 +338,19 @@ def identity(form: Form, given: Mapping) -> dict[str, Any]:
 SAMPLING = form(
     "sampling",
     "How answers are drawn, wherever they are.",
-    n=key(1, "answers per prompt", at_least=1),
-    max_tokens=key(256, "of one answer", at_least=1),
+    n=key(1, "answers per prompt", **COUNT),
+    max_tokens=key(256, "of one answer", **COUNT),
     temperature=key(0.7, "0 is greedy", at_least=0),
     top_k=key(0, "draw among the k likeliest tokens; 0: all", at_least=0),
     top_p=key(1.0, "draw among the likeliest tokens of this mass; 1: all", above=0, at_most=1),
-    min_p=key(0.0, "draw among tokens at least this likely beside the best", at_least=0, below=1),
+    min_p=key(0.0, "draw among tokens at least this likely beside the best", **SHARE),
     seed=key(0, "of the draw", **SEED),
+    context_length=key(
+        None, "tokens of prompt and answer, in place of the model's own", of=int,
+        at_least=2, at_most=2**30,
+    ),
     rows=ROWS,
-)
+)  # fmt: skip
 
 
 def _as_kind(kind: type, value: Any) -> Any:

@@ -23,7 +23,8 @@ from msm_jax.api import Model, load
 from msm_jax.corpus.records import read_rows
 from msm_jax.errors import UserError
 from msm_jax.outputs import output_file
-from msm_jax.sample.settings import check_settings, stop_texts
+from msm_jax.sample.settings import KEYS, check_settings, stop_texts
+from msm_jax.settings import SAMPLING
 
 
 def define_flags() -> None:
@@ -35,16 +36,11 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "File for the completions; stdout if not given.")
     flags.DEFINE_boolean("chat", False, "Talk in the terminal; an empty input (Ctrl-D) ends it.")
     flags.DEFINE_string("system", None, "The system message of --chat.")
-    flags.DEFINE_integer("n", 1, "Completions per prompt.")
-    flags.DEFINE_integer("max_tokens", 256, "Of one completion.")
-    flags.DEFINE_float("temperature", 0.7, "0 is greedy.")
-    flags.DEFINE_integer("top_k", 0, "Draw among the k likeliest tokens; 0: all.")
-    flags.DEFINE_float("top_p", 1.0, "Draw among the likeliest tokens of this mass; 1: all.")
-    flags.DEFINE_float("min_p", 0.0, "Draw among tokens at least this likely beside the best.")
     flags.DEFINE_multi_string("stop", [], "A text that ends a completion.")
-    flags.DEFINE_integer("seed", 0, "Of the draw, 32 bits.")
-    flags.DEFINE_integer("context_length", None, "In place of the checkpoint's own, to exceed it.")
-    flags.DEFINE_integer("rows", 64, "Completions computed at a time.")
+    for name in SAMPLING.keys:
+        declared = KEYS[name]
+        define = flags.DEFINE_float if declared.kind is float else flags.DEFINE_integer
+        define(name, declared.default, f"{declared.meaning[0].upper()}{declared.meaning[1:]}.")
 
 
 def main() -> None:
@@ -53,6 +49,7 @@ def main() -> None:
     if args.chat:
         if args.prompt or args.prompts or args.output or args.n != 1:
             raise UserError("--chat reads from the terminal: leave out prompts, --output and --n")
+        del settings["n"]
         talk(loaded(args), args.system, **{**settings, "rows": 1})
         return
     if args.system is not None:
@@ -64,7 +61,6 @@ def main() -> None:
         raise UserError("no prompts: give --prompt=TEXT, --prompts=FILE or --chat")
     answers = loaded(args).sample(
         [record["messages"] if "messages" in record else record["prompt"] for record in records],
-        n=args.n,
         **settings,
     )
     write_completions(records, answers, output)
@@ -72,11 +68,8 @@ def main() -> None:
 
 def settings_of(args) -> dict[str, Any]:
     """The draw's settings, checked before a checkpoint is read."""
-    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "rows")
-    settings = {name: getattr(args, name) for name in names}
-    if args.context_length is not None:
-        settings["context_length"] = args.context_length
-    check_settings("--", n=args.n, **settings)
+    settings = {name: getattr(args, name) for name in SAMPLING.keys}
+    check_settings("--", **settings)
     return {**settings, "stop": stop_texts(args.stop, "--stop")}
 
 

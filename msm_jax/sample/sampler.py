@@ -428,8 +428,7 @@ def check_prompts(config, prompts, vocab_limit, context_length=None, room=1) -> 
     room in the context."""
     if not 1 <= vocab_limit <= config.vocab_size:
         raise UserError(f"vocab_limit={vocab_limit}: the model has {config.vocab_size} ids")
-    if context_length is not None:
-        check_settings(context_length=context_length)
+    check_settings(context_length=context_length)
     for number, prompt in enumerate(prompts):
         if not len(prompt):
             raise UserError(f"prompt {number} is empty: give at least one token")

@@ -151,6 +151,6 @@ FLAGS = {
     [("stop", [""]), ("n", 0), ("seed", 2**32), ("temperature", float("nan")), ("top_p", 0.0)],
 )
 def test_the_command_checks_its_flags_before_it_reads_a_checkpoint(name, value):
-    assert set(settings_of(types.SimpleNamespace(**FLAGS))) == set(FLAGS) - {"n", "context_length"}
+    assert set(settings_of(types.SimpleNamespace(**FLAGS))) == set(FLAGS)
     with pytest.raises(UserError, match=f"^--{name}="):
         settings_of(types.SimpleNamespace(**{**FLAGS, name: value}))
