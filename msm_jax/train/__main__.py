@@ -10,11 +10,13 @@ with --distributed where JAX finds the others by itself (TPU pods, Slurm, GKE), 
 """
 
 import json
+import re
 import sys
 
 from absl import flags
 
 from msm_jax import command
+from msm_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts of this pod.")
@@ -27,12 +29,26 @@ def main() -> None:
     from msm_jax.train import hosts  # jax is slow to import and --help is not to wait for it
     from msm_jax.train.loop import train
 
+    _check_hosts(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _DISTRIBUTED.value or _COORDINATOR.value:
         hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     with hosts.one_fate():
         summary = train(flags.FLAGS.config, _WORKDIR.value, sys.stderr)
     if hosts.is_first():
         print(json.dumps(summary))
+
+
+def _check_hosts(coordinator: str, processes: int, process: int) -> None:
+    """Before the others are waited for."""
+    if not coordinator and (processes, process) != (0, -1):
+        raise UserError("--processes and --process need --coordinator=HOST:PORT")
+    if coordinator and not re.fullmatch(r"[^:/]+:\d+|\[[\da-fA-F:]+\]:\d+", coordinator):
+        raise UserError(f"--coordinator={coordinator}: must be HOST:PORT")
+    if coordinator and not 0 <= process < processes:
+        raise UserError(
+            f"--process={process}, --processes={processes}: must be a number from 0 and how many "
+            "there are, with --coordinator"
+        )
 
 
 if __name__ == "__main__":
