@@ -18,7 +18,10 @@ pytest.importorskip("peft")
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "model"))
 import reference  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*built-in format")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*built-in format"),
+    pytest.mark.filterwarnings("ignore:.*asks for an answer in another way"),
+]
 QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 LLAMA = (
     "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
