@@ -17,11 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from msm_jax import sample as sampling
+from msm_jax.data.builtin_templates import BUILTIN_TEMPLATES
 from msm_jax.data.chat import ChatFormat, render_chat
-from msm_jax.data.template import find_format
+from msm_jax.data.template import (
+    OWN,
+    find_format,
+    find_template,
+    portable,
+    special_tokens,
+    template_names,
+)
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
-from msm_jax.loading import read_parts
+from msm_jax.loading import Chat, choose_chat, is_checkpoint, read_parts
 from msm_jax.model import ModelConfig, forward, logits, make_mesh
 from msm_jax.model.adapter import join, without_adapter
 from msm_jax.model.axes import AXES
@@ -50,11 +58,13 @@ class Model:
       params: nested dict of arrays.
       tokenizer: as from `load_tokenizer`.
       chat_format: a name that `find_format` knows.
-      directory: where the tokenizer and the chat template lie, to be saved with the weights.
+      directory: of the base's tokenizer and settings, to be saved with the weights.
       stop_ids: tokens that end an answer, beside the ends of a turn and of a document.
       context_length: tokens that the model was made for, prompt and answer together
         (max_position_embeddings); None: not known, or not to be held to.
       mesh: that the weights are cut by; None: they lie on one device.
+      chat_source: where the chat format comes from; None: from `chat_format` and `directory`.
+      base: the checkpoint that an adapter lies on, by the path that peft is to load.
     """
 
     config: ModelConfig
@@ -65,10 +75,25 @@ class Model:
     stop_ids: tuple[int, ...] = ()
     context_length: int | None = None
     mesh: jax.sharding.Mesh | None = None
+    chat_source: Chat | None = None
+    base: str | None = None
 
     @functools.cached_property
     def format(self) -> ChatFormat:
-        return find_format(self.chat_format, self.directory or ".", self.tokenizer)
+        return find_format(self.chat_format, self._place, self.tokenizer, self.directory)
+
+    @property
+    def _place(self) -> pathlib.Path:
+        """Where the template lies, if the format is "own"."""
+        return self.chat_source.place if self.chat_source else self.directory or pathlib.Path()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids of all tokens that end an answer, that of a turn first."""
+        known = self.tokenizer.control_names
+        names = [self._turn_end, self.tokenizer.end_of_document]
+        ids = [self.tokenizer.control(name) for name in names if name in known]
+        return tuple(dict.fromkeys([*ids, *self.stop_ids]))
 
     @property
     def _turn_end(self) -> str:
@@ -152,7 +177,6 @@ class Model:
         """
         if isinstance(prompts, str):
             raise UserError("prompts is a list of prompts, not one text")
-        names = {self._turn_end, self.tokenizer.end_of_document} & {*self.tokenizer.control_names}
         text_of, stops = self.tokenizer.decode, stop_texts(stop)
         context = self.context_length if context_length is None else context_length
         encoded = [self.encode(prompt) for prompt in prompts]
@@ -168,7 +192,7 @@ class Model:
             top_p=top_p,
             min_p=min_p,
             seed=seed,
-            stop_ids=sorted({*self.stop_ids, *(self.tokenizer.control(name) for name in names)}),
+            stop_ids=sorted(self.ends),
             stop=functools.partial(_kept, text_of, stops) if stops else None,
             vocab_limit=self.tokenizer.vocab_size,
             context_length=context,
@@ -237,17 +261,25 @@ class Model:
         """This model with a PEFT adapter in place of any it has, or with none.
 
         The base weights are shared, not copied: many adapters over one base cost only themselves.
+        Where the adapter brings a chat template, that is the model's from then on, unless another
+        format was asked for when the model was loaded; as with `load(path, adapter)`.
 
         Raises:
           UserError: an adapter that is damaged, does not fit, or asks for what we do not compute.
         """
+        model = self
+        if (source := self.chat_source) and self.directory:
+            source = choose_chat(
+                self.directory, directory, self.tokenizer, source.asked, source.recorded
+            )
+            model = dataclasses.replace(self, chat_format=source.name, chat_source=source)
         base = without_adapter(self.params)
         if directory is None:
             plain = dataclasses.replace(self.config, lora_rank=0)
-            return dataclasses.replace(self, config=plain, params=base)
+            return dataclasses.replace(model, config=plain, params=base)
         config, adapter = peft.load_adapter(directory, self.config, self.mesh)
         adapter = unstacked(adapter) if isinstance(base["layers"], tuple) else adapter
-        return dataclasses.replace(self, config=config, params=join(base, adapter))
+        return dataclasses.replace(model, config=config, params=join(base, adapter))
 
     def for_sampling(self, always: bool = False) -> "Model":
         """This model, with its layers apart if its device has no room for them in both forms.
@@ -287,13 +319,46 @@ class Model:
         directory = output_dir(directory, "directory")
         params = stacked(self.params)
         if format == "huggingface":
-            export.save_checkpoint(directory, self.config, params, dtype, self.directory)
+            chat = None
+            if self._turn_end:
+                template, names = self._template()
+                chat = export.Chat(self.format, template, names, self.tokenizer, self.ends)
+            export.save_checkpoint(directory, self.config, params, dtype, self.directory, chat=chat)
         elif format == "peft":
-            base = str(self.directory) if self.directory else None
-            peft.save_adapter(directory, self.config, params, base)
+            self._save_adapter(directory, params)
         else:
-            facts = {"chat_format": self.chat_format, "tokenizer": self.tokenizer.fingerprint}
-            export.save_run(directory, self.config, params, facts, self.directory)
+            facts = {
+                "chat_format": self.chat_format,
+                "tokenizer": self.tokenizer.fingerprint,
+                "base": self.base if self.config.lora_rank else None,
+            }
+            own = None
+            if self.chat_format in OWN and self._turn_end:
+                template, names = self._template()
+                names.pop("enable_thinking")  # which the name of the format says
+                own = portable(template, names, special_tokens(self.directory or "."))
+            export.save_run(directory, self.config, params, facts, self.directory, own)
+
+    def _template(self) -> tuple[str, dict]:
+        """The chat format as Jinja, and what that refers to by name."""
+        if self.chat_format not in OWN:
+            return BUILTIN_TEMPLATES[self.chat_format], {}
+        names = template_names(self._place, OWN[self.chat_format], self.directory)
+        return str(find_template(self._place)), names
+
+    def _save_adapter(self, directory: str | os.PathLike, params: dict) -> None:
+        base = self.base
+        if (
+            base and not pathlib.Path(base).is_dir()
+        ):  # moved or deleted; its name on the hub is left
+            base = (export.hf_settings(self.directory) or {}).get("_name_or_path") or base
+        elif base and self.config.lora_rank and not is_checkpoint(base):
+            warnings.warn(
+                f"{directory}: its base is the run {base}, which peft cannot load: save that one "
+                'with format="huggingface", and write where into base_model_name_or_path',
+                stacklevel=3,
+            )
+        peft.save_adapter(directory, self.config, params, base)
 
 
 def _kept(text_of, stops: tuple[str, ...], tokens: Sequence[int]) -> tuple[int, str] | None:
@@ -322,17 +387,19 @@ def load(
       mesh: devices to share the weights, as a Mesh or as sizes such as {"fsdp": 4, "tensor": 2};
         None: the first device has them all.
       dtype: of weights and activations, "float32" or "bfloat16"; None: as stored.
-      chat_format: "own" (the checkpoint's template), "own-no-thinking", or a name in
-        `CHAT_FORMATS`; None: the run's, or the template where there is one (the adapter's before
-        the base model's), or what the family uses.
+      chat_format: "own" (the template: the adapter's, or else the checkpoint's),
+        "own-no-thinking", or a name in `CHAT_FORMATS`; None: the adapter's template, the format
+        that the run was trained with, the checkpoint's template, or what its family uses: the
+        first that exists.
 
     Raises:
       UserError: what is missing, damaged, unknown or does not fit, all of it in one message.
     """
     if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
         mesh = make_mesh({**dict.fromkeys(AXES, 1), **mesh})
-    parts = read_parts(path, chat_format, mesh, dtype, template_dir=adapter)
-    model = Model(**vars(parts), mesh=mesh)
+    parts = vars(read_parts(path, chat_format, mesh, dtype, adapter))
+    chat = parts.pop("chat")
+    model = Model(**parts, chat_format=chat.name, chat_source=chat, mesh=mesh)
     return model if adapter is None else model.with_adapter(adapter)
 
 

@@ -14,6 +14,7 @@ training goes on with it; `--to=peft` writes it alone. The target appears when i
 import pathlib
 import sys
 import time
+import warnings
 
 from absl import flags
 
@@ -57,22 +58,29 @@ def main() -> None:
 
 
 def check(source: str, adapter: str | None = None, chat_format: str | None = None) -> list[str]:
-    """What a checkpoint is, and whether all of it fits together; its weights are not read.
+    """What a checkpoint is, and whether all of it fits together.
+
+    The weights are read once, for numbers that are not finite.
 
     Raises:
       UserError: what does not fit.
     """
     from msm_jax.loading import is_checkpoint
-    from msm_jax.weights.huggingface import find_checkpoint
+    from msm_jax.weights.huggingface import find_checkpoint, in_lines, not_finite
 
     path = pathlib.Path(source)
     if not is_checkpoint(path):
         raise UserError(f"{source}: a run directory; --check looks Hugging Face checkpoints over")
-    config, tensors = find_checkpoint(path)
-    lines = _about_weights(config, tensors)
-    if adapter:
-        lines += _about_adapter(config, adapter)
-    return lines + _about_text(path, config, chat_format)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        config, tensors = find_checkpoint(path)
+        if damaged := not_finite(tensors):
+            raise UserError(f"{path}: damaged:\n  " + in_lines(damaged))
+        lines = _about_weights(config, tensors)
+        if adapter:
+            lines += _about_adapter(config, adapter)
+        lines += _about_text(path, config, adapter, chat_format)
+    return lines + [f"warning     {warning.message}" for warning in told]
 
 
 def _about_weights(config, tensors) -> list[str]:
@@ -98,10 +106,12 @@ def _about_weights(config, tensors) -> list[str]:
 def _about_adapter(config, adapter: str) -> list[str]:
     from msm_jax.weights import peft
     from msm_jax.weights.hf_config import read_json
+    from msm_jax.weights.huggingface import in_lines, not_finite
 
     settings = read_json(pathlib.Path(adapter) / peft.CONFIG_FILE)
     config = peft.adapted(config, settings, adapter)
-    peft.find_adapter(adapter, config)
+    if damaged := not_finite(peft.find_adapter(adapter, config)):
+        raise UserError(f"{adapter}: damaged:\n  " + in_lines(damaged))
     count = sum(entry.size for entry in peft.adapter_entries(config))
     targets = ", ".join(config.lora_targets)
     return [
@@ -110,26 +120,37 @@ def _about_adapter(config, adapter: str) -> list[str]:
     ]
 
 
-def _about_text(path: pathlib.Path, config, chat_format: str | None) -> list[str]:
-    import warnings
-
+def _about_text(path: pathlib.Path, config, adapter, chat_format: str | None) -> list[str]:
     from msm_jax import loading
     from msm_jax.data.template import find_format
     from msm_jax.data.tokenizer import load_tokenizer, tokenizer_file
 
     tokenizer = load_tokenizer(path)
     loading.check_vocabulary(path, config, tokenizer)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        name = loading.checkpoint_format(path, path, tokenizer, chat_format)
-    format = find_format(name, path, tokenizer)
+    loading.check_keys(path)
+    chat = loading.choose_chat(path, adapter, tokenizer, chat_format)
+    format = find_format(chat.name, chat.place, tokenizer, path)
     ends = sorted({*loading.stop_ids(path), tokenizer.control(format.end)})
     return [
         f"tokenizer   {tokenizer_file(path).name}: {tokenizer.vocab_size} ids, "
         f"{len(tokenizer.control_names)} of them control tokens; "
         f"{config.vocab_size - tokenizer.vocab_size} rows of the model have no id",
-        f"chat        {name}: an answer ends with {format.end}; stop ids {ends}",
-        *(f"warning     {warning.message}" for warning in told),
+        f"chat        {chat.name}: an answer ends with {format.end}; stop ids {ends}",
+        *_about_sampling(path),
+    ]
+
+
+def _about_sampling(path: pathlib.Path) -> list[str]:
+    from msm_jax.weights import keys
+    from msm_jax.weights.export import GENERATION
+    from msm_jax.weights.hf_config import read_json
+
+    settings = read_json(path / GENERATION) if (path / GENERATION).exists() else {}
+    asked = {k: v for k, v in settings.items() if k in keys.SAMPLING and not keys.is_off(v)}
+    if not asked:
+        return []
+    return [
+        f"sampling    {keys.in_words(asked)}: not applied; give your own to sample and evaluate"
     ]
 
 

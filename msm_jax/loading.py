@@ -5,7 +5,6 @@ import os
 import pathlib
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from absl import flags
@@ -14,10 +13,11 @@ from msm_jax.data.chat import ChatFormat
 from msm_jax.data.template import (
     FORMATS,
     PROMPT_DIFFERS,
-    TEMPLATE_FILE,
+    SETTINGS_FILE,
     builtin_name,
     difference,
     find_format,
+    find_template,
     misread,
     own_format,
     unprompted,
@@ -33,8 +33,9 @@ from msm_jax.model import ModelConfig
 from msm_jax.model.axes import AXES
 from msm_jax.sample.settings import KEYS
 from msm_jax.settings import SAMPLING, Problems
+from msm_jax.weights import hf_config, keys
 from msm_jax.weights.checkpoints import load_params
-from msm_jax.weights.export import hf_settings
+from msm_jax.weights.export import GENERATION, KEPT_CONFIG, hf_settings
 from msm_jax.weights.hf_config import read_json
 from msm_jax.weights.huggingface import load_checkpoint
 from msm_jax.weights.peft import CONFIG_FILE
@@ -47,10 +48,50 @@ class Parts:
     config: ModelConfig
     params: dict
     tokenizer: Tokenizer
-    chat_format: str
+    chat: "Chat"
     directory: pathlib.Path
     stop_ids: tuple[int, ...]
     context_length: int | None
+    base: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat:
+    """Which chat format a model has, and why.
+
+    Attributes:
+      name: that `find_format` knows.
+      place: directory of the template, if it is "own": the adapter's, or the base's.
+      asked: what the caller asked for; None: nothing.
+      recorded: what the run was trained with; None: not a run.
+    """
+
+    name: str
+    place: pathlib.Path
+    asked: str | None = None
+    recorded: str | None = None
+
+
+def choose_chat(
+    base: pathlib.Path,
+    adapter: str | os.PathLike | None,
+    tokenizer: Tokenizer,
+    asked: str | None,
+    recorded: str | None = None,
+) -> Chat:
+    """The chat format of a model in `base`, with an adapter or without.
+
+    What is asked for; else the adapter's template, what the run was trained with, the base's
+    template, or what its family uses: the first that exists.
+    """
+    place = base
+    if adapter is not None and find_template(adapter) is not None:
+        place = pathlib.Path(adapter)
+    name = asked or (recorded if place == base else None)
+    name = name or checkpoint_format(base, place, tokenizer)
+    if name != recorded:  # a run that learned from documents only may have no format
+        _warn_of_prompt(place, find_format(name, place, tokenizer, base))
+    return Chat(name, place, asked, recorded)
 
 
 def define_flags() -> None:
@@ -101,33 +142,33 @@ def read_parts(
     chat_format: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
     dtype: str | None = None,
-    template_dir: str | os.PathLike | None = None,
+    adapter: str | os.PathLike | None = None,
 ) -> Parts:
     """Everything about the model in a directory.
 
     Args:
       path: of a Hugging Face checkpoint or a run.
-      chat_format: a name that `find_format` knows; None: the run's own, or the checkpoint's own
-        template, or the built-in format of its family.
+      chat_format: a name that `find_format` knows; None: as `choose_chat` finds it.
       mesh: to cut the weights by; None: all on the first device.
       dtype: of weights and activations; None: as stored, an adapter always in float32.
-      template_dir: where to look for a chat template first, such as an adapter's directory.
+      adapter: directory of an adapter, whose chat template comes before the model's own; its
+        weights are not read.
 
     Raises:
       UserError: what does not fit, before weights are read where that can be known.
     """
     path = pathlib.Path(path)
     if not is_checkpoint(path):
-        return _run_parts(path, chat_format, mesh, dtype)
+        return _run_parts(path, chat_format, mesh, dtype, adapter)
     tokenizer = load_tokenizer(path)
-    directory = path
-    if template_dir is not None and (pathlib.Path(template_dir) / TEMPLATE_FILE).exists():
-        directory = pathlib.Path(template_dir)
-    name = checkpoint_format(path, directory, tokenizer, chat_format)
+    chat = choose_chat(path, adapter, tokenizer, chat_format)
+    stops = stop_ids(path)
+    check_keys(path)
     config, params = load_checkpoint(path, dtype, mesh)
     check_vocabulary(path, config, tokenizer)
-    length = context_length(path)
-    return Parts(config, params, tokenizer, name, directory, stop_ids(path), length)
+    return Parts(
+        config, params, tokenizer, chat, path, stops, context_length(path), os.path.abspath(path)
+    )
 
 
 def check_vocabulary(path: pathlib.Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -139,36 +180,38 @@ def check_vocabulary(path: pathlib.Path, config: ModelConfig, tokenizer: Tokeniz
         )
 
 
-def checkpoint_format(
-    path: pathlib.Path, template_dir: pathlib.Path, tokenizer: Tokenizer, asked: str | None
-) -> str:
-    """The name of a checkpoint's chat format; warns where its template is not what ours writes."""
-    if asked is not None:
-        _warn_of_prompt(template_dir, find_format(asked, template_dir, tokenizer))
-        return asked
-    settings = read_json(path / "config.json")
+def checkpoint_format(path: pathlib.Path, place: pathlib.Path, tokenizer: Tokenizer) -> str:
+    """The name of a checkpoint's chat format; warns where its template is not what ours writes.
+
+    Args:
+      path: of the checkpoint.
+      place: where to look for a template: the same, or an adapter's.
+      tokenizer: of the checkpoint.
+    """
+    own = own_format(place, tokenizer, base=path)
+    settings = hf_settings(path)
+    if settings is None:  # a run whose model came from no checkpoint, with an adapter's template
+        return "own"
     rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else None
     builtin = builtin_name(str(settings.get("model_type")), tokenizer, kind == "llama3")
-    own = own_format(template_dir, tokenizer)
     if own is None:
         return builtin
     if read := misread(tokenizer, own):
         warnings.warn(
             f"{path}: its tokenizer joins control tokens and text in a way that ours does not, "
             f"first in {read!r}",
-            stacklevel=4,
+            stacklevel=2,
         )
-    _warn_of_prompt(template_dir, own)
     try:
-        ours = find_format(builtin, template_dir, tokenizer)
+        ours = find_format(builtin, place, tokenizer)
     except UserError:  # its tokenizer lacks the control tokens of its family
         return "own"
     if differs := difference(own, ours):
         warnings.warn(
-            f"{template_dir}: its chat template is used; the built-in format {builtin!r} differs, "
+            f"{place}: its chat template is used; the built-in format {builtin!r} differs, "
             f"first for {differs}",
-            stacklevel=4,
+            stacklevel=2,
         )
     return "own"
 
@@ -178,18 +221,17 @@ def _warn_of_prompt(place: pathlib.Path, format: ChatFormat) -> None:
     if differs := unprompted(format):
         warnings.warn(
             f"{place}: {PROMPT_DIFFERS}: {differs}",
-            stacklevel=5,
+            stacklevel=2,
         )
 
 
 def stop_ids(path: pathlib.Path) -> tuple[int, ...]:
     """eos_token_id of generation_config.json, or else of config.json."""
-    for name in ("generation_config.json", "config.json"):
+    for name in (GENERATION, KEPT_CONFIG, "config.json"):
         if (path / name).exists():
-            found: Any = read_json(path / name).get("eos_token_id")
-            ids = found if isinstance(found, list) else [found]
-            if any(isinstance(token, int) for token in ids):
-                return tuple(token for token in ids if isinstance(token, int) and token >= 0)
+            found = hf_config.stop_ids(read_json(path / name), str(path / name))
+            if found:
+                return found
     return ()
 
 
@@ -207,29 +249,38 @@ def context_length(path: pathlib.Path) -> int | None:
     return length
 
 
-def _run_parts(path: pathlib.Path, chat_format, mesh, dtype) -> Parts:
+def check_keys(path: pathlib.Path) -> None:
+    """Warns of what a checkpoint's tokenizer and generation settings ask for and we do not do."""
+    for name, table in ((GENERATION, keys.GENERATION), (SETTINGS_FILE, keys.TOKENIZER)):
+        if (path / name).exists():
+            table.warn(path / name, read_json(path / name))
+
+
+def _run_parts(path: pathlib.Path, chat_format, mesh, dtype, adapter) -> Parts:
     settings = read_json(path / "config.json")
     missing = [name for name in ("tokenizer", "chat_format") if name not in settings]
     if missing:
         raise UserError(f"{path / 'config.json'}: lacks {missing}, so it is not a run directory's")
-    name = chat_format or settings["chat_format"]
-    if name not in FORMATS:
+    recorded = settings["chat_format"]
+    if recorded not in FORMATS:
         raise UserError(
-            f"{path / 'config.json'}: chat_format {name!r} is unknown; known: {sorted(FORMATS)}"
+            f"{path / 'config.json'}: chat_format {recorded!r} is unknown; known: {sorted(FORMATS)}"
         )
     kept = any((path / name).exists() for name in (TOKENIZER_FILE, HF_TOKENIZER_FILE))
     place = path if kept else pathlib.Path(settings["tokenizer"])
     tokenizer = load_tokenizer(place)
     directory = place if place.is_dir() else place.parent
+    chat = choose_chat(directory, adapter, tokenizer, chat_format, recorded)
     config, params, facts = load_params(path, mesh=mesh)
     taught = facts.get("taught")
-    # A run that learned from documents only may have no format.
-    format = find_format(name, directory, tokenizer) if chat_format or taught else None
-    if format and taught and not chat_format and taught["writes"] != format.fingerprint:
-        raise UserError(
-            f"{path}: was taught chats in the format {taught['name']!r}, and {name!r} writes them "
-            "in another way now: put its template back, or say which format to use (chat_format)"
-        )
+    if taught and chat.name == recorded and not chat_format and chat.place == directory:
+        format = find_format(recorded, directory, tokenizer)
+        if taught["writes"] != format.fingerprint:
+            raise UserError(
+                f"{path}: was taught chats in the format {taught['name']!r}, and {recorded!r} "
+                "writes them in another way now: put its template back, or say which format to use "
+                "(chat_format)"
+            )
     if tokenizer.fingerprint != facts["tokenizer"]:
         raise UserError(
             f"{place}: not the tokenizer that {path} was trained with (sha256 "
@@ -242,5 +293,6 @@ def _run_parts(path: pathlib.Path, chat_format, mesh, dtype) -> Parts:
             lambda keys, leaf: leaf if keys[-1].key.startswith("lora_") else leaf.astype(dtype),
             params,
         )
-    length = context_length(path)
-    return Parts(config, params, tokenizer, name, directory, stop_ids(path), length)
+    base = facts["base"] or os.path.abspath(path)
+    stops, length = stop_ids(path), context_length(path)
+    return Parts(config, params, tokenizer, chat, directory, stops, length, base)

@@ -16,6 +16,7 @@ from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
 TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
+SPECIAL_FILE = "special_tokens_map.json"
 OWN = {"own": True, "own-no-thinking": False}  # names of formats -> is thinking on
 FORMATS = (*CHAT_FORMATS, *OWN)
 # What `strftime_now` says in a template: the date that those of Llama 3.1 and 3.2 fall back to.
@@ -30,7 +31,12 @@ _NOTHING = re.compile(r"\Z.")
 _ASK, _ANSWER = {"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}
 
 
-def find_format(name: str, directory: str | os.PathLike, tokenizer: Tokenizer) -> ChatFormat:
+def find_format(
+    name: str,
+    directory: str | os.PathLike,
+    tokenizer: Tokenizer,
+    base: str | os.PathLike | None = None,
+) -> ChatFormat:
     """A chat format by name: one of `CHAT_FORMATS`, or "own" or "own-no-thinking".
 
     Args:
@@ -38,6 +44,7 @@ def find_format(name: str, directory: str | os.PathLike, tokenizer: Tokenizer) -
         thinking is on or off (a template may not care).
       directory: where the tokenizer lies.
       tokenizer: has to know the format's control tokens.
+      base: directory that says what bos_token and the like are where the first one does not.
 
     Raises:
       UserError: an unknown name, no template there, or one that cannot be used.
@@ -45,7 +52,7 @@ def find_format(name: str, directory: str | os.PathLike, tokenizer: Tokenizer) -
     if name in CHAT_FORMATS:
         format = CHAT_FORMATS[name]
     elif name in OWN:
-        found = own_format(directory, tokenizer, OWN[name])
+        found = own_format(directory, tokenizer, OWN[name], base)
         if found is None:
             raise UserError(
                 f"chat_format={name!r}: {directory} has no chat template; one of "
@@ -60,32 +67,74 @@ def find_format(name: str, directory: str | os.PathLike, tokenizer: Tokenizer) -
 
 
 def own_format(
-    directory: str | os.PathLike, tokenizer: Tokenizer, thinking: bool = True
+    directory: str | os.PathLike,
+    tokenizer: Tokenizer,
+    thinking: bool = True,
+    base: str | os.PathLike | None = None,
 ) -> ChatFormat | None:
     """The format of the template in a directory; None where there is none.
 
     Raises:
       UserError: a template that is malformed or that marks no answer's end by a control token.
     """
-    path = pathlib.Path(directory)
-    settings = _settings(path)
-    template = settings.get("chat_template")
-    if (path / TEMPLATE_FILE).exists():
-        template = (path / TEMPLATE_FILE).read_text(encoding="utf-8")
-    elif isinstance(template, list):  # several by name, as older files have them
-        by_name = {one["name"]: one["template"] for one in template if isinstance(one, dict)}
-        template = by_name.get("default")
-    if not template:
+    template = find_template(directory)
+    if template is None:
         return None
-    if not isinstance(template, str):
+    names = template_names(directory, thinking, base)
+    return template_format(template, tokenizer, names)
+
+
+def find_template(directory: str | os.PathLike) -> str | None:
+    """The source of a directory's chat template: its file, or a text in tokenizer_config.json."""
+    path = pathlib.Path(directory)
+    template = _settings(path / SETTINGS_FILE).get("chat_template")
+    if (path / TEMPLATE_FILE).exists():
+        try:
+            template = (path / TEMPLATE_FILE).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path / TEMPLATE_FILE}: cannot be read: {error}") from error
+    elif isinstance(template, list):  # several by name, as older files have them
+        by_name = {
+            one.get("name"): one.get("template") for one in template if isinstance(one, dict)
+        }
+        template = by_name.get("default")
+    if template and not isinstance(template, str):
         raise UserError(f"{path / SETTINGS_FILE}: chat_template is not a text")
-    names: dict[str, Any] = {"enable_thinking": thinking}
-    for name in _SPECIAL:
-        token = settings.get(name)
-        names[name] = token["content"] if isinstance(token, dict) else token
-    return template_format(
-        template, tokenizer, {name: value for name, value in names.items() if value is not None}
+    return template or None
+
+
+def template_names(
+    directory: str | os.PathLike, thinking: bool = True, base: str | os.PathLike | None = None
+) -> dict[str, Any]:
+    """What a directory's template may refer to by name: its special tokens, or else the base's."""
+    tokens = special_tokens(base) if base is not None else {}
+    return {"enable_thinking": thinking, **tokens, **special_tokens(directory)}
+
+
+def special_tokens(directory: str | os.PathLike) -> dict[str, str]:
+    """{"eos_token": "<|im_end|>", ...} of tokenizer_config.json or, in old checkpoints, of
+    special_tokens_map.json."""
+    path = pathlib.Path(directory)
+    found = {}
+    for file in (path / SPECIAL_FILE, path / SETTINGS_FILE):
+        for name, token in _settings(file).items():
+            if name in _SPECIAL and token is not None:
+                text = token.get("content") if isinstance(token, dict) else token
+                if not isinstance(text, str):
+                    raise UserError(f"{file}: {name} {token!r} is neither a text nor a token")
+                found[name] = text
+    return found
+
+
+def portable(template: str, names: Mapping[str, Any], known: Mapping[str, str]) -> str:
+    """A template that writes the same where its directory says `known`, and no more, of names."""
+    known = {"enable_thinking": True, **known}  # where it is not defined, templates think
+    fixed = "".join(
+        f"{{%- set {name} = {json.dumps(value, ensure_ascii=False)} %}}\n"  # the \n is trimmed
+        for name, value in names.items()
+        if known.get(name) != value and re.search(rf"\b{name}\b", template)
     )
+    return fixed + template
 
 
 def template_format(
@@ -288,8 +337,7 @@ def misread(tokenizer: Tokenizer, format: ChatFormat) -> str | None:
     return None
 
 
-def _settings(path: pathlib.Path) -> dict:
-    file = path / SETTINGS_FILE
+def _settings(file: pathlib.Path) -> dict:
     if not file.exists():
         return {}
     try:

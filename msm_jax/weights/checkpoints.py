@@ -26,6 +26,7 @@ from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, abstract_params, param_shardings
 from msm_jax.model.adapter import join, only_adapter, without_adapter
 from msm_jax.weights.fingerprint import checksums, params_fingerprint
+from msm_jax.weights.hf_config import read_json
 
 # 2: weights outputs first; 3: the optimizer counts skipped steps; 4: checksums see every place
 FORMAT = 4
@@ -407,8 +408,10 @@ def _check_format(where: str, facts: dict) -> None:
         )
 
 
-def _base_params(run_dir, base: dict, config: ModelConfig, mesh) -> dict:
-    """The weights under a run's adapter, from its parent.
+def _base_params(run_dir, base: dict, config: ModelConfig, mesh) -> tuple[dict, str]:
+    """The weights under a run's adapter, and the checkpoint that has them, as peft needs it.
+
+    That is the parent, or where the parent is a run with an adapter, what that one lies on.
 
     Raises:
       UserError: the parent is gone, or is not what the adapter was trained on.
@@ -420,8 +423,10 @@ def _base_params(run_dir, base: dict, config: ModelConfig, mesh) -> dict:
             f"{run_dir}: holds an adapter on the weights of {base['path']}, which is not there: "
             f"put them back, or beside it as {base['relative']}"
         )
+    name = os.path.normpath(parent)
     if directory(parent).is_dir():
-        params = load_params(parent, mesh=mesh)[1]
+        theirs, params, facts = load_params(parent, mesh=mesh)
+        name = facts["base"] if theirs.lora_rank and facts["base"] else name
     else:
         from msm_jax.weights.huggingface import load_checkpoint
 
@@ -431,7 +436,13 @@ def _base_params(run_dir, base: dict, config: ModelConfig, mesh) -> dict:
         raise UserError(
             f"{parent}: its weights are not those that the adapter of {run_dir} was trained on"
         )
-    return frozen
+    return frozen, name
+
+
+def _recorded_base(run_dir: str | os.PathLike) -> str | None:
+    """The checkpoint that the adapter in a run of `save` lies on."""
+    file = pathlib.Path(run_dir) / "config.json"
+    return read_json(file).get("base") if file.exists() else None
 
 
 def as_dtype(params: dict, dtype: str) -> dict:
@@ -453,7 +464,8 @@ def model_facts(config: ModelConfig) -> dict:
 def load_params(run_dir: str | os.PathLike, step: int | None = None, mesh=None):
     """(ModelConfig, params, metadata) of a run's newest checkpoint, or of one of its steps.
 
-    The params lie on the first device, or cut by a mesh as `param_shardings` says.
+    The params lie on the first device, or cut by a mesh as `param_shardings` says. Among the
+    metadata is base: of an adapter, the directory of the checkpoint it lies on, or None.
 
     Raises:
       UserError: no such run or checkpoint, or one that is not what was saved.
@@ -478,6 +490,9 @@ def load_params(run_dir: str | os.PathLike, step: int | None = None, mesh=None):
         abstract, base = jax.tree.map(_abstract, shapes, places), metadata.get("base")
         abstract = only_adapter(abstract) if base else abstract
         params = _load(reader, step, {"params": abstract}, metadata)["params"]
+    name = _recorded_base(run_dir)
     if base:
-        params = join(_base_params(run_dir, base, config, mesh), params)
-    return config, params, {"step": step, **metadata["facts"], **metadata["progress"]}
+        frozen, name = _base_params(run_dir, base, config, mesh)
+        params = join(frozen, params)
+    facts = {"step": step, **metadata["facts"], **metadata["progress"], "base": name}
+    return config, params, facts

@@ -7,10 +7,12 @@ model that is almost right.
 import json
 import os
 import pathlib
+import warnings
 from typing import Any
 
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, RopeScaling
+from msm_jax.weights import keys
 
 # What distinguishes the families: (norm on q and k, biases on q, k and v).
 FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, False)}
@@ -28,6 +30,14 @@ _SIZES = {
     "num_key_value_heads": "kv_heads",
     "head_dim": "head_dim",
     "intermediate_size": "mlp_width",
+}
+_LARGEST = {**dict.fromkeys(_SIZES.values(), 2**31 - 1), "layers": 10_000}
+# Where a file does not say: the defaults of transformers, which are the same in these families.
+_DEFAULTS = {
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
 }
 _LLAMA3 = {
     "factor": "factor",
@@ -50,15 +60,16 @@ def read_config(directory: str | os.PathLike, dtype: str = "float32") -> ModelCo
     """
     file = pathlib.Path(directory) / "config.json"
     raw = read_json(file)
+    raw = {**_DEFAULTS, **raw}
     problems = _refused(raw)
     fields: dict[str, Any] = dict(_sizes(raw, problems))
-    fields |= _rope(raw, problems)
+    fields |= _rope(raw, problems, file)
     fields["norm_eps"] = _number(raw, "rms_norm_eps", problems)
     if problems:
         raise UserError(f"{file}: " + "; ".join(problems))
+    keys.CONFIG.warn(file, raw)
     fields["qk_norm"], fields["qkv_bias"] = FAMILIES[raw["model_type"]]
-    # transformers' own default for these families.
-    fields["tied_embeddings"] = raw.get("tie_word_embeddings", False)
+    fields["tied_embeddings"] = raw["tie_word_embeddings"]
     return ModelConfig(**fields, dtype=dtype, param_dtype=dtype)
 
 
@@ -75,22 +86,38 @@ def read_json(file: pathlib.Path) -> dict:
     return found
 
 
+def stop_ids(settings: dict, where: str = "generation_config.json") -> tuple[int, ...]:
+    """eos_token_id of generation_config.json or config.json, one or several.
+
+    Raises:
+      UserError: it is not made of whole numbers.
+    """
+    found = settings.get("eos_token_id")
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if any(not isinstance(token, int) or isinstance(token, bool) for token in ids):
+        raise UserError(f"{where}: eos_token_id {found!r}: token ids are whole numbers")
+    return tuple(token for token in ids if token >= 0)  # -1 is how some files say "none"
+
+
 def _refused(raw: dict) -> list[str]:
     """What the file asks for and the decoder does not do."""
     found = []
-    if raw.get("model_type") not in FAMILIES:
-        found.append(f"model_type {raw.get('model_type')!r}: only {', '.join(FAMILIES)}")
-    for name in ("use_sliding_window", "attention_bias", "mlp_bias"):
-        # Qwen2's biases are part of the family, whatever a file says of them.
-        if raw.get(name) and not (name == "attention_bias" and raw.get("model_type") == "qwen2"):
-            found.append(f"{name} {raw[name]!r} is not supported")
-    other = {kind for kind in raw.get("layer_types") or () if kind != "full_attention"}
-    if other:
-        found.append(f"layer_types {sorted(map(str, other))} are not supported")
-    if raw.get("quantization_config"):
-        found.append("quantization_config: quantized checkpoints are not supported")
-    if raw.get("hidden_act", "silu") != "silu":
+    kind = raw.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        found.append(f"model_type {kind!r}: only {', '.join(FAMILIES)}")
+    found += keys.CONFIG.problems(raw)
+    # Qwen2's biases are part of the family, whatever a file says of them.
+    if raw.get("attention_bias") and kind != "qwen2":
+        found.append(f"attention_bias {raw['attention_bias']!r} is not supported")
+    layers = raw.get("layer_types")
+    if layers is not None and not isinstance(layers, list):
+        found.append(f"layer_types {layers!r}: a list is needed")
+    elif other := {str(layer) for layer in layers or () if layer != "full_attention"}:
+        found.append(f"layer_types {sorted(other)} are not supported")
+    if raw["hidden_act"] != "silu":
         found.append(f"hidden_act {raw['hidden_act']!r}: only silu")
+    if not isinstance(raw["tie_word_embeddings"], bool):
+        found.append(f"tie_word_embeddings {raw['tie_word_embeddings']!r}: true or false is needed")
     return found
 
 
@@ -100,47 +127,77 @@ def _sizes(raw: dict, problems: list[str]) -> dict[str, int]:
         known["num_key_value_heads"] = known.get("num_attention_heads")
     if known.get("head_dim") is None:
         width, heads = known.get("hidden_size"), known.get("num_attention_heads")
-        if isinstance(width, int) and isinstance(heads, int) and heads > 0:
+        if raw.get("model_type") == "qwen3":
+            known["head_dim"] = 128
+        elif isinstance(width, int) and isinstance(heads, int) and heads > 0:
             known["head_dim"] = width // heads
     found = {}
     for theirs, ours in _SIZES.items():
         value = known.get(theirs)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST[ours]:
             found[ours] = value
         else:
-            problems.append(f"{theirs} {value!r}: a whole number above 0 is needed")
+            problems.append(
+                f"{theirs} {value!r}: a whole number from 1 to {_LARGEST[ours]} is needed"
+            )
     return found
 
 
 def _number(raw: dict, name: str, problems: list[str]) -> float:
-    value = raw.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-        return float(value)
-    problems.append(f"{name} {value!r}: a number above 0 is needed")
-    return 0.0
+    value = keys.finite(raw.get(name))
+    if value is not None and value > 0:
+        return value
+    problems.append(f"{name} {keys.shown(raw.get(name))}: a number above 0 is needed")
+    return 1.0
 
 
-def _rope(raw: dict, problems: list[str]) -> dict[str, Any]:
-    """Both spellings: rope_theta beside rope_scaling, and the rope_parameters that hold both."""
-    settings = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(settings, dict):
-        problems.append(f"rope_parameters {settings!r}: an object is needed")
-        return {}
-    theta = _number({"rope_theta": raw.get("rope_theta"), **settings}, "rope_theta", problems)
+def _rope(raw: dict, problems: list[str], file: pathlib.Path) -> dict[str, Any]:
+    """Both spellings: rope_theta beside rope_scaling, and the rope_parameters that hold both.
+
+    As in transformers 5 (`convert_rope_params_to_dict`), rope_scaling stands in for all of
+    rope_parameters where both are set.
+    """
+    parameters, scaling = raw.get("rope_parameters") or {}, raw.get("rope_scaling") or {}
+    for name, value in (("rope_parameters", parameters), ("rope_scaling", scaling)):
+        if not isinstance(value, dict) or any(isinstance(part, dict) for part in value.values()):
+            problems.append(f"{name} {value!r}: one object of numbers is needed")
+            return {}
+    settings = scaling or parameters
+    found = _rope_of(settings, raw, problems)
+    if scaling and parameters and not problems:
+        other: list[str] = []
+        if _rope_of(parameters, raw, other) != found or other:
+            warnings.warn(
+                f"{file}: rope_scaling {scaling} stands in for rope_parameters {parameters}, as in "
+                f"transformers: {found}; delete the one that is not meant",
+                stacklevel=3,
+            )
+    keys.ROPE.warn(f"{file}: rotary settings", settings)
+    return found
+
+
+def _rope_of(settings: dict, raw: dict, problems: list[str]) -> dict[str, Any]:
+    length = "original_max_position_embeddings"
+    outside = {"rope_theta": raw["rope_theta"], length: raw.get("max_position_embeddings")}
+    settings = {**outside, **settings, **({length: raw[length]} if raw.get(length) else {})}
+    theta = _number(settings, "rope_theta", problems)
     kind = settings.get("rope_type", settings.get("type", "default"))
     if kind not in ("default", "llama3"):
         problems.append(f"rope type {kind!r}: only default and llama3")
+    problems += keys.ROPE.problems(settings)
     if kind != "llama3":
+        if not keys.is_off(settings.get("factor")):
+            problems.append(
+                f"factor {settings['factor']!r} of the rotary positions has no rope_type"
+            )
         return {"rope_theta": theta, "rope_scaling": None}
     values: dict[str, Any] = {
         ours: _number(settings, theirs, problems) for theirs, ours in _LLAMA3.items()
     }
-    return {
-        "rope_theta": theta,
-        "rope_scaling": RopeScaling(
-            **{**values, "original_length": int(values["original_length"])}
-        ),
-    }
+    scaling = RopeScaling(**{**values, "original_length": int(values["original_length"])})
+    if scaling.high_freq_factor <= scaling.low_freq_factor:
+        problems.append("high_freq_factor is not above low_freq_factor")
+    return {"rope_theta": theta, "rope_scaling": scaling}
 
 
 def family(config: ModelConfig) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -112,7 +112,35 @@ def _equal(one: Stored, other: Stored) -> bool:
     """Bit for bit, a slab at a time."""
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
-    step = max(1, SLAB // max(1, one.bytes // max(1, one.shape[0])))
-    bits = lambda stored, at: stored.read(at, at + step).view(np.uint8)
-    rows = range(0, one.shape[0], step)
-    return all(np.array_equal(bits(one, at), bits(other, at)) for at in rows)
+    return all(map(np.array_equal, _slabs(one, np.uint8), _slabs(other, np.uint8)))
+
+
+def _slabs(stored: Stored, dtype) -> Iterator[np.ndarray]:
+    """The bits of a tensor, some of its rows at a time."""
+    if not stored.shape:
+        yield stored.read().reshape(1).view(dtype)
+        return
+    step = max(1, SLAB // max(1, stored.bytes // max(1, stored.shape[0])))
+    for at in range(0, stored.shape[0], step):
+        yield stored.read(at, at + step).view(dtype)
+
+
+def not_finite(tensors: Mapping[str, Stored]) -> list[str]:
+    """Tensors that hold NaN or infinity, in words with their count; every byte is read."""
+    found = []
+    for name, stored in tensors.items():
+        if stored.dtype.name not in _EXPONENT:
+            continue
+        # All bits of the exponent are set.
+        mask = _EXPONENT[stored.dtype.name]
+        count = sum(int(((bits & mask) == mask).sum()) for bits in _slabs(stored, mask.dtype))
+        if count:
+            found.append(f"{name}: {count} of its numbers are not finite")
+    return found
+
+
+_EXPONENT = {
+    "bfloat16": np.uint16(0x7F80),
+    "float16": np.uint16(0x7C00),
+    "float32": np.uint32(0x7F800000),
+}

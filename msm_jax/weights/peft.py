@@ -8,15 +8,18 @@ import math
 import os
 import pathlib
 import re
+import warnings
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig
 from msm_jax.model.config import PROJECTIONS
+from msm_jax.weights import keys
 from msm_jax.weights.hf_config import read_json
-from msm_jax.weights.huggingface import check, in_lines, read_params
+from msm_jax.weights.huggingface import EMBEDDING, HEAD, check, in_lines, read_params
 from msm_jax.weights.names import Entry, entries
 from msm_jax.weights.tensor_files import Stored, find_tensors
 from msm_jax.weights.writing import (
@@ -30,17 +33,12 @@ from msm_jax.weights.writing import (
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every tensor, before its name in the base model
-# Keys that say nothing of what is computed, or only how training begins or goes.
-_IDLE = {
-    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
-    "inference_mode", "lora_dropout", "megatron_core", "qalora_group_size",
-    "layers_pattern", "runtime_config", "ensure_weight_tying",
-}  # fmt: skip
-_READ = {
-    "peft_type", "r", "lora_alpha", "target_modules", "use_rslora", "bias", "init_lora_weights",
-}  # fmt: skip
 # Ways to begin that leave the base model's weights as they are; PiSSA and others change them.
-_BEGINNINGS = (True, False, None, "gaussian", "orthogonal")
+_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
+_ELSEWHERE = (
+    "; merge it with peft where it was made (merge_and_unload, save_pretrained) and load what that "
+    "gives as a checkpoint"
+)
 
 
 def adapted(config: ModelConfig, settings: dict, where: str = CONFIG_FILE) -> ModelConfig:
@@ -55,42 +53,41 @@ def adapted(config: ModelConfig, settings: dict, where: str = CONFIG_FILE) -> Mo
     problems = []
     if settings.get("peft_type") != "LORA":
         problems.append(f"peft_type {settings.get('peft_type')!r}: only LORA")
-    rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if not (isinstance(rank, int) and not isinstance(rank, bool) and rank > 0):
-        problems.append(f"r {rank!r}: a whole number above 0 is needed")
-    if isinstance(alpha, bool) or not (isinstance(alpha, int | float) and math.isfinite(alpha)):
-        problems.append(f"lora_alpha {alpha!r}: a number is needed")
+    rank, alpha = settings.get("r"), keys.finite(settings.get("lora_alpha"))
+    if not (isinstance(rank, int) and not isinstance(rank, bool) and 0 < rank < 2**31):
+        problems.append(f"r {keys.shown(rank)}: a whole number above 0 is needed")
+        rank = 1
+    if alpha is None:
+        problems.append(f"lora_alpha {keys.shown(settings.get('lora_alpha'))}: a number is needed")
+    elif alpha == 0:
+        problems.append("lora_alpha 0: the adapter would do nothing; leave it out, or correct it")
     if settings.get("bias", "none") != "none":
         problems.append(f"bias {settings['bias']!r}: only none")
     if settings.get("init_lora_weights") not in _BEGINNINGS:
         problems.append(f"init_lora_weights {settings['init_lora_weights']!r} is not supported")
-    for key, value in settings.items():
-        if key not in _IDLE | _READ and value:
-            problems.append(f"{key} {value!r} is not supported")
-    targets = _targets(settings.get("target_modules"), config.layers, problems)
+    problems += keys.ADAPTER.problems(settings)
+    for key, value in keys.ADAPTER.unknown(settings).items():
+        problems.append(f"{key} {keys.shown(value)} is not supported")
+    targets = _targets(settings, config.layers, problems)
     if problems:
-        raise UserError(f"{where}: " + "; ".join(problems))
-    assert isinstance(rank, int) and isinstance(alpha, int | float)
+        elsewhere = any("not supported" in each or "only" in each for each in problems)
+        raise UserError(f"{where}: " + "; ".join(problems) + elsewhere * _ELSEWHERE)
+    assert alpha is not None
     if settings.get("use_rslora"):
         alpha = alpha * math.sqrt(rank)
-    return dataclasses.replace(
-        config, lora_rank=rank, lora_alpha=float(alpha), lora_targets=targets
-    )
+    return dataclasses.replace(config, lora_rank=rank, lora_alpha=alpha, lora_targets=targets)
 
 
-def _targets(wanted: Any, layers: int, problems: list[str]) -> tuple[str, ...]:
+def _targets(settings: dict, layers: int, problems: list[str]) -> tuple[str, ...]:
     """Our names of the projections that `target_modules` picks, by PEFT's own rule of matching."""
+    wanted: Any = settings.get("target_modules")
+    excluded: Any = settings.get("exclude_modules") or []
+    for name, value in (("target_modules", wanted), ("exclude_modules", excluded)):
+        if not isinstance(value, str | list) or (name == "target_modules" and not value):
+            problems.append(f"{name} {value!r}: a list of names or a pattern is needed")
+            return ()
     if wanted == "all-linear":
-        return PROJECTIONS
-    if not isinstance(wanted, str | list) or not wanted:
-        problems.append(f"target_modules {wanted!r}: a list of names or a pattern is needed")
-        return ()
-
-    def picked(module: str) -> bool:
-        if isinstance(wanted, str):
-            return re.fullmatch(wanted, module) is not None
-        return any(module == name or module.endswith(f".{name}") for name in wanted)
-
+        wanted = [f"{name}_proj" for name in PROJECTIONS]
     if isinstance(wanted, list):
         last = {str(name).rpartition(".")[2] for name in wanted}
         if strange := sorted(last - {f"{name}_proj" for name in PROJECTIONS}):
@@ -98,8 +95,9 @@ def _targets(wanted: Any, layers: int, problems: list[str]) -> tuple[str, ...]:
     found = []
     for name in PROJECTIONS:
         block = "mlp" if name in ("gate", "up", "down") else "self_attn"
+        modules = [f"model.layers.{i}.{block}.{name}_proj" for i in range(layers)]
         try:
-            hits = [picked(f"model.layers.{i}.{block}.{name}_proj") for i in range(layers)]
+            hits = [_picks(wanted, module) and not _picks(excluded, module) for module in modules]
         except (re.error, RecursionError) as error:
             problems.append(f"target_modules {wanted!r}: {error}")
             return ()
@@ -110,6 +108,12 @@ def _targets(wanted: Any, layers: int, problems: list[str]) -> tuple[str, ...]:
     if not found and not problems:
         problems.append(f"target_modules {wanted!r}: picks no projection of the layers")
     return tuple(found)
+
+
+def _picks(wanted: str | list, module: str) -> bool:
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in wanted)
 
 
 def load_adapter(
@@ -132,7 +136,38 @@ def load_adapter(
     path = pathlib.Path(directory)
     config = adapted(config, read_json(path / CONFIG_FILE), str(path / CONFIG_FILE))
     tensors = find_adapter(path, config)
-    return config, read_params(config, adapter_entries(config), tensors, "float32", mesh)
+    params = read_params(config, adapter_entries(config), tensors, "float32", mesh)
+    _check_numbers(path, params)
+    return config, params
+
+
+def _check_numbers(path: pathlib.Path, params: dict) -> None:
+    """UserError where numbers are not finite; a warning where the adapter does nothing."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    bad, largest = jax.device_get(_measures([leaf for _, leaf in leaves]))
+    names = [jax.tree_util.keystr(place, simple=True, separator="/") for place, _ in leaves]
+    wrong = [
+        f"{name}, layer {layer}: {count} of its numbers are not finite"
+        for name, counts in zip(names, bad, strict=True)
+        for layer, count in enumerate(counts)
+        if count
+    ]
+    if wrong:
+        raise UserError(
+            f"{path}: the adapter is damaged, or its training had diverged:\n  " + in_lines(wrong)
+        )
+    if not any(size for name, size in zip(names, largest, strict=True) if name.endswith("lora_b")):
+        warnings.warn(
+            f"{path}: the adapter does nothing: all its lora_B are zero, as before training",
+            stacklevel=3,
+        )
+
+
+@jax.jit
+def _measures(leaves):
+    """Of each leaf the count of numbers that are not finite, per layer, and its largest size."""
+    count = lambda leaf: jnp.sum(~jnp.isfinite(leaf), axis=range(1, leaf.ndim), dtype=jnp.int32)
+    return [count(leaf) for leaf in leaves], [jnp.max(jnp.abs(leaf)) for leaf in leaves]
 
 
 def find_adapter(directory: str | os.PathLike, config: ModelConfig) -> dict[str, Stored]:
@@ -146,6 +181,13 @@ def find_adapter(directory: str | os.PathLike, config: ModelConfig) -> dict[str,
         raise UserError(f"{path}: only {WEIGHTS_FILE} is read: pickled weights can run code")
     found = find_tensors(path, WEIGHTS_FILE)
     tensors = {name.removeprefix(PREFIX): stored for name, stored in found.items()}
+    if beside := [name for name in (EMBEDDING, HEAD) if name in tensors]:
+        shapes = ", ".join(f"{name} of shape {list(tensors[name].shape)}" for name in beside)
+        raise UserError(
+            f"{path}: holds {shapes} beside the adapter: the vocabulary was resized (the model has "
+            f"{config.vocab_size} rows), or embeddings were trained too, which is not supported"
+            + _ELSEWHERE
+        )
     if problems := check(adapter_entries(config), tensors, tied=False):
         raise UserError(f"{path}: does not fit the model:\n  " + in_lines(problems))
     return tensors

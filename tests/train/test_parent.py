@@ -107,6 +107,9 @@ def test_midtraining_then_fine_tuning_of_the_same_adapter(config, checkpoint, ma
     asked = [{"role": "user", "content": "red"}]
     ids, _ = run.render(asked, generation_prompt=True)
     assert run.chat_format == "own" and run.tokenizer.decode(ids) == "USER\nred\nASSISTANT\n"
+    run.save(tmp_path / "alone", "peft")  # on the checkpoint, and not on the run between
+    named = json.loads((tmp_path / "alone/adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == str(folder)
     run.save(tmp_path / "published")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "published")
     with torch.no_grad():

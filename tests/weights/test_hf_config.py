@@ -82,6 +82,26 @@ def test_llama_scaling_in_both_spellings(tmp_path, theta_inside):
         ({"rms_norm_eps": "x"}, "rms_norm_eps 'x'"),
         ({"num_hidden_layers": -1}, "num_hidden_layers -1"),
         ({"vocab_size": True}, "vocab_size True"),
+        ({"model_type": ["qwen3"]}, "model_type .'qwen3'."),
+        ({"layer_types": 5}, "layer_types 5: a list"),
+        ({"layer_types": [["full_attention"]]}, "layer_types .* are not supported"),
+        ({"rope_theta": 10**400}, "rope_theta 1000.*: a number above 0"),
+        ({"rope_theta": float("inf")}, "rope_theta inf"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps nan"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000: .* to 10000"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings 'false'"),
+        ({"rope_scaling": [8.0]}, "rope_scaling .8.0.: one object"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters .*object"),
+        ({"rope_scaling": {"factor": 2.0}}, "factor 2.0 .* has no rope_type"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", **LLAMA3, "factor": float("inf")}},
+            "factor inf: a number",
+        ),
+        (
+            {"rope_scaling": {**LLAMA3, "type": "llama3", "low_freq_factor": 4}},
+            "high_freq_factor is not above",
+        ),
     ],
 )
 def test_what_is_not_done_is_refused_by_name(tmp_path, change, message):
@@ -89,8 +109,52 @@ def test_what_is_not_done_is_refused_by_name(tmp_path, change, message):
         read_config(written(tmp_path, {**QWEN3, **change}))
 
 
+def test_what_is_absent_is_what_transformers_takes_it_for(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    heads = ("num_attention_heads", "num_key_value_heads")
+    for family in ("qwen2", "qwen3", "llama"):
+        raw = {key: QWEN3[key] for key in (*sizes, *heads)} | {"model_type": family}
+        config = read_config(written(tmp_path, raw))
+        theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+        assert config.rope_theta == theirs.rope_parameters["rope_theta"]
+        assert config.norm_eps == theirs.rms_norm_eps
+        assert config.tied_embeddings == theirs.tie_word_embeddings
+        assert config.head_dim == getattr(theirs, "head_dim", config.head_dim)
+
+
+SCALINGS = {
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+    "linear": {"type": "linear", "factor": 2.0},
+    "llama3": {"rope_type": "llama3", **LLAMA3},
+    "llama3 with its theta": {"rope_type": "llama3", "rope_theta": 7e5, **LLAMA3},
+    "default": {"rope_type": "default"},
+}
+
+
+@pytest.mark.parametrize("outside", [{}, {"rope_theta": 3e5}])
+@pytest.mark.parametrize("name", SCALINGS)
+def test_rope_scaling_stands_in_for_rope_parameters_as_in_transformers(tmp_path, name, outside):
+    """A model card says: add rope_scaling; the file has rope_parameters already."""
+    transformers = pytest.importorskip("transformers")
+    raw = {key: value for key, value in QWEN3.items() if key != "rope_theta"}
+    raw |= {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}, **outside}
+    written(tmp_path, {**raw, "rope_scaling": SCALINGS[name]})
+    if name in ("yarn", "linear"):
+        with pytest.raises(UserError, match=f"rope type '{name}'"):
+            read_config(tmp_path)
+        return
+    with pytest.warns(UserWarning, match="rope_scaling .* stands in for rope_parameters"):
+        config = read_config(tmp_path)
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path).rope_parameters
+    assert config.rope_theta == theirs["rope_theta"] != 5e6
+    assert (config.rope_scaling is not None) == (theirs["rope_type"] == "llama3")
+    if config.rope_scaling:
+        assert config.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 256)
+
+
 def test_all_problems_are_told_together(tmp_path):
-    with pytest.raises(UserError, match=r"model_type None.*hidden_size None.*rope_theta None"):
+    with pytest.raises(UserError, match=r"model_type None.*hidden_size None.*num_attention_heads"):
         read_config(written(tmp_path, {"vocab_size": 3}))
 
 

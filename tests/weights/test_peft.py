@@ -11,8 +11,9 @@ import pytest
 from msm_jax.errors import UserError
 from msm_jax.model import forward, logits
 from msm_jax.model.adapter import join
-from msm_jax.weights.huggingface import load_checkpoint
+from msm_jax.weights.huggingface import load_checkpoint, not_finite
 from msm_jax.weights.peft import CONFIG_FILE, load_adapter, merge, save_adapter
+from msm_jax.weights.tensor_files import find_tensors
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "model"))
 import reference
@@ -76,6 +77,8 @@ def test_logits_are_those_of_peft_active_and_merged(base, tmp_path, family):
         {"target_modules": ["q_proj", "down_proj"], "r": 3},
         {"target_modules": r".*\.self_attn\.(k|v)_proj"},
         {"target_modules": "all-linear", "lora_dropout": 0.1},
+        {"target_modules": "all-linear", "exclude_modules": ["lm_head", "v_proj"]},
+        {"exclude_modules": r".*\.up_proj"},
     ],
 )
 def test_its_settings_mean_what_they_mean_to_peft(base, tmp_path, settings):
@@ -114,6 +117,13 @@ def test_what_we_write_loads_in_peft(base, tmp_path, rslora):
         ({"peft_type": "IA3"}, "peft_type 'IA3'"),
         ({"r": 0}, "r 0"),
         ({"lora_alpha": None}, "lora_alpha None"),
+        ({"lora_alpha": 0}, "lora_alpha 0: the adapter would do nothing"),
+        ({"lora_alpha": 10**400}, "lora_alpha 1000"),
+        ({"r": 10**400}, "r 1000"),
+        ({"lora_alpha": float("nan")}, "lora_alpha nan"),
+        ({"exclude_modules": 3}, "exclude_modules 3"),
+        ({"exclude_modules": ["q_proj"]}, "is not a tensor of this model"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices .*merge_and_unload"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
         ({"target_modules": ["lm_head", "q_proj"]}, "target_modules has .'lm_head'."),
         ({"target_modules": ["0.self_attn.q_proj"]}, "picks q_proj in some layers only"),
@@ -130,6 +140,54 @@ def test_what_is_not_done_is_refused_by_name(base, tmp_path, change, message):
     file = tmp_path / "adapter" / CONFIG_FILE
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(UserError, match=message):
+        load_adapter(tmp_path / "adapter", config)
+
+
+def changed(folder, change):
+    """The adapter's file with `change` applied to its tensors."""
+    import safetensors.numpy
+
+    file = folder / "adapter_model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    change(tensors)
+    safetensors.numpy.save_file(tensors, file)
+
+
+def test_numbers_that_are_not_finite_are_told_with_their_place(base, tmp_path):
+    folder, model = base()
+    config, _ = load_checkpoint(folder)
+    reference.random_adapter(model, tmp_path / "adapter", r=4)
+    name = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
+
+    def spoil(tensors):
+        tensors[name][:2, 0] = np.nan, np.inf
+
+    changed(tmp_path / "adapter", spoil)
+    with pytest.raises(UserError, match="layers/mlp/up/lora_b, layer 1: 2 of its numbers are not"):
+        load_adapter(tmp_path / "adapter", config)
+    assert not_finite(find_tensors(tmp_path / "adapter", "adapter_model.safetensors")) == [
+        f"{name}: 2 of its numbers are not finite"
+    ]
+
+
+def test_an_adapter_that_does_nothing_is_told(base, tmp_path):
+    folder, model = base()
+    config, _ = load_checkpoint(folder)
+    reference.random_adapter(model, tmp_path / "adapter", r=4)
+    changed(
+        tmp_path / "adapter",
+        lambda tensors: [x.fill(0) for name, x in tensors.items() if "lora_B" in name],
+    )
+    with pytest.warns(UserWarning, match="the adapter does nothing"):
+        load_adapter(tmp_path / "adapter", config)
+
+
+def test_embeddings_beside_an_adapter_are_named_as_such(base, tmp_path):
+    folder, model = base()
+    config, _ = load_checkpoint(folder)
+    model.resize_token_embeddings(101)
+    reference.random_adapter(model, tmp_path / "adapter", r=4)
+    with pytest.raises(UserError, match=r"shape \[101, 40\].*was resized .*97 rows.*merge_and_un"):
         load_adapter(tmp_path / "adapter", config)
 
 
