@@ -354,3 +354,34 @@ def test_training_goes_on_when_nobody_reads_what_it_says(folder):
     )
     assert again.returncode == 0
     assert "Error" not in (folder / "out" / "log.txt").read_text()
+
+
+def test_a_value_out_of_range_is_refused_from_a_file_a_flag_python_and_a_study_alike(folder):
+    from msm_jax.errors import UserError
+    from msm_jax.train.config import stage
+    from msm_jax.train.loop import train
+
+    says = "optimizer.clip_norm=-1.0: must be a number at least 0"
+    change = "config{}.optimizer.clip_norm = -1"
+    for name, template, place in (("stage", STAGE, ""), ("study", STUDY, ".train")):
+        (folder / f"good_{name}.py").write_text(template.replace("CHANGE", "pass"))
+        (folder / f"{name}.py").write_text(template.replace("CHANGE", change.format(place)))
+    (folder / "own.py").write_text(
+        STUDY.replace("CHANGE", 'config.stages.base.optimizer = {"clip_norm": -1.0}')
+    )
+    flag = "--config{}.optimizer.clip_norm=-1"
+    for module, cases in {
+        "msm_jax.train": (["--config=stage.py"], ["--config=good_stage.py", flag.format("")]),
+        "msm_jax.study": (
+            ["--config=study.py"],
+            ["--config=good_study.py", flag.format(".train")],
+            ["--config=own.py"],
+        ),
+    }.items():
+        for found in run_all(module, [{"argv": [*c, "--workdir=out"]} for c in cases], folder):
+            assert found["code"] == 2 and found["err"].endswith(f"{says}\n"), found
+    config = stage()
+    config.optimizer.clip_norm = -1
+    with pytest.raises(UserError, match=says):
+        train(config, folder / "out")
+    assert not (folder / "out").exists()

@@ -209,3 +209,32 @@ def test_fields_of_a_dataclass_are_its_form():
     assert Knobs().share == 0.5
     with pytest.raises(UserError, match="^share=2: must be"):
         values(settings.form_of(Knobs), {"share": 2}, "")
+
+
+def test_choices_are_those_that_the_code_knows():
+    from msm_jax.data import packing, pipeline, store
+    from msm_jax.evals import preferences
+    from msm_jax.model import config as model
+    from msm_jax.train import optimizer
+
+    choices = lambda form, path: (form.paths()[path].item or form.paths()[path]).choices
+    for path, known in {
+        "mixture": pipeline.MIXTURES,
+        "packing.rows": pipeline.ROWS,
+        "packing.too_long": packing.TOO_LONG,
+        "trainable": optimizer.TRAINABLE,
+        "optimizer.schedule": optimizer.SCHEDULES,
+        "model.lora_targets": model.PROJECTIONS,
+        "model.remat": model.REMATS,
+        "model.attention": model.ATTENTIONS,
+    }.items():
+        assert set(choices(STAGE, path)) == set(known), path
+    assert set(choices(SOURCE, "loss_on")) == set(store.LOSS_ON)
+    assert choices(EVALUATION, "scorers") == choices(EVALUATE, "scorers") == preferences.SCORERS
+
+
+def test_the_keys_of_a_model_are_those_of_its_config():
+    from msm_jax.model import ModelConfig
+
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    assert set(STAGE.keys["model"].keys) == fields - {"rope_scaling"} | {"preset"}
