@@ -87,6 +87,11 @@ def _train() -> list[list[str]]:
     cases = [[file, work] for file in BAD_FILES]
     cases += [[CONFIG, f"--workdir={place}"] for place in [*BAD_PLACES, "tiny"]]
     cases += [[CONFIG, work, word] for word in UNKNOWN]
+    cases += [[CONFIG, work, *words.split()] for words in (
+        "--processes=2", "--process=0", "--coordinator=here", "--coordinator=http://here:1",
+        "--coordinator=here:1", "--coordinator=here:1 --processes=2 --process=2",
+        "--coordinator=here:1 --processes=x",
+    )]  # fmt: skip
     return cases + [[CONFIG], [work]] + [
         [CONFIG, work, f"--config.{change}"]
         for change in (

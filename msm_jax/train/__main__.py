@@ -10,11 +10,13 @@ with --distributed where JAX finds the others by itself (TPU pods, Slurm, GKE), 
 --coordinator=HOST:PORT --processes=N --process=I.
 """
 
+import re
 import sys
 
 from absl import flags
 
 from msm_jax import command, strict_json
+from msm_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
 _PREVIEW = flags.DEFINE_bool(
@@ -40,12 +42,26 @@ def main() -> None:
     if _PREVIEW.value:
         preview(flags.FLAGS.config, sys.stdout)
         return
+    _check_hosts(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _DISTRIBUTED.value or _COORDINATOR.value:
         hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     with hosts.one_fate():
         summary = train(flags.FLAGS.config, _WORKDIR.value, sys.stderr)
     if hosts.is_first():
         print(strict_json.dumps(summary))
+
+
+def _check_hosts(coordinator: str, processes: int, process: int) -> None:
+    """Before the others are waited for."""
+    if not coordinator and (processes, process) != (0, -1):
+        raise UserError("--processes and --process need --coordinator=HOST:PORT")
+    if coordinator and not re.fullmatch(r"[^:/]+:\d+|\[[\da-fA-F:]+\]:\d+", coordinator):
+        raise UserError(f"--coordinator={coordinator}: must be HOST:PORT")
+    if coordinator and not 0 <= process < processes:
+        raise UserError(
+            f"--process={process}, --processes={processes}: must be a number from 0 and how many "
+            "there are, with --coordinator"
+        )
 
 
 if __name__ == "__main__":
