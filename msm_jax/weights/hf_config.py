@@ -186,7 +186,7 @@ def _rope_of(settings: dict, raw: dict, problems: list[str]) -> dict[str, Any]:
         problems.append(f"rope type {kind!r}: only default and llama3")
     problems += keys.ROPE.problems(settings)
     if kind != "llama3":
-        if not keys.is_off(settings.get("factor")):
+        if kind == "default" and not keys.is_off(settings.get("factor")):
             problems.append(
                 f"factor {settings['factor']!r} of the rotary positions has no rope_type"
             )
