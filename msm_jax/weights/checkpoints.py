@@ -98,7 +98,9 @@ class Keeper:
         Raises:
           UserError: it cannot be opened; earlier checkpoints are still there.
         """
-        if self._written is None or self._orbax.is_saving_in_progress():
+        if self._written is None or jax.process_count() > 1:
+            return None  # several processes wait for each other, so they do it at the same step
+        if self._orbax.is_saving_in_progress():
             return None
         return self.wait()
 
@@ -109,8 +111,8 @@ class Keeper:
         if self._written is None:
             return None
         (step, seal, shapes), self._written = self._written, None
+        self._open_again(step, seal, shapes)
         if jax.process_index() == 0:
-            self._open_again(step, seal, shapes)
             self._delete_superseded()
         return step
 

@@ -56,10 +56,15 @@ def _on_host(hashes: Any) -> list[int]:
 
 
 def _hashes(tree: Any, layer: int = 0) -> Any:
-    return jax.tree.map(lambda leaf: _hash(leaf, np.uint32(layer)), tree)
+    return _hash_all(tree, np.uint32(layer))
 
 
 @jax.jit
+def _hash_all(tree, layer):
+    """One program: of several, each with sums over devices, hosts may begin another one first."""
+    return jax.tree.map(lambda leaf: _hash(leaf, layer), tree)
+
+
 def _hash(leaf, layer):
     """Sum over elements of murmur3's finalizer (Appleby 2011) of the element's bits and place.
 
