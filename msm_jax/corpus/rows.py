@@ -7,9 +7,10 @@
     {"prompt": [messages], "completion": [...]}   a chat whose prompt is not learned
 
 Chats may be JSON in a string, and have `tools` (a list, or JSON in a string) and `system` (also
-`system_prompt`) beside them. A key whose value is null, or empty, is as if it were not there. Rows
-with keys that would change what is learned, and which are not used here, are refused by name; of
-other keys the store counts those that are not known to say only where a row came from.
+`system_prompt`, `system_message`) beside them. A key whose value is null, or empty, is as if it
+were not there. Rows with keys that would change what is learned, and which are not used here, are
+refused by name; of other keys the store counts those that are not known to say only where a row
+came from.
 """
 
 import dataclasses
@@ -19,10 +20,10 @@ from typing import Any
 from msm_jax.corpus.records import parse_json
 from msm_jax.errors import UserError
 
-VERSION = 1  # of these rules; token stores are named by it
+VERSION = 2  # of these rules; token stores are named by it
 
 CHATS = ("messages", "conversations", "conversation")
-SYSTEM = ("system", "system_prompt")
+SYSTEM = ("system", "system_prompt", "system_message")
 # ShareGPT's names of roles, by those of chat formats.
 FROM = {
     "system": "system",

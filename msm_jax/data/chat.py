@@ -16,7 +16,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msm_jax.data import spans
-from msm_jax.data.messages import DISGUISE, Messages, Turn, hidden, named, read_turn, unmarked
+from msm_jax.data.messages import (
+    DISGUISE,
+    ROLES,
+    TEMPLATE_ROLES,
+    Messages,
+    Turn,
+    has_null,
+    hidden,
+    named,
+    read_turn,
+    unmarked,
+)
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
@@ -222,6 +233,8 @@ def render_chat(
     text, learned = spans.said(format, turns, generation_prompt, tools, notes)
     if notes is not None:
         notes.update(_names_in(turns))
+        notes[NULLS] += has_null([tools, *(turn.calls for turn in turns)])
+        notes += collections.Counter()  # without what is 0
     said = bytearray(len(text))
     for start, stop in learned:
         said[start:stop] = b"\1" * (stop - start)
@@ -241,6 +254,10 @@ def render_chat(
     return ids, loss
 
 
+NULLS = (
+    "chats with null in tools or tool calls, which templates write as null: a table that was saved "
+    "as JSON adds them to objects with other keys"
+)
 _NO_TOOLS = (
     "the built-in chat formats write no tools and no calls of them; choose the checkpoint's own "
     "template (chat_format='own')"
@@ -253,6 +270,8 @@ def _turn(format: ChatFormat, number: int, message: Any, controls: re.Pattern) -
         turn = read_turn(message, controls)
         if not format.source and (turn.role == "tool" or turn.calls):
             raise UserError(f"role 'tool' or 'tool_calls': {_NO_TOOLS}")
+        if not format.source and turn.role in TEMPLATE_ROLES:
+            raise UserError(f"role {turn.role!r}: built-in chat formats write {', '.join(ROLES)}")
         if not turn.calls or format.takes_argument_text:
             return turn
         return dataclasses.replace(turn, calls=tuple(map(_with_object, turn.calls)))
@@ -265,11 +284,7 @@ def _with_object(call: Mapping) -> dict:
     inner = call.get("function", call)
     if not isinstance(inner.get("arguments"), str):
         return dict(call)
-    try:
-        arguments = json.loads(inner["arguments"])
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"'tool_calls': the arguments of {inner['name']!r}: {error}") from error
-    inner = {**inner, "arguments": arguments}
+    inner = {**inner, "arguments": json.loads(inner["arguments"])}
     return {**call, "function": inner} if "function" in call else inner
 
 

@@ -1,10 +1,11 @@
 """What a message of a chat may hold, read into `Turn`s; nothing with a meaning is passed over.
 
-    role               system, user, assistant or tool
+    role               system, user, assistant or tool; for templates that write it also
+                       developer, ipython or function
     content            a text, or a list of {"type": "text", "text": ...}, which are joined
     reasoning_content  an assistant's thoughts; also called thinking or reasoning
     tool_calls         an assistant's calls, as {"function": {"name", "arguments"}} or without the
-                       outer object; arguments are an object or its JSON text
+                       outer object; arguments are an object or its JSON text, or not there for {}
     name               of who speaks; beside role "tool": of the function, with tool_call_id
     weight, train, loss  0 or false: an assistant's message is written and not learned
 
@@ -13,6 +14,7 @@ every other key is refused by name.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,11 +23,14 @@ from msm_jax.errors import UserError
 
 Messages = Sequence[Mapping[str, Any]]
 ROLES = ("system", "user", "assistant", "tool")
+TEMPLATE_ROLES = ("developer", "ipython", "function")  # of some checkpoints' templates
 HARMLESS = frozenset(
     "id message_id tool_call_id timestamp created_at model language index turn_identifier".split()
 )
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 WEIGHTS = ("weight", "train", "loss")
+# Keys of a call, or of what is in its "function".
+_CALL = frozenset("name arguments function id type index call_id tool_call_id".split())
 # Unicode's noncharacters, which no text interchanges: a message that has one is refused. The
 # first is put after the first letter of a control token's name inside a message.
 DISGUISE = "\ufdd0"
@@ -174,17 +179,19 @@ def read_turn(message: Any, controls: re.Pattern) -> Turn:
     empty = lambda key, value: value is None or (key != "content" and value in _EMPTY)
     held = {key: value for key, value in message.items() if not empty(key, value)}
     role = held.pop("role", None)
-    if role not in ROLES:
-        raise UserError(f"role {role!r}: one of {', '.join(ROLES)}")
-    calls = _calls(held.pop("tool_calls", []), role, controls)
-    content = _text(held.pop("content", "" if calls else None), "content")
-    thought, learned = _thought(held, role), _learned(held, role)
-    more = {key: _text(held[key], key) for key in ("name", "tool_call_id") if key in held}
-    if unknown := sorted(map(str, {*held} - HARMLESS - {"name"})):
+    if role not in (*ROLES, *TEMPLATE_ROLES):
+        keys = ", ".join(map(repr, message))
+        raise UserError(f"role {role!r}: one of {', '.join(ROLES)}; the message's keys are {keys}")
+    known = {"tool_calls", "content", "name", *THOUGHTS, *WEIGHTS, *HARMLESS}
+    if unknown := sorted(map(str, {*held} - known)):
         raise UserError(
             f"key {unknown[0]!r} is not one that we know ({', '.join(unknown)}): take it out of "
             f"the data, or write what it says into 'content'"
         )
+    calls = _calls(held.pop("tool_calls", []), role, controls)
+    content = _text(held.pop("content", "" if calls else None), "content")
+    thought, learned = _thought(held, role), _learned(held, role)
+    more = {key: _text(held[key], key) for key in ("name", "tool_call_id") if key in held}
     pieces = [("content", content)]
     if role == "assistant" and (block := _THOUGHT.match(content)):
         if thought:
@@ -250,7 +257,40 @@ def _calls(calls: Any, role: str, controls: re.Pattern) -> tuple[dict, ...]:
         raise UserError(f"'tool_calls': only an assistant calls tools, not {role!r}")
     if not isinstance(calls, (list, tuple)):
         raise UserError(f"'tool_calls' is {calls!r}: needs to be a list")
-    return tuple(hidden(named(call, "tool_calls"), controls) for call in calls)
+    return tuple(hidden(_call(call), controls) for call in calls)
+
+
+def _call(call: Any) -> dict:
+    """A call whose arguments are an object or its JSON text."""
+    call = named(call, "tool_calls")
+    inner = call.get("function", call)
+    held = {key for each in (call, inner) for key, value in each.items() if value is not None}
+    if unknown := sorted(map(str, held - _CALL)):
+        raise UserError(
+            f"'tool_calls': {inner['name']!r} has the key {unknown[0]!r}, which is not used: what "
+            "a function is called with goes into 'arguments'"
+        )
+    arguments = inner.get("arguments")
+    if arguments is None or arguments == "":
+        arguments = {}
+    try:
+        meant = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"'tool_calls': the arguments of {inner['name']!r}: {error}") from error
+    if not isinstance(meant, Mapping):
+        raise UserError(
+            f"'tool_calls': the arguments of {inner['name']!r} are {str(arguments)[:80]!r}: need "
+            "to be an object, or the JSON text of one"
+        )
+    inner = {**inner, "arguments": arguments}
+    return {**call, "function": inner} if "function" in call else inner
+
+
+def has_null(value: Any) -> bool:
+    """Whether a JSON value holds a null."""
+    if isinstance(value, Mapping):
+        return any(map(has_null, value.values()))
+    return value is None or (isinstance(value, (list, tuple)) and any(map(has_null, value)))
 
 
 def named(tool: Any, key: str) -> Mapping:

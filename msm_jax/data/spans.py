@@ -18,6 +18,7 @@ An answer ends with the first end token after it, before the next message. A tem
 """
 
 import collections
+import contextlib
 import dataclasses
 import os
 import re
@@ -31,6 +32,10 @@ from msm_jax.errors import UserError
 _OWN_WORDS = re.compile(r"(?:<think>\s*(?:</think>\s*)?| *)\Z")
 Write = Callable[..., str]  # (messages, generation prompt wanted[, tools]) -> text
 DROPPED = "thoughts that the chat format does not write, so that they are not learned"
+UNTAGGED = (
+    "answers that the template's {% generation %} tags leave out, in part or with their end token, "
+    "so that this is not learned"
+)
 ENDS_OF_CALLS = ("<|eom_id|>",)  # in place of the end token, after a call of a tool
 _ASK, _SYSTEM = Turn("user", (("content", "?"),)), Turn("system", (("content", "?"),))
 _ANSWER = Turn("assistant", (("content", "!"),))
@@ -196,7 +201,7 @@ def said(
       turns: of the chat.
       prompt: whether the header for a next answer follows.
       tools: that the assistant may call.
-      notes: counts `DROPPED` thoughts.
+      notes: counts `DROPPED` thoughts and `UNTAGGED` answers.
 
     Raises:
       UserError: the format refuses the chat, or leaves out what a message says; or it cannot be
@@ -220,7 +225,11 @@ def said(
                 spans.append((start, stop))
         except UserError as error:
             raise type(error)(f"message {number}: {error}") from error
-    return written.text, _tagged(written, turns) if format.is_tagged else spans
+    if format.is_tagged:
+        spans = _tagged(written, turns)
+        if notes is not None and (count := _untagged(format, written, turns, spans)):
+            notes[UNTAGGED] += count
+    return written.text, spans
 
 
 def _check_written(format, written: Written, number: int, turn: Turn, notes) -> None:
@@ -294,3 +303,17 @@ def _tagged(written: Written, turns: Sequence[Turn]) -> list[tuple[int, int]]:
         if all(turn.learned for turn in inside):
             spans.append((start, stop))
     return spans
+
+
+def _untagged(format, written: Written, turns: Sequence[Turn], spans) -> int:
+    """Answers to learn of which some text, or the end token, stands in no span."""
+    count = 0
+    for number, turn in enumerate(turns):
+        if turn.role == "assistant" and turn.learned:
+            kinds = ("thought", "content", "call")
+            texts = [place for kind in kinds for place in written.places(number, kind)]
+            end = written.around(number)[2]
+            with contextlib.suppress(UserError):  # no end token is written after a call
+                texts.append((end, _stop(format, written, number, turn)))
+            count += not all(any(a <= b and c <= d for a, d in spans) for b, c in texts)
+    return count

@@ -20,13 +20,14 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from msm_jax.corpus.records import HALF_CHARACTER
 from msm_jax.corpus.rows import VERSION, Example, read_row
 from msm_jax.data.chat import ChatFormat, render_chat
+from msm_jax.data.messages import WEIGHTS
 from msm_jax.data.sources import read_source, source_hash
 from msm_jax.data.template import FORMATS, find_format
 from msm_jax.data.tokenizer import Tokenizer
@@ -278,6 +279,8 @@ class _NoFormat(UserError):
 def _tokens(row: Mapping, where: str, tag, tokenizer, format, names: re.Pattern, least) -> Tokens:
     try:
         example = read_row(row)
+        if least == OTHER:
+            _refuse_weights(example.messages)
         if example.messages:
             found = _chat(example, tokenizer, format)
         else:
@@ -289,8 +292,21 @@ def _tokens(row: Mapping, where: str, tag, tokenizer, format, names: re.Pattern,
     except RecursionError as error:
         raise UserError(f"{where}: nested too deep to be read: delete the row") from error
     if not np.any(found.kinds[1:] >= least):
-        raise UserError(f"{where}: nothing in this row is learned (no assistant)")
+        raise UserError(
+            f"{where}: nothing in this row is learned: no assistant speaks, or only with weight 0"
+        )
     return found
+
+
+def _refuse_weights(messages: Sequence[Mapping]) -> None:
+    """Of a chat of which everything is learned, also what others than the assistant say."""
+    for number, message in enumerate(messages):
+        for key in WEIGHTS:
+            if message.get(key) not in (None, 1):
+                raise UserError(
+                    f"message {number}: {key!r} is {message[key]!r}, but loss_on='all' learns "
+                    "every message: set loss_on='assistant', or delete the key"
+                )
 
 
 def _chat(example: Example, tokenizer: Tokenizer, format: ChatFormat | UserError) -> Tokens:

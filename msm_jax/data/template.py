@@ -17,6 +17,7 @@ from msm_jax.errors import UserError
 
 TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
+TOOLS_FILE = "additional_chat_templates/tool_use.jinja"
 OWN = {"own": True, "own-no-thinking": False}  # names of formats -> is thinking on
 FORMATS = (*CHAT_FORMATS, *OWN)
 # What `strftime_now` says in a template: the date that those of Llama 3.1 and 3.2 fall back to.
@@ -85,22 +86,36 @@ def own_format(
 
 
 def find_template(directory: str | os.PathLike) -> str | None:
-    """The source of a directory's chat template: its file, or a text in tokenizer_config.json."""
+    """The source of a directory's chat template: its file, or a text in tokenizer_config.json.
+
+    Of several by name, "default" is taken; for chats with tools "tool_use", as in `transformers`,
+    and the source is one template that chooses between the two.
+    """
     path = pathlib.Path(directory)
     template = _settings(path / SETTINGS_FILE).get("chat_template")
     if (path / TEMPLATE_FILE).exists():
-        try:
-            template = (path / TEMPLATE_FILE).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path / TEMPLATE_FILE}: cannot be read: {error}") from error
-    elif isinstance(template, list):  # several by name, as older files have them
-        by_name = {
+        template = {"default": _text_of(path / TEMPLATE_FILE)}
+        if (path / TOOLS_FILE).exists():
+            template["tool_use"] = _text_of(path / TOOLS_FILE)
+    elif isinstance(template, list):  # as older files have them
+        template = {
             one.get("name"): one.get("template") for one in template if isinstance(one, dict)
         }
-        template = by_name.get("default")
-    if template and not isinstance(template, str):
+    named = template if isinstance(template, dict) else {"default": template}
+    plain, with_tools = named.get("default"), named.get("tool_use")
+    if any(found and not isinstance(found, str) for found in (plain, with_tools)):
         raise UserError(f"{path / SETTINGS_FILE}: chat_template is not a text")
-    return template or None
+    if not plain or not with_tools or plain == with_tools:
+        return plain or None
+    cut = lambda source: source.removesuffix("\n")  # as Jinja does at the end of a template
+    return f"{{%+ if tools +%}}{cut(with_tools)}{{%+ else +%}}{cut(plain)}{{%+ endif +%}}"
+
+
+def _text_of(file: pathlib.Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from error
 
 
 def template_names(

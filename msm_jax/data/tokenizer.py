@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import sentencepiece
 
@@ -21,7 +21,15 @@ from msm_jax.errors import UserError
 END_OF_DOCUMENT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.model"  # of a SentencePiece tokenizer, in the directory of a run
 HF_TOKENIZER_FILE = "tokenizer.json"
-HF_SETTINGS_FILE = "tokenizer_config.json"  # beside it
+# Beside it; older checkpoints have the last two.
+HF_SETTINGS_FILE, HF_SPECIAL_FILE, HF_ADDED_FILE = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+)  # fmt: skip
+# Keys of special tokens there, in the order in which `transformers` adds them.
+_NAMED = (
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"
+)  # fmt: skip
+_EXTRA = ("additional_special_tokens", "extra_special_tokens")
 # Control tokens that end a document, the first that a tokenizer has: Qwen's, Llama 3's, Llama 2's.
 _ENDS = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>")
 _TAG = re.compile(r"<\S+>|\[\S+\]")
@@ -118,8 +126,9 @@ class HFTokenizer:
 
     directory: pathlib.Path | None = None
 
-    def __init__(self, content: bytes, more: Sequence[dict] = ()):
-        """`more` are added tokens that stand elsewhere; those that the file has count once."""
+    def __init__(self, content: bytes, more: Sequence[dict] = (), named: Sequence[str] = ()):
+        """Added tokens that stand elsewhere count once: `more` with their ids; `named` are special,
+        and get the ids after all others."""
         import tokenizers
 
         settings = json.loads(content)
@@ -133,6 +142,11 @@ class HFTokenizer:
         self._whole.no_truncation()
         self._whole.no_padding()
         _check_added(added, self._whole)
+        if fresh := [name for name in named if name not in {word["content"] for word in added}]:
+            self._whole.add_special_tokens(fresh)
+            content = self._whole.to_str().encode()
+            settings = json.loads(content)
+            added = settings["added_tokens"]
         self._controls = {word["content"]: word["id"] for word in added if _is_control(word)}
         # Ids are given out by position, so the copy has either all added words or none; those that
         # are marked special it leaves alone.
@@ -249,7 +263,7 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     found: Tokenizer
     try:
         if file.suffix == ".json":
-            found = HFTokenizer(content, _added_beside(file.parent))
+            found = HFTokenizer(content, *_added_beside(file.parent))
         else:
             found = SentencePieceTokenizer(content)
     except UserError as error:
@@ -261,22 +275,54 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     return found
 
 
-def _added_beside(folder: pathlib.Path) -> list[dict]:
-    """The added tokens of tokenizer_config.json: `transformers` adds those that are lacking."""
-    try:
-        settings = json.loads((folder / HF_SETTINGS_FILE).read_bytes())
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{HF_SETTINGS_FILE} beside it cannot be read: {error}") from error
-    named = settings.get("added_tokens_decoder") if isinstance(settings, dict) else None
+def _added_beside(folder: pathlib.Path) -> tuple[list[dict], list[str]]:
+    """Added tokens of the files beside a tokenizer.json: with an id, and by a special token's name.
+
+    `transformers` adds those that tokenizer.json lacks, in this order. Tokens that have names only
+    and that neither text nor templates have, such as one for padding, are left out at the end:
+    published models often have no row for them.
+    """
+    settings, special = _beside(folder, HF_SETTINGS_FILE), _beside(folder, HF_SPECIAL_FILE)
+    decoder = settings.get("added_tokens_decoder")
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     words = [
         {**flags, **word, "id": int(token)}
-        for token, word in (named or {}).items()
+        for token, word in (decoder or {}).items()
         if isinstance(word, dict)
     ]
-    return sorted(words, key=lambda word: word["id"])
+    names = {**special, **settings}
+    extra = [*_listed(names.get(_EXTRA[0])), *_listed(names.get(_EXTRA[1]))]
+    named = {key: _content(names[key]) for key in _NAMED if _content(names.get(key))}
+    order = [*named.values(), *filter(None, map(_content, extra))]
+    if not decoder:
+        words += [
+            {**flags, "content": content, "id": token, "special": content in order}
+            for content, token in _beside(folder, HF_ADDED_FILE).items()
+        ]
+    written = {*map(_content, extra), *(named.get(key, "") for key in _NAMED[:3])}
+    while order and order[-1] not in written:
+        order.pop()
+    return sorted(words, key=lambda word: word["id"]), list(dict.fromkeys(order))
+
+
+def _listed(tokens: Any) -> list:
+    return [*tokens.values()] if isinstance(tokens, dict) else [*(tokens or [])]
+
+
+def _content(token: Any) -> str:
+    """A token's text, as files write it; "" for none."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
+
+
+def _beside(folder: pathlib.Path, name: str) -> dict:
+    try:
+        found = json.loads((folder / name).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{name} beside it cannot be read: {error}") from error
+    return found if isinstance(found, dict) else {}
 
 
 def train_sentencepiece(

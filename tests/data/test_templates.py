@@ -1,16 +1,25 @@
 """Chat templates as checkpoints bring them: identity, what is refused, what is warned of."""
 
+import collections
 import json
 import shutil
 
 import pytest
 import qwen
 import templates
-from templates import STYLES
+from templates import QWEN3, STYLES
 
-from msm_jax.data.chat import CHAT_FORMATS
+from msm_jax.data.chat import CHAT_FORMATS, render_chat
 from msm_jax.data.pipeline import load_data
-from msm_jax.data.template import PROMPT_DIFFERS, difference, misread, template_format, unprompted
+from msm_jax.data.spans import UNTAGGED
+from msm_jax.data.template import (
+    PROMPT_DIFFERS,
+    difference,
+    misread,
+    own_format,
+    template_format,
+    unprompted,
+)
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.train.config import source
@@ -82,6 +91,74 @@ def test_the_log_of_a_stage_says_so(small, tmp_path, style):
         sources, load_tokenizer(folder), "own", 64, 1, 0, cache=str(tmp_path / "cache")
     )
     assert any(PROMPT_DIFFERS in note for note in data.notes) == (style == "deepseek-r1")
+
+
+PLAIN = STYLES["chatml"][0]
+SEVERAL = {
+    "as they are": (PLAIN, QWEN3),
+    "with lines and spaces around": (f"\n{PLAIN}\n", f"\n  {QWEN3}\n"),
+    "with comments": ("{#- c #}\n  {% set x = 1 %}\n" + PLAIN + "\n\n", "{# c #}\n" + QWEN3),
+}
+
+
+@pytest.mark.parametrize("place", ["a list", "an object", "files"])
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_of_several_templates_tools_choose_as_in_transformers(small, tmp_path, kind, place):
+    transformers = pytest.importorskip("transformers")
+    plain, with_tools = SEVERAL[kind]
+    named = {"default": plain, "tool_use": with_tools, "rag": "x"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **templates.SPECIAL}
+    if place == "files":
+        (tmp_path / "additional_chat_templates").mkdir()
+        (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text(with_tools)
+        (tmp_path / "chat_template.jinja").write_text(plain)
+    elif place == "an object":
+        settings["chat_template"] = named
+    else:
+        settings["chat_template"] = [{"name": k, "template": v} for k, v in named.items()]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "tokenizer.json").write_bytes((small.directory / "tokenizer.json").read_bytes())
+    format = own_format(tmp_path, small)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    call, tool = {"name": "f", "arguments": {}}, {"name": "f", "parameters": {}}
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    for chat, tools in (
+        (turns, None),
+        ([turns[0], {**turns[1], "tool_calls": [call]}], [tool]),
+    ):
+        ids, _ = render_chat(small, format, chat, tools=tools)
+        assert ids == theirs.apply_chat_template(chat, tools=tools, return_dict=True)["input_ids"]
+
+
+LEFT_OUT = {
+    "nothing": ("{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}", 0),
+    "nothing of a line": (
+        "{% generation %}{{ m.content + '<|im_end|>\n' }}{% endgeneration %}",
+        0,
+    ),
+    "ends": ("{% generation %}{{ m.content }}{% endgeneration %}{{ '<|im_end|>' }}", 2),
+    "calls": (
+        "{% generation %}{{ m.content }}{% endgeneration %}{% for t in m.tool_calls or [] %}"
+        "{{ t.name }}{% endfor %}{% generation %}{{ '<|im_end|>' }}{% endgeneration %}",
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT_OUT)
+def test_answers_that_tags_leave_out_are_counted(small, kind):
+    tagged, wanted = LEFT_OUT[kind]
+    template = STYLES["chatml with tags"][0].replace(
+        LEFT_OUT["nothing"][0] + "{{ '\n' }}", tagged + "{{ '\n' }}"
+    )
+    format = template_format(template, small, templates.SPECIAL)
+    notes: collections.Counter = collections.Counter()
+    call = {"name": "f", "arguments": {}}
+    answer = {"role": "assistant", "content": "a"}
+    called = {**answer, "tool_calls": [call]} if kind == "calls" else answer
+    chat = [{"role": "user", "content": "?"}, called, {"role": "user", "content": "?"}]
+    render_chat(small, format, [*chat, answer, *chat[:1], {**answer, "weight": 0}], notes=notes)
+    assert notes == ({UNTAGGED: wanted} if wanted else {})
 
 
 def test_tags_do_not_count_as_text(small):

@@ -196,6 +196,51 @@ def test_words_that_only_tokenizer_config_adds_are_those_of_transformers(tmp_pat
         load_tokenizer(tmp_path)
 
 
+NAMED = {
+    "an end": {"eos_token": "<|end|>"},
+    "an end that is a word": {"eos_token": "cheese"},
+    "more": {"additional_special_tokens": ["<|x|>", BEGIN, "<|y|>"]},
+    "more by name": {"extra_special_tokens": {"image_token": "<|x|>"}},
+    "all": {"unk_token": "<u>", "pad_token": "<pad>", "bos_token": "<b>", "eos_token": "<e>",
+            "mask_token": "<m>", "extra_special_tokens": ["<|x|>"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("kind", NAMED)
+def test_special_tokens_that_have_only_a_name_are_those_of_transformers(tmp_path, kind, file):
+    directory(tmp_path, tokenizer_json(words=["Zorblax"]))
+    settings = json.loads((tmp_path / file).read_text()) if "config" in file else {}
+    (tmp_path / file).write_text(json.dumps({**settings, **NAMED[kind]}))
+    ours, theirs = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    found = {name: ours.control(name) for name in ours.control_names}
+    wanted = theirs.get_added_vocab()
+    assert found == {name: token for name, token in wanted.items() if name != "Zorblax"}
+    assert ours.vocab_size == len(theirs)
+    text = "".join(name for name in found if name not in CONTROLS)
+    assert not {*ours.encode(f"a {text}")} & {*found.values()}
+
+
+def test_a_token_for_padding_alone_asks_for_no_row_of_the_model(tmp_path):
+    """As published with models whose tables were not made larger for it."""
+    plain, _ = directory(tmp_path, tokenizer_json())
+    settings = {"eos_token": END, "pad_token": "[PAD]", "mask_token": "<m>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours = load_tokenizer(tmp_path)
+    assert (ours.vocab_size, ours.fingerprint) == (plain.vocab_size, plain.fingerprint)
+
+
+def test_words_of_added_tokens_json_count_where_nothing_newer_does(tmp_path):
+    plain, _ = directory(tmp_path, tokenizer_json())
+    words = {"Zorblax": plain.vocab_size, "<|z|>": plain.vocab_size + 1}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(words))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|z|>"}))
+    ours, theirs = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.get_added_vocab().items() >= words.items()
+    assert ours.encode("a Zorblax") == theirs("a Zorblax").input_ids
+    assert ours.control("<|z|>") == words["<|z|>"]
+
+
 def test_settings_for_batches_change_no_ids(tmp_path):
     cut = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
     fill = {
