@@ -19,6 +19,7 @@ from msm_jax.data.template import (
     find_format,
     find_template,
     misread,
+    other_templates,
     own_format,
     unprompted,
 )
@@ -254,6 +255,12 @@ def check_keys(path: pathlib.Path) -> None:
     for name, table in ((GENERATION, keys.GENERATION), (SETTINGS_FILE, keys.TOKENIZER)):
         if (path / name).exists():
             table.warn(path / name, read_json(path / name))
+    if others := other_templates(path):
+        warnings.warn(
+            f"{path}: has several chat templates: {', '.join(others)} are neither used here nor "
+            "exported",
+            stacklevel=2,
+        )
 
 
 def _run_parts(path: pathlib.Path, chat_format, mesh, dtype, adapter) -> Parts:

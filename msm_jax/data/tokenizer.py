@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -27,6 +28,8 @@ _ENDS = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>")
 _TAG = re.compile(r"<\S+>|\[\S+\]")
 # The library computes with the first; truncation and padding are settings for batches.
 _USED = {"model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens"}
+# The roles that transformers knows, as in "eos_token".
+_SPECIAL_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _HARMLESS = {"version", "truncation", "padding"}
 
 
@@ -125,7 +128,14 @@ class HFTokenizer:
         settings = json.loads(content)
         _check_settings(settings)
         added = settings.get("added_tokens") or []
-        known = {word.get("content") for word in added}
+        known = {word.get("content"): word.get("id") for word in added}
+        for word in more:
+            if known.get(word.get("content"), word["id"]) != word["id"]:
+                warnings.warn(
+                    f"{HF_SETTINGS_FILE} gives {word['content']!r} the id {word['id']}; its id in "
+                    f"{HF_TOKENIZER_FILE}, {known[word['content']]}, is used, as in transformers",
+                    stacklevel=3,
+                )
         if more := [word for word in more if word.get("content") not in known]:
             added = settings["added_tokens"] = [*added, *more]
             content = json.dumps(settings).encode()
@@ -181,6 +191,10 @@ class HFTokenizer:
         if name not in self._controls:
             raise _no_control(name)
         return self._controls[name]
+
+    def lacking(self, words: Sequence[str]) -> list[str]:
+        """Those of the words that have no id of their own."""
+        return [word for word in words if self._whole.token_to_id(word) is None]
 
 
 def _is_control(word: dict) -> bool:
@@ -250,6 +264,13 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     try:
         if file.suffix == ".json":
             found = HFTokenizer(content, _added_beside(file.parent))
+            if lacking := found.lacking(_special_beside(file.parent)):
+                warnings.warn(
+                    f"{file}: lacks {', '.join(map(repr, lacking))}, which the files beside it "
+                    "name as special tokens: transformers would give them new ids, here they are "
+                    "plain text; if they are meant, save the tokenizer anew with transformers",
+                    stacklevel=2,
+                )
         else:
             found = SentencePieceTokenizer(content)
     except UserError as error:
@@ -263,20 +284,38 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
 
 def _added_beside(folder: pathlib.Path) -> list[dict]:
     """The added tokens of tokenizer_config.json: `transformers` adds those that are lacking."""
-    try:
-        settings = json.loads((folder / HF_SETTINGS_FILE).read_bytes())
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{HF_SETTINGS_FILE} beside it cannot be read: {error}") from error
-    named = settings.get("added_tokens_decoder") if isinstance(settings, dict) else None
+    named = _beside(folder, HF_SETTINGS_FILE).get("added_tokens_decoder")
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     words = [
         {**flags, **word, "id": int(token)}
-        for token, word in (named or {}).items()
+        for token, word in (named if isinstance(named, dict) else {}).items()
         if isinstance(word, dict)
     ]
     return sorted(words, key=lambda word: word["id"])
+
+
+def _special_beside(folder: pathlib.Path) -> list[str]:
+    """What is called a special token in the files beside a tokenizer.json."""
+    found: list = []
+    for name in (HF_SETTINGS_FILE, "special_tokens_map.json"):
+        settings = _beside(folder, name)
+        found += [settings.get(f"{kind}_token") for kind in _SPECIAL_KINDS]
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            more = settings.get(key) or []
+            found += [*more.values()] if isinstance(more, dict) else list(more)
+    texts = [word.get("content") if isinstance(word, dict) else word for word in found]
+    return list(dict.fromkeys(text for text in texts if text and isinstance(text, str)))
+
+
+def _beside(folder: pathlib.Path, name: str) -> dict:
+    """The object in a file that may be there."""
+    try:
+        settings = json.loads((folder / name).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{name} beside it cannot be read: {error}") from error
+    return settings if isinstance(settings, dict) else {}
 
 
 def train_sentencepiece(

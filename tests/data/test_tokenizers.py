@@ -187,12 +187,33 @@ def test_words_that_only_tokenizer_config_adds_are_those_of_transformers(tmp_pat
     )
     assert ours.control("<|extra|>") == theirs.convert_tokens_to_ids("<|extra|>") == first + 1
     assert ours.fingerprint != plain
+    settings["added_tokens_decoder"]["3"] = settings["added_tokens_decoder"].pop(str(ids[2]))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.warns(UserWarning, match=f"the id 3; its id in tokenizer.json, {ids[2]}, is used"):
+        assert load_tokenizer(tmp_path).control(BEGIN) == ids[2]
     settings["added_tokens_decoder"][str(first + 9)] = {"content": "far", "special": False, **flags}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match=f"'far' has id {first + 9}"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(UserError, match=r"tokenizer_config\.json beside it cannot be read"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("tokenizer_config.json", {"pad_token": "<|new|>"}),
+        ("tokenizer_config.json", {"eos_token": {"content": "<|new|>"}}),
+        ("tokenizer_config.json", {"additional_special_tokens": ["<|new|>", BEGIN]}),
+        ("tokenizer_config.json", {"extra_special_tokens": {"image": "<|new|>"}}),
+        ("special_tokens_map.json", {"additional_special_tokens": [{"content": "<|new|>"}]}),
+    ],
+)
+def test_special_tokens_that_the_tokenizer_lacks_are_named(tmp_path, name, settings):
+    directory(tmp_path, tokenizer_json())
+    (tmp_path / name).write_text(json.dumps(settings))
+    with pytest.warns(UserWarning, match=r"tokenizer\.json: lacks '<\|new\|>', which"):
         load_tokenizer(tmp_path)
 
 
