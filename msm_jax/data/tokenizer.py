@@ -25,6 +25,7 @@ HF_TOKENIZER_FILE = "tokenizer.json"
 HF_SETTINGS_FILE = "tokenizer_config.json"  # beside it
 # Control tokens that end a document, the first that a tokenizer has: Qwen's, Llama 3's, Llama 2's.
 _ENDS = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>")
+_TRIED = ("It's 12 o'clock in Ulm.\n\n  Yes: `x = 3`", "Größe ÉTÉ 東京 \t\u200d🙂")
 _TAG = re.compile(r"<\S+>|\[\S+\]")
 # The library computes with the first; truncation and padding are settings for batches.
 _USED = {"model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens"}
@@ -192,9 +193,24 @@ class HFTokenizer:
             raise _no_control(name)
         return self._controls[name]
 
+    def words(self) -> dict[str, int]:
+        """Every token and its id."""
+        return self._whole.get_vocab(with_added_tokens=True)
+
     def lacking(self, words: Sequence[str]) -> list[str]:
         """Those of the words that have no id of their own."""
         return [word for word in words if self._whole.token_to_id(word) is None]
+
+
+def different_id(one: Tokenizer, other: Tokenizer) -> str | None:
+    """The first token or text to which two tokenizers give other ids; None: they agree."""
+    if not isinstance(one, HFTokenizer) or not isinstance(other, HFTokenizer):
+        return None if one.fingerprint == other.fingerprint else "its file"
+    words = [found.words() for found in (one, other)]
+    for word in sorted({*words[0], *words[1]}):
+        if words[0].get(word) != words[1].get(word):
+            return word
+    return next((text for text in _TRIED if one.encode(text) != other.encode(text)), None)
 
 
 def _is_control(word: dict) -> bool:

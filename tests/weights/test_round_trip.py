@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -262,6 +263,31 @@ def test_templates_that_are_not_used_are_named(bases, tmp_path):
     settings["chat_template"] = [{"name": k, "template": v} for k, v in named.items()]
     (base / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.warns(UserWarning, match="several chat templates: rag, tool_use are neither used"):
+        load(base)
+
+
+def test_an_adapter_with_another_tokenizer_is_named(bases, tmp_path):
+    _, instruct, ids = bases["qwen3"]
+    adapter = adapter_on(instruct, tmp_path / "adapter")
+    content = json.loads((instruct / "tokenizer.json").read_text())
+    content["padding"] = None  # the same ids
+    file = adapter / "tokenizer.json"
+    file.write_text(json.dumps(content, indent=3))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*gives other ids")
+        load(instruct, adapter)
+    content["added_tokens"].append(
+        {**content["added_tokens"][-1], "id": max(ids.values()) + 1, "content": "<|tool|>"}
+    )
+    file.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match=r"gives other ids .* first for '<\|tool\|>'"):
+        load(instruct, adapter)
+
+
+def test_ends_that_the_model_cannot_say_are_named(bases, tmp_path):
+    base = shutil.copytree(bases["qwen3"][1], tmp_path / "base")
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 9999]}))
+    with pytest.warns(UserWarning, match=r"eos_token_id \[9999\] are not among the \d+ rows"):
         load(base)
 
 
