@@ -4,7 +4,6 @@ import bisect
 import collections
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -252,9 +251,9 @@ class Model:
             "params": params_fingerprint(self.params),
             "config": json.loads(json.dumps(dataclasses.asdict(self.config))),
             "tokenizer": self.tokenizer.fingerprint,
-            "chat_format": self.chat_format,
-            # so that two checkpoints' "own" are told apart
-            "template": hashlib.sha256(self.format.source.encode()).hexdigest()[:16],
+            # what is written, and not by which name: a built-in format is exported as "own"
+            "chat": self.format.fingerprint[:16] if self._turn_end else None,
+            "ends": sorted(self.ends),
         }
 
     def with_adapter(self, directory: str | os.PathLike | None) -> "Model":
@@ -293,9 +292,13 @@ class Model:
         return dataclasses.replace(self, params=unstacked(self.params, consume=True))
 
     def merged(self) -> "Model":
-        """This model with its adapter's contribution added to the weights."""
+        """This model with its adapter's contribution added to the weights.
+
+        It is the base of adapters that are put on it then, and has no place until it is saved.
+        """
         config, params = peft.merge(self.config, stacked(self.params))
-        return dataclasses.replace(self, config=config, params=params)
+        base = None if self.config.lora_rank else self.base
+        return dataclasses.replace(self, config=config, params=params, base=base)
 
     def save(
         self, directory: str | os.PathLike, format: str = "huggingface", dtype: str | None = None
@@ -348,9 +351,13 @@ class Model:
 
     def _save_adapter(self, directory: str | os.PathLike, params: dict) -> None:
         base = self.base
-        if (
-            base and not pathlib.Path(base).is_dir()
-        ):  # moved or deleted; its name on the hub is left
+        if base is None and self.config.lora_rank:
+            warnings.warn(
+                f"{directory}: its base is a model that is not saved: save that one, and write "
+                "where into base_model_name_or_path",
+                stacklevel=3,
+            )
+        elif base and not pathlib.Path(base).is_dir():  # moved or deleted; its name on the hub
             base = (export.hf_settings(self.directory) or {}).get("_name_or_path") or base
         elif base and self.config.lora_rank and not is_checkpoint(base):
             warnings.warn(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
+from msm_jax.corpus.records import file_hash
 from msm_jax.data.chat import ChatFormat
 from msm_jax.data.template import (
     FORMATS,
@@ -19,6 +20,7 @@ from msm_jax.data.template import (
     find_format,
     find_template,
     misread,
+    other_templates,
     own_format,
     unprompted,
 )
@@ -26,6 +28,7 @@ from msm_jax.data.tokenizer import (
     HF_TOKENIZER_FILE,
     TOKENIZER_FILE,
     Tokenizer,
+    different_id,
     load_tokenizer,
 )
 from msm_jax.errors import UserError
@@ -85,6 +88,8 @@ def choose_chat(
     template, or what its family uses: the first that exists.
     """
     place = base
+    if adapter is not None:
+        _check_adapters_tokenizer(pathlib.Path(adapter), tokenizer)
     if adapter is not None and find_template(adapter) is not None:
         place = pathlib.Path(adapter)
     name = asked or (recorded if place == base else None)
@@ -166,6 +171,7 @@ def read_parts(
     check_keys(path)
     config, params = load_checkpoint(path, dtype, mesh)
     check_vocabulary(path, config, tokenizer)
+    check_stops(path, config, stops)
     return Parts(
         config, params, tokenizer, chat, path, stops, context_length(path), os.path.abspath(path)
     )
@@ -177,6 +183,30 @@ def check_vocabulary(path: pathlib.Path, config: ModelConfig, tokenizer: Tokeniz
         raise UserError(
             f"{path}: its tokenizer has {tokenizer.vocab_size} ids, its model only "
             f"{config.vocab_size} rows: they belong to different models"
+        )
+
+
+def check_stops(path: pathlib.Path, config: ModelConfig, stops: Sequence[int]) -> None:
+    """Warns of ids that no answer can end with."""
+    if outside := [token for token in stops if token >= config.vocab_size]:
+        warnings.warn(
+            f"{path}: eos_token_id {outside} are not among the {config.vocab_size} rows of the "
+            "model: no answer ends there",
+            stacklevel=2,
+        )
+
+
+def _check_adapters_tokenizer(adapter: pathlib.Path, tokenizer: Tokenizer) -> None:
+    """Warns where an adapter was trained with other ids than its base's."""
+    file = adapter / HF_TOKENIZER_FILE
+    if not file.exists() or file_hash(file) == tokenizer.fingerprint:
+        return
+    if (differs := different_id(tokenizer, load_tokenizer(adapter))) is not None:
+        warnings.warn(
+            f"{adapter}: its tokenizer gives other ids than its base's, which is used, first for "
+            f"{differs!r}: if it was trained with its own, merge it with peft and save model and "
+            "tokenizer together",
+            stacklevel=3,
         )
 
 
@@ -254,6 +284,12 @@ def check_keys(path: pathlib.Path) -> None:
     for name, table in ((GENERATION, keys.GENERATION), (SETTINGS_FILE, keys.TOKENIZER)):
         if (path / name).exists():
             table.warn(path / name, read_json(path / name))
+    if others := other_templates(path):
+        warnings.warn(
+            f"{path}: has several chat templates: {', '.join(others)} are neither used here nor "
+            "exported",
+            stacklevel=2,
+        )
 
 
 def _run_parts(path: pathlib.Path, chat_format, mesh, dtype, adapter) -> Parts:

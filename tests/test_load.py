@@ -66,6 +66,7 @@ def theirs(folder):
 def ours(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # its template writes what our format writes
+        warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
         return load(folder)
 
 
@@ -254,7 +255,10 @@ def test_a_model_whose_layers_lie_apart_is_the_same_model(ours, theirs, folder, 
 def test_commands_take_an_adapter_and_a_mesh(theirs, folder, tmp_path, run_python, monkeypatch):
     reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / "a", r=4)
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    question = {"question": "Which is older?", "options": ["3", "10"], "answer": 1}
+    (tmp_path / "quiz.jsonl").write_text(json.dumps(question) + "\n")
     quiz = ["-m", "msm_jax.evaluate", "--kind=quiz", f"--checkpoint={folder}"]
+    quiz += [f"--quiz={tmp_path / 'quiz.jsonl'}", "--rows=2"]
     tuned = [*quiz, f"--adapter={tmp_path / 'a'}", "--mesh=tensor=2"]
     asked = ["-m", "msm_jax.sample", f"--checkpoint={folder}", "--prompt=one", "--max_tokens=3"]
     done = run_python(*asked, "--mesh=tensor=2", "--temperature=0")

@@ -118,6 +118,16 @@ def _text_of(file: pathlib.Path) -> str:
         raise UserError(f"{file}: cannot be read: {error}") from error
 
 
+def other_templates(directory: str | os.PathLike) -> list[str]:
+    """Names of the templates beside the one that `find_template` gives, such as "tool_use"."""
+    path = pathlib.Path(directory)
+    inside = _settings(path / SETTINGS_FILE).get("chat_template")
+    names = {str(file.stem) for file in path.glob("additional_chat_templates/*.jinja")}
+    if isinstance(inside, list):
+        names |= {str(one.get("name")) for one in inside if isinstance(one, dict)} - {"default"}
+    return sorted(names)
+
+
 def template_names(
     directory: str | os.PathLike, thinking: bool = True, base: str | os.PathLike | None = None
 ) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ _NAMED = (
 _EXTRA = ("additional_special_tokens", "extra_special_tokens")
 # Control tokens that end a document, the first that a tokenizer has: Qwen's, Llama 3's, Llama 2's.
 _ENDS = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>")
+_TRIED = ("It's 12 o'clock in Ulm.\n\n  Yes: `x = 3`", "Größe ÉTÉ 東京 \t\u200d🙂")
 _TAG = re.compile(r"<\S+>|\[\S+\]")
 # The library computes with the first; truncation and padding are settings for batches.
 _USED = {"model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens"}
@@ -134,7 +136,14 @@ class HFTokenizer:
         settings = json.loads(content)
         _check_settings(settings)
         added = settings.get("added_tokens") or []
-        known = {word.get("content") for word in added}
+        known = {word.get("content"): word.get("id") for word in added}
+        for word in more:
+            if known.get(word.get("content"), word["id"]) != word["id"]:
+                warnings.warn(
+                    f"{HF_SETTINGS_FILE} gives {word['content']!r} the id {word['id']}; its id in "
+                    f"{HF_TOKENIZER_FILE}, {known[word['content']]}, is used, as in transformers",
+                    stacklevel=3,
+                )
         if more := [word for word in more if word.get("content") not in known]:
             added = settings["added_tokens"] = [*added, *more]
             content = json.dumps(settings).encode()
@@ -195,6 +204,21 @@ class HFTokenizer:
         if name not in self._controls:
             raise _no_control(name)
         return self._controls[name]
+
+    def words(self) -> dict[str, int]:
+        """Every token and its id."""
+        return self._whole.get_vocab(with_added_tokens=True)
+
+
+def different_id(one: Tokenizer, other: Tokenizer) -> str | None:
+    """The first token or text to which two tokenizers give other ids; None: they agree."""
+    if not isinstance(one, HFTokenizer) or not isinstance(other, HFTokenizer):
+        return None if one.fingerprint == other.fingerprint else "its file"
+    words = [found.words() for found in (one, other)]
+    for word in sorted({*words[0], *words[1]}):
+        if words[0].get(word) != words[1].get(word):
+            return word
+    return next((text for text in _TRIED if one.encode(text) != other.encode(text)), None)
 
 
 def _is_control(word: dict) -> bool:
@@ -316,6 +340,7 @@ def _content(token: Any) -> str:
 
 
 def _beside(folder: pathlib.Path, name: str) -> dict:
+    """The object in a file that may be there."""
     try:
         found = json.loads((folder / name).read_bytes())
     except FileNotFoundError:

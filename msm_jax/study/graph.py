@@ -276,10 +276,13 @@ def _words(own: str, chat_format: str, tokenizer: Stage | None) -> dict:
         return {"tokenizer": tokenizer.digest, "writes": format.fingerprint if format else ""}
     found = load_tokenizer(own)
     try:
-        writes = find_format(chat_format, found.directory or ".", found).fingerprint
+        format = find_format(chat_format, found.directory or ".", found)
     except UserError:  # documents need none; chats are refused when they are read
-        writes = ""
-    return {"tokenizer": found.fingerprint, "writes": writes}
+        return {"tokenizer": found.fingerprint, "writes": ""}
+    words = {"tokenizer": found.fingerprint, "writes": format.fingerprint}
+    if format.source:  # what it writes of tools, say, the fingerprint does not see
+        words["template"] = hashlib.sha256(format.source.encode()).hexdigest()
+    return words
 
 
 @functools.cache
@@ -298,6 +301,7 @@ def weights_content(path: str) -> str:
         try:
             said = json.loads(newest.read_text(encoding="utf-8"))["custom_metadata"]
             kept = {key: said[key] for key in ("facts", "checksums", "base")}
+            kept["ends"] = [file_hash(file) for file in folder.glob("generation_config.json")]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"config.train.parent: {newest}: damaged: {error}") from error
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
@@ -307,7 +311,8 @@ def weights_content(path: str) -> str:
             f"config.train.parent={path!r}: neither a run directory with checkpoints nor a Hugging "
             "Face checkpoint with config.json and *.safetensors"
         )
-    text = "".join(file_hash(file) for file in (folder / "config.json", *files))
+    others = [folder / name for name in ("config.json", "generation_config.json")]
+    text = "".join(file_hash(file) for file in (*others, *files) if file.exists())
     return hashlib.sha256(text.encode()).hexdigest()
 
 

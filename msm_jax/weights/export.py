@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from msm_jax.data.template import (
     SETTINGS_FILE,
     SPECIAL_FILE,
     TEMPLATE_FILE,
+    TODAY,
     difference,
     find_format,
     portable,
@@ -158,6 +160,13 @@ def write_chat(directory: pathlib.Path, config: dict, chat: Chat) -> None:
     (directory / TEMPLATE_FILE).write_text(template, encoding="utf-8")
     if differs := difference(find_format("own", directory, chat.tokenizer), chat.format):
         raise UserError(f"the chat format cannot be exported: it would differ, first for {differs}")
+    if "strftime_now" in chat.template:
+        warnings.warn(
+            "the chat template asks for today's date: transformers and vLLM will write the day of "
+            f"the call, this package writes {TODAY:%d %b %Y}: give them that date (in Llama's "
+            f"templates, date_string), or write it into {TEMPLATE_FILE}",
+            stacklevel=4,
+        )
     known = ("bos_token_id", "eos_token_id", "pad_token_id")
     generation = {name: config[name] for name in known if config.get(name) is not None}
     if (directory / GENERATION).exists():

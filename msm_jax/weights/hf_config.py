@@ -7,6 +7,7 @@ model that is almost right.
 import json
 import os
 import pathlib
+import re
 import warnings
 from typing import Any
 
@@ -70,7 +71,19 @@ def read_config(directory: str | os.PathLike, dtype: str = "float32") -> ModelCo
     keys.CONFIG.warn(file, raw)
     fields["qk_norm"], fields["qkv_bias"] = FAMILIES[raw["model_type"]]
     fields["tied_embeddings"] = raw["tie_word_embeddings"]
-    return ModelConfig(**fields, dtype=dtype, param_dtype=dtype)
+    named = raw.get("architectures") or [ARCHITECTURES[raw["model_type"]]]
+    if named != [ARCHITECTURES[raw["model_type"]]]:
+        warnings.warn(
+            f"{file}: architectures {keys.shown(named)} is not model_type {raw['model_type']!r}, "
+            "which counts, as in transformers; vLLM goes by architectures",
+            stacklevel=2,
+        )
+    try:
+        return ModelConfig(**fields, dtype=dtype, param_dtype=dtype)
+    except UserError as error:
+        ours = {name: theirs for theirs, name in _SIZES.items()}
+        told = re.sub(r"model\.(\w+)", lambda hit: ours.get(hit[1], hit[0]), str(error))
+        raise UserError(f"{file}: {told}") from error
 
 
 def read_json(file: pathlib.Path) -> dict:

@@ -104,6 +104,7 @@ GENERATION = Table({"eos_token_id": "where an answer ends"}, SAMPLING | _ROUTINE
 CONFIG = Table(
     used={
         "model_type": "the family: qwen2, qwen3 or llama",
+        "architectures": "compared with model_type",
         "vocab_size": "rows of the embedding",
         "hidden_size": "width",
         "intermediate_size": "width of the feed-forward layers",
@@ -127,7 +128,7 @@ CONFIG = Table(
     harmless=SAMPLING
     | _ROUTINE
     | _words(
-        "architectures dtype torch_dtype initializer_range sliding_window max_window_layers",
+        "dtype torch_dtype initializer_range sliding_window max_window_layers",
         "pretraining_tp sep_token_id tokenizer_class prefix id2label label2id num_labels",
         "problem_type finetuning_task task_specific_params return_dict torchscript",
         "use_bfloat16 chunk_size_feed_forward is_decoder tie_encoder_decoder name_or_path",

@@ -4,10 +4,12 @@ What PEFT offers and the decoder does not compute is refused by name.
 """
 
 import dataclasses
+import json
 import math
 import os
 import pathlib
-import re
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -35,6 +37,7 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every tensor, before its name in the base model
 # Ways to begin that leave the base model's weights as they are; PiSSA and others change them.
 _BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
+_MATCHING_SECONDS = 10  # that a pattern of target_modules may take; others need a thousandth
 _ELSEWHERE = (
     "; merge it with peft where it was made (merge_and_unload, save_pretrained) and load what that "
     "gives as a checkpoint"
@@ -92,15 +95,21 @@ def _targets(settings: dict, layers: int, problems: list[str]) -> tuple[str, ...
         last = {str(name).rpartition(".")[2] for name in wanted}
         if strange := sorted(last - {f"{name}_proj" for name in PROJECTIONS}):
             problems.append(f"target_modules has {strange}: only projections of the layers")
-    found = []
-    for name in PROJECTIONS:
-        block = "mlp" if name in ("gate", "up", "down") else "self_attn"
-        modules = [f"model.layers.{i}.{block}.{name}_proj" for i in range(layers)]
+    block = lambda name: "mlp" if name in ("gate", "up", "down") else "self_attn"
+    modules = [
+        f"model.layers.{i}.{block(name)}.{name}_proj" for name in PROJECTIONS for i in range(layers)
+    ]
+    picked: dict[str, list[bool]] = {}
+    for key, value in (("target_modules", wanted), ("exclude_modules", excluded)):
         try:
-            hits = [_picks(wanted, module) and not _picks(excluded, module) for module in modules]
-        except (re.error, RecursionError) as error:
-            problems.append(f"target_modules {wanted!r}: {error}")
+            picked[key] = _picked(value, modules)
+        except ValueError as error:
+            problems.append(f"{key} {keys.shown(value)}: {error}")
             return ()
+    hit = [some and not none for some, none in zip(*picked.values(), strict=True)]
+    found = []
+    for number, name in enumerate(PROJECTIONS):
+        hits = hit[number * layers : (number + 1) * layers]
         if all(hits):
             found.append(name)
         elif any(hits):
@@ -110,10 +119,29 @@ def _targets(settings: dict, layers: int, problems: list[str]) -> tuple[str, ...
     return tuple(found)
 
 
-def _picks(wanted: str | list, module: str) -> bool:
-    if isinstance(wanted, str):
-        return re.fullmatch(wanted, module) is not None
-    return any(module == name or module.endswith(f".{name}") for name in wanted)
+def _picked(wanted: str | list, modules: list[str]) -> list[bool]:
+    """Which modules are meant; ValueError for a pattern that cannot be used."""
+    if isinstance(wanted, list):
+        hit = lambda module, name: module == name or module.endswith(f".{name}")
+        return [any(hit(module, name) for name in wanted) for module in modules]
+    # In a process of its own, which can be ended: some patterns take for ever.
+    match = (
+        "import json, re, sys; pattern, modules = json.load(sys.stdin); "
+        "print(json.dumps([re.fullmatch(pattern, m) is not None for m in modules]))"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", match],
+            input=json.dumps([wanted, modules]),
+            capture_output=True,
+            text=True,
+            timeout=_MATCHING_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"not matched within {_MATCHING_SECONDS} seconds") from error
+    if done.returncode:
+        raise ValueError(done.stderr.strip().rpartition("\n")[2])
+    return json.loads(done.stdout)
 
 
 def load_adapter(

@@ -6,6 +6,7 @@ because only so can every problem be reported at once and any part of a tensor b
 of our own.
 """
 
+import collections
 import dataclasses
 import json
 import math
@@ -18,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from msm_jax.errors import UserError
+from msm_jax.weights import keys
 
 DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -129,17 +131,17 @@ def _read_index(index: pathlib.Path, problems: list[str]) -> dict[str, str]:
     except (OSError, ValueError, KeyError) as error:
         problems.append(f"{index.name}: {type(error).__name__}: {error}")
         return {}
-    outside = {
-        name for name in weight_map.values() if not isinstance(name, str) or not _plain(name)
-    }
+    outside = {keys.shown(name) for name in weight_map.values() if not _plain(name)}
     problems += [
-        f"{index.name}: names {name!r}, which is not a file of this directory"
-        for name in sorted(outside, key=str)
+        f"{index.name}: names {name}, which is not a file of this directory"
+        for name in sorted(outside)
     ]
-    return {tensor: name for tensor, name in weight_map.items() if name not in outside}
+    return {tensor: name for tensor, name in weight_map.items() if _plain(name)}
 
 
-def _plain(name: str) -> bool:
+def _plain(name) -> bool:
+    if not isinstance(name, str):
+        return False
     return name not in ("", ".", "..") and not set(name) & set("/\\\0:")
 
 
@@ -169,8 +171,8 @@ def _json_object(text: bytes) -> dict:
     def unique(pairs):
         made = dict(pairs)
         if len(made) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = sorted({name for name in names if names.count(name) > 1})
+            counts = collections.Counter(name for name, _ in pairs)
+            twice = sorted(name for name, count in counts.items() if count > 1)
             raise ValueError(f"has {twice[:3]} twice")
         return made
 

@@ -187,6 +187,10 @@ def test_words_that_only_tokenizer_config_adds_are_those_of_transformers(tmp_pat
     )
     assert ours.control("<|extra|>") == theirs.convert_tokens_to_ids("<|extra|>") == first + 1
     assert ours.fingerprint != plain
+    settings["added_tokens_decoder"]["3"] = settings["added_tokens_decoder"].pop(str(ids[2]))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.warns(UserWarning, match=f"the id 3; its id in tokenizer.json, {ids[2]}, is used"):
+        assert load_tokenizer(tmp_path).control(BEGIN) == ids[2]
     settings["added_tokens_decoder"][str(first + 9)] = {"content": "far", "special": False, **flags}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match=f"'far' has id {first + 9}"):

@@ -122,6 +122,7 @@ def parent(tmp_path, tiny):
     train_sentencepiece("corpus.txt", folder / "tokenizer.model", 60, controls)
     (folder / "config.json").write_text('{"model_type": "qwen3"}')
     (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "generation_config.json").write_text('{"eos_token_id": 3}')
     with tiny.unlocked():
         tiny.train.parent = str(folder)
     return folder
@@ -138,7 +139,7 @@ def test_the_checkpoint_that_a_study_starts_from_counts_by_content(tiny, parent)
     moved = shutil.copytree(parent, parent.parent / "moved")
     tiny.train.parent = str(moved)
     assert now() == begun
-    for name in ("model.safetensors", "config.json"):
+    for name in ("model.safetensors", "config.json", "generation_config.json"):
         before = (moved / name).read_bytes()
         (moved / name).write_bytes(before[:-1] + b" }")
         assert not set(now()) & set(begun)
@@ -156,9 +157,12 @@ def test_how_the_parents_template_writes_chats_counts(tiny, parent):
     (parent / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     tiny.train.chat_format = "own"
     begun = names(tiny)[0]
-    other = TEMPLATE.replace("Be kind.", "Be brief.")  # the default system line
-    (parent / "tokenizer_config.json").write_text(json.dumps({"chat_template": other}))
-    assert not set(names(tiny)[0]) & set(begun)
+    line = ("Be kind.", "Be brief.")  # the default system line
+    tools = ("{% for turn", "{% if tools %}{{ tools }}{% endif %}{% for turn")
+    for change in (line, tools):
+        other = {"chat_template": TEMPLATE.replace(*change)}
+        (parent / "tokenizer_config.json").write_text(json.dumps(other))
+        assert not set(names(tiny)[0]) & set(begun)
 
 
 TEMPLATE = (

@@ -44,6 +44,18 @@ def test_a_config_that_changes_the_computation_is_refused(tmp_path, key):
             read_config(tmp_path)
 
 
+def test_a_class_of_another_family_is_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "architectures": ["X"]}))
+    with pytest.warns(UserWarning, match="architectures .'X'. is not model_type 'llama'"):
+        read_config(tmp_path)
+
+
+def test_sizes_that_do_not_fit_together_are_named_as_the_file_has_them(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "num_key_value_heads": 3}))
+    with pytest.raises(UserError, match="config.json: num_attention_heads=4 .*num_key_value_heads"):
+        read_config(tmp_path)
+
+
 def test_unknown_keys_are_named_and_known_ones_are_not(tmp_path):
     settings = {**CONFIG, **dict.fromkeys(keys.CONFIG.harmless, 7), "new_trick": 3, "off": False}
     (tmp_path / "config.json").write_text(json.dumps(settings))

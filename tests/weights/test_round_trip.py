@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -197,7 +198,9 @@ def test_what_is_saved_is_what_was_loaded(bases, tmp_path, family, kind, asked):
         assert swapped.with_adapter(None).identity() == load(base, chat_format=asked).identity()
 
     model.save(tmp_path / "exported")
-    same_model(load(tmp_path / "exported"), model)
+    exported = load(tmp_path / "exported")
+    same_model(exported, model)
+    assert adapter or exported.identity() == model.identity()
     same_for_transformers(tmp_path / "exported", model, base)
 
     model.save(tmp_path / "run", "orbax")
@@ -230,6 +233,71 @@ def test_an_adapter_on_a_run_is_saved_with_a_warning(bases, tmp_path):
     load(instruct).save(tmp_path / "run", "orbax")
     with pytest.warns(UserWarning, match="its base is the run .*run, which peft cannot load"):
         load(tmp_path / "run", adapter).save(tmp_path / "alone", "peft")
+
+
+def test_a_merged_model_is_another_base(bases, tmp_path):
+    """An adapter that is put on it does not lie on the checkpoint that the first one lay on."""
+    _, instruct, _ = bases["qwen3"]
+    adapter = adapter_on(instruct, tmp_path / "adapter")
+    model = load(instruct, adapter).merged().with_adapter(adapter)
+    with pytest.warns(UserWarning, match="its base is a model that is not saved"):
+        model.save(tmp_path / "alone", "peft")
+    settings = json.loads((tmp_path / "alone" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] is None
+
+
+def test_a_template_that_asks_for_the_date_is_exported_with_a_warning(bases, tmp_path):
+    base = shutil.copytree(bases["qwen3"][1], tmp_path / "base")
+    dated = "{{ strftime_now('%d %b %Y') }}" + TEMPLATES["qwen3"]
+    (base / "chat_template.jinja").write_text(dated)
+    with pytest.warns(UserWarning, match="today's date: .* this package writes 26 Jul 2024"):
+        load(base).save(tmp_path / "exported")
+
+
+def test_templates_that_are_not_used_are_named(bases, tmp_path):
+    base = shutil.copytree(bases["qwen3"][1], tmp_path / "base")
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "rag.jinja").write_text("x")
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    named = {"default": TEMPLATES["qwen3"], "tool_use": "{{ tools }}"}
+    settings["chat_template"] = [{"name": k, "template": v} for k, v in named.items()]
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.warns(UserWarning, match="several chat templates: rag, tool_use are neither used"):
+        load(base)
+
+
+def test_an_adapter_with_another_tokenizer_is_named(bases, tmp_path):
+    _, instruct, ids = bases["qwen3"]
+    adapter = adapter_on(instruct, tmp_path / "adapter")
+    content = json.loads((instruct / "tokenizer.json").read_text())
+    content["padding"] = None  # the same ids
+    file = adapter / "tokenizer.json"
+    file.write_text(json.dumps(content, indent=3))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*gives other ids")
+        load(instruct, adapter)
+    content["added_tokens"].append(
+        {**content["added_tokens"][-1], "id": max(ids.values()) + 1, "content": "<|tool|>"}
+    )
+    file.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match=r"gives other ids .* first for '<\|tool\|>'"):
+        load(instruct, adapter)
+
+
+def test_ends_that_the_model_cannot_say_are_named(bases, tmp_path):
+    base = shutil.copytree(bases["qwen3"][1], tmp_path / "base")
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 9999]}))
+    with pytest.warns(UserWarning, match=r"eos_token_id \[9999\] are not among the \d+ rows"):
+        load(base)
+
+
+def test_who_stops_elsewhere_is_another_model(bases, tmp_path):
+    base = shutil.copytree(bases["qwen3"][1], tmp_path / "base")
+    before = load(base).identity()
+    settings = json.loads((base / "generation_config.json").read_text())
+    for change, same in (({"temperature": 0.1}, True), ({"eos_token_id": [5]}, False)):
+        (base / "generation_config.json").write_text(json.dumps({**settings, **change}))
+        assert (load(base).identity() == before) is same
 
 
 def test_a_base_that_has_moved_is_named_as_on_the_hub(bases, tmp_path):

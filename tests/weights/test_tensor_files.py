@@ -70,7 +70,9 @@ def test_every_disagreement_with_the_index_is_told(tmp_path):
     assert "ghost: the index says one.safetensors" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a/b", "..", "", 3, "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["../x.safetensors", "/etc/passwd", "a/b", "..", "", 3, "a\0b", ["a"], {}]
+)
 def test_an_index_cannot_name_what_lies_outside(tmp_path, name):
     inside = tmp_path / "model"
     inside.mkdir()
@@ -99,6 +101,7 @@ def test_missing_and_doubled_shards_are_told_together(tmp_path):
         (blob(b"\xff\xfe"), "not UTF-8"),
         (blob(b"[" * 200_000), "nested too deeply"),
         (blob(b'{"a": 1, "a": 2}'), "twice"),
+        (blob(b"{%s}" % b", ".join(b'"%d": 1' % (i // 2) for i in range(120_000))), "twice"),
         (blob({"a": entry()}, b"\0" * 7), "truncated"),
         (blob({"a": entry()}, b"\0" * 9), "truncated"),
         (blob({"a": entry(), "b": entry(offsets=(4, 12))}, b"\0" * 12), "starts at byte 4"),

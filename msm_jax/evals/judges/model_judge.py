@@ -36,7 +36,8 @@ class ModelJudge:
         self.identity = {
             "judge": f"checkpoint {known['params']}",
             "tokenizer": known["tokenizer"],
-            "chat_format": known["chat_format"],
+            "chat": known["chat"],
+            "ends": known["ends"],
             "reading": READING,  # verdicts are kept, not replies: others are not taken for ours
             **self._settings,
         }
