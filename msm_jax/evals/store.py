@@ -13,6 +13,7 @@ import os
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
+from msm_jax import strict_json
 from msm_jax.errors import UserError
 
 
@@ -115,7 +116,7 @@ def _mended(partial: pathlib.Path, unit: Callable[[dict], Hashable]) -> list[dic
 
 
 def as_json(value: dict) -> str:
-    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+    return strict_json.dumps(value, indent=1) + "\n"
 
 
 def as_jsonl(rows: Sequence[dict]) -> str:
@@ -123,11 +124,11 @@ def as_jsonl(rows: Sequence[dict]) -> str:
 
 
 def _line(row: dict) -> str:
-    text = json.dumps(row, ensure_ascii=False)
+    text = strict_json.dumps(row, ensure_ascii=False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # half a character: JSON can spell it, UTF-8 cannot
-        text = json.dumps(row)
+        text = strict_json.dumps(row)
     return text + "\n"
 
 
