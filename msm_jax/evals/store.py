@@ -9,6 +9,7 @@ had not appended, and a last line that is torn is dropped.
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -121,6 +122,11 @@ def as_json(value: dict) -> str:
 
 def as_jsonl(rows: Sequence[dict]) -> str:
     return "".join(_line(row) for row in rows)
+
+
+def numbers(values: Sequence[float | None]) -> list[float]:
+    """As they were before they were written: null stands for what is not finite."""
+    return [math.nan if value is None else value for value in values]
 
 
 def _line(row: dict) -> str:

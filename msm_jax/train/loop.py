@@ -85,6 +85,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
         watchdog = stack.enter_context(contextlib.closing(_watchdog(run, config)))
         keeper = stack.enter_context(checkpoints.checkpointer(run, config.keep, config.keep_steps))
         state = start(config, model, mesh, optimizer, keeper, facts)
+        if not state.step and not _all_finite(state.params):
+            raise UserError(
+                f"parent={config.parent}: has weights that are not finite, so nothing can be "
+                "learned: take a checkpoint that is not damaged"
+            )
         if hosts.is_first():
             record.write_config(run, config, facts, data, mesh)
         progress = stack.enter_context(

@@ -1,6 +1,7 @@
 """The loop: what it learns, how it goes on after a kill, what it refuses."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -282,6 +283,17 @@ def test_weights_that_are_not_finite_are_never_saved(config, tmp_path):
         train(config, tmp_path)
     with pytest.raises(UserError, match="has no checkpoint"):
         load_params(tmp_path)
+
+
+def test_a_parent_that_is_not_finite_is_named(config, tmp_path):
+    train(config, tmp_path / "parent")
+    model = load(tmp_path / "parent")
+    broken = jax.tree.map(lambda leaf: leaf * math.nan, model.params)
+    dataclasses.replace(model, params=broken).save(tmp_path / "broken")
+    config.parent = str(tmp_path / "broken")
+    with pytest.raises(UserError, match="parent=.*broken: has weights that are not finite"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_an_adapter_is_saved_without_its_base_and_knows_it(config, tmp_path):
