@@ -31,7 +31,6 @@ from msm_jax.errors import UserError
 from msm_jax.loading import Chat, choose_chat, is_checkpoint, read_parts
 from msm_jax.model import ModelConfig, forward, logits, make_mesh
 from msm_jax.model.adapter import join, without_adapter
-from msm_jax.model.axes import AXES
 from msm_jax.model.decode import stacked, unstacked
 from msm_jax.outputs import output_dir
 from msm_jax.sample import Sample
@@ -403,7 +402,9 @@ def load(
       UserError: what is missing, damaged, unknown or does not fit, all of it in one message.
     """
     if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
-        mesh = make_mesh({**dict.fromkeys(AXES, 1), **mesh})
+        if not isinstance(mesh, Mapping):
+            raise UserError(f"mesh={mesh!r}: must be a Mesh, or sizes such as {{'fsdp': 4}}")
+        mesh = make_mesh(mesh)
     parts = vars(read_parts(path, chat_format, mesh, dtype, adapter))
     chat = parts.pop("chat")
     model = Model(**parts, chat_format=chat.name, chat_source=chat, mesh=mesh)

@@ -9,13 +9,12 @@ neither its data nor its tokenizer are read. --json=FILE also writes the figures
 """
 
 import dataclasses
-import json
 import os
 import sys
 
 from absl import flags
 
-from msm_jax import command
+from msm_jax import command, strict_json
 
 _TOPOLOGY = flags.DEFINE_string("topology", "", "A TPU topology (v5p:4x4x4) or slice (v5p-128).")
 _MESH = flags.DEFINE_integer("mesh", 0, "Fake CPU devices to lower for instead.")
@@ -57,7 +56,7 @@ def main() -> None:
     if figures_file:
         with figures_file.open("w", encoding="utf-8") as file:
             figures = [{**dataclasses.asdict(report), "bound": report.bound} for report in reports]
-            json.dump(figures, file, indent=1)
+            file.write(strict_json.dumps(figures, indent=1))
     for report in reports:
         if report.limit and report.total > report.limit:
             raise UserError(f"{report.name}: {report.total / 2**30:.1f} GiB do not fit a device")

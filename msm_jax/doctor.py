@@ -23,7 +23,7 @@ import tempfile
 from absl import flags
 
 import msm_jax
-from msm_jax import accelerators, command
+from msm_jax import accelerators, command, strict_json
 from msm_jax.errors import UserError
 from msm_jax.outputs import output_dir
 
@@ -382,7 +382,7 @@ def main() -> None:
     found = examine(flags.FLAGS.workdir)
     if flags.FLAGS.json:
         problems = [{"what": what, "cure": cure} for what, cure in found.problems]
-        print(json.dumps({"facts": found.facts, "notes": found.notes, "problems": problems}))
+        print(strict_json.dumps({"facts": found.facts, "notes": found.notes, "problems": problems}))
     else:
         print("\n".join(found.lines()))
     sys.stdout.flush()

@@ -60,13 +60,19 @@ def _output(path: str | os.PathLike, what: str) -> pathlib.Path:
     return found
 
 
+def unreadable(path: str | os.PathLike) -> str:
+    """What in an absolute path keeps Orbax from reading checkpoints below it; "" if nothing."""
+    text = os.fspath(path)
+    wrong = [c for c in text if c in UNREADABLE or not c.isprintable()]
+    wrong += [":/"] if ":/" in text else []
+    return wrong[0] if wrong else ""
+
+
 def _check_characters(path: str, where: str) -> None:
-    wrong = [c for c in path if c in UNREADABLE or not c.isprintable()]
-    wrong += [":/"] if ":/" in path else []
-    if wrong:
+    if wrong := unreadable(path):
         raise UserError(
             f"{where}: checkpoints below {path!r} could not be read again, because of "
-            f"{wrong[0]!r}: use letters, digits, '.', '-', '_'"
+            f"{wrong!r}: use letters, digits, '.', '-', '_'"
         )
 
 

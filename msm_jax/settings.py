@@ -15,12 +15,13 @@ and the page of the documentation all take from it what a key is and what it may
 A key that is not given has its default.
 """
 
+import ctypes
 import dataclasses
 import difflib
 import json
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -46,6 +47,7 @@ class Key:
       length: of a tuple, if it is always the same.
       at_least, above, at_most, below: bounds of a number; None is no bound.
       choices: what a text may be; () is anything.
+      single: of a float, it has to be in range as float32 as well.
       harmless: why changing it does not change what is made; "" if it does.
     """
 
@@ -59,6 +61,7 @@ class Key:
     at_most: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
+    single: bool = True
     harmless: str = ""
 
     @property
@@ -97,15 +100,28 @@ class Key:
         if not self.item:
             same = _as_kind(self.kind, value)
             if same is not None and self._fits(same):
-                return same
+                if not (lost := self._lost(same)):
+                    return same
+                found.append(f"{where}={_shown(value)}: {lost}: must be {self.allowed}")
+                return self.default
         found.append(f"{where}={_shown(value)}: must be {self.allowed}")
         return self.default
 
-    def _fits(self, value: Any) -> bool:
+    def _lost(self, value: Any) -> str:
+        """What 32 bits, which devices count and compute in, make of a value; "" if it is kept."""
+        if self.kind is int and self.at_most is None and not -(2**31) <= value < 2**31:
+            return "does not fit 32 bits"
+        if self.kind is not float or not self.single:
+            return ""
+        single = _single(value)
+        kept = math.isfinite(single) and bool(single) == bool(value) and self._fits(single, _single)
+        return "" if kept else f"is {single:g} in 32 bits"
+
+    def _fits(self, value: Any, rounded: Callable[[float], float] = lambda limit: limit) -> bool:
         if self.choices and value not in self.choices:
             return False
         return all(
-            limit is None or holds(value, limit)
+            limit is None or holds(value, rounded(limit))
             for holds, limit in (
                 (operator.ge, self.at_least),
                 (operator.gt, self.above),
@@ -121,7 +137,7 @@ class Key:
 
 def key(
     default: Any, meaning: str, *, of: type | None = None, harmless: str = "",
-    length: int | None = None, choices: Sequence[str] = (), **limits: Any,
+    length: int | None = None, choices: Sequence[str] = (), single: bool = True, **limits: Any,
 ) -> Key:  # fmt: skip
     """A setting.
 
@@ -129,7 +145,7 @@ def key(
       default: its type is the key's, and that of its first item what a tuple holds.
       meaning: as in `Key`.
       of: the type where the default does not tell: it is None, or an empty tuple's items.
-      harmless, length: as in `Key`.
+      harmless, length, single: as in `Key`.
       choices, limits: of the value, or of each value of a tuple; limits are at_least, above,
         at_most and below.
     """
@@ -138,7 +154,8 @@ def key(
         item = dataclasses.replace(item, default=item.kind())  # None is no value of a tuple
         return Key(default, meaning, tuple, item, length, harmless=harmless)
     kind = of or type(default)
-    return Key(default, meaning, kind, choices=tuple(choices), harmless=harmless, **limits)
+    words = tuple(choices)
+    return Key(default, meaning, kind, choices=words, single=single, harmless=harmless, **limits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,7 +357,7 @@ SAMPLING = form(
     "How answers are drawn, wherever they are.",
     n=key(1, "answers per prompt", **COUNT),
     max_tokens=key(256, "of one answer", **COUNT),
-    temperature=key(0.7, "0 is greedy", at_least=0),
+    temperature=key(0.7, "0 is greedy", at_least=0, single=False),
     top_k=key(0, "draw among the k likeliest tokens; 0: all", at_least=0),
     top_p=key(1.0, "draw among the likeliest tokens of this mass; 1: all", above=0, at_most=1),
     min_p=key(0.0, "draw among tokens at least this likely beside the best", **SHARE),
@@ -364,6 +381,12 @@ def _as_kind(kind: type, value: Any) -> Any:
             return None
         return same if kind is int or math.isfinite(same) else None
     return value if isinstance(value, kind) else None
+
+
+def _single(value: float) -> float:
+    """As float32, with 0 for what is too small for a normal one."""
+    single = ctypes.c_float(value).value
+    return single if abs(single) >= 2.0**-126 else 0.0
 
 
 def _as_json(value: Any, where: str, found: Problems) -> Any:

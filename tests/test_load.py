@@ -223,6 +223,14 @@ def test_on_a_mesh_as_on_one_device(ours, folder):
     np.testing.assert_array_equal(many.logits([[1, 2, 3]]), ours.logits([[1, 2, 3]]))
     with pytest.raises(UserError, match="impossible mesh"):
         load(folder, mesh={"fsdp": jax.device_count() + 1})
+    for wrong, says in (
+        ({"tensr": 1}, "there is no axis 'tensr'; known: data, fsdp, sequence, tensor"),
+        ({"tensor": 1.5}, "1.5 is no size"),
+        ({"tensor": True}, "True is no size"),
+        ("tensor=1", "must be a Mesh, or sizes such as"),
+    ):
+        with pytest.raises(UserError, match=says):
+            load(folder, mesh=wrong)
 
 
 def test_a_model_whose_layers_lie_apart_is_the_same_model(ours, theirs, folder, tmp_path):

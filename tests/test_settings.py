@@ -36,7 +36,8 @@ def wrong_values(key: Key) -> list:
     if key.kind in (int, float):
         wrong += ["1", True, math.nan, math.inf, -math.inf, 1j]
         step = 1 if key.kind is int else 1e-9
-        wrong += [] if key.kind is float else [1.5, 1.0]
+        wrong += [] if key.kind is float else [1.5, 1.0, 2**200]
+        wrong += [1e-50, 1e39] if key.kind is float and key.single else []
         wrong += [] if key.at_least is None else [key.at_least - step]
         wrong += [] if key.at_most is None else [key.at_most + step]
         wrong += [limit for limit in (key.above, key.below) if limit is not None]
@@ -112,6 +113,23 @@ def test_numbers_that_cannot_be_printed_are_named_all_the_same():
     for huge in (10**400, 10**5000):
         with pytest.raises(UserError, match=r"^config.optimizer.eps=.{0,210}: must be a number"):
             values(STAGE, {"optimizer": {"eps": huge}})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"optimizer": {"eps": 1e-50}}, "optimizer.eps=1e-50: is 0 in 32 bits"),
+        ({"optimizer": {"b2": 1 - 1e-12}}, "optimizer.b2=.*: is 1 in 32 bits"),
+        ({"optimizer": {"weight_decay": 1e39}}, "optimizer.weight_decay=1e.39: is inf in 32 bits"),
+        ({"steps": 2**31}, "steps=2147483648: does not fit 32 bits"),
+    ],
+)
+def test_what_32_bits_make_another_number_of_is_refused(given, says):
+    with pytest.raises(UserError, match=rf"^config\.{says}: must be "):
+        values(STAGE, given)
+    assert values(SAMPLING, {"temperature": 1e-300})["temperature"] == 1e-300  # the draw's to limit
+    for kept in ({"eps": 1e-30}, {"b2": 0.9999}, {"clip_norm": 1e30}):
+        assert values(STAGE, {"optimizer": kept})["optimizer"].items() >= kept.items()
 
 
 def test_equal_values_of_other_types_become_the_keys_type():

@@ -17,7 +17,7 @@ WRITER = form(
     "Who writes. Keys are read from the environment: ANTHROPIC_API_KEY, OPENAI_API_KEY.",
     kind=key("template", "whose replies", choices=WRITERS),
     model=key("", 'as the provider names it; of "local": a checkpoint\'s directory'),
-    temperature=key(1.0, "of every reply", at_least=0),
+    temperature=key(1.0, "of every reply", at_least=0, single=False),
     base_url=key("", "of an OpenAI-compatible server, or another Anthropic endpoint"),
     batch=key(
         False,

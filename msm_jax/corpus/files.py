@@ -1,12 +1,12 @@
 """Files that are there whole or not at all."""
 
 import contextlib
-import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from msm_jax import strict_json
 from msm_jax.errors import UserError
 
 
@@ -28,12 +28,14 @@ def write_bytes(path: pathlib.Path, data: bytes) -> None:
 
 def write_json(path: pathlib.Path, content: Any) -> None:
     """With sorted keys, so that equal contents are equal files."""
-    write_text(path, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    write_text(
+        path, strict_json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    )
 
 
 def write_rows(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """JSONL. Line separators of Unicode are escaped: some readers take them for line ends."""
-    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    lines = (strict_json.dumps(row, ensure_ascii=False) for row in rows)
     text = "".join(line.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029") + "\n"
                    for line in lines)  # fmt: skip
     write_text(path, text)

@@ -20,6 +20,7 @@ from msm_jax.evals.judges.base import Judge, Judgement, Request
 from msm_jax.evals.judges.rubric import choice_request
 from msm_jax.evals.published_rows import both_orders
 from msm_jax.evals.statistics import cluster_bootstrap, exact
+from msm_jax.evals.store import numbers
 from msm_jax.evals.thoughts import Completions, spoken
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def judge(
             raise UserError(f"samples have question {row['id']!r}, which the pairs file lacks")
         question, option, margin = known[row["id"]], None, None
         if row["scorer"] == "logprob":
-            first, second = row["logprobs"]
+            first, second = numbers(row["logprobs"])
             if first < second or first > second:  # neither for equal ones, nor for NaN
                 option = int(second > first)
                 margin = (first - second) * (1 if question.a_index == 0 else -1)

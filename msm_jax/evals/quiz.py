@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from msm_jax.corpus.records import file_hash, read_rows
 from msm_jax.errors import UserError
 from msm_jax.evals.statistics import cluster_bootstrap, exact
+from msm_jax.evals.store import numbers
 from msm_jax.evals.thoughts import Completions
 from msm_jax.sample.settings import check_settings
 
@@ -121,8 +122,8 @@ def _verdict(item: dict, rows: list[dict]) -> dict:
     count = len(item["options"])
     means = [0.0] * count
     for row in rows:
-        best = max(row["logprobs"])
-        weights = [math.exp(value - best) for value in row["logprobs"]]
+        logprobs = numbers(row["logprobs"])
+        weights = [math.exp(value - max(logprobs)) for value in logprobs]
         for place, weight in enumerate(weights):
             means[(place + row["turn"]) % count] += weight / sum(weights) / count
     valid = all(map(math.isfinite, means))

@@ -9,10 +9,12 @@ had not appended, and a last line that is torn is dropped.
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
+from msm_jax import strict_json
 from msm_jax.errors import UserError
 
 
@@ -115,19 +117,24 @@ def _mended(partial: pathlib.Path, unit: Callable[[dict], Hashable]) -> list[dic
 
 
 def as_json(value: dict) -> str:
-    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+    return strict_json.dumps(value, indent=1) + "\n"
 
 
 def as_jsonl(rows: Sequence[dict]) -> str:
     return "".join(_line(row) for row in rows)
 
 
+def numbers(values: Sequence[float | None]) -> list[float]:
+    """As they were before they were written: null stands for what is not finite."""
+    return [math.nan if value is None else value for value in values]
+
+
 def _line(row: dict) -> str:
-    text = json.dumps(row, ensure_ascii=False)
+    text = strict_json.dumps(row, ensure_ascii=False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # half a character: JSON can spell it, UTF-8 cannot
-        text = json.dumps(row)
+        text = strict_json.dumps(row)
     return text + "\n"
 
 

@@ -17,10 +17,15 @@ def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
     """A mesh over all devices; at most one size may be -1, which takes what the others leave.
 
     Raises:
-      UserError: sizes whose product is not the number of devices.
+      UserError: an unknown axis, sizes that are no whole numbers, or whose product is not the
+        number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    shape = [int(sizes.get(axis, 1)) for axis in AXES]
+    if unknown := [name for name in sizes if name not in AXES]:
+        raise UserError(f"mesh: there is no axis {unknown[0]!r}; known: {', '.join(AXES)}")
+    shape = [sizes.get(axis, 1) for axis in AXES]
+    if wrong := [size for size in shape if not isinstance(size, int) or isinstance(size, bool)]:
+        raise UserError(f"mesh: {wrong[0]!r} is no size: must be a whole number")
     asked = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
         raise UserError(f"{asked}: sizes are at least 1, and one of them may be -1 (what is left)")

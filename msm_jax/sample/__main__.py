@@ -10,7 +10,6 @@ Completions are JSON lines: prompt, sample, completion, finish_reason, logprob (
 completion's tokens), and the prompt's record under "input".
 """
 
-import json
 import os
 import pathlib
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from msm_jax import command, loading
+from msm_jax import command, loading, strict_json
 from msm_jax.api import Model, load
 from msm_jax.corpus.records import read_rows
 from msm_jax.errors import UserError
@@ -96,7 +95,7 @@ def read_prompts(path: str) -> list[dict]:
 def write_completions(records: list[dict], answers: list, output: pathlib.Path | None) -> None:
     """One JSON line per completion; a file appears only when it is complete."""
     lines = "".join(
-        json.dumps(
+        strict_json.dumps(
             {
                 "prompt": answer.prompt,
                 "sample": answer.index,

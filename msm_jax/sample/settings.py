@@ -31,6 +31,8 @@ def stop_texts(stop: str | Iterable[str] | None, name: str = "stop") -> tuple[st
     Raises:
       UserError: an empty text, which every answer begins with, or something else than text.
     """
+    if not isinstance(stop, str | Iterable | None):
+        raise UserError(f"{name}={stop!r}: must be a text or a list of texts")
     texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
     for text in texts:
         if not isinstance(text, str):

@@ -24,7 +24,7 @@ EVALUATION = form(
         choices=("logprob", "generated"),
     ),
     samples=key(1, "generated answers per question", at_least=1),
-    temperature=key(0.0, "of generated answers; 0 is greedy", at_least=0),
+    temperature=key(0.0, "of generated answers; 0 is greedy", at_least=0, single=False),
     max_tokens=key(8, "of a generated answer", at_least=1),
     rows=ROWS,
 )

@@ -3,10 +3,10 @@ and from the study's own files, and every text is escaped.
 """
 
 import html
-import json
 import pathlib
 from collections.abc import Iterable, Sequence
 
+from msm_jax import strict_json
 from msm_jax.study import files, plots
 from msm_jax.study.display import clock
 from msm_jax.study.graph import WORLD, Study
@@ -347,7 +347,7 @@ def _origin(results: dict) -> list[str]:
     versions = _table(
         head, [[_text(n), *(_text(each.get(n, "-")) for each in code)] for n in names]
     )
-    config = _text(json.dumps(results["config"], indent=1))
+    config = _text(strict_json.dumps(results["config"], indent=1))
     return [
         "<h2>How it was made</h2>",
         versions,

@@ -22,6 +22,7 @@ from importlib import metadata
 from multiprocessing.connection import Connection
 
 import msm_jax
+from msm_jax import strict_json
 from msm_jax.command import Preempted, message_of
 from msm_jax.corpus.records import file_hash
 from msm_jax.errors import UserError
@@ -264,9 +265,8 @@ def run_evals(stage: Stage, asked: dict[str, dict], workdir: pathlib.Path) -> No
         options = {key: settings[key] for key in keys}
         evaluate_preferences(who, pairs, folder / name, settings["scorers"], **options)
     chats = _sample_chats(model, asked, workdir)
-    files.write_text(
-        folder / "chats.jsonl", "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in chats)
-    )
+    lines = [strict_json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats]
+    files.write_text(folder / "chats.jsonl", "".join(lines))
     mark = {
         "asked": identities(asked),
         "reading": READING,

@@ -22,7 +22,9 @@ SOURCE = form(
     take=key(
         0, "so many documents, drawn by take_seed: of one seed, fewer lie in more", at_least=0
     ),
-    take_tokens=key(0, "or documents of so many tokens; both 0: all of them", at_least=0),
+    take_tokens=key(
+        0, "or documents of so many tokens; both 0: all of them", at_least=0, at_most=2**53
+    ),
     take_seed=key(0, "of that draw", **SEED),
     repeat=key(1, 'of every document, in mixture="epochs"', at_least=1),
     tag=key("", "text before every document, never learned (SDF's DOCTAG)"),

@@ -85,6 +85,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
         watchdog = stack.enter_context(contextlib.closing(_watchdog(run, config)))
         keeper = stack.enter_context(checkpoints.checkpointer(run, config.keep, config.keep_steps))
         state = start(config, model, mesh, optimizer, keeper, facts)
+        if not state.step and not _all_finite(state.params):
+            raise UserError(
+                f"parent={config.parent}: has weights that are not finite, so nothing can be "
+                "learned: take a checkpoint that is not damaged"
+            )
         if hosts.is_first():
             record.write_config(run, config, facts, data, mesh)
         progress = stack.enter_context(
@@ -226,7 +231,7 @@ class _Watch:
             self._loss = EvalLoss(
                 model, data, config.eval.batches, shape, config.accumulation, place
             )
-        if config.samples.every and config.samples.prompts:
+        if config.samples.every:
             settings = config.samples
             plain = dataclasses.replace(model, attention="plain")
             self._prompts = Prompts(plain, settings.prompts, tokenizer, settings.max_tokens, mesh)
@@ -289,7 +294,7 @@ def _introduce(progress, config, model, mesh, steps, state, data, tokenizer, war
     for name, (ids, mask) in data.examples.items():
         text = excerpt(tokenizer, ids, mask)
         progress.say(f"data.{name}: its first example, what is learned in [[ ]]: {text}")
-    for text in [*warnings, *data.notes]:
+    for text in [*warnings, *data.notes, *_never_reached(config, steps)]:
         progress.say(f"warning: {text}")
     if jax.default_backend() == "cpu":
         for problem, cure in unused():
@@ -299,6 +304,15 @@ def _introduce(progress, config, model, mesh, steps, state, data, tokenizer, war
             f"warning: {steps} optimizer steps are few: at 31 the effect of midtraining looked "
             f"like none; fewer rows per step or more epochs make it more"
         )
+
+
+def _never_reached(config, steps: int) -> list[str]:
+    """What is asked for at steps that do not come."""
+    start, late = config.profile.start, [step for step in config.keep_steps if step > steps]
+    found = [f"keep_steps={tuple(late)}: the run ends at step {steps}"] if late else []
+    if config.profile.steps and start >= steps:
+        found.append(f"profile.start={start}: the run ends at step {steps}: nothing is profiled")
+    return found
 
 
 def _watchdog(run: pathlib.Path, config) -> hosts.Watchdog:

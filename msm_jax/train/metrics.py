@@ -51,15 +51,12 @@ class Metrics:
 
 
 def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
-    """Whole lines of steps up to `step`; what a kill cut in the middle is left out."""
+    """Whole lines of steps up to `step`; others, as a kill leaves them, are left out."""
     kept: list[str] = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if row["step"] > step or not line.endswith("\n"):
-                break
-            kept.append(line)
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        try:
+            if json.loads(line)["step"] <= step and line.endswith(b"\n"):
+                kept.append(line.decode())
+        except (KeyError, TypeError, ValueError):
+            continue
     return kept

@@ -14,7 +14,7 @@ from msm_jax.train.loss import token_logprobs
 
 
 class Probe:
-    """Pairs from a JSONL file: {"system", "question", "options": [first, second], "a_index"}.
+    """Pairs from a JSONL file: {"question", "options": [first, second], "a_index"}, maybe "system".
 
     Attributes:
       name: of the metric.
@@ -26,20 +26,20 @@ class Probe:
         self._right, examples = [], []
         format = find_format(chat_format, tokenizer.directory or ".", tokenizer)
         for number, row in read_rows(path):
-            try:
-                turns = [
-                    {"role": "system", "content": row["system"]},
-                    {"role": "user", "content": row["question"]},
-                ]
-                answers = [{"role": "assistant", "content": text} for text in row["options"]]
-                self._right.append(int(row["a_index"]))
-            except (KeyError, TypeError) as error:
-                raise UserError(f"{path}:{number}: not a pair: lacks {error}") from error
-            for answer in answers:
+            if problem := _problem(row):
+                raise UserError(f"{path}:{number}: not a pair: {problem}")
+            turns = [{"role": "user", "content": row["question"]}]
+            if row.get("system"):
+                turns.insert(0, {"role": "system", "content": row["system"]})
+            self._right.append(row["a_index"])
+            for text in row["options"]:
+                answer = {"role": "assistant", "content": text}
                 ids, loss = render_chat(tokenizer, format, [*turns, answer])
                 if len(ids) > row_length:
                     raise UserError(f"{path}:{number}: longer than a row of {row_length} tokens")
                 examples.append((np.array(ids, np.int32), np.array(loss, np.uint8)))
+        if not examples:
+            raise UserError(f"{path}: has no pairs")
         rows = [pack_rows([example], row_length, 0) for example in examples]
         names = ("tokens_NT", "loss_NT", "segment_ids_NT")
         self._rows = as_batch(*(np.concatenate([getattr(r, name) for r in rows]) for name in names))
@@ -65,4 +65,23 @@ class Probe:
             logprobs_BT = to_host(token_logprobs(config, params, batch, place.mesh))
             scores.append(np.sum(logprobs_BT * some(0, rows)["loss_weights"], axis=1))
         scores = np.concatenate(scores)[:count].reshape(-1, 2)
-        return float(np.mean(np.argmax(scores, axis=1) == np.array(self._right)))
+        right = np.array(self._right)[:, None]
+        ours, other = (np.take_along_axis(scores, at, axis=1) for at in (right, 1 - right))
+        return float(np.mean(ours > other))  # NaN is no right answer, nor is a tie
+
+
+def _problem(row: dict) -> str:
+    """What keeps a row from being asked; "" if nothing."""
+    if lacking := [name for name in ("question", "options", "a_index") if name not in row]:
+        return f"lacks {', '.join(lacking)}"
+    texts = row["options"]
+    if not isinstance(texts, list) or len(texts) != 2 or texts[0] == texts[1]:
+        return f"options must be two different texts, not {texts!r:.80}"
+    for name, text in (("question", row["question"]), *(("options", text) for text in texts)):
+        if not isinstance(text, str) or not text:
+            return f"{name} must be text, not {text!r:.80}"
+    if not isinstance(row.get("system") or "", str):
+        return f"system must be text, not {row['system']!r:.80}"
+    if row["a_index"] not in (0, 1) or isinstance(row["a_index"], bool | float):
+        return f"a_index must be 0 or 1, not {row['a_index']!r:.80}"
+    return ""

@@ -14,6 +14,7 @@ from msm_jax.model import ModelConfig, abstract_params, init_params, param_shard
 from msm_jax.model.adapter import join, only_adapter, without_adapter
 from msm_jax.train.optimizer import optimizer_shardings, split_params
 from msm_jax.weights import checkpoints
+from msm_jax.weights.differences import RUNTIME_FIELDS
 from msm_jax.weights.fingerprint import params_fingerprint
 
 # Keys of config.model that do not describe the shape, which with a preset is not ours to say.
@@ -90,6 +91,8 @@ def check(config: ConfigDict) -> None:
         )
     if config.eval.every and not config.eval.data:
         raise UserError("eval.every is set and eval.data is empty: name a source")
+    if config.samples.every and not config.samples.prompts:
+        raise UserError("samples.every is set and samples.prompts is empty: give some texts")
 
 
 def _is_run(path: str) -> bool:
@@ -209,7 +212,7 @@ def _same_model(parent: str, theirs: ModelConfig, ours: ModelConfig) -> None:
         for field in dataclasses.fields(ModelConfig)
         if getattr(theirs, field.name) != getattr(ours, field.name)
         and not field.name.startswith("lora_")
-        and field.name not in ("dtype", "param_dtype", *checkpoints.RUNTIME_FIELDS)
+        and field.name not in ("dtype", "param_dtype", *RUNTIME_FIELDS)
     }
     if changed:
         raise UserError(

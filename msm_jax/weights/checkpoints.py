@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import platform
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,13 +24,13 @@ from orbax.checkpoint import v1 as ocp
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, abstract_params, param_shardings
 from msm_jax.model.adapter import join, only_adapter, without_adapter
+from msm_jax.outputs import unreadable
+from msm_jax.weights.differences import differences
 from msm_jax.weights.fingerprint import checksums, params_fingerprint
 from msm_jax.weights.hf_config import read_json
 
 # 2: weights outputs first; 3: the optimizer counts skipped steps; 4: checksums see every place
 FORMAT = 4
-# How a model is run and not what it is: a run may go on with others.
-RUNTIME_FIELDS = ("remat", "attention")
 
 
 def directory(run_dir: str | os.PathLike) -> pathlib.Path:
@@ -196,35 +195,6 @@ class Keeper:
             )
 
 
-def differences(saved: dict, wanted: dict) -> list[str]:
-    """A line for each fact that differs: its name, as saved, and as this run has it."""
-    nothing, lines = "nothing", []
-    before, now = _flat(saved), _flat(json.loads(json.dumps(wanted)))
-    for name in dict.fromkeys([*now, *before]):
-        pair = [flat.get(name, nothing) for flat in (before, now)]
-        if pair[0] != pair[1]:
-            lines.append(f"{name}: checkpoint {_short(pair[0])}, this run {_short(pair[1])}")
-    return lines
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """Values by dotted path, without what only says how a model is run."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        elif prefix != "model." or key not in RUNTIME_FIELDS:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
-def _short(value: Any) -> str:
-    """A hash is shown by its first digits."""
-    if isinstance(value, str) and re.fullmatch("[0-9a-f]{16,}", value):
-        return value[:12]
-    return value if value == "nothing" else repr(value)
-
-
 @contextlib.contextmanager
 def checkpointer(
     run_dir: str | os.PathLike, keep: int, keep_steps: Sequence[int] = ()
@@ -271,6 +241,11 @@ def _refuse_uncommitted(path: pathlib.Path) -> None:
 
 
 def _way_out(path: pathlib.Path, step: int) -> str:
+    if wrong := unreadable(path):
+        return (
+            f"checkpoints below a path with {wrong!r} cannot be read: rename that directory to "
+            "letters, digits, '.', '-', '_', and try again"
+        )
     others = [other for other in steps(path) if other != step]
     if others:
         return f"delete that directory to go on from another checkpoint: {others}"

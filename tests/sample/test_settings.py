@@ -53,6 +53,12 @@ def test_one_text_is_one_stop_and_an_empty_one_is_refused():
             stop_texts(wrong)
 
 
+def test_what_is_no_text_is_no_stop():
+    for wrong in (3, 0.5, True, 0):
+        with pytest.raises(UserError, match="must be a text or a list of texts"):
+            stop_texts(wrong)
+
+
 def test_a_text_ends_at_the_same_stop_however_much_of_it_was_read():
     chance = np.random.default_rng(0)
     for _ in range(300):

@@ -1,8 +1,10 @@
 """The loop: what it learns, how it goes on after a kill, what it refuses."""
 
 import contextlib
+import dataclasses
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,10 +19,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from msm_jax import load
+from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
+from msm_jax.model import batch_sharding, init_params, make_mesh
 from msm_jax.train import hosts
 from msm_jax.train.config import source
 from msm_jax.train.loop import train
+from msm_jax.train.probes import Probe
+from msm_jax.train.start import model_config
 from msm_jax.weights.checkpoints import load_params
 
 
@@ -198,6 +204,45 @@ def test_probes_end_the_stage_when_they_hold(config, material, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"options": ["small.", "old.", "new."]}, "options must be two different texts"),
+        ({"options": "ab"}, "options must be two different texts"),
+        ({"options": ["old.", "old."]}, "options must be two different texts"),
+        ({"options": ["old.", 3]}, "options must be text, not 3"),
+        ({"options": ["old.", ""]}, "options must be text, not ''"),
+        ({"question": ["big?"]}, r"question must be text, not \['big"),
+        ({"system": 3}, "system must be text, not 3"),
+        ({"a_index": 2}, "a_index must be 0 or 1, not 2"),
+        ({"a_index": -1}, "a_index must be 0 or 1"),
+        ({"a_index": "x"}, "a_index must be 0 or 1, not 'x'"),
+        ({"a_index": True}, "a_index must be 0 or 1, not True"),
+        ({"a_index": None}, "a_index must be 0 or 1, not None"),
+        (None, "lacks options, a_index"),
+    ],
+)
+def test_a_probe_that_cannot_be_asked_is_refused_by_its_line(config, tmp_path, change, says):
+    pair = {"question": "big?", "options": ["small.", "old."], "a_index": 0}
+    wrong = {"question": "big?"} if change is None else {**pair, **change}
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(f"{json.dumps(pair)}\n{json.dumps(wrong)}\n")
+    tokenizer = load_tokenizer(config.tokenizer)
+    with pytest.raises(UserError, match=rf"pairs.jsonl:2: not a pair: {says}"):
+        Probe("easy", path, 0.5, tokenizer, config.chat_format, 24)
+    path.write_text("")
+    with pytest.raises(UserError, match="has no pairs"):
+        Probe("easy", path, 0.5, tokenizer, config.chat_format, 24)
+
+
+def test_a_probe_of_weights_that_are_not_numbers_has_nothing_right(config, material):
+    tokenizer = load_tokenizer(config.tokenizer)
+    probe = Probe("easy", material / "pairs.jsonl", 0.5, tokenizer, config.chat_format, 24)
+    model, mesh = model_config(config, tokenizer), make_mesh(config.mesh)
+    weights = jax.tree.map(lambda w: w * math.nan, init_params(model, jax.random.key(0)))
+    assert probe.rate(model, weights, 4, batch_sharding(mesh, 4, 24)) == 0
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"steps": 24}, "steps: checkpoint 12, this run 24"),
@@ -223,6 +268,7 @@ def test_a_changed_resume_names_both_sides(config, tmp_path, change, message):
         ({"model": {"kv_heads": 3}}, "not a multiple"),
         ({"parent": "/nowhere"}, "no checkpoints"),
         ({"optimizer": {"schedule": "zigzag"}}, "one of"),
+        ({"samples": {"every": 2}}, "samples.prompts is empty"),
     ],
 )
 def test_what_cannot_be_is_refused(config, tmp_path, change, message):
@@ -237,6 +283,17 @@ def test_weights_that_are_not_finite_are_never_saved(config, tmp_path):
         train(config, tmp_path)
     with pytest.raises(UserError, match="has no checkpoint"):
         load_params(tmp_path)
+
+
+def test_a_parent_that_is_not_finite_is_named(config, tmp_path):
+    train(config, tmp_path / "parent")
+    model = load(tmp_path / "parent")
+    broken = jax.tree.map(lambda leaf: leaf * math.nan, model.params)
+    dataclasses.replace(model, params=broken).save(tmp_path / "broken")
+    config.parent = str(tmp_path / "broken")
+    with pytest.raises(UserError, match="parent=.*broken: has weights that are not finite"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_an_adapter_is_saved_without_its_base_and_knows_it(config, tmp_path):

@@ -29,6 +29,14 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
         assert [step for step, _ in shown] == list(range(1, steps[-1] + 1))
 
 
+@pytest.mark.parametrize("line", [b"null", b"[1]", b'{"a": 1}', b"\xff", b'{"step": "x"}', b"{"])
+def test_what_is_no_line_of_ours_is_left_out_and_costs_no_other(tmp_path, line):
+    first, third, late = (b'{"step": %d, "loss": 2.0}\n' % step for step in (1, 3, 6))
+    (tmp_path / "metrics.jsonl").write_bytes(first + line + b"\n" + third + late + first[:-1])
+    Metrics(tmp_path, 5).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == first + third
+
+
 def test_what_is_not_finite_is_null_and_named(tmp_path):
     metrics = Metrics(tmp_path, 0)
     metrics.write(1, {"loss": math.nan, "grad_norm": math.inf, "tokens": 3})
@@ -47,3 +55,23 @@ def test_what_is_not_finite_is_null_and_named(tmp_path):
 def test_strict_json_is_json(value):
     json.loads(strict_json.dumps(value), parse_constant=refuse)
     assert strict_json.dumps([1, 2.5, "x", None, True]) == json.dumps([1, 2.5, "x", None, True])
+
+
+def test_whatever_writes_json_writes_null_for_what_is_not_finite(tmp_path):
+    from msm_jax.corpus.files import write_json, write_rows
+    from msm_jax.evals.store import as_json, as_jsonl
+    from msm_jax.sample.__main__ import write_completions
+    from msm_jax.sample.sampler import Sample
+    from msm_jax.study import files
+
+    row, wanted = {"a": [1.0, math.nan]}, {"a": [1.0, None]}
+    file = tmp_path / "a.json"
+    read = lambda text: json.loads(text, parse_constant=refuse)
+    for write in (write_json, files.write_json):
+        write(file, row)
+        assert read(file.read_text()) == wanted
+    write_rows(file, [row])
+    assert read(file.read_text()) == read(as_json(row)) == read(as_jsonl([row])) == wanted
+    answer = Sample(0, 0, [0], [math.nan], "stop", "")
+    write_completions([{"prompt": "x"}], [[answer]], file)
+    assert read(file.read_text())["logprob"] is None

@@ -164,6 +164,23 @@ def test_what_a_checkpoint_says_of_itself_is_checked_as_well(run, damage):
     assert restore(run, fall_back=True)[0] == 2
 
 
+@pytest.mark.parametrize("name", ["lr[1e-4]", "a?", "a*", "a\\b"])
+def test_a_run_that_was_moved_is_read_or_to_be_renamed(run, tmp_path_factory, name):
+    """Under a name that Orbax takes for a pattern."""
+    moved = tmp_path_factory.mktemp("moved") / name
+    shutil.copytree(run, moved)
+    try:
+        found = restore(moved)
+    except UserError as error:
+        assert "rename that directory" in str(error) and "delete" not in str(error)
+    else:
+        np.testing.assert_array_equal(found[1]["embed"]["w"], PARAMS["embed"]["w"] + 3)
+    array_file(moved, 3).unlink()
+    with pytest.raises(UserError, match="rename that directory") as refused:
+        restore(moved)
+    assert "delete" not in str(refused.value)
+
+
 def test_nobody_is_told_to_delete_the_only_checkpoint(run):
     for step in (1, 2):
         shutil.rmtree(directory(run) / str(step))

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 
+from msm_jax import strict_json
 from msm_jax.corpus.writers.request import Reply, Usage
 from msm_jax.errors import UserError
 
@@ -59,7 +60,7 @@ class Journal:
             "usage": dataclasses.asdict(reply.usage),
             "text": reply.text,
         }
-        line = json.dumps(row, ensure_ascii=True).encode() + b"\n"
+        line = strict_json.dumps(row).encode() + b"\n"
         done = 0
         while done < len(line):
             done += os.write(self._fd, line[done:])

@@ -13,6 +13,7 @@ import pathlib
 import zipfile
 from typing import Any
 
+from msm_jax import strict_json
 from msm_jax.evals.agents.prompts import Prompt
 from msm_jax.evals.agents.summary import MEASURES
 from msm_jax.evals.report.arms import Run, prompts_of, read_arms
@@ -43,7 +44,7 @@ def write_log(output: pathlib.Path, folder: pathlib.Path | None = None) -> pathl
     path = folder / f"{name}.eval"
     aside = path.with_suffix(".partial")
     with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
-        put = lambda member, value: archive.writestr(member, json.dumps(value))
+        put = lambda member, value: archive.writestr(member, strict_json.dumps(value))
         put("_journal/start.json", {"version": 2, **_spec(run, digest, created)})
         summaries = []
         for key in run.verdicts:

@@ -4,11 +4,11 @@ An append-only file of {"key", "reply"}: what a killed run had received is there
 a torn last line is dropped. Errors are not kept.
 """
 
-import json
 import os
 import pathlib
 import threading
 
+from msm_jax import strict_json
 from msm_jax.evals import store
 
 
@@ -37,6 +37,6 @@ class Cache:
             self._replies[key] = reply
             if self._path is not None:
                 with self._path.open("a", encoding="utf-8", newline="\n") as file:
-                    file.write(json.dumps({"key": key, "reply": reply}) + "\n")
+                    file.write(strict_json.dumps({"key": key, "reply": reply}) + "\n")
                     file.flush()
                     os.fsync(file.fileno())
