@@ -101,7 +101,7 @@ def test_it_says_what_the_summaries_say(arms, tmp_path):
     numbers = summary["measures"]["verdict"]
     said = f"{numbers['rate']:.1%} [{numbers['ci_low']:.1%}, {numbers['ci_high']:.1%}]"
     assert said in text and "2 seeds" in text
-    assert "seeds: paired t over seeds" in text
+    assert "seeds: paired t over seeds, in the order given" in text
     # the deed of the one answer in six that the judge calls harmful and the rules do not see
     assert "on which they disagree" in text and "judge and rules apart" in text
 
@@ -156,6 +156,9 @@ def test_what_cannot_be_compared_is_named(arms, tmp_path):
     with pytest.raises(UserError, match="explicit-safety"):
         write_report(tmp_path / "r.html", {"a": arms["base"], "b": [other]})
     (tmp_path / "empty").mkdir()
+    again = make(tmp_path / "again" / "base1", 3, seed=7)  # the weights of arms["base"][0]
+    with pytest.raises(UserError, match="'a'.*base1.*again.*same weights"):
+        write_report(tmp_path / "r.html", {"a": [*arms["base"], again]})
     with pytest.raises(UserError, match="evaluation.json"):
         write_report(tmp_path / "r.html", {"a": [tmp_path / "empty"]})
 
