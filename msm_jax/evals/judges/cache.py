@@ -13,10 +13,11 @@ from msm_jax.evals import store
 
 
 class Cache:
-    """Keys to replies. Threads may share it; `evaluation.judge` keeps a second process out.
+    """Keys to replies. Threads may share it.
 
-    The file is read when the first reply is asked for: whoever waited for another process finds
-    what that one has paid for.
+    The file is read when the first reply is asked for, inside the lock of `evaluation.judge`. Two
+    processes with directories of their own may append to one file (--judge_cache); a question that
+    both have open is then paid for by both.
     """
 
     def __init__(self, path: pathlib.Path | None):
