@@ -115,6 +115,17 @@ def test_two_checkpoints_under_common_numbers(arms, tmp_path):
     assert "conditions fixed: independent samples" in text and "paired by sample" not in text
 
 
+def test_runs_that_were_not_asked_alike_are_told_apart(arms, tmp_path):
+    """What the page says of one arm is not said of all."""
+    text, _ = read(write_report(tmp_path / "report.html", arms))
+    assert "not asked alike" not in text
+    warm = make(tmp_path / "warm", 3, grid={**GRID, "temperature": 0.9})
+    both = {"base": arms["base"], "warm": [warm]}
+    text, _ = read(write_report(tmp_path / "report.html", both))
+    assert "temperature 0.7 or 0.9, at most 4096 tokens" in text
+    assert "not asked alike: temperature (0.7: base; 0.9: warm)." in text
+
+
 def test_two_judges_on_the_same_answers(tmp_path):
     one, other = make(tmp_path / "one", 5), make(tmp_path / "other", 5)
     rows = [json.loads(line) for line in (other / "verdicts.jsonl").read_text().splitlines()]
