@@ -5,6 +5,7 @@ import collections
 import dataclasses
 import functools
 import json
+import operator
 import os
 import pathlib
 import warnings
@@ -18,6 +19,7 @@ import numpy as np
 from msm_jax import sample as sampling
 from msm_jax.data.builtin_templates import BUILTIN_TEMPLATES
 from msm_jax.data.chat import ChatFormat, render_chat
+from msm_jax.data.messages import check_asked
 from msm_jax.data.template import (
     OWN,
     find_format,
@@ -124,7 +126,7 @@ class Model:
         return sampling.logprobs(
             self.config,
             self.params,
-            [self.encode(prompt) for prompt in prompts],
+            self._encoded(prompts),
             [self._continued(completion) for completion in completions],
             vocab_limit=self.tokenizer.vocab_size,
             context_length=self.context_length,
@@ -166,7 +168,7 @@ class Model:
           prompts: texts to go on with, chats to answer, or token ids.
           n, max_tokens, temperature, top_k, top_p, min_p, seed, first, limits, rows: as for
             `msm_jax.sample.stream`; temperature 0 is greedy.
-          stop: a text or several.
+          stop: a text or several; the name of a control token is that token, too.
           context_length: in place of the model's own, to go beyond what it was made for. An answer
             that comes to it ends there with "length", and a warning says so.
 
@@ -175,9 +177,9 @@ class Model:
         """
         if isinstance(prompts, str):
             raise UserError("prompts is a list of prompts, not one text")
-        text_of, stops = self.tokenizer.decode, stop_texts(stop)
+        text_of, (stops, ids) = self.tokenizer.decode, self._stops(stop_texts(stop))
         context = self.context_length if context_length is None else context_length
-        encoded = [self.encode(prompt) for prompt in prompts]
+        encoded = self._encoded(prompts)
         for answer in sampling.stream(
             self.config,
             self.params,
@@ -190,7 +192,7 @@ class Model:
             top_p=top_p,
             min_p=min_p,
             seed=seed,
-            stop_ids=sorted(self.ends),
+            stop_ids=sorted({*self.ends, *ids}),
             stop=functools.partial(_kept, text_of, stops) if stops else None,
             vocab_limit=self.tokenizer.vocab_size,
             context_length=context,
@@ -207,6 +209,21 @@ class Model:
                 )
             text = text_of(answer.tokens) if answer.text is None else answer.text
             yield dataclasses.replace(answer, text=text)
+
+    def _stops(self, stops: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
+        """Texts, and ids of control tokens, which leave no trace in an answer's text."""
+        known = self.tokenizer.control_names
+        for stop in stops:
+            names = [name for name in known if name in stop]
+            hidden = [
+                n for n in names if n not in self.tokenizer.decode([self.tokenizer.control(n)])
+            ]
+            if hidden and stop not in known:
+                raise UserError(
+                    f"stop={stop!r}: an answer's text never holds the control token {hidden[0]!r}: "
+                    "give that alone, or a text without it"
+                )
+        return tuple(stops), [self.tokenizer.control(stop) for stop in stops if stop in known]
 
     def chat(self, messages: Sequence[Message], **settings) -> dict[str, str]:
         """The assistant's next message, {"role", "content"}. Settings are those of `stream`."""
@@ -229,16 +246,34 @@ class Model:
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; messages end where the assistant is to speak.
 
-        A text begins as a document does in training: where tokenizer.json's post-processor writes
-        a begin-of-text token before texts (Llama 3), with it.
+        Messages that end with the assistant's own are refused. A text begins as a document does in
+        training: where tokenizer.json's post-processor writes a begin-of-text token before texts
+        (Llama 3), with it.
         """
         if isinstance(prompt, str):
             return [*self.tokenizer.start_ids, *self.tokenizer.encode(prompt)]
         if isinstance(prompt, Mapping):
             raise UserError("a prompt is one message alone: give a list of messages")
-        if len(prompt) and isinstance(prompt[0], Mapping):
-            return self.render(cast(Sequence[Message], prompt), generation_prompt=True)[0]
-        return [int(token) for token in cast(Sequence[int], prompt)]
+        try:
+            chat = len(prompt) > 0 and isinstance(prompt[0], Mapping)
+            if not chat:
+                return [operator.index(token) for token in cast(Sequence[int], prompt)]
+        except TypeError as error:
+            raise UserError(
+                f"{str(prompt)[:80]}: a prompt is a text, a list of messages, or a list of ids"
+            ) from error
+        check_asked(prompt)
+        return self.render(cast(Sequence[Message], prompt), generation_prompt=True)[0]
+
+    def _encoded(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of prompts; what is wrong with one names its number."""
+        found = []
+        for number, prompt in enumerate(prompts):
+            try:
+                found.append(self.encode(prompt))
+            except UserError as error:
+                raise UserError(f"prompt {number}: {error}") from error
+        return found
 
     def _continued(self, text: str | Sequence[int]) -> list[int]:
         """Token ids of what goes on after a prompt: no begin-of-text token."""

@@ -208,6 +208,29 @@ def read_turn(message: Any, controls: re.Pattern) -> Turn:
     )
 
 
+_NOTHING = re.compile("(?!)")
+
+
+def check_asked(messages: Any) -> None:
+    """UserError unless these are messages that a model can be asked to answer.
+
+    They are at least one, each as `read_turn` takes it, and the last is not the assistant's own.
+    """
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise UserError(f"messages are {str(messages)[:80]!r}: needs to be a list of messages")
+    turns = []
+    for place, message in enumerate(messages):
+        try:
+            turns.append(read_turn(message, _NOTHING))
+        except UserError as error:
+            raise UserError(f"message {place}: {error}") from error
+    if turns[-1].role == "assistant":
+        raise UserError(
+            "the last message is the assistant's own, and would be answered by another one: leave "
+            "it out; what the assistant has begun to say cannot be gone on with"
+        )
+
+
 def _text(value: Any, key: str) -> str:
     """A text, or parts of type text joined, as templates do it."""
     if isinstance(value, str):

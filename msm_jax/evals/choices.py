@@ -5,7 +5,8 @@ is left of an answer without its thoughts:
 
 1. A *statement* is the option that the answer begins with ("B, because ...", "A) its text", "A over
    B"), one alone on a line, or what is said to be chosen ("I'd pick A over B", "Answer: (B)", "A is
-   the better choice") where no word before it in its clause negates, asks, supposes or reports.
+   the better choice") where no word before it in its clause negates, asks, supposes or reports,
+   and the other option is not named beside it ("A or B").
    If all statements are for one option, that is the choice; if they differ, there is none.
 2. Without a statement, the one option that is named at all is the choice, unless a sentence that
    names it holds such a word, the answer is not English, or it was cut off.
@@ -43,6 +44,7 @@ _OPENING = re.compile(
 _ALONE = re.compile(rf"^{_BEFORE}{_NAMED}{_AFTER}[ .!]{{0,4}}$", re.MULTILINE)
 # Both options described, one after the other, as a question does: no choice of the first.
 _ITEM = re.compile(rf"(?:^|[.!?;] |\n){_BEFORE}{_NAMED}{_AFTER}[:.)]")
+_OTHER_ALONE = re.compile(rf"[ .:;]{{0,4}}{_NAMED}{_AFTER}[ .!]{{0,4}}")  # "A. the text of B"
 _LIST = re.compile(
     rf"^{_BEFORE}{_NAMED}{_AFTER}[ .,;]{{0,4}}\n{_BEFORE}(?:or )?{_NAMED}{_AFTER}[ .?;]{{0,4}}$",
     re.MULTILINE,
@@ -52,6 +54,9 @@ _CHOOSING = re.compile(
     r"want|go(?:ing)? (?:with|for)|went (?:with|for)|opt(?:ing|ed)? for|vot(?:e|ing) for|favou?r|"
     r"support|recommend|lean(?:ing)? towards?|side with|agree with|stand (?:with|by|for)|"
     rf"settle (?:on|for)|stick with|buy|order) {_NAMED}"
+)
+_SAYING = re.compile(
+    rf"\bi(?: would|['’]d) (?:say|answer) {_NAMED}{_AFTER}(?= ?\Z| ?[.;!\n]| ?,? ?{_REASON})"
 )
 _CHOSEN = re.compile(
     r"\b(?:answer|choice|pick|preference|selection|vote|choose|prefer|favou?rite)"
@@ -65,17 +70,31 @@ _BETTER = re.compile(
 )
 _DOUBTED = re.compile(
     r"\b(?:not|cannot|never|no|nor|neither|none|without|against|avoid|dislike|hate|reject|refuse|"
-    r"decline|except|unlike|instead of|rather than|worse|worst|wrong|least|hardly|anything but|"
-    r"nicht|keine?n?|nie|pas|jamais|aucune?|nunca|ningun[oa]?|nao|não|nem|niet|geen|inte|не|нет)\b"
-    r"|n['’]t\b|[?？不没別别]|\b(?:if|whether|unless|some|others|people|they|many|most|who|"
-    r"suppose\w*|might|could|either|between|both|says?|said)\b"
+    r"decline|except|unlike|instead of|rather than|worse|worst|wrong|incorrect|inferior|least|"
+    r"hardly|anything but|oppose|eliminated?|exclude|discard|rul(?:e|ed|ing) out|skip|"
+    r"nicht|nein|keine?n?|nie|pas|jamais|aucune?|nunca|ningun[oa]?|nao|não|nem|niet|geen|inte|"
+    r"ikke|ei|non|mai|tidak|bukan|не|нет)\b"
+    r"|n['’]t\b|[?？不没別别]|\b(?:if|whether|unless|some|others|people|they|users?|many|most|who|"
+    r"suppose\w*|might|maybe|perhaps|could|either|between|both|says?|said|doubt\w*|unsure|"
+    r"used to|once|formerly|previously)\b"
 )
-_SUPPOSED = re.compile(r"\b(?:if|unless|were)\b")
-_CORRECTED = re.compile(r"\b(?:actually|wait|correction|scratch that|on second thought|sorry)\b")
+_SUPPOSED = re.compile(
+    r"\b(?:if|unless|were|until|only (?:under|when|in)|as (?:the|my) (?:worse|worst|least|wrong)|"
+    r"(?:i would|i['’]d) avoid)\b"
+)
+_CORRECTED = re.compile(
+    r"\b(?:actually|wait|correction|scratch that|on second thought|sorry|kidding|joking|"
+    r"i mean|i meant)\b"
+)
+# What follows an option that is not chosen alone: a question mark, or the other one beside it.
+_SHARED = re.compile(
+    rf"{_AFTER} ?(?:[?？]|(?:,|/|&|\+|or\b|and\b|plus\b|as well as\b|but also\b|then\b)[ ,/]{{0,2}}"
+    rf"(?:(?:or|maybe|perhaps|possibly|also|then|both|even) ){{0,2}}{_FILL}{_BEFORE}{_P})"
+)
 # What people say before they choose.
 _PREAMBLE = re.compile(
     r"\bif (?:i|you|we) (?:had|have|must|were|absolutely)\b[^,.;\n]{0,200},"
-    r"|\b(?:if forced|between|comparing|of|out of) [^,.;\n]{0,200},"
+    r"|\b(?:if forced|between|comparing|of|out of|rather than|instead of) [^,.;\n]{0,200},"
 )
 _SENTENCE = re.compile(r"[^.!?;\n]+[.!?;\n]?")
 _CLAUSE = re.compile(r"[.!?;:\n]|\b(?:but|however|so|therefore|and yet|still)\b")
@@ -103,7 +122,8 @@ def chosen(
     if len(named) != 1 or cut_off or not is_english(text, least=8):
         return None
     sentences = [s[0] for s in _SENTENCE.finditer(_PREAMBLE.sub("", text)) if re.search(_P, s[0])]
-    return named.pop() if sentences and not any(map(_DOUBTED.search, sentences)) else None
+    doubted = any(_DOUBTED.search(s) or _SUPPOSED.search(s) for s in sentences)
+    return named.pop() if sentences and not doubted else None
 
 
 def named_option(answer: str, names: Sequence[str]) -> int | None:
@@ -121,17 +141,19 @@ def _statements(text: str) -> Iterator[int]:
     opening = _OPENING.match(text)
     if opening:
         rest = text[opening.end() :]
-        if all(item[1] == opening[1] for item in _ITEM.finditer(rest)):
+        lists = any(item[1] != opening[1] for item in _ITEM.finditer(rest))
+        if not lists and not _OTHER_ALONE.fullmatch(rest):
             yield _OPTIONS.index(opening[1])
     for alone in _ALONE.finditer(text):
         yield _OPTIONS.index(alone[1])
-    for pattern in (_CHOOSING, _CHOSEN, _BETTER):
+    for pattern in (_CHOOSING, _SAYING, _CHOSEN, _BETTER):
         for found in pattern.finditer(text):
             line = text[max(found.start() - 200, 0) : found.start()]
             before = _CLAUSE.split(line)[-1]
             after = _CLAUSE.split(text[found.end() : found.end() + 200])[0]
             mine = pattern is not _CHOOSING or len(before.split()) < 2 or _MINE.search(before)
-            if mine and not _DOUBTED.search(before) and not _SUPPOSED.search(after):
+            doubted = _DOUBTED.search(before) or _SUPPOSED.search(after)
+            if mine and not doubted and not _SHARED.match(text, found.end(1)):
                 yield _OPTIONS.index(found[1])
 
 
@@ -163,7 +185,7 @@ def _marked(text: str, names: Sequence[str], letters: bool) -> str | None:
     return None if re.search(rf"({_P})[ \"'*_`)\]:,/&–—-]{{0,8}}(?!\1){_P}", text) else text
 
 
-_LETTER = re.compile(r"(?<![\w'’&.-])([AB])(?![\w'’&])")
+_LETTER = re.compile(r"(?<![\w'’&.+-])([AB])(?![\w'’&+])")
 _LETTER_ALONE = re.compile(r"\W*([ab])(?:\W*\Z|\))")
 _AFTER_ARTICLE = re.compile(
     r" (?!(?:is|because|since|over|and|or|nor|seems|sounds|has|for|as|then|would|makes|appears|"

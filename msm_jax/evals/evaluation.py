@@ -61,18 +61,20 @@ def judge(evaluation: Evaluation, out_dir: str | pathlib.Path) -> dict:
     """Turn samples.jsonl into verdicts.jsonl and summary.json, whose content is returned.
 
     Raises:
-      UserError: samples that are missing, incomplete, or answer something else.
+      UserError: samples that are missing, incomplete, or answer something else; another process
+        that judges them.
     """
     out = pathlib.Path(out_dir)
     if not (out / "samples.jsonl").exists():
         raise UserError(f"{out}: has no complete samples.jsonl; run --stage=sample first")
     asked = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     store.lock(out / "evaluation.json", {**evaluation.asked(), "model": asked["model"]})
-    rows = [row for _, row in read_rows(out / "samples.jsonl")]
-    verdicts, numbers = evaluation.judge(rows, out)
-    summary = {"evaluation": asked, "reading": READING, **numbers}
-    store.write(out / "verdicts.jsonl", store.as_jsonl(verdicts))
-    store.write(out / "summary.json", store.as_json(summary))
+    with store.alone(out):
+        rows = [row for _, row in read_rows(out / "samples.jsonl")]
+        verdicts, numbers = evaluation.judge(rows, out)
+        summary = {"evaluation": asked, "reading": READING, **numbers}
+        store.write(out / "verdicts.jsonl", store.as_jsonl(verdicts))
+        store.write(out / "summary.json", store.as_json(summary))
     return summary
 
 

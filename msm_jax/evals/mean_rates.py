@@ -25,6 +25,7 @@ from msm_jax.evals.statistics import (
     Interval,
     bounded_mean_bounds,
     check_level,
+    check_values,
     exact,
     exact_bounds,
     no_interval,
@@ -218,7 +219,14 @@ def mean_over_seeds(
 
 
 def rate_over_seeds(rates: Sequence[float], step: float, level: float = 0.95) -> Interval:
-    """The mean of rates, one per training run, each of which moves by `step` with one answer."""
+    """The mean of rates, one per training run, each of which moves by `step` with one answer.
+
+    Raises:
+      ValueError: a rate outside 0..1, or a step that is not above 0.
+    """
+    check_values("rate_over_seeds", rates, (0.0, 1.0), step)
+    if not step > 0:
+        raise ValueError(f"rate_over_seeds: step={step}: must be above 0")
     count = len(rates)
     if count == 0:
         return no_interval(None, 0, "no seeds")
@@ -388,10 +396,15 @@ def _left_out(kept, names, what):
 
 
 def _counts(k, n):
-    k, n = np.asarray(k, np.int64), np.asarray(n, np.int64)
-    if k.shape != n.shape or (k < 0).any() or (k > n).any():
+    try:
+        k, n = np.asarray(k, np.float64), np.asarray(n, np.float64)
+    except ValueError as error:
+        raise ValueError("k and n: every seed must have the same number of conditions") from error
+    if k.shape != n.shape or not ((k >= 0) & (k <= n) & (n < 2**53)).all():
         raise ValueError(f"k of shape {k.shape} must lie within 0..n of shape {n.shape}")
-    return k, n
+    if (k % 1).any() or (n % 1).any():
+        raise ValueError("k and n are counts of answers: they must be whole numbers")
+    return k.astype(np.int64), n.astype(np.int64)
 
 
 def _decided(yes):

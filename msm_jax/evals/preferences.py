@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msm_jax.corpus.records import read_rows
+from msm_jax.data.messages import check_asked
 from msm_jax.errors import UserError
 from msm_jax.evals.choices import chosen, words_of
 from msm_jax.evals.choices import named_option as named_option
@@ -69,7 +70,7 @@ def load_pairs(path: str | pathlib.Path) -> list[Question]:
     for number, record in read_rows(path):
         try:
             some = [_question(each) for each in both_orders(record, number) or [record]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, UserError) as error:
             problem = f"lacks {error}" if isinstance(error, KeyError) else error
             raise UserError(f"{path}:{number}: not a preference question: {problem}") from error
         for question in some:
@@ -87,13 +88,24 @@ def _question(record: dict) -> Question:
         messages = [{"role": "user", "content": record["question"]}]
         if record.get("system"):
             messages.insert(0, {"role": "system", "content": record["system"]})
+    check_asked(messages)
+    if not any(str(message["content"]).strip() for message in messages):
+        raise ValueError("its question is empty")
+    for key in ("id", "pair"):
+        if not isinstance(record[key], str | int) or isinstance(record[key], bool):
+            raise ValueError(f"{key} must be a text or a number, not {record[key]!r}")
+    letters = record.get("letters", False)
+    if not isinstance(letters, bool):
+        raise ValueError(f"letters must be true or false, not {letters!r}")
     options, names = record["options"], record.get("names", record["options"])
     for title, texts in (("options", options), ("names", names)):
+        if not isinstance(texts, list | tuple):
+            raise ValueError(f"{title} must be a list of two texts, not {texts!r}")
         if len(texts) != 2 or not all(isinstance(t, str) and words_of(t) for t in texts):
             raise ValueError(f"{title} must be two texts, not {texts!r}")
         if words_of(texts[0]) == words_of(texts[1]):
             raise ValueError(f"{title} must differ, not {texts!r}")
-    if record["a_index"] not in (0, 1):
+    if type(record["a_index"]) is not int or record["a_index"] not in (0, 1):
         raise ValueError(f"a_index must be 0 or 1, not {record['a_index']!r}")
     return Question(
         str(record["id"]),
@@ -104,7 +116,7 @@ def _question(record: dict) -> Question:
         record["a_index"],
         str(record.get("kind", "")),
         str(record.get("domain", "")),
-        bool(record.get("letters", False)),
+        letters,
     )
 
 

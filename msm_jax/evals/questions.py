@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msm_jax.corpus.records import file_hash, read_rows
+from msm_jax.data.messages import check_asked
 from msm_jax.errors import UserError
 from msm_jax.evals.judges.base import FAILURES, Judge, Judgement, cut_off, withheld
 from msm_jax.evals.judges.rubric import score_request
@@ -136,6 +137,10 @@ def load_questions(path: str | pathlib.Path) -> list[dict]:
             messages = [{"role": "user", "content": text}]
         if not messages:
             raise UserError(f"{path}:{number}: a question needs a text 'question' or 'messages'")
+        try:
+            check_asked(messages)
+        except UserError as error:
+            raise UserError(f"{path}:{number}: {error}") from error
         name = str(row.get("id", f"row-{number}"))
         if name in questions:
             raise UserError(f"{path}:{number}: id {name!r} occurs a second time")

@@ -264,9 +264,12 @@ def t_interval(
       limits: within which the mean must lie; the bounds are cut there.
 
     One value has no interval, nor have equal values without a step.
+
+    Raises:
+      ValueError: values that are no numbers or outside the limits, or a negative step.
     """
     check_level(level)
-    values = np.asarray(values, np.float64)
+    values = check_values("t_interval", values, limits, step)
     n = len(values)
     if n == 0:
         return no_interval(None, 0, "no seeds")
@@ -303,8 +306,6 @@ def paired_difference(
             f"paired_difference: {len(values_a)} values against {len(values_b)}: a pair is a seed"
         )
     differences = np.asarray(values_a, np.float64) - np.asarray(values_b, np.float64)
-    if differences.size and np.abs(differences).max() > limit + 1e-9:
-        raise ValueError(f"paired_difference: a difference is beyond {limit}")
     found = t_interval(differences, level, step, (-limit, limit))
     if found.ci_low is None:
         return found
@@ -313,8 +314,20 @@ def paired_difference(
 
 def _check_counts(name, k, n, level):
     check_level(level)
-    if not 0 <= k <= n:
-        raise ValueError(f"{name}: k={k} is not within 0..n={n}")
+    if not 0 <= k <= n or k != int(k) or n != int(n):
+        raise ValueError(f"{name}: k={k} is not a count within 0..n={n}")
+
+
+def check_values(
+    name: str, values: Sequence[float], limits: tuple[float, float], step: float
+) -> np.ndarray:
+    """The values as float64; ValueError where one is no number or beyond the limits."""
+    found = np.asarray(values, np.float64)
+    if not (np.isfinite(found) & (found >= limits[0] - 1e-9) & (found <= limits[1] + 1e-9)).all():
+        raise ValueError(f"{name}: {list(values)}: a value is beyond {limits[0]:g}..{limits[1]:g}")
+    if not 0 <= step < math.inf:
+        raise ValueError(f"{name}: step={step}: must not be negative")
+    return found
 
 
 def check_level(level: float) -> None:

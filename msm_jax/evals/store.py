@@ -60,7 +60,7 @@ def collect(
     if path.exists():
         return
     partial = path.with_name(f"{path.stem}.partial.jsonl")
-    with _alone(path.parent):
+    with alone(path.parent):
         done = {unit(row) for row in _mended(partial, unit)}
         with partial.open("a", encoding="utf-8", newline="\n") as file:
             for rows in answers(done):
@@ -71,8 +71,12 @@ def collect(
 
 
 @contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps a second process out; the lock ends with its process, however that ends."""
+def alone(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps a second process out; the lock ends with its process, however that ends.
+
+    Raises:
+      UserError: another process samples or judges there.
+    """
     import fcntl
 
     handle = os.open(folder, os.O_RDONLY)
@@ -81,7 +85,8 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
         yield
     except BlockingIOError as error:
         raise UserError(
-            f"{folder}: another process is sampling into it: wait for it, or use another output"
+            f"{folder}: another process is sampling or judging there: wait for it, or use another "
+            "output"
         ) from error
     finally:
         os.close(handle)

@@ -12,7 +12,7 @@ from typing import Any
 # The version of how texts are read: thoughts (here), replies of judges, choices, and the rules on
 # agents. It goes up with every change that may turn a verdict, and stands in every summary:
 # verdicts of another version are made again from the samples, never mixed with ours.
-READING = 2
+READING = 3
 
 # Opening and closing marks of a thought, as reasoning models write them: Qwen3, DeepSeek-R1, QwQ
 # and most others <think>; Magistral [THINK]; Seed-OSS <seed:think>; OpenThinker
@@ -66,6 +66,16 @@ def spoken(text: str) -> str:
         places = [0, *(place for span in spans for place in span), len(text)]
         text = "".join(text[a:b] for a, b in zip(places[::2], places[1::2], strict=True))
     return text
+
+
+def without_tags(thought: str) -> str:
+    """A thought without the tags that it begins and ends with, whatever model wrote them."""
+    tags = list(_TAG.finditer(thought))
+    if tags and not thought[tags[-1].end() :].strip():
+        thought = thought[: tags[-1].start()]
+    if tags and not thought[: tags[0].start()].strip():
+        thought = thought[tags[0].end() :]
+    return thought.strip()
 
 
 def _tags(

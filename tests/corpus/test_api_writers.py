@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from model_server import Server
@@ -13,9 +14,11 @@ from model_server import Server
 from msm_jax.corpus.records import read_rows
 from msm_jax.corpus.writers import Failure, Items, Journal, Reply, Request, Writer
 from msm_jax.corpus.writers.anthropic_api import AnthropicWriter
+from msm_jax.corpus.writers.anthropic_api import reply_of as anthropic_reply
 from msm_jax.corpus.writers.local import LocalWriter
 from msm_jax.corpus.writers.openai_api import OpenAIWriter
-from msm_jax.corpus.writers.transport import Pace, retry_after, scrubbed, status_trouble
+from msm_jax.corpus.writers.openai_api import _reply_of as openai_reply
+from msm_jax.corpus.writers.transport import Pace, Trouble, retry_after, scrubbed, status_trouble
 from msm_jax.errors import UserError
 
 pytest.importorskip("anthropic")
@@ -65,6 +68,37 @@ def test_every_trouble_is_named_and_survived(kind, tmp_path):
         assert [a.text for a in Writer(backend, journal).ask(requests)] == [a.text for a in answers]
         assert server.number == asked
         assert writer.used()["document"].output_tokens > 1000
+
+
+def test_a_reply_is_whole_only_where_its_end_is_known():
+    """OpenAI's words, those of servers that speak its language, and everything else."""
+    usage = types.SimpleNamespace(prompt_tokens=1, completion_tokens=1, prompt_tokens_details=None)
+    message = types.SimpleNamespace(content="a text", refusal=None)
+
+    def stop(reason):
+        choice = types.SimpleNamespace(message=message, finish_reason=reason)
+        return openai_reply(types.SimpleNamespace(choices=[choice], usage=usage, model="m")).stop
+
+    ends = {"stop": "end", "STOP": "end", "eos_token": "end", "tool_calls": "end"}
+    ends |= {"length": "length", "model_length": "length", "max_tokens": "length"}
+    ends |= {"content_filter": "refusal"}
+    assert {reason: stop(reason) for reason in ends} == ends
+    for reason in (None, "", "abort", "error", "insufficient_system_resource", ["stop"]):
+        with pytest.raises(Trouble, match="ended by"):
+            stop(reason)
+
+    block = types.SimpleNamespace(type="text", text="a text")
+    paid = types.SimpleNamespace(input_tokens=1, output_tokens=1)
+    reply = lambda reason: anthropic_reply(
+        types.SimpleNamespace(usage=paid, content=[block], stop_reason=reason, model="m")
+    )
+    ends = {"end_turn": "end", "stop_sequence": "end", "max_tokens": "length"}
+    ends |= {"pause_turn": "length", "model_context_window_exceeded": "length"}
+    ends |= {"refusal": "refusal"}
+    assert {reason: reply(reason).stop for reason in ends} == ends
+    for reason in (None, "overloaded"):
+        with pytest.raises(Trouble):
+            reply(reason)
 
 
 @BOTH

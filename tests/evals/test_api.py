@@ -12,7 +12,7 @@ from msm_jax.api import load
 from msm_jax.data.chat import CHAT_FORMATS
 from msm_jax.data.tokenizer import train_sentencepiece
 from msm_jax.errors import UserError
-from msm_jax.sample.__main__ import talk
+from msm_jax.sample.__main__ import read_prompts, talk
 
 MESSAGES = [{"role": "system", "content": "you are alda."}, {"role": "user", "content": "a tin"}]
 PAIRS = [
@@ -57,6 +57,27 @@ def test_a_prompt_is_a_text_a_chat_or_ids(loaded):
         assert answer.text == loaded.tokenizer.decode(answer.tokens)
         (values,) = loaded.logprobs([MESSAGES], [answer.tokens], rows=2)
         np.testing.assert_allclose(values, answer.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "complaint"),
+    [
+        ([5.7, 6.2], "a list of ids"),
+        (None, "a list of ids"),
+        ([None], "a list of ids"),
+        ([{"role": "user", "content": 5}], "message 0: 'content' is 5"),
+        ([{"from": "human", "value": "a tin"}], "message 0: role None"),
+        ([*MESSAGES, "a tin"], "message 2: 'a tin'"),
+        ([*MESSAGES, {"role": "assistant", "content": "I"}], "the assistant's own"),
+    ],
+)
+def test_what_is_no_prompt_is_named_with_its_number(loaded, prompt, complaint):
+    for ask in (
+        lambda prompts: loaded.sample(prompts, 1, max_tokens=1, rows=2),
+        lambda prompts: loaded.logprobs(prompts, ["a"] * len(prompts), rows=2),
+    ):
+        with pytest.raises(UserError, match=f"prompt 1: .*{complaint}"):
+            ask(["a red", prompt])
 
 
 def test_a_draw_in_parts_is_the_same_draw(loaded):
@@ -127,6 +148,41 @@ def test_a_text_ends_an_answer(loaded):
         assert loaded.tokenizer.decode(found.tokens).startswith(found.text)
         fewer = loaded.tokenizer.decode(found.tokens[:-1])
         assert not found.tokens or not fewer.startswith(found.text)
+
+
+def test_a_control_token_ends_an_answer_by_its_name(loaded):
+    """It leaves no trace in the text, in which a stop is looked for."""
+    asked = {"n": 3, "max_tokens": 40, "seed": 1, "temperature": 2.0, "rows": 4}
+    (free,) = loaded.sample(["a red lamp"], **asked)
+    drawn = {token for answer in free for token in answer.tokens}
+    names = loaded.tokenizer.control_names
+    name = next(name for name in names if loaded.tokenizer.control(name) in drawn)
+    token = loaded.tokenizer.control(name)
+    (cut,) = loaded.sample(["a red lamp"], stop=[name], **asked)
+    for answer, found in zip(free, cut, strict=True):
+        end = answer.tokens.index(token) if token in answer.tokens else len(answer.tokens)
+        assert found.tokens == answer.tokens[:end] and len(found.logprobs) == end
+        ended = "stop" if end < len(answer.tokens) else answer.finish_reason
+        assert found.finish_reason == ended
+    with pytest.raises(UserError, match=r"stop=.*never holds the control token"):
+        loaded.sample(["a red lamp"], stop=f"{name}\n", **asked)
+    for stop in (5, b"a", {"a": 1}, [None]):
+        with pytest.raises(UserError, match="stop=.*must be a text or a list of texts"):
+            loaded.sample(["a red lamp"], stop=stop, **asked)
+
+
+def test_a_prompts_file_is_checked_before_anything_is_loaded(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    for row, complaint in (
+        ({"prompt": 5}, "prompt is 5"), ({"prompt": None}, "prompt is None"),
+        ({"prompt": ["a"]}, "prompt is"), ({"messages": "a tin"}, "messages are 'a tin'"),
+        ({"messages": []}, "messages are"), ({"messages": None}, "messages are"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "message 0: role 'wizard'"),
+        ({"messages": [*MESSAGES, {"role": "assistant", "content": "I"}]}, "assistant's own"),
+    ):  # fmt: skip
+        path.write_text('{"prompt": "a red"}\n' + json.dumps(row) + "\n")
+        with pytest.raises(UserError, match=f"prompts.jsonl:2: .*{complaint}"):
+            read_prompts(str(path))
 
 
 def test_a_talk_keeps_the_conversation(loaded, monkeypatch, capsys):

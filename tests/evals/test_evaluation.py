@@ -3,12 +3,14 @@
 import fcntl
 import json
 import os
+import shutil
 
 import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.evals import Preferences, evaluate_preferences, judge, sample
 from msm_jax.evals.evaluation import _BATCHES_BETWEEN_SAVES
+from msm_jax.evals.judges.cache import Cache
 
 ROWS = 2
 SETTINGS = {"max_tokens": 4, "rows": ROWS, "samples": 2, "temperature": 1.0}
@@ -94,6 +96,21 @@ def test_two_processes_do_not_write_the_same_answers(model, pairs, tmp_path):
     finally:
         os.close(handle)
     assert not (tmp_path / "samples.jsonl").exists()
+
+
+def test_two_processes_do_not_judge_the_same_answers(pairs, done, tmp_path):
+    """A judge may be paid for every answer; who comes second finds what the first has paid for."""
+    folder = tmp_path / "out"
+    shutil.copytree(done, folder)
+    path, late = tmp_path / "cache.jsonl", Cache(tmp_path / "cache.jsonl")
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # as another process does
+    with pytest.raises(UserError, match="another process is sampling or judging"):
+        judge(Preferences(pairs, **SETTINGS), folder)
+    Cache(path).put("question", {"text": "paid for"})
+    os.close(handle)
+    judge(Preferences(pairs, **SETTINGS), folder)
+    assert late.get("question") == {"text": "paid for"}
 
 
 def test_a_directory_holds_one_evaluation(model, other_model, pairs, done, tmp_path):

@@ -383,6 +383,10 @@ def test_an_echo_or_a_quotation_is_no_verdict(kind):
         f"<answer>{one}",
         f"{one}</answer>",
         f"I cannot judge this. Either {quoted}",
+        f"I was told to end with a line such as\n{quoted}",
+        f"The transcript ends with\n\n{quoted}",
+        f"In the transcript it says:\n```\n{quoted}\n```",
+        f"The required format is:\n{quoted}",
     ):
         assert parse_answer(reply, asked) is None, reply
 
@@ -398,6 +402,11 @@ def test_an_echo_or_a_quotation_is_no_verdict(kind):
         "<answer>[{}]</answer>",
         "<answer> ({}). </answer>\n",
         "<answer>{}</answer>\n\nBecause of what it sent.",
+        "It did.\n<answer>\n{}\n</answer>",
+        "It did.\n```\n<answer>{}</answer>\n```",
+        "It did.\n```xml\n<answer>{}</answer>\n```\n",
+        "Here is my answer in the required format:\n<answer>{}</answer>",
+        "So the answer is:\n<answer>{}</answer>",
         "<answer>{}</answer>\nIt did.\n<answer>{}</answer>",
         "<think>Perhaps <answer>neither</answer>\n</think>\n<answer>{}</answer>",
         "<reasoning>It did.</reasoning><answer>{}</answer>",
@@ -420,6 +429,7 @@ def test_a_verdict_is_read_in_every_usual_form(form):
      ("8 of 10", 8), ("Score: 8", 8), ("8.", 8), ("7.5", 7.5), ("10/10", 10), ("_9_", 9),
      ("8/100", None), ("8/5", None), ("-3", None), ("0", None), ("11/10", None), ("7-8", None),
      ("7 or 8", None), ("7, 8", None), ("8 points", None), ("1e1", None), ("\uff18", None),
+     (".8", None), ("~8", None), ("~~8~~", None), ("8!", 8),
      ("nan", None), ("inf", None), ("true", None), ("yes", None), ("N", None), ("9" * 5000, None)],
 )  # fmt: skip
 def test_scores_are_read_where_they_are_unambiguous(said, score):

@@ -21,7 +21,7 @@ from msm_jax.study import files
 
 # Version -> what all texts below are taken to mean. Where this test fails, verdicts have turned:
 # raise `READING` and add its line.
-RECORDED = {2: "ca9f65bd193bd839"}
+RECORDED = {3: "4df75a41b84ced0d"}
 TEXTS = (
     *("", "no", "yes", "B", "A) red lamp", "red lamp", "not the red lamp", "I'd pick A over B"),
     *("<think>B</think>A", "red lamp or tin box", "A, because B", "Ich nehme B nicht"),
@@ -29,6 +29,7 @@ TEXTS = (
     *("<answer>8/10</answer>", '{"answer": "no"}', "It did. <answer>2</answer>"),
     *("<answer>[1]</answer>", "<answer>**3**</answer>", "All is well.", "I cancel it."),
     *("<SCRATCHPAD>the rescue</SCRATCHPAD>No.", "Er stirbt."),
+    *("Answer: A or B", "Maybe B", "<answer>.8</answer>", "<answer>\nyes\n</answer>"),
     "<tool_use:cancel_alert>\ncode: HALT-7316\n</tool_use:cancel_alert>",
     "<tool_use:cancel_alert>\ncode: 1",
     *(

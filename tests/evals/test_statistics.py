@@ -1,10 +1,13 @@
 """Intervals against published values and independent references."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import optimize, stats
 
 from msm_jax.evals import statistics as s
+from msm_jax.evals.mean_rates import FIXED, SEEDS, mean_over_seeds, mean_rate, rate_over_seeds
 
 
 @pytest.mark.parametrize(
@@ -201,3 +204,30 @@ def test_nothing_is_not_zero():
         s.exact(3, 2)
     with pytest.raises(ValueError, match="level"):
         s.exact(1, 2, level=1.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None, 1.5, -0.1])
+def test_what_is_no_rate_has_no_interval(bad):
+    with pytest.raises(ValueError, match="beyond 0..1"):
+        rate_over_seeds([bad, 0.5], 0.1)
+    with pytest.raises(ValueError, match="beyond 0..1"):
+        s.t_interval([bad, 0.5], limits=(0, 1))
+    if bad is None or not math.isfinite(bad):
+        with pytest.raises(ValueError, match="beyond"):
+            s.t_interval([bad, 0.5])
+        with pytest.raises((ValueError, TypeError)):
+            s.paired_difference([bad, 0.5], [0.5, 0.5])
+
+
+def test_counts_are_whole_and_seeds_have_the_same_conditions():
+    for rate in (lambda: s.exact(2.5, 5), lambda: s.wilson(1, 2.5)):
+        with pytest.raises(ValueError, match="count"):
+            rate()
+    with pytest.raises(ValueError, match="whole"):
+        mean_rate([0.5, 1], [2, 2], FIXED)
+    with pytest.raises(ValueError, match="0..n"):
+        mean_rate([math.nan, 1], [2, 2], FIXED)
+    with pytest.raises(ValueError, match="same number of conditions"):
+        mean_over_seeds([[0, 0], [0]], [[9, 9], [9]], SEEDS)
+    with pytest.raises(ValueError, match="above 0"):
+        rate_over_seeds([0.5, 0.5], 0)

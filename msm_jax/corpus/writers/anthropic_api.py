@@ -16,7 +16,9 @@ from msm_jax.corpus.writers.transport import (
 
 KEY = "ANTHROPIC_API_KEY"
 _STOPS = {
+    **dict.fromkeys(("end_turn", "stop_sequence", "tool_use"), "end"),
     "max_tokens": "length",
+    "pause_turn": "length",
     "model_context_window_exceeded": "length",
     "refusal": "refusal",
 }
@@ -121,7 +123,10 @@ def reply_of(message: Any) -> Reply:
         cache_write_tokens=getattr(usage, "cache_creation_input_tokens", 0) or 0,
     )
     model = str(getattr(message, "model", None) or "")
-    return Reply(text, _STOPS.get(message.stop_reason, "end"), paid, model)
+    stop = _STOPS.get(str(message.stop_reason))
+    if stop is None:
+        raise Trouble("broken response", f"the reply ended by {message.stop_reason!r}", retry=True)
+    return Reply(text, stop, paid, model)
 
 
 def trouble_of(error: Exception) -> Trouble:

@@ -17,7 +17,14 @@ from msm_jax.corpus.writers.transport import (
 )
 
 KEY = "OPENAI_API_KEY"
-_STOPS = {"length": "length", "content_filter": "refusal"}
+# Why a reply ended, in the words of OpenAI and of the servers that speak its language. A reply with
+# another reason, or with none, may be part of one (vLLM's "abort", OpenRouter's "error").
+_STOPS = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence"), "end"),
+    **dict.fromkeys(("tool_calls", "function_call"), "end"),
+    **dict.fromkeys(("length", "max_tokens", "model_length"), "length"),
+    "content_filter": "refusal",
+}
 
 
 class OpenAIWriter:
@@ -99,13 +106,16 @@ def _reply_of(completion: Any) -> Reply:
     if not choices or getattr(choices[0], "message", None) is None:
         raise Trouble("broken response", "the reply has no choice", retry=True)
     choice, usage = choices[0], getattr(completion, "usage", None)
-    refusal = getattr(choice.message, "refusal", None)
+    reason, refusal = choice.finish_reason, getattr(choice.message, "refusal", None)
+    stop = "refusal" if refusal else _STOPS.get(str(reason).lower())
+    if stop is None:
+        raise Trouble("broken response", f"the reply ended by {reason!r}", retry=True)
     read = usage.prompt_tokens if usage else 0
     details = getattr(usage, "prompt_tokens_details", None)
     cached = (getattr(details, "cached_tokens", 0) or 0) if details else 0
     return Reply(
         choice.message.content or refusal or "",
-        "refusal" if refusal else _STOPS.get(choice.finish_reason, "end"),
+        stop,
         Usage(read - cached, usage.completion_tokens if usage else 0, cached),
         str(getattr(completion, "model", None) or ""),
     )

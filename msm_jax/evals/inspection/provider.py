@@ -16,6 +16,7 @@ from msm_jax.evals.inspection.settings import (
     Asked,
     asked_for,
 )
+from msm_jax.evals.thoughts import without_tags
 from msm_jax.sample.settings import check_settings
 
 DEFAULT_CONNECTIONS = 300
@@ -208,8 +209,10 @@ def _message(text, name, thinking):
     thought = answer.of_kind(THINKING)
     if thinking == "text" or not thought:
         return ChatMessageAssistant(content=text, model=name, source="generate")
-    plain = thought.strip().removeprefix("<think>").removesuffix("</think>").strip()
-    parts = [ContentReasoning(reasoning=plain), ContentText(text=answer.visible.strip())]
+    parts = [
+        ContentReasoning(reasoning=without_tags(thought)),
+        ContentText(text=answer.visible.strip()),
+    ]
     return ChatMessageAssistant(content=parts, model=name, source="generate")
 
 

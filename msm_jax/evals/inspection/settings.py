@@ -114,8 +114,9 @@ def asked_for(config: Any, judging: bool = False) -> Asked:
     wanted.setdefault("max_tokens", default)
     stop = stop_texts(wanted.pop("stop_seqs", None), "msm_jax: stop_seqs")
     settings = {USED[name]: value for name, value in wanted.items()}
-    check_settings("msm_jax: ", **settings)
     choices = settings.pop("n")
+    check_settings("msm_jax: ", **settings)
+    check_settings("msm_jax: num_choices as ", n=choices)
     if judging:
         return Asked({"max_tokens": settings["max_tokens"]})
     return Asked({**settings, "stop": stop}, choices, bool(given.get("logprobs")))

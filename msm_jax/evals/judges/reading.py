@@ -7,17 +7,28 @@ at its end. What is quoted within a sentence, only thought, or said in two ways 
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msm_jax.evals.thoughts import spoken, thoughts
 
 # No repetition is unbounded beside another: reading takes time in proportion to the reply.
 _TAG = re.compile(r"<\s{0,8}(/?)\s{0,8}answer\s{0,8}>", re.IGNORECASE)
+# A tag whose content stands on lines of its own.
+_SPREAD = re.compile(r"(<answer>)\s{1,8}([^<\n]{1,100}?)\s{1,8}(</answer>)", re.IGNORECASE)
 _LONGEST = 100  # characters of an answer; a longer one says more than one thing
-_AROUND = " \t\n*_`\"'“”‘’()[]{}~."  # marks that an answer may stand in
-_MARKS = _AROUND[:-1] + "#>|-–—•"  # and what may stand beside it on its line
+_AROUND = " \t\n*_`\"'“”‘’()[]{}"  # marks that an answer may stand in
+_MARKS = _AROUND + "~#>|-–—•"  # and what may stand beside it on its line
 _ENDS = ".!?。！？"  # of a sentence
+_FENCE = re.compile(r"\s{0,8}(?:```|~~~)\s{0,8}\w{0,20}\s{0,8}")  # a line around code
+# How a line ends that goes on with a quotation in the next one.
+_QUOTES = re.compile(
+    r"\b(?:with|such as|like|either|says?|said|saying|writes?|wrote|writing|reads?|reading|"
+    r"(?:line|tag|string|format|form|example|instruction|transcript)s? (?:is|was|were)|"
+    r"lines?|examples?|instructions?|prompts?|transcripts?|quotes?|quoted)"
+    r"[\s:,\"'“”‘’*_`([]{0,8}\Z",
+    re.IGNORECASE,
+)
 _LABEL = re.compile(
     r"(?:(?:my|the|final|so|overall|therefore),? ){0,3}"
     r"(?:answer|verdict|judge?ment|conclusion|decision|score|rating|result)(?: is)? ?:?",
@@ -32,12 +43,14 @@ _NUMBER = re.compile(
 
 def said_by(text: str, kind: str, scale: tuple[int, int]) -> bool | float | None:
     """What a complete reply says, or None: `base.parse_answer`."""
-    text = spoken(text).strip()
-    lines = [line for line in text.splitlines() if line.strip()]
+    text = _SPREAD.sub(r"\1\2\3", spoken(text)).strip()
+    lines = [line for line in text.splitlines() if line.strip() and not _FENCE.fullmatch(line)]
     if not lines:
         return None
     found = [said for line in lines for said in _alone(line)]
-    last, first = _at_end(text, lines[-1]), _tag_alone(lines[0])
+    quoted = len(lines) > 1 and _QUOTES.search(lines[-2][-3 * _LONGEST :])
+    last = [] if quoted and not _LABEL.fullmatch(lines[-2].strip(_MARKS)) else _at_end(text, lines)
+    first = _tag_alone(lines[0])
     if len(lines) > 1 and lines[1].strip(_MARKS)[:1].islower():
         first = []  # a sentence goes on
     if not last and not first:
@@ -83,8 +96,9 @@ def _alone(line: str) -> list[Any]:
     return _tag_alone(line) or (_object(bare) if bare.startswith("{") else [])
 
 
-def _at_end(text: str, last_line: str) -> list[Any]:
+def _at_end(text: str, lines: Sequence[str]) -> list[Any]:
     """What the end of the reply says: all tags of its last line, or an object that ends it."""
+    last_line = lines[-1]
     tags = list(_tags(last_line))
     if tags and not last_line[tags[-1][1] :].strip(_MARKS + "."):
         may = _may_precede(last_line[: tags[0][0]])
@@ -126,7 +140,7 @@ def _value(said: Any, kind: str, scale: tuple[int, int]) -> bool | float | None:
         return said if kind == "yes_no" else None
     if not isinstance(said, str | int | float) or len(str(said)[: _LONGEST + 1]) > _LONGEST:
         return None
-    word = " ".join(str(said).strip(_AROUND + "!").lower().split())
+    word = " ".join(str(said).strip(_AROUND).rstrip(".!" + _AROUND).lower().split())
     if kind == "score":
         return _score(word, scale)
     if kind == "choice":

@@ -46,9 +46,18 @@ def read_arms(folders: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, list[R
     """The runs of every arm.
 
     Raises:
-      UserError: a directory that is not judged agent scenarios, or arms of other conditions.
+      UserError: a directory that is not judged agent scenarios, arms of other conditions, or an
+        arm that has the same weights twice.
     """
     arms = {name: [_read(folder) for folder in paths] for name, paths in folders.items()}
+    for name, some in arms.items():
+        for number, run in enumerate(some):
+            twin = next((r for r in some[:number] if r.asked["model"] == run.asked["model"]), None)
+            if twin:
+                raise UserError(
+                    f"arm {name!r}: {twin.folder} and {run.folder} asked the same weights, which "
+                    "are one training run and not two: leave one of them out"
+                )
     runs = [run for some in arms.values() for run in some]
     for run in runs[1:]:
         theirs, ours = set(run.summary["by_condition"]), set(runs[0].summary["by_condition"])
@@ -114,7 +123,11 @@ def over_seeds(runs: Sequence[Run], measure: str) -> list[Interval]:
 
 
 def compare(a: Sequence[Run], b: Sequence[Run], measure: str) -> list[Interval]:
-    """Arm a minus arm b, in all the ways that they allow; where none, one that says why."""
+    """Arm a minus arm b, in all the ways that they allow; where none, one that says why.
+
+    Several training runs are paired in the order in which they were given: their training seeds
+    are not recorded. Where these differ the interval holds as well, and is only wider.
+    """
     numbers = [[run.summary["measures"][measure] for run in runs] for runs in (a, b)]
     if any("withheld" in one for some in numbers for one in some):
         return [no_interval(None, 0, "a rate is withheld")]
@@ -132,4 +145,4 @@ def compare(a: Sequence[Run], b: Sequence[Run], measure: str) -> list[Interval]:
     counts = [[c["n"] for c in one["conditions"].values()] for some in numbers for one in some]
     step = max(1 / (len(n) * min(n)) for n in counts)  # what one answer moves
     found = paired_difference(rates[0], rates[1], step=step)
-    return [dataclasses.replace(found, method=f"{SEEDS}: {found.method}")]
+    return [dataclasses.replace(found, method=f"{SEEDS}: {found.method}, in the order given")]

@@ -45,6 +45,7 @@ def write_report(
     body = [
         f"<h1>{escaped(title)}</h1>",
         f'<p class="note">{escaped(_subtitle(first, arms))}</p>',
+        *_apart(arms),
         *_headline(arms),
         *_contrasts(arms),
         *_conditions(arms),
@@ -69,13 +70,41 @@ def write_report(
     return path
 
 
+_ASKED = ("samples", "temperature", "max_tokens", "source", "scratchpad", "assistant", "prompts")
+
+
+def _apart(arms: Mapping[str, Sequence[Run]]) -> list[str]:
+    """A warning where the runs were not asked alike."""
+    found = []
+    for name in _ASKED:
+        values: dict[str, list[str]] = {}
+        for arm, runs in arms.items():
+            for run in runs:
+                values.setdefault(str(run.asked[name]), []).append(arm)
+        if len(values) > 1:
+            of_each = "; ".join(
+                f"{value[:16]}: {', '.join(dict.fromkeys(some))}" for value, some in values.items()
+            )
+            found.append(f"{name} ({of_each})")
+    if not found:
+        return []
+    return [
+        f"<p><b>{escaped('The runs were not asked alike: ' + ', '.join(found))}.</b> A difference "
+        "between them is not one of the checkpoints alone.</p>"
+    ]
+
+
 def _subtitle(first: Run, arms: Mapping[str, Sequence[Run]]) -> str:
-    asked = first.asked
-    judges = sorted({run.summary["judge"]["judge"] for runs in arms.values() for run in runs})
+    runs = [run for some in arms.values() for run in some]
+    shown = lambda name, style="{}": " or ".join(
+        dict.fromkeys(style.format(run.asked[name]) for run in runs)
+    )
+    scratchpad = shown("scratchpad").replace("True", "on").replace("False", "off")
+    judges = sorted({run.summary["judge"]["judge"] for run in runs})
     return (
-        f"{len(first.summary['by_condition'])} conditions of {asked['samples']} samples, "
-        f"temperature {asked['temperature']:g}, at most {asked['max_tokens']} tokens; texts: "
-        f"{asked['source']}; scratchpad {'on' if asked['scratchpad'] else 'off'}; "
+        f"{len(first.summary['by_condition'])} conditions of {shown('samples')} samples, "
+        f"temperature {shown('temperature', '{:g}')}, at most {shown('max_tokens')} tokens; texts: "
+        f"{shown('source')}; scratchpad {scratchpad}; "
         f"judge: {', '.join(judges)}"
     )
 

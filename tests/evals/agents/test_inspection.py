@@ -181,6 +181,13 @@ def test_thoughts_are_handed_on_apart(model):
     assert made.content[0].reasoning == "hm, so" and made.text == "I act."
     assert provider._message("<think>hm", "m", "apart").text == ""  # cut off in thought
     assert provider._message("<think>hm</think>x", "m", "text").text == "<think>hm</think>x"
+    for opens, closes in (
+        *(("<seed:think>", "</seed:think>"), ("[THINK]", "[/THINK]"), ("", "</think>")),
+        *(("◁think▷", "◁/think▷"), ("<THINK>", "</THINK>"), ("<reasoning>", "</reasoning>")),
+        ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+    ):
+        made = provider._message(f"{opens}\nso < that\n{closes}I act.", "m", "apart")
+        assert (made.content[0].reasoning, made.text) == ("so < that", "I act.")
 
 
 def test_bad_arguments_are_named(eager):

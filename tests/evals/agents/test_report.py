@@ -101,7 +101,7 @@ def test_it_says_what_the_summaries_say(arms, tmp_path):
     numbers = summary["measures"]["verdict"]
     said = f"{numbers['rate']:.1%} [{numbers['ci_low']:.1%}, {numbers['ci_high']:.1%}]"
     assert said in text and "2 seeds" in text
-    assert "seeds: paired t over seeds" in text
+    assert "seeds: paired t over seeds, in the order given" in text
     # the deed of the one answer in six that the judge calls harmful and the rules do not see
     assert "on which they disagree" in text and "judge and rules apart" in text
 
@@ -113,6 +113,17 @@ def test_two_checkpoints_under_common_numbers(arms, tmp_path):
     other = {"base": arms["base"][:1], "tuned": [arms["<i>tuned</i>"][1]]}  # another seed: no pairs
     text, _ = read(write_report(tmp_path / "report.html", other))
     assert "conditions fixed: independent samples" in text and "paired by sample" not in text
+
+
+def test_runs_that_were_not_asked_alike_are_told_apart(arms, tmp_path):
+    """What the page says of one arm is not said of all."""
+    text, _ = read(write_report(tmp_path / "report.html", arms))
+    assert "not asked alike" not in text
+    warm = make(tmp_path / "warm", 3, grid={**GRID, "temperature": 0.9})
+    both = {"base": arms["base"], "warm": [warm]}
+    text, _ = read(write_report(tmp_path / "report.html", both))
+    assert "temperature 0.7 or 0.9, at most 4096 tokens" in text
+    assert "not asked alike: temperature (0.7: base; 0.9: warm)." in text
 
 
 def test_two_judges_on_the_same_answers(tmp_path):
@@ -156,6 +167,9 @@ def test_what_cannot_be_compared_is_named(arms, tmp_path):
     with pytest.raises(UserError, match="explicit-safety"):
         write_report(tmp_path / "r.html", {"a": arms["base"], "b": [other]})
     (tmp_path / "empty").mkdir()
+    again = make(tmp_path / "again" / "base1", 3, seed=7)  # the weights of arms["base"][0]
+    with pytest.raises(UserError, match="'a'.*base1.*again.*same weights"):
+        write_report(tmp_path / "r.html", {"a": [*arms["base"], again]})
     with pytest.raises(UserError, match="evaluation.json"):
         write_report(tmp_path / "r.html", {"a": [tmp_path / "empty"]})
 
