@@ -330,7 +330,9 @@ def _added_beside(folder: pathlib.Path) -> tuple[list[dict], list[str]]:
 
 
 def _listed(tokens: Any) -> list:
-    return [*tokens.values()] if isinstance(tokens, dict) else [*(tokens or [])]
+    if isinstance(tokens, dict):
+        return [*tokens.values()]
+    return tokens if isinstance(tokens, list) else []
 
 
 def _content(token: Any) -> str:
