@@ -284,6 +284,17 @@ def test_an_adapter_with_another_tokenizer_is_named(bases, tmp_path):
         load(instruct, adapter)
 
 
+def test_an_adapter_that_ends_elsewhere_than_its_base_is_named(bases, tmp_path):
+    _, instruct, _ = bases["qwen3"]
+    adapter = adapter_on(instruct, tmp_path / "adapter")
+    for end, named in (("<|im_end|>", False), ("<|endoftext|>", True)):
+        (adapter / "tokenizer_config.json").write_text(json.dumps({"eos_token": end}))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            load(instruct, adapter)
+        assert any("its eos_token is" in str(each.message) for each in told) is named
+
+
 def test_ends_that_the_model_cannot_say_are_named(bases, tmp_path):
     base = shutil.copytree(bases["qwen3"][1], tmp_path / "base")
     (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 9999]}))
