@@ -11,6 +11,7 @@ import pytest
 
 from msm_jax.api import load
 from msm_jax.convert import check
+from msm_jax.data.template import other_templates
 from msm_jax.errors import UserError
 
 torch = pytest.importorskip("torch")
@@ -264,6 +265,8 @@ def test_templates_that_are_not_used_are_named(bases, tmp_path):
     (base / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.warns(UserWarning, match="several chat templates: rag, tool_use are neither used"):
         load(base)
+    (base / "chat_template.jinja").unlink()
+    assert other_templates(base) == ["rag"]
 
 
 def test_an_adapter_with_another_tokenizer_is_named(bases, tmp_path):
