@@ -116,7 +116,8 @@ def _about_adapter(config, adapter: str) -> list[str]:
     targets = ", ".join(config.lora_targets)
     return [
         f"adapter     rank {config.lora_rank}, alpha {config.lora_alpha:g} on {targets}: "
-        f"{count:,} parameters, none missing, none too many"
+        f"{count:,} parameters, none missing, none too many",
+        f"            says that it was made on {settings.get('base_model_name_or_path')!r}",
     ]
 
 

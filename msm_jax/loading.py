@@ -22,6 +22,7 @@ from msm_jax.data.template import (
     misread,
     other_templates,
     own_format,
+    special_tokens,
     unprompted,
 )
 from msm_jax.data.tokenizer import (
@@ -89,7 +90,7 @@ def choose_chat(
     """
     place = base
     if adapter is not None:
-        _check_adapters_tokenizer(pathlib.Path(adapter), tokenizer)
+        _check_adapters_tokenizer(pathlib.Path(adapter), base, tokenizer)
     if adapter is not None and find_template(adapter) is not None:
         place = pathlib.Path(adapter)
     name = asked or (recorded if place == base else None)
@@ -196,8 +197,17 @@ def check_stops(path: pathlib.Path, config: ModelConfig, stops: Sequence[int]) -
         )
 
 
-def _check_adapters_tokenizer(adapter: pathlib.Path, tokenizer: Tokenizer) -> None:
-    """Warns where an adapter was trained with other ids than its base's."""
+def _check_adapters_tokenizer(
+    adapter: pathlib.Path, base: pathlib.Path, tokenizer: Tokenizer
+) -> None:
+    """Warns where an adapter was trained with other ids than its base's, or another last token."""
+    end, ours = (special_tokens(place).get("eos_token") for place in (adapter, base))
+    if end not in (None, ours) and find_template(adapter) is None:
+        warnings.warn(
+            f"{adapter}: its eos_token is {end!r}, its base's {ours!r}: without a chat template of "
+            "the adapter's own, answers end where the base's do",
+            stacklevel=3,
+        )
     file = adapter / HF_TOKENIZER_FILE
     if not file.exists() or file_hash(file) == tokenizer.fingerprint:
         return

@@ -119,13 +119,14 @@ def _text_of(file: pathlib.Path) -> str:
 
 
 def other_templates(directory: str | os.PathLike) -> list[str]:
-    """Names of the templates beside the one that `find_template` gives, such as "tool_use"."""
+    """Names of the templates that `find_template` does not take, such as "rag"."""
     path = pathlib.Path(directory)
-    inside = _settings(path / SETTINGS_FILE).get("chat_template")
-    names = {str(file.stem) for file in path.glob("additional_chat_templates/*.jinja")}
-    if isinstance(inside, list):
-        names |= {str(one.get("name")) for one in inside if isinstance(one, dict)} - {"default"}
-    return sorted(names)
+    listed = _settings(path / SETTINGS_FILE).get("chat_template")
+    inside = {str(one.get("name")) for one in listed or () if isinstance(one, dict)}
+    beside = {file.stem for file in path.glob(f"{pathlib.Path(TOOLS_FILE).parent}/*.jinja")}
+    if (path / TEMPLATE_FILE).exists():
+        return sorted((inside - {"default"}) | (beside - {"tool_use"}))
+    return sorted((inside - {"default", "tool_use"}) | beside)
 
 
 def template_names(

@@ -69,6 +69,9 @@ def adapted(config: ModelConfig, settings: dict, where: str = CONFIG_FILE) -> Mo
     if settings.get("init_lora_weights") not in _BEGINNINGS:
         problems.append(f"init_lora_weights {settings['init_lora_weights']!r} is not supported")
     problems += keys.ADAPTER.problems(settings)
+    layer = settings.get("layers_to_transform")
+    if layer == 0 and layer is not False:  # the first one, as PEFT reads it
+        problems.append("layers_to_transform 0 is not supported")
     for key, value in keys.ADAPTER.unknown(settings).items():
         problems.append(f"{key} {keys.shown(value)} is not supported")
     targets = _targets(settings, config.layers, problems)

@@ -113,6 +113,7 @@ def test_what_we_write_loads_in_peft(base, tmp_path, rslora):
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"rank_pattern": {"q_proj": 3}}, "rank_pattern"),
         ({"layers_to_transform": [0]}, "layers_to_transform"),
+        ({"layers_to_transform": 0}, "layers_to_transform 0 is not supported"),
         ({"bias": "all"}, "bias 'all'"),
         ({"peft_type": "IA3"}, "peft_type 'IA3'"),
         ({"r": 0}, "r 0"),

@@ -11,6 +11,7 @@ import pytest
 
 from msm_jax.api import load
 from msm_jax.convert import check
+from msm_jax.data.template import other_templates
 from msm_jax.errors import UserError
 
 torch = pytest.importorskip("torch")
@@ -264,6 +265,8 @@ def test_templates_that_are_not_used_are_named(bases, tmp_path):
     (base / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.warns(UserWarning, match="several chat templates: rag, tool_use are neither used"):
         load(base)
+    (base / "chat_template.jinja").unlink()
+    assert other_templates(base) == ["rag"]
 
 
 def test_an_adapter_with_another_tokenizer_is_named(bases, tmp_path):
@@ -282,6 +285,17 @@ def test_an_adapter_with_another_tokenizer_is_named(bases, tmp_path):
     file.write_text(json.dumps(content))
     with pytest.warns(UserWarning, match=r"gives other ids .* first for '<\|tool\|>'"):
         load(instruct, adapter)
+
+
+def test_an_adapter_that_ends_elsewhere_than_its_base_is_named(bases, tmp_path):
+    _, instruct, _ = bases["qwen3"]
+    adapter = adapter_on(instruct, tmp_path / "adapter")
+    for end, named in (("<|im_end|>", False), ("<|endoftext|>", True)):
+        (adapter / "tokenizer_config.json").write_text(json.dumps({"eos_token": end}))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            load(instruct, adapter)
+        assert any("its eos_token is" in str(each.message) for each in told) is named
 
 
 def test_ends_that_the_model_cannot_say_are_named(bases, tmp_path):
