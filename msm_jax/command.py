@@ -11,6 +11,7 @@ import pathlib
 import re
 import runpy
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 
@@ -46,6 +47,7 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
         sys.stdout.flush()
 
     sys.stdout, sys.stderr = Stream(sys.stdout, 1), Stream(sys.stderr, 2)
+    threading.excepthook = tell_of_thread
     try:
         app.run(guarded, flags_parser=_parse_flags)
     except Preempted as stop:
@@ -69,12 +71,22 @@ def _end(message: str, code: int) -> None:
     sys.exit(code)
 
 
+def tell_of_thread(args: "threading.ExceptHookArgs") -> None:
+    """A `threading.excepthook`: one message, as of the main thread, or a bug's traceback."""
+    message = message_of(args.exc_value) if isinstance(args.exc_value, Exception) else None
+    if message is None:
+        threading.__excepthook__(args)
+    else:
+        print(f"error: {message}", file=sys.stderr)
+
+
 def message_of(error: Exception) -> str | None:
     """What to tell about an error that is the user's or the machine's; None: it is a bug."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
+        name = error.filename
+        where = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: " if name else ""
         cure = ": free some space and run the same command again"
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return f"{where}{error.strerror or error}{cure if full else ''}"

@@ -6,9 +6,11 @@ import pathlib
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from msm_jax.command import tell_of_thread
 from msm_jax.tiny import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -390,3 +392,16 @@ def test_a_value_out_of_range_is_refused_from_a_file_a_flag_python_and_a_study_a
     with pytest.raises(UserError, match=says):
         train(config, folder / "out")
     assert not (folder / "out").exists()
+
+
+def test_what_a_thread_meets_is_one_message_and_its_bugs_have_a_traceback(capsys, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", tell_of_thread)
+    for work, says in (
+        (lambda: os.stat(b"no/such/file"), "error: no/such/file: No such file or directory\n"),
+        (lambda: {}["x"], "KeyError: 'x'\n"),
+    ):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        said = capsys.readouterr().err
+        assert said.endswith(says) and ("Traceback" in said) == ("KeyError" in says)

@@ -125,7 +125,7 @@ GENERATE = form(
     neutral=group(
         "documents about ordinary life, for the control: of as many tokens as",
         match=key("", "this corpus's documents.jsonl has"),
-        tokens=key(0, "or so many", at_least=0),
+        tokens=key(0, "or so many", at_least=0, at_most=2**53),
     ),
     chats=CHATS,
     mix=group(

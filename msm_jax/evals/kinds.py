@@ -99,7 +99,7 @@ def _settings() -> dict[str, Setting]:
         "quiz": _setting({"quiz": "quiz_values"}, "JSONL of questions about a spec"),
         "seed": _setting(drawn(0, 0, 0), "of the generated answers", **SEED),
         "samples": _setting(drawn(1, 300, 1), "answers per question", at_least=1),
-        "temperature": _setting(drawn(0.0, 0.7, 0.7), "0 is greedy", at_least=0),
+        "temperature": _setting(drawn(0.0, 0.7, 0.7), "0 is greedy", at_least=0, single=False),
         "max_tokens": _setting(drawn(32, 4096, 1024), "of one answer", at_least=1),
         "rows": Setting(ROWS, every(64)),
         "scenarios": _setting(agents(PAPER_SCENARIOS), "of the agents", choices=SCENARIOS),
