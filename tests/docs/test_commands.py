@@ -118,7 +118,8 @@ RUN = [
          f"{SMALL_STAGE} --config.data.documents.take=4", ("runs/midtrain/metrics.jsonl",)),
     Step(f"{STAGE}:aft --workdir=runs/aft --config.parent=runs/midtrain "
          "--config.data.chats.path=runs/chats/chats.jsonl",
-         f"{SMALL_STAGE} --config.data.chats.take=4", ("runs/aft/checkpoints",)),
+         f"{SMALL_STAGE} --config.sequence_length=512 --config.data.chats.take=4",
+         ("runs/aft/checkpoints",)),
     Step("python -m msm_jax.convert --source=runs/aft --target=published --to=huggingface",
          makes=("published/model.safetensors",)),
     Step("rm -r published", documented=False),
