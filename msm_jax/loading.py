@@ -13,6 +13,7 @@ from msm_jax.corpus.records import file_hash
 from msm_jax.data.chat import ChatFormat
 from msm_jax.data.template import (
     FORMATS,
+    OWN,
     PROMPT_DIFFERS,
     SETTINGS_FILE,
     builtin_name,
@@ -96,7 +97,9 @@ def choose_chat(
     name = asked or (recorded if place == base else None)
     name = name or checkpoint_format(base, place, tokenizer)
     if name != recorded:  # a run that learned from documents only may have no format
-        _warn_of_prompt(place, find_format(name, place, tokenizer, base))
+        format = find_format(name, place, tokenizer, base)
+        if name in OWN:  # what the built-in ones write is documented
+            _warn_of_prompt(place, format)
     return Chat(name, place, asked, recorded)
 
 

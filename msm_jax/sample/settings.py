@@ -31,9 +31,10 @@ def stop_texts(stop: str | Iterable[str] | None, name: str = "stop") -> tuple[st
     Raises:
       UserError: an empty text, which every answer begins with, or something else than text.
     """
-    if not isinstance(stop, str | Iterable | None):
-        raise UserError(f"{name}={stop!r}: must be a text or a list of texts")
-    texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if stop is None or isinstance(stop, str):
+        texts: tuple = () if stop is None else (stop,)
+    else:
+        texts = tuple(stop) if isinstance(stop, list | tuple | set | frozenset) else (None,)
     for text in texts:
         if not isinstance(text, str):
             raise UserError(f"{name}={stop!r}: must be a text or a list of texts")

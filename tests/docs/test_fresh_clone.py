@@ -26,7 +26,8 @@ def test_the_documented_commands_do_not_look_at_what_was_run_in_the_checkout(tmp
     for stage in study.stages.values():
         folder = files.stage_dir(checkout / "runs" / "miniature", stage.id)
         folder.mkdir(parents=True)
-        files.write_json(folder / "stage.json", {"id": stage.id, "digest": stage.digest})
+        mark = {"id": stage.id, "digest": stage.digest, "summary": {}, "code": "an earlier one"}
+        files.write_json(folder / "stage.json", mark)
     run = lambda *command: subprocess.run(
         [sys.executable, "-m", *command],
         cwd=checkout,
