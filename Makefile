@@ -8,6 +8,7 @@ RUN := $(BIN)/python
 CONFIG ?= configs/miniature.py
 WORKDIR ?= runs/miniature
 ARGS ?=
+WORKERS ?= 2
 
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 TOO_OLD = import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -23,7 +24,7 @@ export PYTHONUNBUFFERED ?= 1
 help:
 	@echo "make miniature   the whole study, from nothing, on this machine's CPU (about 10 minutes)"
 	@echo "                 CONFIG=configs/miniature.py:smoke WORKDIR=runs/smoke ARGS=--dry_run"
-	@echo "make test        lint, types and all tests; ARGS='-k name' selects tests"
+	@echo "make test        lint, types and all tests, in two processes; ARGS='-k name' selects tests"
 	@echo "make docs        the documentation as a site, in site/ (open site/index.html)"
 	@echo "make docs-serve  the same on http://127.0.0.1:8000, made again when a page changes"
 	@echo "make lint        ruff check and ruff format --check"
@@ -50,7 +51,7 @@ types: $(VENV)/.installed-test
 	$(RUN) -m mypy
 
 unit: $(VENV)/.installed-test
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) $(ARGS)
 
 # tests/oldest.sh: the lower bounds of setup.py, and what the package index has today.
 oldest newest: $(VENV)/.installed-test

