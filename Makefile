@@ -51,7 +51,7 @@ types: $(VENV)/.installed-test
 	$(RUN) -m mypy
 
 unit: $(VENV)/.installed-test
-	$(RUN) -m pytest -n $(WORKERS) $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 # tests/oldest.sh: the lower bounds of setup.py, and what the package index has today.
 oldest newest: $(VENV)/.installed-test
