@@ -4,7 +4,6 @@ Tests of several devices set XLA_FLAGS in a process of their own, because the nu
 cannot change once JAX has started.
 """
 
-import importlib.util
 import os
 import sys
 import tempfile
@@ -18,15 +17,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # What the user has is neither read nor written: tokens, keys of providers, settings of other tools.
 os.environ["MSM_JAX_CACHE"] = tempfile.mkdtemp(prefix="msm_jax_tests_")
 # Most of the suite's time is XLA compiling small programs, many of them alike in several processes.
+# Without a bound on its size: a bounded cache has a second file per program, and a process that is
+# killed between the two (tests do that) makes every later writer warn.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
-    os.path.join(tempfile.gettempdir(), f"msm_jax_test_compiled_{os.getuid()}"),
+    os.path.join(tempfile.gettempdir(), f"msm_jax_test_programs_{os.getuid()}"),
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-if importlib.util.find_spec("filelock"):  # processes lock a cache only if its size is bounded
-    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**31))
 
 import atexit
 import pathlib

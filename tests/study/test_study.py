@@ -96,20 +96,22 @@ def test_two_runs_agree_to_the_last_bit(finished, root, tmp_path):
 
 def test_killed_at_random_moments_it_ends_with_the_same_results(finished, root, tmp_path):
     config, out, _ = finished
-    rng, killed = random.Random(0), 0
+    files = lambda folder: sum(len(names) for _, _, names in os.walk(folder))
+    rng, workdir = random.Random(0), tmp_path / "killed"
     for _ in range(3):
+        wanted = files(workdir) + rng.randint(1, files(out) // 5)
         process = subprocess.Popen(
-            command(config, tmp_path / "killed"),
+            command(config, workdir),
             env={**os.environ, "PYTHONPATH": str(root)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        time.sleep(rng.uniform(2, 9))
-        killed += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+        while process.poll() is None and files(workdir) < wanted:
+            time.sleep(0.002)
+        assert process.poll() is None, "it ended before it could be killed"
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert killed
     ended = run(root, config, tmp_path / "killed")
     assert ended.returncode == 0, ended.stderr
     assert results(tmp_path / "killed") == results(out)
