@@ -32,6 +32,8 @@ def main() -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     import jax
 
+    # A program for TPUs that are not there cannot be read back from a cache.
+    jax.config.update("jax_enable_compilation_cache", False)
     from msm_jax.errors import UserError
     from msm_jax.outputs import output_file
     from msm_jax.settings import checked
