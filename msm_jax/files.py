@@ -1,0 +1,247 @@
+"""The one place where files are written, locked, deleted and hashed.
+
+A file or directory appears complete or not at all: it is written under a temporary name beside its
+own, synced to the disk, and renamed. Nothing is deleted outside of a directory that the caller
+names, and no symbolic link is followed while writing or deleting.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from msm_jax.errors import UserError
+
+TEMPORARY = ".partial"
+
+
+@contextlib.contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary path to write to, which replaces `path` when the block ends without an error."""
+    target = pathlib.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.name}{TEMPORARY}")
+    temporary.unlink(missing_ok=True)  # of a process that was killed, or a link to somewhere else
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, target)
+        _sync(target.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def new_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary directory to fill, which becomes `path` when the block ends without an error.
+
+    Raises:
+      UserError: `path` is a file, or a directory that is not empty.
+    """
+    target = pathlib.Path(path).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{path}: exists and is not empty: choose another place or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}{TEMPORARY}")
+    delete(temporary, target.parent)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if target.exists():
+            target.rmdir()
+        os.replace(temporary, target)
+        _sync(target.parent)
+    except BaseException:
+        delete(temporary, target.parent)
+        raise
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Replace `path` by a file with these bytes."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Replace `path` by a UTF-8 file with this text, line ends as they are."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike, content: Any, sort_keys: bool = False) -> None:
+    """Replace `path` by JSON as of `dumps`; with `sort_keys` equal contents are equal files."""
+    write_text(path, dumps(content, indent=1, sort_keys=sort_keys, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace `path` by one JSON object per line."""
+    write_text(path, "".join(map(jsonl_line, rows)))
+
+
+def jsonl_line(row: Mapping[str, Any]) -> str:
+    """One line of a JSONL file, with its newline.
+
+    Unicode's line separators are escaped, because some readers split lines at them; so is a row
+    with half a surrogate pair, which UTF-8 cannot encode.
+    """
+    text = dumps(row, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        text = dumps(row)
+    return text + "\n"
+
+
+def dumps(value: Any, **options: Any) -> str:
+    """As `json.dumps`, within the JSON standard: a number that is not finite becomes null."""
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file; None where there is no such file.
+
+    Raises:
+      UserError: the file is not JSON.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error}): delete it and run again") from error
+
+
+def read_jsonl(path: str | os.PathLike, limit: int | None = None) -> list[dict]:
+    """The rows of an append-only JSONL file of ours, [] where there is no such file.
+
+    A last line without a newline is left out: its process was killed while writing it.
+
+    Args:
+      limit: the most rows to read; None is all.
+
+    Raises:
+      UserError: a line is not a JSON object.
+    """
+    rows: list[dict] = []
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", newline="\n") as file:
+        for line in file:
+            if len(rows) == limit or not line.endswith("\n"):
+                break
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}:{len(rows) + 1}: is not a JSON object: delete the file")
+            rows.append(row)
+    return rows
+
+
+@contextlib.contextmanager
+def lock(path: str | os.PathLike, busy: str, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file `path`; the lock ends with its process, however that ends.
+
+    Args:
+      path: made if it is missing, with its directory; holds the id of the process.
+      busy: what to say when another process holds it, such as "runs/a: another process is training
+        here: wait for it, or use another --workdir"; its process id is added.
+      shared: several processes may hold it so; one that wants it alone waits for nobody and fails.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    import fcntl  # not on Windows, where the package can still be imported
+
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip()
+            raise UserError(busy + (f" (process {holder})" if holder else "")) from error
+        if not shared:
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+        yield
+
+
+def delete(path: str | os.PathLike, inside: str | os.PathLike) -> None:
+    """Delete a file or directory tree, if it exists; links are removed and never followed.
+
+    Args:
+      path: what to delete.
+      inside: the directory that it has to be in; nothing outside of it is ever deleted.
+
+    Raises:
+      UserError: `path` is `inside` itself or is not below it.
+    """
+    path, root = pathlib.Path(path), pathlib.Path(inside).resolve()
+    place = path.parent.resolve() / path.name  # the last part may be a link, and is not followed
+    if path.name in ("", "..") or root not in place.parents:
+        raise UserError(f"{path}: is not inside of {inside}, so it is not deleted")
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
+def sha256_text(text: str) -> str:
+    """SHA-256 of a text in UTF-8, as hex digits; half surrogates count as what they are."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def sha256_json(content: Any) -> str:
+    """SHA-256 of plain data, whatever the order of its keys, as hex digits."""
+    return sha256_text(json.dumps(content, sort_keys=True))
+
+
+def sha256_file(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, as hex digits.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}: check the path") from error
+
+
+def sha256_sources(package: str | os.PathLike) -> str:
+    """SHA-256 of the names and contents of all Python files below a directory."""
+    root = pathlib.Path(package)
+    return sha256_json(
+        [
+            [file.relative_to(root).as_posix(), sha256_file(file)]
+            for file in sorted(root.rglob("*.py"))
+        ]
+    )
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Onto the disk: what has its final name survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems have no sync of directories
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,108 @@
+"""Files appear complete or not at all, and nothing outside of the named directory is touched."""
+
+import json
+import multiprocessing
+
+import pytest
+
+from msm_jax import files
+from msm_jax.errors import UserError
+
+
+def test_a_file_is_replaced_only_by_a_complete_one(tmp_path):
+    path = tmp_path / "deep" / "a.json"
+    files.write_json(path, {"a": float("nan"), "b": [1.5]})
+    assert files.read_json(path) == {"a": None, "b": [1.5]}
+    with pytest.raises(ZeroDivisionError), files.new_file(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert files.read_json(path) == {"a": None, "b": [1.5]}
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_writing_never_follows_a_link_that_waits_under_the_temporary_name(tmp_path):
+    private = tmp_path / "private"
+    private.write_text("mine")
+    (tmp_path / "a.json.partial").symlink_to(private)
+    files.write_json(tmp_path / "a.json", 1)
+    assert private.read_text() == "mine" and files.read_json(tmp_path / "a.json") == 1
+
+
+def test_a_directory_appears_complete_and_never_over_another(tmp_path):
+    with files.new_directory(tmp_path / "d") as temporary:
+        (temporary / "x").write_text("1")
+        assert not (tmp_path / "d").exists()
+    assert (tmp_path / "d" / "x").read_text() == "1"
+    with pytest.raises(UserError, match="not empty"), files.new_directory(tmp_path / "d"):
+        pass
+    with pytest.raises(ZeroDivisionError), files.new_directory(tmp_path / "e") as temporary:
+        raise ZeroDivisionError
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d"]
+
+
+def test_jsonl_round_trip_with_what_breaks_readers(tmp_path):
+    rows = [{"a": "x\u2028y\nz"}, {"a": "\ud800"}, {"a": "é"}]
+    files.write_jsonl(tmp_path / "a.jsonl", rows)
+    assert files.read_jsonl(tmp_path / "a.jsonl") == rows
+    assert files.read_jsonl(tmp_path / "a.jsonl", limit=1) == rows[:1]
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write('{"torn": ')
+    assert files.read_jsonl(tmp_path / "a.jsonl") == rows
+    assert files.read_jsonl(tmp_path / "missing.jsonl") == []
+    (tmp_path / "b.jsonl").write_text("[1]\n")
+    with pytest.raises(UserError, match=r"b.jsonl:1: is not a JSON object"):
+        files.read_jsonl(tmp_path / "b.jsonl")
+
+
+@pytest.mark.parametrize("path", ["..", "../other", ".", "sub/../../other", "link/x"])
+def test_nothing_outside_is_deleted(tmp_path, path):
+    for name in ("root/sub", "other"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x").write_text("1")
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "other")
+    with pytest.raises(UserError, match="not inside"):
+        files.delete(tmp_path / "root" / path, tmp_path / "root")
+    assert (tmp_path / "other" / "x").exists() and (tmp_path / "root" / "sub" / "x").exists()
+
+
+def test_a_link_is_deleted_and_not_what_it_points_to(tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "other")
+    files.delete(tmp_path / "root" / "link", tmp_path / "root")
+    files.delete(tmp_path / "root" / "link", tmp_path / "root")  # nothing there: no error
+    assert (tmp_path / "other").is_dir() and not (tmp_path / "root" / "link").is_symlink()
+
+
+def _try(path, shared, answers):
+    try:
+        with files.lock(path, "busy: wait", shared=shared):
+            answers.put("held")
+    except UserError as error:
+        answers.put(str(error))
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, held", [(False, False, False), (True, True, True), (True, False, False)]
+)
+def test_a_lock_keeps_other_processes_out(tmp_path, ours, theirs, held):
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    with files.lock(tmp_path / "lock", "busy", shared=ours):
+        process = context.Process(target=_try, args=(tmp_path / "lock", theirs, answers))
+        process.start()
+        answer = answers.get()
+        process.join()
+    assert answer == "held" if held else answer.startswith("busy: wait")
+
+
+def test_hashes_are_of_content(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1\n")
+    first = files.sha256_sources(tmp_path)
+    assert files.sha256_sources(tmp_path) == first
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert files.sha256_sources(tmp_path) != first
+    assert files.sha256_json({"a": 1, "b": 2}) == files.sha256_json({"b": 2, "a": 1})
+    assert len(json.dumps(files.sha256_text("\ud800"))) == 66
+    with pytest.raises(UserError, match="cannot be read"):
+        files.sha256_file(tmp_path / "none")
