@@ -153,7 +153,9 @@ def read_jsonl(path: str | os.PathLike, limit: int | None = None) -> list[dict]:
 
 
 @contextlib.contextmanager
-def lock(path: str | os.PathLike, busy: str, shared: bool = False) -> Iterator[None]:
+def lock(
+    path: str | os.PathLike, busy: str, shared: bool = False, wait: bool = False
+) -> Iterator[None]:
     """Hold the lock file `path`; the lock ends with its process, however that ends.
 
     Args:
@@ -161,6 +163,7 @@ def lock(path: str | os.PathLike, busy: str, shared: bool = False) -> Iterator[N
       busy: what to say when another process holds it, such as "runs/a: another process is training
         here: wait for it, or use another --workdir"; its process id is added.
       shared: several processes may hold it so; one that wants it alone waits for nobody and fails.
+      wait: wait until other processes let go of it, instead of failing.
 
     Raises:
       UserError: another process holds it.
@@ -171,7 +174,8 @@ def lock(path: str | os.PathLike, busy: str, shared: bool = False) -> Iterator[N
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(file, mode if wait else mode | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
             holder = file.read().strip()

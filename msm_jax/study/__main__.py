@@ -1,4 +1,4 @@
-"""`python -m msm_jax.study`: a whole experiment, from nothing to a report.
+"""`python -m msm_jax.study`: a complete experiment, from nothing to a report.
 
     python -m msm_jax.study --config=configs/miniature.py --workdir=runs/miniature
     python -m msm_jax.study --config=configs/miniature.py:smoke --workdir=runs/smoke --dry_run
@@ -6,8 +6,8 @@
 
 Makes the data, trains every stage of every arm once, evaluates, and writes results.json and
 report.html into the working directory. Kill it whenever you like: the same command goes on.
-Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped from outside after saving,
-1 a stage broke down.
+Exit codes: 0 done, 2 a mistake in the command or its files, 75 preempted after saving, 1 a stage
+broke down.
 """
 
 import sys
@@ -21,6 +21,7 @@ from msm_jax.outputs import output_dir
 
 def main() -> None:
     """The command."""
+    from msm_jax.files import write_json
     from msm_jax.study import display, files, graph, runner
 
     started = time.time()
@@ -30,7 +31,7 @@ def main() -> None:
     if flags.FLAGS.dry_run:
         return
     workdir.mkdir(parents=True, exist_ok=True)
-    with files.locked(workdir):
+    with files.only_study(workdir):
         try:
             runner.run(study, workdir)
         except runner.Failed as failure:
@@ -38,7 +39,7 @@ def main() -> None:
         from msm_jax.study import report, results
 
         found = results.collect(study, workdir, time.time() - started)
-        files.write_json(workdir / "results.json", found)
+        write_json(workdir / "results.json", found)
         report.write(found, study, workdir)
     print(results.table(found))
     print(f"results: {workdir / 'results.json'}\nreport:  {workdir / 'report.html'}")

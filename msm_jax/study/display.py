@@ -1,81 +1,67 @@
-"""What a study says on the terminal: the plan, and a line per stage as it is done."""
+"""What a study shows on the terminal: the plan, and a line per node as it is done."""
 
+import contextlib
+import json
 import pathlib
-import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import TextIO
 
+from msm_jax.progress import progress_bar
 from msm_jax.study import files
-from msm_jax.study.graph import Stage, Study
-
-_HEARTBEAT = 60.0  # seconds without a line after which one says that the study is alive
+from msm_jax.study.graph import Node, Study
 
 
 def plan(study: Study, workdir: pathlib.Path) -> str:
     """The stages as a tree with a column per seed, and the counts."""
     seeds = study.config["seeds"]
     wide = len(seeds) <= 4
+    done = {name: files.read_mark(workdir, n) is not None for name, n in study.nodes.items()}
+    rows: dict[tuple, dict[int, Node]] = {}  # stages of one path by seed, parents before children
+    for stage in study.stages.values():
+        key = (stage.kind != "world", stage.kind == "train", stage.path)
+        rows.setdefault(key, {})[stage.seed] = stage
     table = [["stage", "steps", "tokens", *([f"seed {s}" for s in seeds] if wide else ["done"])]]
-    todo: list[Stage] = []
-    for row in _rows(study):
-        by_seed = {stage.seed: stage for stage in row}
-        done = [files.read_stage(workdir, stage) is not None for stage in row]
-        todo += [stage for stage, d in zip(row, done, strict=True) if not d]
-        first = row[0]
-        cells = [
-            "  " * max(len(first.path) - 1, 0) + first.name,
-            f"{first.steps:,}" if first.steps else "",
-            f"{first.tokens:,}" if first.tokens else "",
-        ]
-        if wide:
-            states = {
-                stage.seed: "done" if d else _begun(workdir, stage)
-                for stage, d in zip(row, done, strict=True)
-            }
-            cells += [
-                f"{states[s]} {by_seed[s].id[:6]}" if s in by_seed else "as before" for s in seeds
+    for _, row in sorted(rows.items(), key=lambda item: item[0]):
+        first = next(iter(row.values()))
+        states = [_state(workdir, row[s], done) if s in row else "as before" for s in seeds]
+        count = f"{sum(done[stage.id] for stage in row.values())} of {len(row)}"
+        table.append(
+            [
+                "  " * max(len(first.path) - 1, 0) + first.name,
+                f"{first.steps:,}" if first.steps else "",
+                f"{first.tokens:,}" if first.tokens else "",
+                *(states if wide else [count]),
             ]
-        else:
-            cells.append(f"{sum(done)} of {len(row)}")
-        table.append(cells)
-    asked = [files.is_done(workdir, study, "evals", name) for name in study.questions]
+        )
+    todo = [stage for name, stage in study.stages.items() if not done[name]]
+    evaluated = [done[node.id] for node in study.evaluations.values()]
     steps, tokens = sum(s.steps for s in todo), sum(s.tokens for s in todo)
     return "\n".join(
         [
             f"{study.config['name']}: {len(seeds)} seeds, {len(study.config['arms'])} arms, "
-            f"{len(study.stages)} stages, {len(asked)} of them evaluated",
-            *_aligned(table),
+            f"{len(study.stages)} stages, {len(evaluated)} of them evaluated",
+            *aligned(table, right=(1, 2)),
             f"to do: {len(todo)} stages ({steps:,} steps, {tokens:,} tokens at most), "
-            f"{asked.count(False)} evaluated; done: {len(study.stages) - len(todo)} stages, "
-            f"{asked.count(True)} evaluated",
+            f"{evaluated.count(False)} evaluated; done: {len(study.stages) - len(todo)} stages, "
+            f"{evaluated.count(True)} evaluated",
         ]
     )
 
 
-def _rows(study: Study) -> list[list[Stage]]:
-    """Stages of the same path, parents before children."""
-    rows: dict[tuple, list[Stage]] = {}
-    for stage in study.stages.values():
-        rows.setdefault((stage.kind != "world", stage.kind == "train", stage.path), []).append(
-            stage
-        )
-    return [rows[key] for key in sorted(rows)]
+def _state(workdir: pathlib.Path, stage: Node, done: dict[str, bool]) -> str:
+    begun = (files.directory(workdir, stage) / "checkpoints").is_dir()
+    return f"{'done' if done[stage.id] else 'go on' if begun else 'run'} {stage.id[:6]}"
 
 
-def _begun(workdir: pathlib.Path, stage: Stage) -> str:
-    has_some = (files.stage_dir(workdir, stage.id) / "checkpoints").is_dir()
-    return "go on" if has_some else "run"
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+def aligned(table: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """The lines of a table; columns in `right` are set to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  "
         + "  ".join(
-            cell.rjust(width) if i in (1, 2) else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if at in right else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in table
     ]
@@ -88,63 +74,50 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def counted(number: int, what: str) -> str:
+    """ "1 seed", "2 seeds"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 class Progress:
-    """A line for each job that is done; on a terminal also a live line for those at work."""
+    """A line for each node that is done; on a terminal also a bar with those that are running."""
 
-    def __init__(self, total: int, workers: int, out: TextIO = sys.stdout):
-        self._total, self._workers, self._out = total, workers, out
-        self._live = out.isatty()
-        self._started = self._spoke = time.monotonic()
-        self._count = 0
-        self._tty_width = 0
+    def __init__(self, total: int):
+        self._started = time.monotonic()
+        self._bar = progress_bar(total, "study", "jobs", out=sys.stdout)
+        self._total, self._count = total, 0
 
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self._started
-
-    def finished(self, title: str, what: str, seconds: float, left: float | None) -> None:
-        """A job is done."""
+    def finished(self, title: str, result: str, seconds: float) -> None:
+        """A node is done."""
         self._count += 1
-        digits = len(str(self._total))
-        self._say(
-            f"[{self._count:{digits}d}/{self._total}] {clock(self.elapsed):>6}  {title}: "
-            f"{what}, {seconds:.1f} s{self._left(left)}"
-        )
+        elapsed = clock(time.monotonic() - self._started)
+        count = f"[{self._count:{len(str(self._total))}d}/{self._total}]"
+        with self._bar.external_write_mode(file=sys.stdout):
+            print(f"{count} {elapsed:>6}  {title}: {result}, {seconds:.1f} s", flush=True)
+        self._bar.update()
 
-    def tick(self, running: Sequence[tuple[str, float]], left: float | None) -> None:
-        """Shows jobs at work as (title, share done)."""
-        if self._live:
-            bars = " | ".join(f"{title} {_bar(share)} {share:4.0%}" for title, share in running)
-            self._draw(f"{clock(self.elapsed):>6}  {bars}{self._left(left)}")
-        elif time.monotonic() - self._spoke > _HEARTBEAT:
-            jobs = " | ".join(f"{title} {share:.0%}" for title, share in running)
-            self._say(
-                f"{'at work':>{2 * len(str(self._total)) + 3}} {clock(self.elapsed):>6}  {jobs}"
-            )
+    def running(self, nodes: Sequence[Node], workdir: pathlib.Path) -> None:
+        """Show the nodes that are running, and how far training is."""
+        if not self._bar.disable:
+            self._bar.set_postfix_str(" | ".join(_with_share(node, workdir) for node in nodes))
 
     def close(self) -> None:
-        """Takes the live line away."""
-        self._draw("")
-
-    def _left(self, left: float | None) -> str:
-        return "" if left is None else f"  (about {clock(left)} left)"
-
-    def _say(self, line: str) -> None:
-        self._draw("")
-        print(line, file=self._out, flush=True)
-        self._spoke = time.monotonic()
-
-    def _draw(self, line: str) -> None:
-        if not self._live:
-            return
-        columns = shutil.get_terminal_size().columns - 1
-        line = line[:columns]
-        blank = " " * max(self._tty_width - len(line), 0)
-        self._out.write(f"\r{line}{blank}" + ("" if line else "\r"))
-        self._out.flush()
-        self._tty_width = len(line)
+        """Remove the bar."""
+        self._bar.close()
 
 
-def _bar(share: float, width: int = 10) -> str:
-    full = round(max(0.0, min(share, 1.0)) * width)
-    return "#" * full + "-" * (width - full)
+def _with_share(node: Node, workdir: pathlib.Path) -> str:
+    if node.kind != "train":
+        return node.title
+    step = _last_step(files.directory(workdir, node) / "metrics.jsonl")
+    return f"{node.title} {step / node.steps:.0%}"
+
+
+def _last_step(path: pathlib.Path) -> int:
+    """The step of the last complete line of a metrics.jsonl."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2000))
+        for line in reversed(file.read().split(b"\n")[:-1]):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                return int(json.loads(line)["step"])
+    return 0

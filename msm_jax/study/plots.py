@@ -1,11 +1,11 @@
 """Figures of a study. Matplotlib is imported when the first one is drawn."""
 
-import base64
 import io
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from msm_jax.page import data_uri
 from msm_jax.study.results import CHANCE, mean_of, rates
 
 COLORS = ("#7a7f87", "#b08d57", "#2a6f97", "#c8553d", "#6d597a", "#52796f", "#8d6a9f", "#4f772d")
@@ -37,7 +37,7 @@ def svg_uri(figure: Any) -> str:
     """The figure as a data URI."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue(), "image/svg+xml")
 
 
 def color_of(results: dict, group: str) -> str:
@@ -48,7 +48,9 @@ def color_of(results: dict, group: str) -> str:
 def bars(results: dict):
     """The headline: for every group the rate before and after fine-tuning, seeds as points."""
     settings = results["config"]["figure"]
-    figure, axes = new_figure(1.6 + 1.45 * len(settings["groups"]), 4.2)
+    figure, axes = new_figure(
+        max(1.6 + 1.45 * len(settings["groups"]), 6.0), 4.2
+    )  # the legend's width
     for at, (name, group) in enumerate(settings["groups"].items()):
         for offset, when in ((-0.2, "before"), (0.2, "after")):
             _bar(axes, results, at + offset, group[when], color_of(results, name), when == "after")

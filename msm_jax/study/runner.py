@@ -1,4 +1,4 @@
-"""Runs the stages of a study that are missing, each as soon as what it needs is done."""
+"""Runs the nodes of a study that are missing, each as soon as its inputs are done."""
 
 import contextlib
 import dataclasses
@@ -14,86 +14,59 @@ from typing import Any
 
 from msm_jax.command import Preempted
 from msm_jax.errors import UserError
-from msm_jax.study import files, worker
+from msm_jax.study import files
 from msm_jax.study.display import Progress
-from msm_jax.study.graph import Stage, Study
+from msm_jax.study.graph import Node, Study
+from msm_jax.study.worker import environment, work
 
 _SAVING = 120.0  # seconds that workers have for saving once they are asked to stop
-_TOKENS_PER_SECOND = 20_000.0  # a guess that only the order of jobs and the first minute rest on
-_EVALUATION_SECONDS = 5.0
-
-Key = tuple[str, str]  # ("stage" or "evals", stage id)
+_TOKENS_PER_SECOND = 20_000.0  # a guess, used only for the order of nodes
+_SECONDS = {"evals": 5.0}
 
 
 class Failed(Exception):
-    """A stage broke down in a way that is no user's mistake."""
+    """A node broke down in a way that is no user's mistake."""
 
 
 @dataclasses.dataclass
-class Job:
-    """A stage to run, or a stage to evaluate."""
-
-    key: Key
-    stage: Stage
-    needs: tuple[Key, ...]
-    cost: float  # seconds, roughly
-    urgency: float = 0.0  # of it and the longest chain of jobs behind it
-
-    @property
-    def kind(self) -> str:
-        return "evals" if self.key[0] == "evals" else self.stage.kind
-
-    @property
-    def title(self) -> str:
-        verb = "evaluate " if self.key[0] == "evals" else ""
-        return f"{verb}{self.stage.title}"
-
-
-@dataclasses.dataclass
-class Hand:
-    """A worker, seen from here."""
+class Worker:
+    """A worker's process, seen from the runner."""
 
     process: Any
     connection: Connection
-    job: Job | None = None
+    node: Node | None = None
     since: float = 0.0
 
 
 def run(study: Study, workdir: pathlib.Path) -> None:
-    """Does all that is missing.
+    """Do all that is missing.
 
     Raises:
-      UserError: a mistake that a stage found; what was done stays done.
-      Failed: a stage broke down; the message names its log.
+      UserError: a mistake that a node found; what was done stays done.
+      Failed: a node broke down; the message names its log.
       Preempted: SIGTERM, SIGHUP or SIGINT came, and the workers have saved.
     """
-    todo = {job.key: job for job in jobs(study) if not files.is_done(workdir, study, *job.key)}
+    urgency = _urgency(study)
+    todo = [node for node in study.nodes.values() if files.read_mark(workdir, node) is None]
+    todo.sort(key=lambda node: -urgency[node.id])
     if not todo:
         return
     with _signals() as received:
-        crew = _Crew(study, workdir, todo, received)
+        runner = _Runner(study, workdir, todo, received)
         try:
-            crew.work()
+            runner.work()
         finally:
-            crew.dismiss()
+            runner.close()
 
 
-def jobs(study: Study) -> list[Job]:
-    """All jobs, done or not."""
-    found: dict[Key, Job] = {}
-    for stage in study.stages.values():
-        needs = tuple(("stage", name) for name in stage.needs)
-        cost = stage.tokens / _TOKENS_PER_SECOND if stage.kind == "train" else 1.0
-        found["stage", stage.id] = Job(("stage", stage.id), stage, needs, cost)
-    for name, asked in study.questions.items():
-        worlds = {("stage", entry["world"]) for entry in asked.values() if entry["world"]}
-        needs = (("stage", name), *sorted(worlds))
-        found["evals", name] = Job(("evals", name), study.stages[name], needs, _EVALUATION_SECONDS)
-    for job in reversed(found.values()):
-        job.urgency += job.cost
-        for key in job.needs:
-            found[key].urgency = max(found[key].urgency, job.urgency)
-    return list(found.values())
+def _urgency(study: Study) -> dict[str, float]:
+    """Guessed seconds of each node with the longest chain of nodes that needs it."""
+    urgency = dict.fromkeys(study.nodes, 0.0)
+    for name, node in reversed(study.nodes.items()):
+        urgency[name] += node.tokens / _TOKENS_PER_SECOND or _SECONDS.get(node.kind, 1.0)
+        for needed in node.inputs.values():
+            urgency[needed] = max(urgency[needed], urgency[name])
+    return urgency
 
 
 @contextlib.contextmanager
@@ -117,170 +90,98 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class _Crew:
-    """Workers and the jobs that are left for them."""
+class _Runner:
+    """Workers, and the nodes that are left for them, most urgent first."""
 
-    def __init__(self, study: Study, workdir: pathlib.Path, todo: dict[Key, Job], received):
-        self._study, self._workdir, self._todo, self._received = study, workdir, todo, received
+    def __init__(self, study: Study, workdir: pathlib.Path, todo: list[Node], received: list[int]):
+        self._platform, self._workdir, self._received = study.config["platform"], workdir, received
+        self._todo = {node.id: node for node in todo}
         self._size = min(study.config["workers"], len(todo))
-        self._progress = Progress(len(todo), self._size)
-        self._hands: list[Hand] = []
+        self._progress = Progress(len(todo))
+        self._workers: list[Worker] = []
         self._problem: Exception | None = None
-        self._spent: dict[str, list[tuple[float, float]]] = {}  # kind -> guessed and real seconds
 
     def work(self) -> None:
-        """Until nothing is left to do, or to be waited for after a problem."""
-        while self._busy() or (self._todo and not self._problem):
+        """Until nothing is left to do, or to wait for after a problem."""
+        while self._running() or (self._todo and not self._problem):
             if self._received and not self._problem:
                 self._stop(Preempted("everything is saved; run the same command again to go on"))
             if not self._problem:
-                self._hand_out()
-            waiting = [hand.connection for hand in self._busy()]
+                self._start_nodes()
+            waiting = [worker.connection for worker in self._running()]
             for connection in multiprocessing.connection.wait(waiting, timeout=0.5):
-                self._hear(next(h for h in self._hands if h.connection is connection))
-            self._progress.tick([(j.title, s) for j, s in self._shares()], self._left())
+                self._receive(next(w for w in self._workers if w.connection is connection))
+            nodes = [worker.node for worker in self._running() if worker.node]
+            self._progress.running(nodes, self._workdir)
             if self._problem and time.monotonic() > self._deadline:
                 break
         if self._problem:
             raise self._problem
 
-    def dismiss(self) -> None:
-        """No worker outlives this."""
+    def close(self) -> None:
+        """End all workers."""
         self._progress.close()
-        for hand in self._hands:
+        for worker in self._workers:
             with contextlib.suppress(OSError):
-                hand.connection.send(None)
-            hand.process.join(0 if hand.job else 5)
-            if hand.process.is_alive():
-                hand.process.kill()
-                hand.process.join()
+                worker.connection.send(None)
+            worker.process.join(0 if worker.node else 5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
 
-    def _busy(self) -> list[Hand]:
-        return [hand for hand in self._hands if hand.job]
+    def _running(self) -> list[Worker]:
+        return [worker for worker in self._workers if worker.node]
 
-    def _hand_out(self) -> None:
-        """The most urgent jobs that can begin go to whoever is free."""
-        at_work = {hand.job.key for hand in self._hands if hand.job}
-        ready = [
-            job
-            for job in self._todo.values()
-            if job.key not in at_work and not any(key in self._todo for key in job.needs)
-        ]
-        ready.sort(key=lambda job: -job.urgency)
-        for job in ready:
-            hand = next((hand for hand in self._hands if not hand.job), None)
-            if hand is None and len(self._hands) < self._size:
-                hand = self._hire()
-            if hand is None:
+    def _start_nodes(self) -> None:
+        """Give the most urgent nodes whose inputs are done to free workers."""
+        started = {worker.node.id for worker in self._workers if worker.node}
+        for name, node in self._todo.items():
+            if name in started or any(needed in self._todo for needed in node.inputs.values()):
+                continue
+            free = next((worker for worker in self._workers if not worker.node), None)
+            if free is None and len(self._workers) == self._size:
                 return
-            kind, name = job.key
-            questions = (self._study.questions[name],) if kind == "evals" else ()
-            hand.job, hand.since = job, time.monotonic()
-            hand.connection.send((kind, job.stage, *questions))
+            free = free or self._start_worker()
+            free.node, free.since = node, time.monotonic()
+            free.connection.send(node)
 
-    def _hire(self) -> Hand:
+    def _start_worker(self) -> Worker:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
-        platform = self._study.config["platform"]
-        arguments = (there, len(self._hands), self._workdir, platform)
-        with _environment(worker.environment(platform)):
-            process = context.Process(target=worker.work, args=arguments, daemon=True)
+        arguments = (there, len(self._workers), self._workdir, self._platform)
+        with _environment(environment(self._platform)):
+            process = context.Process(target=work, args=arguments, daemon=True)
             process.start()
-        there.close()  # so that the worker's end is the only one, and its death is heard
-        self._hands.append(Hand(process, here))
-        return self._hands[-1]
+        there.close()  # so that the worker's end is the only one, and its death is noticed
+        self._workers.append(Worker(process, here))
+        return self._workers[-1]
 
-    def _hear(self, hand: Hand) -> None:
-        """A job has ended, or its worker has."""
-        job, seconds = hand.job, time.monotonic() - hand.since
-        assert job is not None
+    def _receive(self, sender: Worker) -> None:
+        """A node has ended, or its worker has."""
+        node, seconds = sender.node, time.monotonic() - sender.since
+        assert node is not None
         try:
-            outcome, text = hand.connection.recv()
+            outcome, text = sender.connection.recv()
         except (EOFError, OSError):
-            hand.process.join(10)
-            outcome, text = "died", f"its process ended with {_ending(hand.process.exitcode)}"
-            self._hands.remove(hand)
-        hand.job = None
+            sender.process.join(10)
+            outcome, text = "died", f"its process ended with {_ending(sender.process.exitcode)}"
+            self._workers.remove(sender)
+        sender.node = None
         if outcome == "done":
-            del self._todo[job.key]
-            self._spent.setdefault(job.kind, []).append((job.cost, seconds))
-            self._progress.finished(job.title, self._what(job), seconds, self._left())
+            del self._todo[node.id]
+            self._progress.finished(node.title, text, seconds)
         elif self._problem is None:
-            log = files.stage_dir(self._workdir, job.stage.id) / "log.txt"
-            self._stop(
-                UserError(text)
-                if outcome == "mistake"
-                else Preempted(text)
-                if outcome == "preempted"
-                else Failed(f"{job.title}: {text}\nlog: {log}\nwhat is done is kept")
-            )
+            log = files.directory(self._workdir, node) / "log.txt"
+            failed = Failed(f"{node.title}: {text}\nlog: {log}\nwhat is done is kept")
+            known = {"mistake": UserError(text), "preempted": Preempted(text)}
+            self._stop(known.get(outcome, failed))
 
     def _stop(self, problem: Exception) -> None:
-        """No new jobs; those at work save and end."""
+        """Start no new nodes; those that are running save and end."""
         self._problem, self._deadline = problem, time.monotonic() + _SAVING
-        for hand in self._busy():
+        for worker in self._running():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(hand.process.pid, signal.SIGTERM)
-
-    def _what(self, job: Job) -> str:
-        """One job's result in a few words."""
-        kind, name = job.key
-        if kind == "evals":
-            asked = self._study.questions[name]
-            rates = []
-            for question, settings in asked.items():
-                if settings["step"] is None:
-                    folder = files.evals_dir(self._workdir, name) / question
-                    summary = files.read_json(folder / "summary.json")
-                    rate = summary and summary["scorers"][settings["scorers"][0]]["rate"]
-                    rates.append(f"{question} {'-' if rate is None else format(rate, '.2f')}")
-            return ", ".join(rates)
-        mark = files.read_stage(self._workdir, job.stage)
-        summary = mark["summary"] if mark else {}
-        if job.stage.kind == "train":
-            probes = "".join(f", {k} {v:.2f}" for k, v in summary["probes"].items())
-            return f"{summary['steps']:,} steps, loss {summary['loss']:.3f}{probes}"
-        return ", ".join(f"{value:,} {name}" for name, value in summary.items())
-
-    def _shares(self) -> list[tuple[Job, float]]:
-        """The jobs at work and how much of each is done."""
-        return [(hand.job, self._share(hand)) for hand in self._busy() if hand.job]
-
-    def _share(self, hand: Hand) -> float:
-        job = hand.job
-        assert job is not None
-        if job.kind == "train":
-            run = files.stage_dir(self._workdir, job.stage.id)
-            return _last_step(run / "metrics.jsonl") / job.stage.steps
-        seconds = time.monotonic() - hand.since
-        return min(seconds / (job.cost * self._pace(job.kind, {})), 0.95)
-
-    def _pace(self, kind: str, shares: dict[Key, float]) -> float:
-        """Seconds per second of guessed cost, from jobs of this kind that are done or at work."""
-        spent = list(self._spent.get(kind, []))
-        for hand in self._busy():
-            if hand.job and hand.job.kind == kind and shares.get(hand.job.key, 0.0) > 0.02:
-                guessed = hand.job.cost * shares[hand.job.key]
-                spent.append((guessed, time.monotonic() - hand.since))
-        guessed = sum(cost for cost, _ in spent)
-        return sum(seconds for _, seconds in spent) / guessed if guessed else 1.0
-
-    def _left(self) -> float | None:
-        """Seconds until all is done, once training has shown its pace."""
-        shares = {job.key: share for job, share in self._shares()}
-        if not self._spent.get("train") and not any(
-            job.kind == "train" and shares[job.key] > 0.02 for job, _ in self._shares()
-        ):
-            return None
-        paces = {job.kind: self._pace(job.kind, shares) for job in self._todo.values()}
-        left = {
-            key: job.cost * paces[job.kind] * (1 - shares.get(key, 0.0))
-            for key, job in self._todo.items()
-        }
-        chains: dict[Key, float] = {}
-        for key, job in self._todo.items():  # in order of dependence
-            chains[key] = left[key] + max((chains.get(need, 0.0) for need in job.needs), default=0)
-        return max(sum(left.values()) / self._size, max(chains.values(), default=0.0))
+                os.kill(worker.process.pid, signal.SIGTERM)
 
 
 def _ending(code: int | None) -> str:
@@ -290,32 +191,13 @@ def _ending(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def _last_step(path: pathlib.Path) -> int:
-    """The step of the last whole line of a metrics.jsonl."""
-    import json
-
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 2000))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return 0
-    for line in reversed(lines[:-1]):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            return int(json.loads(line)["step"])
-    return 0
-
-
 @contextlib.contextmanager
 def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """os.environ as a new process is to see it."""
-    before = {name: os.environ.get(name) for name in changes}
+    """Change os.environ for the processes that start meanwhile."""
+    before = dict(os.environ)
     os.environ.update(changes)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)

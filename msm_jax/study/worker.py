@@ -1,44 +1,45 @@
-"""A worker: a process with one core that runs stages and evaluations, one after another.
+"""A worker: a process that runs nodes of a study, one after another.
 
 It lives as long as the study, so that what JAX has compiled once stays compiled. What it does is
-decided by the job alone, so that it does not matter which worker gets it.
+decided by the node alone, so that it does not matter which worker gets it.
 """
 
 import contextlib
-import hashlib
+import dataclasses
+import datetime
+import functools
 import importlib
 import json
 import multiprocessing
 import os
 import pathlib
 import platform
-import shutil
 import signal
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from importlib import metadata
 from multiprocessing.connection import Connection
 
 import msm_jax
-from msm_jax import strict_json
 from msm_jax.command import Preempted, message_of
-from msm_jax.corpus.records import file_hash
 from msm_jax.errors import UserError
-from msm_jax.study import files
-from msm_jax.study.graph import WORLD, Stage, identities, source_hash, with_files
-
-LIBRARIES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "sentencepiece",
-    "numpy",
+from msm_jax.files import (
+    delete,
+    lock,
+    read_json,
+    sha256_file,
+    sha256_sources,
+    sha256_text,
+    write_json,
+    write_jsonl,
 )
+from msm_jax.study import files
+from msm_jax.study.graph import WORLD, Node, evaluation_identities, with_files
+
+LIBRARIES = "jax jaxlib flax optax orbax-checkpoint grain sentencepiece numpy".split()
 CHATS = 3  # sampled chats of every stage that is evaluated
 
 ONE_THREAD = {
@@ -58,7 +59,7 @@ KEEP_MEMORY = {
 
 
 def environment(platform_name: str) -> dict[str, str]:
-    """What a worker's environment has to say before JAX is imported.
+    """The variables that a worker needs before JAX is imported.
 
     On the CPU it computes with one thread, so that results do not depend on the machine's cores.
     """
@@ -73,23 +74,22 @@ def environment(platform_name: str) -> dict[str, str]:
 
 
 def work(connection: Connection, number: int, workdir: pathlib.Path, platform_name: str) -> None:
-    """Runs the jobs that come until None comes.
+    """Run the nodes that are received, until None is.
 
-    A job is ("stage", Stage) or ("evals", Stage, questions). The answer is (outcome, text):
-    "done", "mistake" (a UserError's message), "preempted" or "crash".
+    The reply to each is (outcome, text): "done" and the result in a few words, "mistake" and a
+    UserError's message, "preempted", or "crash".
     """
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # they reach everyone; the runner decides
+    for name in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)  # they reach every process; the runner decides
     signal.signal(signal.SIGTERM, lambda *_: os._exit(75))  # a training stage has its own handler
-    lock = files.hold_worker_lock(workdir)
     threading.Thread(target=_end_with_runner, daemon=True).start()
     if platform_name == "cpu" and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[number % len(cores)]})
-    _cache(workdir)
-    with contextlib.closing(lock), contextlib.suppress(EOFError):
-        while (job := connection.recv()) is not None:
-            connection.send(_outcome(job, workdir))
+    _set_caches(workdir)
+    with lock(workdir / ".workers", "", shared=True, wait=True), contextlib.suppress(EOFError):
+        while (node := connection.recv()) is not None:
+            connection.send(_outcome(node, workdir))
 
 
 def _end_with_runner() -> None:
@@ -100,14 +100,14 @@ def _end_with_runner() -> None:
     os._exit(1)
 
 
-def _cache(workdir: pathlib.Path) -> None:
-    """Compiled programs are kept beside the study, apart for every kind of processor."""
+def _set_caches(workdir: pathlib.Path) -> None:
+    """Keep compiled programs beside the study, separately for every kind of processor."""
     cpu = platform.processor() + platform.machine()
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
         cpu += next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    name = hashlib.sha256(cpu.encode()).hexdigest()[:8]
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir / "cache" / name))
+    programs = workdir / "cache" / sha256_text(cpu)[:8]
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs))
     os.environ.setdefault("MSM_JAX_CACHE", str(workdir / "cache" / "tokens"))
     # Else the directory's own path is part of every key, and a study that moved compiles anew.
     os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
@@ -115,26 +115,21 @@ def _cache(workdir: pathlib.Path) -> None:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
-def _outcome(job: tuple, workdir: pathlib.Path) -> tuple[str, str]:
-    kind, stage, *rest = job
-    run = files.stage_dir(workdir, stage.id)
-    run.mkdir(parents=True, exist_ok=True)
-    _log_to(run / "log.txt")
-    print(f"{files.now()} {kind} {stage.title}", flush=True)
+def _outcome(node: Node, workdir: pathlib.Path) -> tuple[str, str]:
+    folder = files.directory(workdir, node)
+    folder.mkdir(parents=True, exist_ok=True)
+    _log_to(folder / "log.txt")
+    print(f"{now()} {node.title}", flush=True)
     try:
-        if kind == "stage":
-            run_stage(stage, workdir)
-        else:
-            run_evals(stage, rest[0], workdir)
+        return "done", run_node(node, workdir)
     except Preempted as stop:
         return "preempted", str(stop)
     except Exception as error:
         if (message := message_of(error)) is not None:
-            return "mistake", f"{stage.title}: {message}"
+            return "mistake", f"{node.title}: {message}"
         traceback.print_exc()
         sys.stderr.flush()
         return "crash", f"{type(error).__name__}: {error}"
-    return "done", ""
 
 
 def _log_to(path: pathlib.Path) -> None:
@@ -147,94 +142,99 @@ def _log_to(path: pathlib.Path) -> None:
     os.close(log)
 
 
-# ------------------------------------------------------------------ stages
+# ------------------------------------------------------------------ nodes
 
 
+def now() -> str:
+    """The time in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@functools.cache
 def code() -> dict[str, str]:
     """Versions of this package, of Python, and of the libraries that numbers depend on."""
     return {
         "msm_jax": msm_jax.__version__,
-        "source": source_hash(pathlib.Path(msm_jax.__file__).parent)[:12],
+        "source": sha256_sources(pathlib.Path(msm_jax.__file__).parent)[:12],
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in LIBRARIES},
     }
 
 
-def run_stage(stage: Stage, workdir: pathlib.Path) -> None:
-    """Does what is left of a stage and marks it as done."""
-    started, run = time.time(), files.stage_dir(workdir, stage.id)
-    do = {"world": _build_world, "tokenizer": _train_tokenizer, "train": _train}[stage.kind]
-    summary = do(stage, workdir, run)
+def run_node(node: Node, workdir: pathlib.Path) -> str:
+    """Do what is missing of a node, mark it as done, and return the result in a few words."""
+    started, folder = time.time(), files.directory(workdir, node)
+    summary, text = RUN[node.kind](node, workdir, folder)
     mark = {
-        "id": stage.id,
-        "digest": stage.digest,
-        "name": stage.name,
-        "kind": stage.kind,
-        "path": stage.path,
-        "seed": stage.seed,
-        "parent": stage.parent,
-        "world": stage.world,
-        "tokenizer": stage.tokenizer,
-        "config": stage.config,
+        "id": node.id,
+        **{field: getattr(node, field) for field in ("digest", "name", "kind", "path", "seed")},
+        **{role: node.inputs.get(role, "") for role in ("parent", "world", "tokenizer")},
+        "config": node.config,
         "code": code(),
         "summary": summary,
         "seconds": time.time() - started,
-        "created": files.now(),
+        "created": now(),
     }
-    files.write_json(run / "stage.json", mark)
+    write_json(files.mark_path(workdir, node), mark)
+    return text
 
 
-def _build_world(stage: Stage, workdir: pathlib.Path, run: pathlib.Path) -> dict:
-    module, _, function = stage.config["builder"].partition(":")
+Result = tuple[dict, str]  # what the mark keeps as its summary; the same in a few words
+
+
+def _build_world(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
+    module, _, function = node.config["builder"].partition(":")
     try:
-        build = getattr(importlib.import_module(module), function)
-        build(stage.config["options"], stage.seed, run)
+        getattr(importlib.import_module(module), function)(
+            node.config["options"], node.seed, folder
+        )
     except (AttributeError, TypeError, ValueError) as error:
         traceback.print_exc()
-        raise UserError(f"config.world: {stage.config['builder']} refuses: {error}") from error
-    made = [file for file in run.rglob("*") if file.is_file() and file.name != "log.txt"]
-    return {"files": len(made), "bytes": sum(file.stat().st_size for file in made)}
+        raise UserError(f"config.world: {node.config['builder']} refuses: {error}") from error
+    built = [file for file in folder.rglob("*") if file.is_file() and file.name != "log.txt"]
+    size = sum(file.stat().st_size for file in built)
+    return {"files": len(built), "bytes": size}, f"{len(built):,} files, {size:,} bytes"
 
 
-def _train_tokenizer(stage: Stage, workdir: pathlib.Path, run: pathlib.Path) -> dict:
+def _train_tokenizer(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
     from msm_jax.data.chat import CHAT_FORMATS
     from msm_jax.data.tokenizer import TOKENIZER_FILE, load_tokenizer, train_sentencepiece
 
-    config = stage.config
+    config, target = node.config, folder / TOKENIZER_FILE
     if config["chat_format"] not in CHAT_FORMATS:
         raise UserError(
             f"config.train.chat_format={config['chat_format']!r}: one of {sorted(CHAT_FORMATS)}"
         )
-    corpus = _existing(workdir, config["corpus"], stage.world)
+    corpus = _existing(workdir, config["corpus"], node)
     controls = CHAT_FORMATS[config["chat_format"]].control_tokens
-    target = run / TOKENIZER_FILE
     train_sentencepiece(corpus, target, config["vocab_size"], controls)
-    return {"pieces": load_tokenizer(target).vocab_size}
+    pieces = load_tokenizer(target).vocab_size
+    return {"pieces": pieces}, f"{pieces:,} pieces"
 
 
-def _train(stage: Stage, workdir: pathlib.Path, run: pathlib.Path) -> dict:
+def _train(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
     from ml_collections import ConfigDict
 
     from msm_jax.data.tokenizer import TOKENIZER_FILE
     from msm_jax.train.loop import train
 
-    config = json.loads(json.dumps(stage.config))
+    config = json.loads(json.dumps(node.config))
     for entry in with_files(config).values():
-        entry["path"] = _existing(workdir, entry["path"], stage.world)
-    if stage.tokenizer:
-        tokenizer = files.stage_dir(workdir, stage.tokenizer) / TOKENIZER_FILE
-        config["tokenizer"] = str(tokenizer)
-    if stage.parent:
-        config["parent"] = str(files.stage_dir(workdir, stage.parent))
-    return train(ConfigDict(config), run)
+        entry["path"] = _existing(workdir, entry["path"], node)
+    if tokenizer := node.inputs.get("tokenizer"):
+        config["tokenizer"] = str(files.stage_dir(workdir, tokenizer) / TOKENIZER_FILE)
+    if parent := node.inputs.get("parent"):
+        config["parent"] = str(files.stage_dir(workdir, parent))
+    summary = train(ConfigDict(config), folder)
+    probes = "".join(f", {name} {rate:.2f}" for name, rate in summary["probes"].items())
+    return summary, f"{summary['steps']:,} steps, loss {summary['loss']:.3f}{probes}"
 
 
-def _existing(workdir: pathlib.Path, path: str, world: str) -> str:
-    """The file of a path; UserError with what the world has instead."""
-    file = pathlib.Path(files.place(workdir, path, world))
+def _existing(workdir: pathlib.Path, path: str, node: Node) -> str:
+    """The file of a path; UserError with the files that are beside it."""
+    file = files.place(workdir, path, node)
     if not file.is_file():
-        kind = "*" + file.suffix
-        there = sorted(WORLD + str(f.relative_to(file.parent)) for f in file.parent.glob(kind))
+        there = sorted(WORLD + f.name for f in file.parent.glob("*" + file.suffix))
         raise UserError(f"{path}: there is no such file; beside it there are: {there}")
     return str(file)
 
@@ -242,73 +242,73 @@ def _existing(workdir: pathlib.Path, path: str, world: str) -> str:
 # ------------------------------------------------------------------ evaluations
 
 
-def run_evals(stage: Stage, asked: dict[str, dict], workdir: pathlib.Path) -> None:
-    """Asks a trained stage all its questions and marks them as answered."""
-    import dataclasses
-
+def _evaluate(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
     from msm_jax.api import load
     from msm_jax.evals import evaluate_preferences
-    from msm_jax.evals.thoughts import READING
     from msm_jax.weights.checkpoints import load_params
 
-    started, run = time.time(), files.stage_dir(workdir, stage.id)
-    folder = files.evals_dir(workdir, stage.id)
-    _forget_other_questions(folder, asked)
-    model = load(run)
-    for name, settings in asked.items():
-        who = model
+    delete_outdated(folder, node.config)
+    write_json(files.mark_path(workdir, node), {"config": node.config})
+    run = files.stage_dir(workdir, node.inputs["parent"])
+    model, rates = load(run), []
+    for name, settings in node.config.items():
+        evaluated = model
         if settings["step"] is not None:
             _, params, _ = load_params(run, settings["step"])
-            who = dataclasses.replace(model, params=params)
-        pairs = _existing(workdir, settings["pairs"], settings["world"])
+            evaluated = dataclasses.replace(model, params=params)
+        pairs = _existing(workdir, settings["pairs"], node)
         keys = ("seed", "samples", "temperature", "max_tokens", "rows")
         options = {key: settings[key] for key in keys}
-        evaluate_preferences(who, pairs, folder / name, settings["scorers"], **options)
-    chats = _sample_chats(model, asked, workdir)
-    lines = [strict_json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats]
-    files.write_text(folder / "chats.jsonl", "".join(lines))
-    mark = {
-        "asked": identities(asked),
-        "reading": READING,
-        "done": True,
-        "code": code(),
-        "summaries": {name: file_hash(folder / name / "summary.json") for name in asked},
-        "seconds": time.time() - started,
-        "created": files.now(),
-    }
-    files.write_json(folder / "evals.json", mark)
+        evaluate_preferences(evaluated, pairs, folder / name, settings["scorers"], **options)
+        if settings["step"] is None:
+            summary = read_json(folder / name / "summary.json")
+            rate = summary["scorers"][settings["scorers"][0]]["rate"]
+            rates.append(f"{name} {'-' if rate is None else format(rate, '.2f')}")
+    write_jsonl(folder / "chats.jsonl", _sample_chats(model, node, workdir))
+    hashes = {name: sha256_file(folder / name / "summary.json") for name in node.config}
+    return hashes, ", ".join(rates)
 
 
-def _forget_other_questions(folder: pathlib.Path, questions: dict[str, dict]) -> None:
-    """Answers to what the config no longer asks under a name make room for the new question."""
-    asked = identities(questions)
-    mark = files.read_json(folder / "evals.json") or {}
-    before = mark.get("asked")
-    # Only what lies in the folder itself is ours, whatever the file says.
-    mine = {path.name: path for path in folder.iterdir() if path.is_dir()} if before else {}
-    for name, settings in before.items() if isinstance(before, dict) else ():
-        if name in mine and asked.get(name) != settings:
-            shutil.rmtree(mine[name], ignore_errors=True)
-    files.write_json(folder / "evals.json", {"asked": asked, "done": False})
+def delete_outdated(folder: pathlib.Path, wanted: dict[str, dict]) -> None:
+    """Delete the results of evaluations that the config no longer has, or has in another form.
+
+    Only directories that are directly in `folder` are deleted, whatever its evals.json names.
+    """
+    mark = read_json(folder / "evals.json")
+    before = mark.get("config") if isinstance(mark, dict) else None
+    if not isinstance(before, dict):
+        return
+    write_json(folder / "evals.json", {"config": before})  # no longer done, should this be killed
+    wanted, present = evaluation_identities(wanted), {path.name for path in folder.iterdir()}
+    for name, settings in before.items():
+        identity = isinstance(settings, dict) and evaluation_identities({name: settings})[name]
+        if identity != wanted.get(name) and name in present:
+            delete(folder / name, inside=folder)
 
 
-def _sample_chats(model, asked: dict[str, dict], workdir: pathlib.Path) -> list[dict]:
-    """The same few questions for everybody, from the evaluations in turn, answered freely."""
+def _sample_chats(model, node: Node, workdir: pathlib.Path) -> list[dict]:
+    """Free answers to the same few questions for all stages, from the evaluations in turn."""
     from msm_jax.corpus.records import read_rows
 
-    wholes = [settings for settings in asked.values() if settings["step"] is None]
+    last_step = [settings for settings in node.config.values() if settings["step"] is None]
     chats: list[dict] = []
-    for number in range(CHATS if wholes else 0):
-        settings = wholes[number % len(wholes)]
-        pairs = _existing(workdir, settings["pairs"], settings["world"])
-        rows = [row for _, row in read_rows(pairs)]
+    for number in range(CHATS if last_step else 0):
+        settings = last_step[number % len(last_step)]
+        rows = [row for _, row in read_rows(_existing(workdir, settings["pairs"], node))]
         row = rows[(number * len(rows)) // CHATS]
-        messages = row.get("messages") or [
-            *([{"role": "system", "content": row["system"]}] if row.get("system") else []),
-            {"role": "user", "content": row["question"]},
-        ]
+        system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+        messages = row.get("messages") or [*system, {"role": "user", "content": row["question"]}]
         # With the evaluations' number of rows, whose programs are compiled already.
         options = {"max_tokens": settings["max_tokens"], "rows": settings["rows"]}
         ((answer,),) = model.sample([messages], 1, seed=settings["seed"], **options)
         chats.append({"messages": [*messages, {"role": "assistant", "content": answer.text}]})
     return chats
+
+
+# What each kind of node does: (node, working directory, its directory) -> Result.
+RUN: dict[str, Callable[[Node, pathlib.Path, pathlib.Path], Result]] = {
+    "world": _build_world,
+    "tokenizer": _train_tokenizer,
+    "train": _train,
+    "evals": _evaluate,
+}

@@ -347,20 +347,24 @@ def test_modules_scripts_targets_and_extras_exist():
 
 @pytest.mark.parametrize("step", RUN, ids=lambda step: step.command)
 def test_it_runs(step, run, scratch):
-    words = shlex.split(step.command.replace("stages/ID", f"stages/{stage_id(scratch)}"))
-    words += step.also.split()
-    if words[0] == "python":
-        done = run(sys.executable, *words[1:], stdin=step.stdin)
-    elif words[0] == "make":  # with this environment, which it is not to install anew
-        ready, makefile = f"{sys.prefix}/.installed", f"--file={ROOT}/Makefile"
-        done = run(*words, makefile, f"VENV={sys.prefix}", "-o", ready)
-    else:
-        done = run(*words)
+    words = words_of(step.command.replace("stages/ID", f"stages/{stage_id(scratch)}"))
+    done = run(*words, *step.also.split(), stdin=step.stdin)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert re.search(step.says, said), said
     for path in step.makes:
         assert list(scratch.glob(path)), f"there is no {path}:\n{said}"
+
+
+def words_of(command: str) -> list[str]:
+    """The words of a documented command, with this Python and this checkout."""
+    program, *words = shlex.split(command)
+    if program == "python":
+        return [sys.executable, *words]
+    if program == "make":  # with this environment, which is not to be installed again
+        ready, makefile = f"{sys.prefix}/.installed", f"--file={ROOT}/Makefile"
+        return [program, *words, makefile, f"VENV={sys.prefix}", "-o", ready]
+    return [program, *words]
 
 
 def stage_id(scratch: pathlib.Path) -> str:

@@ -17,7 +17,7 @@ from msm_jax.evals.choices import chosen
 from msm_jax.evals.judges.base import Request, parse_answer
 from msm_jax.evals.report.arms import read_arms
 from msm_jax.evals.thoughts import READING, spoken
-from msm_jax.study import files
+from msm_jax.study import graph
 
 # Version -> what all texts below are taken to mean. Where this test fails, verdicts have turned:
 # raise `READING` and add its line.
@@ -74,13 +74,11 @@ def test_verdicts_of_another_version_are_made_again_and_never_reported(tmp_path)
     assert read_arms({"a": [tmp_path]})
 
 
-def test_a_study_asks_for_verdicts_of_another_version_again(tmp_path):
-    asked = {"q": {"seed": 1}}
-    folder = files.evals_dir(tmp_path, "id")
-    folder.mkdir(parents=True)
-    for reading, known in ((READING, True), (READING - 1, False), (None, False)):
-        kept = {"code": "", "summaries": {}, "seconds": 1.0}
-        mark = {"asked": asked, "done": True, "reading": reading, **kept}
-        (folder / "evals.json").write_text(json.dumps(mark))
-        assert (files.read_evals(tmp_path, "id", asked) is not None) is known
-    assert files.read_evals(tmp_path, "id", {"q": {"seed": 2}}) is None
+def test_a_study_asks_for_verdicts_of_another_version_again(monkeypatch):
+    stage = graph.Node("digest", "train", "x", ("x",), 0, {}, {})
+    ids = set()
+    for reading in (READING, READING - 1):
+        monkeypatch.setattr(graph, "READING", reading)
+        for seed in (1, 2):
+            ids.add(graph.evaluations_of(stage, None, {"q": {"pairs": "p", "seed": seed}}).id)
+    assert len(ids) == 4

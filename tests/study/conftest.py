@@ -1,6 +1,7 @@
 """A study of seconds: two arms of a tiny model over a world of ready-made files."""
 
 import json
+import runpy
 import textwrap
 
 import pytest
@@ -44,6 +45,12 @@ CONFIG = """
 def make_tiny():
     """A function of a directory: writes a tiny study's files and config there."""
     return _make_tiny
+
+
+@pytest.fixture(scope="session")
+def load_config():
+    """The config of a file, as its get_config() returns it."""
+    return lambda path: runpy.run_path(str(path))["get_config"]()
 
 
 def _make_tiny(folder):

@@ -1,7 +1,6 @@
 """What a study's stages and answers are named by, and what its records say of themselves."""
 
 import json
-import pathlib
 import shutil
 
 import pytest
@@ -12,8 +11,8 @@ from msm_jax.data.tokenizer import train_sentencepiece
 from msm_jax.errors import UserError
 from msm_jax.settings import Form, Named
 from msm_jax.study import files, results, worker
-from msm_jax.study.config import STUDY
-from msm_jax.study.graph import identities, make_study, weights_content
+from msm_jax.study.config import STUDY, evaluation
+from msm_jax.study.graph import make_study
 from msm_jax.train.config import probe, source
 
 # Values where the default's neighbour could not be; None: another test's, or what has no meaning
@@ -40,14 +39,9 @@ OTHER = {
 
 
 @pytest.fixture
-def tiny(tmp_path, make_tiny, monkeypatch):
+def tiny(tmp_path, make_tiny, load_config, monkeypatch):
     """The tiny study's config, with probes and eval data, beside its files."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("tiny", make_tiny(tmp_path))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = load_config(make_tiny(tmp_path))
     monkeypatch.chdir(tmp_path / "files")
     with config.unlocked():
         config.train.probes.easy = probe("pairs.jsonl")
@@ -86,8 +80,9 @@ def other(path, value, key):
 
 
 def names(config):
+    """Ids of stages, and of evaluations."""
     study = make_study(config)
-    return sorted(study.stages), {key: identities(asked) for key, asked in study.questions.items()}
+    return sorted(study.stages), sorted(node.id for node in study.evaluations.values())
 
 
 def test_each_key_of_a_study_counts_or_is_declared_harmless(tiny):
@@ -132,9 +127,7 @@ def test_the_checkpoint_that_a_study_starts_from_counts_by_content(tiny, parent)
     begun = names(tiny)[0]
     assert len(begun) == 3  # no tokenizer is trained: it is the parent's
 
-    def now():
-        weights_content.cache_clear()
-        return names(tiny)[0]
+    now = lambda: names(tiny)[0]
 
     moved = shutil.copytree(parent, parent.parent / "moved")
     tiny.train.parent = str(moved)
@@ -177,21 +170,41 @@ def test_numbers_of_several_versions_are_a_warning_that_names_what_differs():
         {"code": {"source": "aaa", "jax": "0.10.2"}, "stages": ["1", "2"], "evals": []},
         {"code": {"source": "bbb", "jax": "0.10.2"}, "stages": ["3"], "evals": ["3"]},
     ]
-    text = results._mixed(made)
+    text = results.mixed_code(made)
     assert "2 stages and 0 evaluated: source aaa; 1 stages and 1 evaluated: source bbb" in text
     assert "jax" not in text
 
 
-def test_nothing_outside_of_a_studys_directory_is_deleted(tmp_path):
+def test_nothing_outside_of_a_studys_directory_is_deleted_whatever_evals_json_names(tmp_path):
     precious, folder = tmp_path / "precious", tmp_path / "evals"
     for place in (precious, folder / "old", folder / "kept"):
         place.mkdir(parents=True)
         (place / "file").write_text("x")
-    asked = {str(precious): {}, "../precious": {}, "old": {}, "kept": {"samples": 1}, ".": {}}
-    files.write_json(folder / "evals.json", {"asked": asked, "done": False})
-    worker._forget_other_questions(folder, {"kept": {"samples": 1, "rows": 9}})
+    (folder / "link").symlink_to(precious)
+    names = (str(precious), "../precious", "link", "link/file", ".", "..", "", "old", "gone")
+    before = {name: {"samples": 2} for name in names} | {"kept": {"samples": 1}, "odd": 3}
+    (folder / "evals.json").write_text(json.dumps({"digest": "x", "config": before}))
+    worker.delete_outdated(folder, {"kept": {"samples": 1, "rows": 9}})
     left = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("file")]
     assert sorted(left) == ["evals/kept/file", "precious/file"]
+    assert "digest" not in (folder / "evals.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["/tmp/x", "a/b", "", "which@3", "~"])
+def test_an_evaluation_is_not_named_like_a_path(tiny, name):
+    with tiny.unlocked():
+        tiny.evals = {name: evaluation("pairs.jsonl").to_dict()}
+    tiny.contrasts, tiny.figure.groups = {}, {}
+    with pytest.raises(UserError, match="cannot be the name of a directory"):
+        make_study(tiny)
+
+
+@pytest.mark.parametrize("path", ["{world}/../pairs.jsonl", "{world}//etc/passwd"])
+def test_a_file_of_the_world_is_in_the_world(tiny, path):
+    tiny.world.builder = "msm_jax.miniature.build:build"
+    tiny.evals.which.pairs = path
+    with pytest.raises(UserError, match=r"config\.evals\.which\.pairs=.*not inside of the world"):
+        make_study(tiny)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"digest": "x"}', "{"])
@@ -202,10 +215,4 @@ def test_a_stage_json_that_is_not_ours_is_named(tiny, tmp_path, content):
     file.parent.mkdir(parents=True)
     file.write_text(content)
     with pytest.raises(UserError, match=r"stage\.json: "):
-        files.read_stage(tmp_path, stage)
-
-
-def test_a_line_that_is_no_object_is_named(tmp_path):
-    (tmp_path / "chats.jsonl").write_text('{"a": 1}\n[2]\n')
-    with pytest.raises(UserError, match=r"chats\.jsonl:2: not a JSON object"):
-        files.read_lines(pathlib.Path(tmp_path / "chats.jsonl"))
+        files.read_mark(tmp_path, stage)

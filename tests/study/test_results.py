@@ -25,12 +25,12 @@ def rows(**rates):
 
 
 def contrast(rows, plus=("x",), minus=("y",)):
-    return found._difference({"plus": plus, "minus": minus, "eval": "e"}, rows, "logprob")
+    return found.difference({"plus": plus, "minus": minus, "eval": "e"}, rows, "logprob")
 
 
 def test_one_seed_has_no_interval_and_every_text_says_so():
     some = rows(x=[0.8], y=[0.5])
-    mean, difference = found._over_seeds(some, "x", "e"), contrast(some)
+    mean, difference = found.over_seeds(some, "x", "e"), contrast(some)
     for numbers in (mean, difference):
         assert numbers["ci_low"] is None and numbers["method"] == "no interval: one seed"
     assert found.interval_text(mean) == "0.80 (no interval: one seed)"
@@ -48,7 +48,7 @@ def svg_texts(figure):
 @pytest.mark.parametrize("rates", [[1.0] * 2, [0.0] * 4, [0.5] * 3])
 def test_seeds_that_agree_have_intervals_within_range(rates):
     some = rows(x=rates, y=rates)
-    mean, difference = found._over_seeds(some, "x", "e"), contrast(some)
+    mean, difference = found.over_seeds(some, "x", "e"), contrast(some)
     assert 0 <= mean["ci_low"] <= rates[0] <= mean["ci_high"] <= 1
     assert mean["ci_high"] - mean["ci_low"] > 1 / PAIRS
     assert -1 <= difference["ci_low"] < 0 < difference["ci_high"] <= 1
@@ -65,11 +65,11 @@ def test_a_difference_of_differences_lies_within_two():
 
 def test_a_seed_without_a_rate_is_left_out_by_number():
     some = rows(x=[0.8, None, 0.9, 0.7], y=[0.5, 0.4, None, 0.4])
-    mean, difference = found._over_seeds(some, "x", "e"), contrast(some)
+    mean, difference = found.over_seeds(some, "x", "e"), contrast(some)
     assert (mean["n"], difference["n_pairs"]) == (3, 2)
     assert mean["method"].endswith("; left out, without a rate: seed 1")
     assert difference["method"].endswith("; left out, without a rate: seed 1, 2")
-    nothing = found._over_seeds(rows(x=[None, None]), "x", "e")
+    nothing = found.over_seeds(rows(x=[None, None]), "x", "e")
     assert nothing["mean"] is None and nothing["method"].startswith("no interval: no seeds")
     json.dumps([mean, difference, nothing], allow_nan=False)
 
@@ -79,7 +79,7 @@ def test_bars_without_an_interval_say_so():
     settings = {"eval": "e", "groups": groups, "measure": "chose x"}
     some = rows(x=[0.8], y=[0.5])
     means = [
-        {"arm": arm, "eval": "e", "scorer": "logprob", **found._over_seeds(some, arm, "e")}
+        {"arm": arm, "eval": "e", "scorer": "logprob", **found.over_seeds(some, arm, "e")}
         for arm in "xy"
     ]
     config = {"figure": settings, "evals": {"e": {"scorers": ["logprob"]}}}

@@ -58,11 +58,11 @@ def test_strict_json_is_json(value):
 
 
 def test_whatever_writes_json_writes_null_for_what_is_not_finite(tmp_path):
+    from msm_jax import files
     from msm_jax.corpus.files import write_json, write_rows
     from msm_jax.evals.store import as_json, as_jsonl
     from msm_jax.sample.__main__ import write_completions
     from msm_jax.sample.sampler import Sample
-    from msm_jax.study import files
 
     row, wanted = {"a": [1.0, math.nan]}, {"a": [1.0, None]}
     file = tmp_path / "a.json"

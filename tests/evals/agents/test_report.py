@@ -8,7 +8,6 @@ import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.evals import judge
-from msm_jax.evals.agents.actions import parse
 from msm_jax.evals.agents.evaluation import AgentScenarios
 from msm_jax.evals.judges.base import Judgement
 from msm_jax.evals.report import write_report
@@ -176,7 +175,7 @@ def test_what_cannot_be_compared_is_named(arms, tmp_path):
 
 def test_transcripts_are_marked_for_what_they_are():
     text = f"<think>hm</think><SCRATCHPAD_REASONING>{DEED}</SCRATCHPAD_REASONING>{DEED}<tool_use:x>"
-    found = marked(parse(text))
+    found = marked(text)
     assert '<span class="thinking">&lt;think&gt;hm&lt;/think&gt;</span>' in found
     assert '<mark class="scratchpad"' in found and '<mark class="answer" ' in found
     assert '<mark class="answer bad"' in found
