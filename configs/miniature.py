@@ -175,6 +175,9 @@ def _questions(config: ConfigDict) -> None:
 def _smoke(config: ConfigDict) -> None:
     """Everything happens, little of it."""
     config.seeds = (0,)
+    config.workers = 1  # nearly all of the time is compilation, which two would do twice
+    for name in ("agree", "id"):
+        config.evals[name].scorers = ("logprob",)
     config.world.options.update(
         {
             "agents": 80,

@@ -49,7 +49,7 @@ from msm_jax.study import plots
 TINY = os.environ.get("MSM_JAX_TINY") == "1"
 REPOSITORY, REVISION = "Qwen/Qwen3-0.6B", "main"  # on huggingface.co; 1.5 GB
 ADAPTER = ""
-STEPS = 20 if TINY else 60  # of the adapter's training
+STEPS = 6 if TINY else 60  # of the adapter's training
 WORK = pathlib.Path("runs/qwen")
 
 # %% [markdown]
@@ -99,7 +99,7 @@ table(
 # A conversation is a list of messages; `chat` gives the next one.
 
 # %%
-LENGTH = 24 if TINY else 200
+LENGTH = 8 if TINY else 200
 conversation = [{"role": "user", "content": "Which cheese do you like best, and why?"}]
 conversation.append(model.chat(conversation, max_tokens=LENGTH))
 conversation.append({"role": "user", "content": "Would it still be good if it were dear?"})

@@ -1,20 +1,22 @@
 """A study's configuration: every key, its range, its meaning and its default."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from msm_jax.settings import ROWS, SEED, SHARE, form, group, key, named
 from msm_jax.train.config import STAGE
 
-_REPORT = "results and report are made anew from what was measured"
+_REPORT = "results and report are written again from what was measured"
 
 EVALUATION = form(
     "evaluation",
     "Preference pairs asked of the last stage of arms.",
     pairs=key("", "JSONL file of questions"),
-    arms=key((), "who is asked; () asks all", of=str),
+    arms=key((), "which arms are evaluated; () is all", of=str),
     at_least=key(
         0.0,
-        "above 0 this is a gate: a rate below it means that the arm is not what it should be",
+        "above 0 this is a gate: an arm with a lower rate is reported as not reaching it",
         **SHARE,
         harmless=_REPORT,
     ),
@@ -23,22 +25,22 @@ EVALUATION = form(
         "the first one's rate is the evaluation's",
         choices=("logprob", "generated"),
     ),
-    samples=key(1, "generated answers per question", at_least=1),
-    temperature=key(0.0, "of generated answers; 0 is greedy", at_least=0, single=False),
-    max_tokens=key(8, "of a generated answer", at_least=1),
+    samples=key(1, "generated completions per question", at_least=1),
+    temperature=key(0.0, "of generated completions; 0 is greedy", at_least=0, single=False),
+    max_tokens=key(8, "of a generated completion", at_least=1),
     rows=ROWS,
 )
 
 CONTRAST = form(
     "contrast",
-    "Per seed, the rates of the arms in `plus` less those in `minus`; then over seeds.",
-    label=key("", "what it is, in words", harmless=_REPORT),
-    eval=key("", "whose rates", harmless=_REPORT),
+    "Per seed, the rates of the arms in `plus` minus those in `minus`; then over seeds.",
+    label=key("", "its name in tables and figures", harmless=_REPORT),
+    eval=key("", "the evaluation whose rates are compared", harmless=_REPORT),
     plus=key((), "arms whose rates are added", of=str, harmless=_REPORT),
-    minus=key((), "arms whose rates are taken away; as many as in plus", of=str, harmless=_REPORT),
+    minus=key((), "arms whose rates are subtracted; as many as in plus", of=str, harmless=_REPORT),
     expected=key(
         0,
-        "the sign that the hypothesis says, 0 if it says nothing",
+        "the sign that the hypothesis predicts, 0 for no prediction",
         at_least=-1,
         at_most=1,
         harmless=_REPORT,
@@ -48,14 +50,14 @@ CONTRAST = form(
 FIGURE_GROUP = form(
     "figure_group",
     "Two bars.",
-    label=key("", "what stands under them", harmless=_REPORT),
+    label=key("", "the text under them", harmless=_REPORT),
     before=key("", "the arm before fine-tuning", harmless=_REPORT),
     after=key("", "the arm after it", harmless=_REPORT),
 )
 
 STUDY = form(
     "study",
-    "A whole experiment.",
+    "A complete experiment.",
     name=key("study", "in results.json and the plan", harmless=_REPORT),
     title=key("", "of the report", harmless=_REPORT),
     seeds=key((0,), "each draws its own world, weights and data order", **SEED),
@@ -67,11 +69,11 @@ STUDY = form(
     ),
     platform=key(
         "cpu",
-        'each worker has one core; "": whatever JAX finds, with workers=1',
-        harmless="sums are taken in another order: the last bits may differ, nothing else",
+        '"cpu": each worker has one core; "": the devices that JAX finds, with workers=1',
+        harmless="only the order of sums differs, and so the last bits",
     ),
     world=group(
-        "files made from the seed",
+        "files that are built from the seed",
         builder=key(
             "",
             'a function of (options, seed, directory) as "module:name"; "": all files are yours',
@@ -83,28 +85,30 @@ STUDY = form(
         corpus=key("{world}/corpus.txt", "a text, one sentence a line"),
         vocab_size=key(1000, "of the SentencePiece model", at_least=1),
     ),
-    train=STAGE.under("what all stages have in common; seed and parent are the study's"),
+    train=STAGE.under("what all stages have in common; the study sets seed and parent"),
     stages=named(STAGE, "the keys that differ from train", sparse=True),
     arms=named(key((), "", of=str), "name -> stages in order, the first from fresh weights"),
-    evals=named(EVALUATION, "what is asked"),
+    evals=named(EVALUATION, "evaluations"),
     dose=group(
         "stages of this name are also evaluated after so many of their steps",
         stage=key("", 'a name in stages; "": no dose curve'),
         steps=key((), "checkpoints are kept at these", of=int, at_least=1),
         eval=key("", "a name in evals"),
     ),
-    contrasts=named(CONTRAST, "what is compared"),
+    contrasts=named(CONTRAST, "comparisons of arms"),
     figure=group(
-        "what the report begins with",
-        eval=key("", "the headline figure's", harmless=_REPORT),
+        "the first figure of the report",
+        eval=key("", "the evaluation that it shows", harmless=_REPORT),
         measure=key("rate of choice A", "what its rate is, in words", harmless=_REPORT),
         groups=named(FIGURE_GROUP, "its bars"),
         headline=key("", "the contrast that the report begins with", harmless=_REPORT),
     ),
     controls=group(
-        "arms whose rate in the figure's evaluation should be one half, give or take within",
+        "arms whose rate in the figure's evaluation should be within `within` of one half",
         arms=key((), "names in arms", of=str, harmless=_REPORT),
-        within=key(0.15, "of one half", at_least=0, at_most=0.5, harmless=_REPORT),
+        within=key(
+            0.15, "the largest distance from one half", at_least=0, at_most=0.5, harmless=_REPORT
+        ),
     ),
 )
 
@@ -123,12 +127,10 @@ def evaluation(
     arms: tuple[str, ...] = (),
     at_least: float = 0.0,
     scorers: tuple[str, ...] = ("logprob", "generated"),
-    max_tokens: int = 8,
+    **settings: Any,
 ) -> ConfigDict:
-    """Preference pairs asked of the last stage of arms; the other keys are set on it."""
-    return EVALUATION.config(
-        pairs=pairs, arms=arms, at_least=at_least, scorers=scorers, max_tokens=max_tokens
-    )
+    """Preference pairs asked of the last stage of arms; `settings` are its other keys."""
+    return EVALUATION.config(pairs=pairs, arms=arms, at_least=at_least, scorers=scorers, **settings)
 
 
 def contrast(
@@ -138,7 +140,7 @@ def contrast(
     minus: tuple[str, ...] = (),
     expected: int = 0,
 ) -> ConfigDict:
-    """Per seed, the rates of the arms in `plus` less those in `minus`; then over seeds."""
+    """Per seed, the rates of the arms in `plus` minus those in `minus`; then over seeds."""
     return CONTRAST.config(label=label, eval=eval, plus=plus, minus=minus, expected=expected)
 
 

@@ -1,8 +1,9 @@
-"""Figures of a study. Matplotlib is imported when the first one is drawn."""
+"""Figures of a study. Matplotlib is imported when the first is drawn."""
 
 import io
 import textwrap
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from msm_jax.page import data_uri
@@ -141,7 +142,7 @@ def dose(results: dict):
         for seed in sorted({p["seed"] for p in points}):
             own = [(p["step"], p["rate"]) for p in points if p["seed"] == seed]
             axes.plot(*zip(*own, strict=True), color=color, linewidth=0.6, alpha=0.4)
-        means = [_mean([p["rate"] for p in points if p["step"] == step]) for step in steps]
+        means = [fmean(p["rate"] for p in points if p["step"] == step) for step in steps]
         axes.plot(steps, means, color=color, linewidth=2, marker="o", markersize=4,
                   label=group["label"])  # fmt: skip
     axes.axhline(CHANCE, color="#333", linewidth=0.9, linestyle=(0, (4, 3)))
@@ -153,24 +154,19 @@ def dose(results: dict):
 
 
 def losses(title: str, curves: Sequence[tuple[str, Sequence[dict]]]):
-    """Loss by step of stages that bear one name; `curves` are (label, rows of metrics.jsonl)."""
+    """Loss by step of stages with one name; `curves` are (label, rows of metrics.jsonl)."""
     figure, axes = new_figure(4.2, 2.7)
-    labels = list(dict.fromkeys(label for label, _ in curves))
-    for number, (label, rows) in enumerate(curves):
+    colors: dict[str, str] = {}
+    for label, rows in curves:
         points = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
         if points:
-            first = label not in [other for other, _ in curves[:number]]
-            color = COLORS[(2 + labels.index(label)) % len(COLORS)]
-            axes.plot(*zip(*points, strict=True), color=color, linewidth=0.9, alpha=0.8,
-                      label=label if first else None)  # fmt: skip
+            shown = None if label in colors else label  # once in the legend
+            color = colors.setdefault(label, COLORS[(2 + len(colors)) % len(COLORS)])
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=0.9, label=shown)
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("step", fontsize=8)
     axes.set_ylabel("loss", fontsize=8)
     axes.tick_params(labelsize=8)
-    if len(labels) > 1:
+    if len(colors) > 1:
         axes.legend(frameon=False, fontsize=7)
     return figure
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

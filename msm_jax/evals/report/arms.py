@@ -1,17 +1,17 @@
 """What is compared: checkpoints by name, each with one evaluation per training seed."""
 
 import dataclasses
-import json
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from msm_jax.errors import UserError
-from msm_jax.evals import store
 from msm_jax.evals.agents.conditions import goals_of, grid
 from msm_jax.evals.agents.prompts import Prompt, render
 from msm_jax.evals.mean_rates import BOTH, SEEDS, differences, mean_over_seeds
 from msm_jax.evals.statistics import Interval, no_interval, paired_difference
 from msm_jax.evals.thoughts import READING
+from msm_jax.files import read_json, read_jsonl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +19,7 @@ class Run:
     """One evaluation's directory, read.
 
     Attributes:
-      folder: where it lies.
-      asked: evaluation.json.
-      summary: summary.json.
+      asked, summary: evaluation.json, summary.json.
       samples, verdicts: (condition, index) -> row.
     """
 
@@ -51,11 +49,10 @@ def read_arms(folders: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, list[R
     """
     arms = {name: [_read(folder) for folder in paths] for name, paths in folders.items()}
     for name, some in arms.items():
-        for number, run in enumerate(some):
-            twin = next((r for r in some[:number] if r.asked["model"] == run.asked["model"]), None)
-            if twin:
+        for one, other in itertools.combinations(some, 2):
+            if one.asked["model"] == other.asked["model"]:
                 raise UserError(
-                    f"arm {name!r}: {twin.folder} and {run.folder} asked the same weights, which "
+                    f"arm {name!r}: {one.folder} and {other.folder} asked the same weights, which "
                     "are one training run and not two: leave one of them out"
                 )
     runs = [run for some in arms.values() for run in some]
@@ -70,12 +67,11 @@ def read_arms(folders: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, list[R
 
 
 def _read(folder: pathlib.Path) -> Run:
-    files = [folder / f"{name}.json" for name in ("evaluation", "summary")]
-    rows = [folder / f"{name}.jsonl" for name in ("samples", "verdicts")]
-    missing = [path.name for path in (*files, *rows) if not path.exists()]
+    names = ("evaluation.json", "summary.json", "samples.jsonl", "verdicts.jsonl")
+    missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise UserError(f"{folder}: lacks {', '.join(missing)}; run --stage=judge first")
-    asked, summary = (json.loads(path.read_text(encoding="utf-8")) for path in files)
+    asked, summary = (read_json(folder / name) for name in names[:2])
     if asked.get("kind") != "agents":
         raise UserError(f"{folder}: holds {asked.get('kind', 'preferences')}, not agent scenarios")
     if summary.get("reading") != READING:
@@ -85,7 +81,7 @@ def _read(folder: pathlib.Path) -> Run:
             "(answers and paid replies are kept)"
         )
     samples, verdicts = (
-        {(row["id"], row["sample"]): row for row in store.whole_rows(path)} for path in rows
+        {(row["id"], row["sample"]): row for row in read_jsonl(folder / name)} for name in names[2:]
     )
     if samples.keys() != verdicts.keys():
         raise UserError(f"{folder}: its verdicts are of other samples; run --stage=judge again")
@@ -93,18 +89,11 @@ def _read(folder: pathlib.Path) -> Run:
 
 
 def prompts_of(run: Run) -> dict[str, Prompt]:
-    """What the conditions asked; none where the published texts are not installed."""
+    """The prompts by condition; none where the published texts are not installed."""
     asked = run.asked
-    axes = tuple(tuple(asked[name]) for name in ("scenarios", "urgencies", "extras"))
-    conditions = grid(
-        axes[0],
-        goals_of(asked["goals"]),
-        axes[1],
-        axes[2],
-        asked["scratchpad"],
-        asked["assistant"],
-        asked["source"],
-    )
+    scenarios, urgencies, extras = (tuple(asked[n]) for n in ("scenarios", "urgencies", "extras"))
+    more = (asked["scratchpad"], asked["assistant"], asked["source"])
+    conditions = grid(scenarios, goals_of(asked["goals"]), urgencies, extras, *more)
     try:
         return {condition.id: render(condition) for condition in conditions}
     except UserError:
