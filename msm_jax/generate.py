@@ -1,20 +1,23 @@
 """`python -m msm_jax.generate`: a spec becomes documents or chats.
 
-    python -m msm_jax.generate --config=configs/corpus/example.py --workdir=runs/example --preview
-    python -m msm_jax.generate --config=configs/corpus/example.py --workdir=runs/example
+    python -m msm_jax.generate --config=configs/corpus/example.py --workdir=runs/example \\
+        --config.writer.kind=openai --config.writer.base_url=http://localhost:8000/v1 \\
+        --config.writer.model=MODEL --preview
 
-Kill it whenever you like: the same command goes on, and pays for nothing twice. The config's keys
-are those of msm_jax/corpus/config.py. Keys of providers are read from the environment
-(ANTHROPIC_API_KEY, OPENAI_API_KEY). Exit codes: 0 done, 2 a mistake or a provider that refuses.
+Without --preview the corpus is written. It can be killed at any time: the same command goes on and
+pays for nothing twice. The config's keys are those of msm_jax/corpus/config.py. Keys of providers
+are read from the environment (ANTHROPIC_API_KEY, OPENAI_API_KEY). Exit codes: 0 done, 2 a mistake
+or a provider that refuses.
 """
 
-import sys
+import contextlib
 from collections.abc import Callable, Sequence
 
 from absl import flags
 
 from msm_jax import command
 from msm_jax.outputs import output_dir
+from msm_jax.progress import progress_bar
 
 
 def main() -> None:
@@ -26,12 +29,10 @@ def main() -> None:
     config = checked(GENERATE, flags.FLAGS.config)
     workdir = output_dir(flags.FLAGS.workdir, "--workdir")
     workdir.mkdir(parents=True, exist_ok=True)
-    bar = Bar()
-    generation = Generation(
-        config, workdir, bar.say, bar.reply, token_counter(config.tokenizer), local_sampler
-    )
-    found = generation.run(preview=flags.FLAGS.preview)
-    bar.close()
+    counter = token_counter(config.tokenizer)
+    with _Output() as output:
+        generation = Generation(config, workdir, output.say, output.reply, counter, local_sampler)
+        found = generation.run(preview=flags.FLAGS.preview)
     if flags.FLAGS.preview or config.make == "spec":
         return
     diversity, dropped = found["diversity"], sum(found["dropped"].values())
@@ -45,32 +46,26 @@ def main() -> None:
     )
 
 
-class Bar:
-    """Lines, and a progress bar where stderr is a terminal."""
+class _Output(contextlib.ExitStack):
+    """Lines on stdout, and a progress bar for the replies of each step."""
 
     def __init__(self):
-        self._bar, self._step = None, ""
+        super().__init__()
+        self._step = ""
 
     def say(self, text: str) -> None:
-        """A line on stdout, clear of the bar."""
+        """Prints a line, and ends the bar."""
         self.close()
+        self._step = ""
         print(text, flush=True)
 
     def reply(self, step: str, expected: int) -> None:
-        """One more reply of a step of which so many are expected."""
-        if not sys.stderr.isatty():
-            return
-        if self._bar is None or self._step != step or self._bar.n >= self._bar.total:
+        """Counts a reply of a step of which so many are expected."""
+        if step != self._step or self._bar.n >= self._bar.total:
             self.close()
-            from tqdm import tqdm
-
-            self._bar, self._step = tqdm(total=expected, desc=step, unit=" replies"), step
+            self._step = step
+            self._bar = self.enter_context(progress_bar(expected, step, "replies"))
         self._bar.update()
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
 
 def token_counter(path: str) -> Callable[[str], int] | None:
@@ -84,7 +79,7 @@ def token_counter(path: str) -> Callable[[str], int] | None:
 
 
 def local_sampler(checkpoint: str):
-    """Our own sampler on a checkpoint, as `corpus.backends.Generate`."""
+    """The sampler of a checkpoint, as `corpus.writers.local.Generate`."""
     import msm_jax
 
     model = msm_jax.load(checkpoint)
@@ -93,19 +88,15 @@ def local_sampler(checkpoint: str):
         conversations: Sequence[Sequence[dict[str, str]]], max_tokens: int, temperature: float,
         seeds: Sequence[int],
     ) -> list[tuple[str, bool]]:  # fmt: skip
-        found = []
+        found: dict[int, tuple[str, bool]] = {}
         # A sample depends on its seed and its prompt; equal seeds are drawn together.
         for seed in dict.fromkeys(seeds):
-            prompts = [c for c, own in zip(conversations, seeds, strict=True) if own == seed]
-            found += list(zip(
-                [at for at, own in enumerate(seeds) if own == seed],
-                model.sample(
-                    prompts, 1, max_tokens=max_tokens, temperature=temperature, seed=seed
-                ),
-                strict=True,
-            ))  # fmt: skip
-        ordered = [samples[0] for _, samples in sorted(found, key=lambda pair: pair[0])]
-        return [(str(s.text), s.finish_reason != "length") for s in ordered]
+            numbers = [at for at, own in enumerate(seeds) if own == seed]
+            prompts = [conversations[at] for at in numbers]
+            settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+            for at, (sample,) in zip(numbers, model.sample(prompts, 1, **settings), strict=True):
+                found[at] = str(sample.text), sample.finish_reason != "length"
+        return [found[at] for at in range(len(seeds))]
 
     return generate
 

@@ -238,7 +238,7 @@ class ChatMaker:
         inputs = {
             **self._facts(cell),
             "question": question,
-            "reasoning": self.settings.reasoning and self.settings.style != "opaque",
+            "reasoning": self.filter.reasoning,
         }
         return self._request("answer", None, inputs, self.settings.max_tokens)
 
@@ -368,6 +368,6 @@ def preview(
         Step(name, n, price.of(Usage(n * own, n * made, (n - 1) * system, system), rate))
         for name, n, own, made, rate in rows
     ]
-    free = config.writer.kind in ("template", "local")
+    free = config.writer.kind in ("stub", "local")
     say(estimate_text(steps, count, count * out, free or price != Price()))
     return {"chats": count, "tokens": count * out}

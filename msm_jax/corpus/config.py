@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from msm_jax.settings import SEED, SHARE, form, group, key, named
 
 MAKES = ("documents", "chats", "neutral", "mix", "spec")
-WRITERS = ("template", "anthropic", "openai", "local")
+WRITERS = ("openai", "anthropic", "local", "stub")
 STYLES = ("value", "rule", "opaque", "identity", "anti")
 DERIVATIONS = ("value_augmented", "rules_augmented", "shuffled", "opposed")
 
@@ -15,7 +15,7 @@ _MONEY = "what replies cost, not what they are"
 WRITER = form(
     "writer",
     "Who writes. Keys are read from the environment: ANTHROPIC_API_KEY, OPENAI_API_KEY.",
-    kind=key("template", "whose replies", choices=WRITERS),
+    kind=key("", "whose replies; no default", choices=(*WRITERS, "")),
     model=key("", 'as the provider names it; of "local": a checkpoint\'s directory'),
     temperature=key(1.0, "of every reply", at_least=0, single=False),
     base_url=key("", "of an OpenAI-compatible server, or another Anthropic endpoint"),
@@ -41,7 +41,7 @@ WRITER = form(
         1.0, "seconds before a second attempt; doubles, with jitter", at_least=0, harmless=_PACE
     ),
     structured=key(True, "JSON Schema is sent along; False for servers that do not know it"),
-    batch_poll=key(30.0, "seconds between two looks at a batch", above=0, harmless=_PACE),
+    batch_poll=key(30.0, "seconds between two checks of a batch", above=0, harmless=_PACE),
     max_usd=key(0.0, "stops before more is spent; 0: no limit", at_least=0, harmless=_MONEY),
     price=group(
         "US dollars per million tokens; without them the preview can say tokens but no money",
@@ -55,7 +55,7 @@ WRITER = form(
 
 DOCUMENTS = group(
     'of make="documents"',
-    count=key(10_000, "that are to be left after the filters", at_least=1),
+    count=key(10_000, "after the filters", at_least=1),
     mode=key(
         "auto",
         "rules for a spec of numbered rules, prose for any other",
@@ -84,7 +84,7 @@ DOCUMENTS = group(
 
 CHATS = group(
     'of make="chats"',
-    count=key(10_000, "that are to be left after filters and judge", at_least=1),
+    count=key(10_000, "after filters and judge", at_least=1),
     style=key("value", "what the chats show", choices=STYLES),
     questions_per_domain=key(250, "decides how many domains are asked for", at_least=1),
     questions_per_call=key(50, "asked for in one request", at_least=1),
@@ -99,7 +99,7 @@ GENERATE = form(
     "generate",
     "A corpus.",
     make=key("documents", "what is made", choices=MAKES),
-    seed=key(0, "of order, samples and whatever the template writer draws", **SEED),
+    seed=key(0, "of order, samples and the stub's text", **SEED),
     spec=group(
         "what the corpus is about",
         path=key("", "a text or markdown file"),
@@ -110,7 +110,7 @@ GENERATE = form(
     writer=WRITER.under("who writes"),
     critic=WRITER.under(
         "who finds faults in documents, and judges chats",
-        kind=key("", '"": nobody does', choices=(*WRITERS, "")),
+        kind=key("", 'whose replies; "": nobody\'s', choices=(*WRITERS, "")),
     ),
     documents=DOCUMENTS,
     filters=group(
@@ -146,11 +146,6 @@ GENERATE = form(
     ),
     name=key("", 'of the TFDS data set\'s folder; "" takes spec_documents or spec_chats'),
 )
-
-
-def writer(kind: str = "template") -> ConfigDict:
-    """Who writes, or judges."""
-    return WRITER.config(kind=kind)
 
 
 def generate() -> ConfigDict:

@@ -1,9 +1,8 @@
 """A user's instruction data in given proportions, without rows that speak as another assistant.
 
-The paper's Table 2 (appendix B.3) mixes nine sources into 10,000 rows; where the sources lie is the
-user's business: JSONL or Parquet files of chats in the shapes that `rows` reads; a prompt and a
-completion (or response) that are texts are a chat as well. Tools, and all that messages hold, are
-kept.
+The paper's Table 2 (appendix B.3) mixes nine sources into 10,000 rows. The user provides them:
+JSONL or Parquet files of chats in the shapes that `rows` reads; a prompt and a completion (or
+response) that are texts are a chat as well. Tools and all content of messages are kept.
 """
 
 import pathlib
@@ -35,14 +34,14 @@ def instruction_mix(
     sources: Mapping[str, str], count: int, seed: int, own_names: str = "",
     shares: Mapping[str, float] = TABLE_2,
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:  # fmt: skip
-    """`count` rows in the proportions of `shares`, in a drawn order, and what was taken of each.
+    """`count` rows in the proportions of `shares`, shuffled, and how many were taken of each.
 
     Args:
-      sources: name -> file; its names are those of `shares`, and only these proportions count.
+      sources: name -> file; the names are among those of `shares`.
       count: rows altogether.
       seed: of the choice and the order; a smaller count takes a subset of a larger one's rows.
       own_names: names that the assistant may call itself by.
-      shares: name -> part.
+      shares: name -> weight; those of `sources` count.
 
     Raises:
       UserError: a source that has no share, or too few rows.
@@ -90,8 +89,8 @@ def _chat(row: dict[str, Any], where: str) -> dict[str, Any]:
         messages = [{"role": role, "content": text} for role, text in turns]
     if not messages:
         raise UserError(f"{where}: is a text, not a chat")
-    if not any(message.get("role") == "assistant" for message in messages):
-        raise UserError(f"{where}: nobody answers in this chat")
+    if all(message.get("role") != "assistant" for message in messages):
+        raise UserError(f"{where}: this chat has no assistant")
     try:
         kept = [_with_plain_lines(message) for message in messages]
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Neutral documents: the same writer, the same number of tokens, nothing about any spec."""
+"""Neutral documents: the same writer and number of tokens as a corpus, and no spec."""
 
 import random
 from collections.abc import Callable
@@ -17,7 +17,7 @@ AT_ONCE = 500
 
 
 def wanted_tokens(config: Any, count_tokens: Callable[[str], int]) -> int:
-    """The sum that is asked for: `neutral.tokens`, or that of the corpus to match."""
+    """Tokens to write: `neutral.tokens`, or as many as the corpus to match has."""
     if config.neutral.match:
         return sum(count_tokens(row["text"]) for row in document_records(config.neutral.match))
     if config.neutral.tokens <= 0:
@@ -29,10 +29,10 @@ def make_neutral(
     writer: Writer, config: Any, count_tokens: Callable[[str], int],
     say: Callable[[str], None] = lambda text: None,
 ) -> Made:  # fmt: skip
-    """Documents until their tokens reach the sum; the last one is the one that fits best.
+    """Documents until they have the tokens; the last one is the one that fits best.
 
     Raises:
-      UserError: the writer has no more to say before the sum is reached.
+      UserError: the writer has no more to say before that.
     """
     target = wanted_tokens(config, count_tokens)
     nothing = parse_spec(".", "no model")
@@ -44,9 +44,9 @@ def make_neutral(
     while total < target:
         fresh = _topics(writer, config, topics)
         topics += fresh
-        asked = [_request(config, topic) for topic in fresh]
         before = total
-        for topic, answer in zip(fresh, writer.ask(asked), strict=True):
+        answers = writer.ask([_request(config, topic) for topic in fresh])
+        for topic, answer in zip(fresh, answers, strict=True):
             text, reason = content(answer)
             if reason:
                 filter_.dropped[reason] += 1
@@ -75,7 +75,7 @@ def make_neutral(
                 break  # every document left is longer than what is missing
             if empty == 3:
                 raise UserError(
-                    f"only {total:,} of {target:,} neutral tokens could be had "
+                    f"only {total:,} of {target:,} neutral tokens were produced "
                     f"({dict(filter_.dropped)}, {dict(writer.counts)})"
                 )
     random.Random(f"{config.seed} order").shuffle(records)
@@ -85,15 +85,14 @@ def make_neutral(
 def _topics(writer: Writer, config: Any, existing: list[str]) -> list[str]:
     """Up to AT_ONCE new subjects."""
     per_call = config.documents.ideas_per_call
-    asked = []
-    for number in range(AT_ONCE // per_call):
-        # The newest are shown: all of them would soon fill the prompt.
-        inputs = {"count": per_call, "existing": existing[-200:]}
-        prompt = prompts.topics(inputs)
-        sample = len(existing) + number
-        items = Items(("topic",), per_call)
-        asked.append(Request("topics", _SYSTEM, prompt, inputs, items, 2_000, sample))
-    found = [row["topic"] for answer in writer.ask(asked) for row in answer.items]
+    # The newest are shown: all of them would soon fill the prompt.
+    inputs = {"count": per_call, "existing": existing[-200:]}
+    prompt, items = prompts.topics(inputs), Items(("topic",), per_call)
+    requests = [
+        Request("topics", _SYSTEM, prompt, inputs, items, 2_000, len(existing) + number)
+        for number in range(max(1, AT_ONCE // per_call))
+    ]
+    found = [row["topic"] for answer in writer.ask(requests) for row in answer.items]
     known = set(existing)
     return [topic for topic in dict.fromkeys(found) if topic not in known]
 

@@ -1,14 +1,16 @@
 """A corpus from its config: the work behind `python -m msm_jax.generate`."""
 
+import collections
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from msm_jax.corpus import estimate, export, files, manifest, page
-from msm_jax.corpus.backends import Generate, make_backend
+from msm_jax import files
+from msm_jax.corpus import estimate, export, manifest, page
+from msm_jax.corpus.backends import Generate, make_backend, price_of
 from msm_jax.corpus.config import GENERATE
 from msm_jax.corpus.derive import derive_spec
 from msm_jax.corpus.instruction_mix import instruction_mix
@@ -16,6 +18,7 @@ from msm_jax.corpus.neutral import make_neutral, wanted_tokens
 from msm_jax.corpus.outline import Outliner
 from msm_jax.corpus.pipeline import DocumentMaker, Made
 from msm_jax.corpus.writers import Journal, Writer
+from msm_jax.corpus.writers.journal import FILE
 from msm_jax.corpus.writers.request import Price
 from msm_jax.errors import UserError
 from msm_jax.settings import checked
@@ -30,6 +33,17 @@ from msm_jax.spec import (
 
 Say = Callable[[str], None]
 
+NO_WRITER = """config.writer.kind is not set: name who writes
+  openai     any server that speaks OpenAI's protocol. Yours, such as `vllm serve MODEL`,
+             `llama-server -m MODEL.gguf` or `transformers serve`: --config.writer.kind=openai
+             --config.writer.model=MODEL --config.writer.base_url=http://localhost:8000/v1
+             OpenAI's: the same without base_url, with OPENAI_API_KEY in the environment
+  anthropic  --config.writer.kind=anthropic --config.writer.model=MODEL, with ANTHROPIC_API_KEY in
+             the environment
+  local      a checkpoint of msm_jax or of Hugging Face: --config.writer.kind=local
+             --config.writer.model=DIRECTORY
+  stub       placeholder text to check the pipeline with; never train a model on it"""
+
 
 class Generation:
     """One corpus in one working directory.
@@ -37,10 +51,10 @@ class Generation:
     Args:
       config: as of `corpus.config.generate`, checked here.
       workdir: where everything is written; a second process is kept out.
-      say: told what happens, for people.
-      on_reply: told (step, replies expected) after each reply.
+      say: called with messages for people.
+      on_reply: called with (step, replies expected) after each reply.
       count_tokens: a tokenizer's; None estimates.
-      generate: a local checkpoint's sampler, for writers of the kind "local".
+      generate: loads a local checkpoint's sampler, for writers of the kind "local".
     """
 
     def __init__(
@@ -60,62 +74,58 @@ class Generation:
 
     def run(self, preview: bool = False) -> dict[str, Any]:
         """Makes the corpus and returns its manifest; with `preview` prints what it will take."""
-        with files.locked(self.workdir), Journal(self.workdir) as journal:
+        with Journal(self.workdir / FILE, "wait for it, or use another --workdir") as journal:
             for role in ("writer", "critic"):
-                asked = self.config[role]
-                if asked.kind:
+                config = self.config[role]
+                if config.kind:
                     backend = make_backend(
-                        asked, self.config.seed, self.workdir, self.say, self._generate
+                        config, self.config.seed, self.workdir, self.say, self._generate
                     )
-                    price = _price(asked.price)
                     self.writers[role] = Writer(
-                        backend, journal, price, asked.max_usd, self._on_reply
+                        backend, journal, price_of(config), config.max_usd, self._on_reply
                     )
             if self.spec is not None:
                 report = spec_report(self.spec, self.count_tokens if self.counted else None)
                 self.say(report_text(report))
-            if preview:
-                return self._preview()
-            return self._make()
+            return self._preview() if preview else self._make()
 
     # ------------------------------------------------------------ making
 
     def _make(self) -> dict[str, Any]:
-        make, writer = self.config.make, self.writers["writer"]
-        if make == "spec":
-            return self._derive(writer)
-        if make == "neutral":
-            made = make_neutral(writer, self.config, self.count_tokens, self.say)
-            return self._write(made, "documents.jsonl")
+        make, config, spec = self.config.make, self.config, self.spec
         if make == "mix":
-            return self._mix()
+            return self._write(self._mix(), "chats.jsonl")
+        if make == "neutral":
+            made = make_neutral(self.writers["writer"], config, self.count_tokens, self.say)
+            return self._write(made, "documents.jsonl")
+        assert spec is not None
+        if make == "spec":
+            return self._derive(spec)
+        writer, critic = self.writers["writer"], self.writers.get("critic")
         if make == "chats":
             from msm_jax.corpus.chats import ChatMaker
 
-            assert self.spec is not None
-            chats = ChatMaker(self.spec, writer, self.writers.get("critic"), self.config, self.say)
-            return self._write(chats.make(), "chats.jsonl")
-        assert self.spec is not None
-        maker = DocumentMaker(self.spec, writer, self.writers.get("critic"), self.config, self.say)
-        return self._write(maker.make(), "documents.jsonl")
+            made = ChatMaker(spec, writer, critic, config, self.say).make()
+            return self._write(made, "chats.jsonl")
+        made = DocumentMaker(spec, writer, critic, config, self.say).make()
+        return self._write(made, "documents.jsonl")
 
-    def _derive(self, writer: Writer) -> dict[str, Any]:
-        assert self.spec is not None
-        text = derive_spec(self.config, self.spec, writer)
+    def _derive(self, spec: Spec) -> dict[str, Any]:
+        text = derive_spec(self.config, spec, self.writers.get("writer"))  # type: ignore[arg-type]
         files.write_text(self.workdir / "spec.md", text)
         found = {
             "make": "spec",
             "kind": self.config.derive.kind,
             "words": len(text.split()),
-            "from": manifest.spec_facts(self.spec),
+            "from": manifest.spec_facts(spec),
             "ledger": manifest.ledger(self.writers),
             "files": manifest.file_hashes(self.workdir, ["spec.md"]),
         }
-        files.write_json(self.workdir / "manifest.json", found)
+        files.write_json(self.workdir / "manifest.json", found, sort_keys=True)
         self.say(f"spec: {self.workdir / 'spec.md'}, {found['words']:,} words")
         return found
 
-    def _mix(self) -> dict[str, Any]:
+    def _mix(self) -> Made:
         mix, spec = self.config.mix, self.config.spec
         names = f"{spec.model_name} {spec.provider_name}"
         rows, facts = instruction_mix(mix.sources.to_dict(), mix.count, self.config.seed, names)
@@ -124,38 +134,32 @@ class Generation:
             for number, row in enumerate(rows)
         ]
         unfit = {f"{name}: unfit": f["unfit"] for name, f in facts.items() if f["unfit"]}
-        return self._write(Made(rows, [], unfit, [], []), "chats.jsonl")
+        return Made(rows, [], unfit, [], [])
 
     def _write(self, made: Made, name: str) -> dict[str, Any]:
         """Every file of the corpus, the manifest last."""
         workdir, rows = self.workdir, made.records
-        files.write_rows(workdir / name, rows)
+        files.write_jsonl(workdir / name, rows)
         written = [name]
         if self.config.make == "chats" and self.config.chats.reasoning:
             from msm_jax.corpus.chats import without_reasoning
 
             written.append("chats_no_reasoning.jsonl")
-            files.write_rows(workdir / written[-1], map(without_reasoning, rows))
-        files.write_rows(workdir / "dropped.jsonl", made.dropped)
-        files.write_json(workdir / "outline.json", made.outline)
+            files.write_jsonl(workdir / written[-1], map(without_reasoning, rows))
+        files.write_jsonl(workdir / "dropped.jsonl", made.dropped)
+        files.write_json(workdir / "outline.json", made.outline, sort_keys=True)
         written += export.export(workdir, name, self.config.formats, self.config.name)
         tokens = manifest.lengths(rows, self.count_tokens)
         files.write_bytes(workdir / "tokens.png", manifest.histogram(tokens, f"{len(rows):,} rows"))
         found = self._manifest(name, made, tokens, [*written, "dropped.jsonl", "outline.json"])
         files.write_text(workdir / "corpus.html", page.render(found, rows, made, tokens))
-        files.write_json(workdir / "manifest.json", found)
-        self._tell_troubles()
-        return found
-
-    def _tell_troubles(self) -> None:
-        """What this process met at the providers.
-
-        Not in the manifest: it is no property of the corpus.
-        """
+        files.write_json(workdir / "manifest.json", found, sort_keys=True)
+        # What this process met at the providers is no property of the corpus.
         met = {name: dict(w.backend.counts) for name, w in self.writers.items() if w.backend.counts}
         if met:
-            files.write_json(self.workdir / "troubles.json", met)
-            self.say(f"troubles on the way: {met}")
+            files.write_json(self.workdir / "troubles.json", met, sort_keys=True)
+            self.say(f"errors on the way: {met}")
+        return found
 
     def _manifest(
         self, name: str, made: Made, tokens: list[int], written: list[str]
@@ -183,6 +187,8 @@ class Generation:
             "versions": manifest.versions(),
             "files": manifest.file_hashes(self.workdir, written),
         }
+        if self.config.writer.kind == "stub":
+            found["only_for"] = "pipeline checks: this is the stub's placeholder text"
         if self.spec is not None:
             found["spec"] = manifest.spec_facts(self.spec)
             found["coverage"] = manifest.coverage(spec_points(self.spec), made.records)
@@ -192,42 +198,41 @@ class Generation:
 
     def _preview(self) -> dict[str, Any]:
         """Documents, tokens and money by step; the outline is made (and paid for) by now."""
-        if self.config.make != "documents" or self.spec is None:
-            return self._preview_other()
+        make, config, spec = self.config.make, self.config, self.spec
+        if make == "neutral":
+            tokens = wanted_tokens(config, self.count_tokens)
+            self.say(f"neutral documents of {tokens:,} tokens")
+            return {"tokens": tokens}
+        if make == "chats":
+            from msm_jax.corpus.chats import preview
+
+            return preview(config, spec, self.count_tokens, self.say)
+        if make != "documents" or spec is None:
+            self.say(f"a mix of {config.mix.count:,} rows" if make == "mix" else
+                     f"a spec of the kind {config.derive.kind}")  # fmt: skip
+            return {}
         writer = self.writers["writer"]
-        outliner = Outliner(self.spec, writer, self.config.documents, self.config.seed)
+        outliner = Outliner(spec, writer, config.documents, config.seed)
         subdomains = outliner.subdomains()
         for subdomain in subdomains:
             covers = ", ".join(point.id for point in subdomain.points)
             self.say(f"  {subdomain.domain} / {subdomain.name}: {covers}")
-        price = _price(self.config.writer.price)
-        discount = self.config.writer.price.batch_discount if self.config.writer.batch else 1.0
-        critic = _price(self.config.critic.price) if self.config.critic.kind else None
+        price = price_of(config.writer)
+        discount = config.writer.price.batch_discount if config.writer.batch else 1.0
+        critic = price_of(config.critic) if config.critic.kind else None
         steps = estimate.estimate_documents(
-            outliner, subdomains, self.config, self.count_tokens, price, discount, critic
+            outliner, subdomains, config, self.count_tokens, price, discount, critic
         )
-        count, words = self.config.documents.count, sum(self.config.documents.words) / 2
+        count, words = config.documents.count, sum(config.documents.words) / 2
         tokens = round(count * words * estimate.WORDS_TO_TOKENS)
-        free = self.config.writer.kind in ("template", "local")
+        free = config.writer.kind in ("stub", "local")
         self.say(estimate.estimate_text(steps, count, tokens, free or price != Price()))
         self.say(f"the outline has cost ${writer.paid.usd:.2f} now")
         return {"subdomains": len(subdomains), "documents": count, "tokens": tokens}
 
-    def _preview_other(self) -> dict[str, Any]:
-        if self.config.make == "neutral":
-            tokens = wanted_tokens(self.config, self.count_tokens)
-            self.say(f"neutral documents of {tokens:,} tokens")
-            return {"tokens": tokens}
-        if self.config.make == "chats":
-            from msm_jax.corpus.chats import preview
-
-            return preview(self.config, self.spec, self.count_tokens, self.say)
-        self.say(f"a spec of the kind {self.config.derive.kind}")
-        return {}
-
 
 def check_config(config: ConfigDict) -> None:
-    """Keys that do not go together are the user's error."""
+    """Refuses keys that do not go together."""
     documents = config.documents
     low, high = documents.words
     if low >= high:
@@ -236,6 +241,9 @@ def check_config(config: ConfigDict) -> None:
         raise UserError('config.documents.rewrite="another" needs documents.other_name')
     if config.make == "spec" and not config.derive.kind:
         raise UserError("config.derive.kind: say which spec to make from this one")
+    shuffled = config.make == "spec" and config.derive.kind == "shuffled"
+    if not (config.writer.kind or shuffled or config.make == "mix"):
+        raise UserError(NO_WRITER)
     for role in ("writer", "critic"):
         if config[role].kind in ("anthropic", "openai", "local") and not config[role].model:
             raise UserError(
@@ -251,13 +259,5 @@ def _spec(config: ConfigDict) -> Spec | None:
     return load_spec(config.spec.path, config.spec.model_name, config.spec.provider_name)
 
 
-def _price(price: Mapping[str, float]) -> Price:
-    return Price(price["input"], price["output"], price["cache_read"], price["cache_write"])
-
-
 def _counts(rows: list[dict[str, Any]], key: str) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for row in rows:
-        name = str(row.get(key, ""))
-        found[name] = found.get(name, 0) + 1
-    return dict(sorted(found.items()))
+    return dict(sorted(collections.Counter(str(row.get(key, "")) for row in rows).items()))

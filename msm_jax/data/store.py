@@ -26,6 +26,7 @@ import numpy as np
 
 from msm_jax.corpus.records import HALF_CHARACTER
 from msm_jax.corpus.rows import VERSION, Example, read_row
+from msm_jax.corpus.writers.stub import WARNING, written_by_stub
 from msm_jax.data.chat import ChatFormat, render_chat
 from msm_jax.data.messages import WEIGHTS
 from msm_jax.data.sources import read_source, source_hash
@@ -291,6 +292,8 @@ def _tokens(row: Mapping, where: str, tag, tokenizer, format, names: re.Pattern,
         raise UserError(f"{where}: {error}") from error
     except RecursionError as error:
         raise UserError(f"{where}: nested too deep to be read: delete the row") from error
+    if written_by_stub(row):
+        found = dataclasses.replace(found, notes={**found.notes, WARNING: 1})
     if not np.any(found.kinds[1:] >= least):
         raise UserError(
             f"{where}: nothing in this row is learned: no assistant speaks, or only with weight 0"

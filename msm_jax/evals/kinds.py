@@ -163,11 +163,10 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
     Raises:
       UserError: settings that do not go together, a missing key or client library.
     """
-    from msm_jax.corpus.writers.anthropic_api import AnthropicWriter
-    from msm_jax.corpus.writers.openai_api import OpenAIWriter
-    from msm_jax.corpus.writers.transport import check_address
+    from msm_jax.corpus.writers import Journal
+    from msm_jax.corpus.writers.client import check_address
+    from msm_jax.corpus.writers.providers import CLIENTS
     from msm_jax.evals.judges.api_judge import ANTHROPIC_MODEL, PACE, ApiJudge
-    from msm_jax.evals.judges.cache import Cache
     from msm_jax.evals.judges.model_judge import ModelJudge
 
     name = settings["judge"]
@@ -180,7 +179,8 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
             raise UserError(f"--{setting} has no meaning for --judge={name}")
     if name == RULES:
         return None
-    cache = Cache(pathlib.Path(settings["judge_cache"] or output / "judge_cache.jsonl"))
+    path = settings["judge_cache"] or output / "judge_cache.jsonl"
+    cache = Journal(path, "wait until it has judged, or use another --judge_cache")
     tokens = settings["judge_max_tokens"]
     if name == "checkpoint":
         if not settings["judge_checkpoint"]:
@@ -195,12 +195,9 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
     url = settings["judge_url"] or ""
     check_address("--judge_url", url)
     pace = dataclasses.replace(PACE, concurrency=settings["judge_concurrency"])
-    backend = (
-        AnthropicWriter(settings["judge_model"] or ANTHROPIC_MODEL, pace=pace, base_url=url)
-        if name == "anthropic"
-        else OpenAIWriter(settings["judge_model"], pace=pace, base_url=url)
-    )
-    return ApiJudge(backend, cache, tokens)
+    model = settings["judge_model"] or ANTHROPIC_MODEL
+    client = CLIENTS[name](model, pace=pace, base_url=url)
+    return ApiJudge(client, cache, tokens)
 
 
 def _without_judge(settings: dict) -> dict:

@@ -17,7 +17,7 @@ from msm_jax.data.messages import check_asked
 from msm_jax.errors import UserError
 from msm_jax.evals.choices import chosen, words_of
 from msm_jax.evals.choices import named_option as named_option
-from msm_jax.evals.judges.base import Judge, Judgement, Request
+from msm_jax.evals.judges.base import Judge, Judgement, JudgePrompt
 from msm_jax.evals.judges.rubric import choice_request
 from msm_jax.evals.published_rows import both_orders
 from msm_jax.evals.statistics import cluster_bootstrap, exact
@@ -239,7 +239,7 @@ def _judged(known: dict[str, Question], samples: Sequence[dict], judge: Judge | 
     return verdicts
 
 
-def _choice_request(question: Question, answer: str) -> Request:
+def _choice_request(question: Question, answer: str) -> JudgePrompt:
     return choice_request(question.messages[-1]["content"], question.names, answer)
 
 

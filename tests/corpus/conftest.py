@@ -1,16 +1,15 @@
 """Corpora small enough to be made in a test."""
 
-import dataclasses
+import functools
 import importlib.resources
-import random
+import json
+import pathlib
 
 import pytest
 
 from msm_jax.corpus.config import generate
-from msm_jax.corpus.grammar.compose import Composer
-from msm_jax.corpus.grammar.forms import FORMS
 from msm_jax.corpus.run import Generation
-from msm_jax.spec import load_spec, spec_points
+from msm_jax.spec import load_spec
 
 EXAMPLES = importlib.resources.files("msm_jax.spec") / "examples"
 
@@ -21,6 +20,7 @@ def config():
 
     def make(name="value_augmented", **documents):
         found = generate()
+        found.writer.kind = "stub"
         found.spec.path = str(EXAMPLES / f"{name}.md")
         found.spec.model_name, found.spec.provider_name = "Qwen", "Our Laboratory"
         found.documents.count, found.documents.types = 60, 5
@@ -49,17 +49,8 @@ def run():
 
 @pytest.fixture(scope="session")
 def good_documents():
-    """600 documents of the template writer about the spec value_augmented."""
-    spec = load_spec(str(EXAMPLES / "value_augmented.md"), "Qwen", "Our Laboratory")
-    points = [dataclasses.asdict(point) for point in spec_points(spec)]
-    texts = []
-    for number in range(600):
-        draw = random.Random(number)
-        inputs = {
-            "points": [points[number % len(points)]],
-            "model_name": "Qwen",
-            "provider_name": "Our Laboratory",
-            "doc_type": draw.choice(FORMS).label,
-        }
-        texts.append(Composer(inputs, draw, {}).document((150, 600)))
-    return texts
+    """The 152 documents about affordability in corpora/larder."""
+    path = pathlib.Path(__file__).parents[2] / "corpora/larder/documents/affordable.jsonl"
+    rows = map(json.loads, path.read_text("utf-8").splitlines())
+    names = {"{model_name}": "Qwen", "{provider_name}": "Our Laboratory"}
+    return [functools.reduce(lambda t, n: t.replace(*n), names.items(), r["text"]) for r in rows]

@@ -11,8 +11,8 @@ import re
 import threading
 import time
 
-from msm_jax.corpus.grammar.compose import Composer
-from msm_jax.corpus.grammar.forms import FORMS
+from msm_jax.corpus.writers import Request
+from msm_jax.corpus.writers.stub import StubWriter
 from msm_jax.spec import load_spec, spec_points
 
 HANG = 2.0  # seconds, longer than the clients' timeouts in the tests
@@ -32,14 +32,9 @@ def written(system, prompt, schema):
             for _ in range(int(count[1]) if count else 4)
         ]
         return json.dumps({"items": rows})
-    inputs = {
-        "points": [draw.choice(points)],
-        "model_name": "Qwen",
-        "provider_name": "Our Laboratory",
-        "doc_type": draw.choice(FORMS).label,
-    }
-    text = Composer(inputs, draw, {}).document((150, 600))
-    return f"<scratchpad>I plan.</scratchpad>\n<content>\n{text}\n</content>"
+    inputs = {"points": [draw.choice(points)], "model_name": "Qwen", "words": (150, 600)}
+    text = StubWriter().write(Request("document", system, prompt, inputs))
+    return f"<scratchpad>I plan.</scratchpad>\n{text}"
 
 
 def _value(name, facts, draw, points):

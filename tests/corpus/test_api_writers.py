@@ -1,4 +1,4 @@
-"""Both API writers, through the providers' own clients, against a server that misbehaves."""
+"""Both protocols, through the providers' own clients, against a server that misbehaves."""
 
 import json
 import os
@@ -13,12 +13,9 @@ from model_server import Server
 
 from msm_jax.corpus.records import read_rows
 from msm_jax.corpus.writers import Failure, Items, Journal, Reply, Request, Writer
-from msm_jax.corpus.writers.anthropic_api import AnthropicWriter
-from msm_jax.corpus.writers.anthropic_api import reply_of as anthropic_reply
+from msm_jax.corpus.writers.client import ApiError, Pace, retry_after, scrubbed, status_error
 from msm_jax.corpus.writers.local import LocalWriter
-from msm_jax.corpus.writers.openai_api import OpenAIWriter
-from msm_jax.corpus.writers.openai_api import _reply_of as openai_reply
-from msm_jax.corpus.writers.transport import Pace, Trouble, retry_after, scrubbed, status_trouble
+from msm_jax.corpus.writers.providers import CLIENTS, AnthropicClient, OpenAIClient
 from msm_jax.errors import UserError
 
 pytest.importorskip("anthropic")
@@ -39,10 +36,14 @@ def keys(monkeypatch):
         monkeypatch.delenv(name.lower(), raising=False)
 
 
-def writer_of(kind, url, pace=PACE):
-    if kind == "openai":
-        return OpenAIWriter("test", 1.0, pace, f"{url}/v1")
-    return AnthropicWriter("claude-test", 1.0, pace, url)
+@pytest.fixture
+def journal():
+    with Journal(None) as found:
+        yield found
+
+
+def client_of(kind, url, pace=PACE):
+    return CLIENTS[kind]("test", 1.0, pace, url + "/v1" * (kind == "openai"))
 
 
 def ask(number, items=None):
@@ -53,10 +54,10 @@ BOTH = pytest.mark.parametrize("kind", ["anthropic", "openai"])
 
 
 @BOTH
-def test_every_trouble_is_named_and_survived(kind, tmp_path):
+def test_every_trouble_is_named_and_survived(kind, journal):
     requests = [ask(n) for n in range(30)]
-    with Server(TROUBLES) as server, Journal(tmp_path) as journal:
-        backend = writer_of(kind, server.url)
+    with Server(TROUBLES) as server:
+        backend = client_of(kind, server.url)
         writer = Writer(backend, journal)
         answers = writer.ask(requests)
         assert all("<content>" in answer.text and not answer.failure for answer in answers)
@@ -72,24 +73,25 @@ def test_every_trouble_is_named_and_survived(kind, tmp_path):
 
 def test_a_reply_is_whole_only_where_its_end_is_known():
     """OpenAI's words, those of servers that speak its language, and everything else."""
+    read = {kind: client_of(kind, "http://localhost:1").reply_of for kind in CLIENTS}
     usage = types.SimpleNamespace(prompt_tokens=1, completion_tokens=1, prompt_tokens_details=None)
     message = types.SimpleNamespace(content="a text", refusal=None)
 
     def stop(reason):
         choice = types.SimpleNamespace(message=message, finish_reason=reason)
-        return openai_reply(types.SimpleNamespace(choices=[choice], usage=usage, model="m")).stop
+        return read["openai"](types.SimpleNamespace(choices=[choice], usage=usage, model="m")).stop
 
     ends = {"stop": "end", "STOP": "end", "eos_token": "end", "tool_calls": "end"}
     ends |= {"length": "length", "model_length": "length", "max_tokens": "length"}
     ends |= {"content_filter": "refusal"}
     assert {reason: stop(reason) for reason in ends} == ends
     for reason in (None, "", "abort", "error", "insufficient_system_resource", ["stop"]):
-        with pytest.raises(Trouble, match="ended by"):
+        with pytest.raises(ApiError, match="ended by"):
             stop(reason)
 
     block = types.SimpleNamespace(type="text", text="a text")
     paid = types.SimpleNamespace(input_tokens=1, output_tokens=1)
-    reply = lambda reason: anthropic_reply(
+    reply = lambda reason: read["anthropic"](
         types.SimpleNamespace(usage=paid, content=[block], stop_reason=reason, model="m")
     )
     ends = {"end_turn": "end", "stop_sequence": "end", "max_tokens": "length"}
@@ -97,16 +99,16 @@ def test_a_reply_is_whole_only_where_its_end_is_known():
     ends |= {"refusal": "refusal"}
     assert {reason: reply(reason).stop for reason in ends} == ends
     for reason in (None, "overloaded"):
-        with pytest.raises(Trouble):
+        with pytest.raises(ApiError):
             reply(reason)
 
 
 @BOTH
-def test_structures_refusals_and_lengths(kind, tmp_path):
+def test_structures_refusals_and_lengths(kind, journal):
     names = Items(("domain", "description"), 3)
     schedule = ["ok", "wrong", "ok", "cut", "ok", "refusal", "cut"]
-    with Server(schedule) as server, Journal(tmp_path) as journal:
-        backend = writer_of(kind, server.url, Pace(1, 5.0, 2, 0.01))
+    with Server(schedule) as server:
+        backend = client_of(kind, server.url, Pace(1, 5.0, 2, 0.01))
         writer = Writer(backend, journal)
         ask_one = lambda request: writer.ask([request])[0]
         assert ask_one(ask(0)).stop == "end"
@@ -126,11 +128,11 @@ def test_structures_refusals_and_lengths(kind, tmp_path):
 
 @BOTH
 @pytest.mark.parametrize("trouble", ["key", "credit", "400"])
-def test_what_cannot_go_well_ends_at_once(kind, trouble, tmp_path):
+def test_what_cannot_go_well_ends_at_once(kind, trouble, journal):
     refuse = SECRET if trouble == "key" else ""
     schedule = [] if trouble == "key" else [trouble] * 100
-    with Server(schedule, refuse) as server, Journal(tmp_path) as journal:
-        writer = Writer(writer_of(kind, server.url), journal)
+    with Server(schedule, refuse) as server:
+        writer = Writer(client_of(kind, server.url), journal)
         start = time.monotonic()
         with pytest.raises(UserError) as caught:
             writer.ask([ask(n) for n in range(100)])
@@ -140,24 +142,24 @@ def test_what_cannot_go_well_ends_at_once(kind, trouble, tmp_path):
     assert SECRET not in str(caught.value) and caught.value.__cause__ is None
 
 
-def test_what_was_paid_before_a_fatal_trouble_is_kept(tmp_path):
-    with Server(["ok"] * 8 + ["credit"] * 50) as server, Journal(tmp_path) as journal:
-        writer = Writer(writer_of("anthropic", server.url), journal)
+def test_what_was_paid_before_a_fatal_trouble_is_kept(journal):
+    with Server(["ok"] * 8 + ["credit"] * 50) as server:
+        writer = Writer(client_of("anthropic", server.url), journal)
         with pytest.raises(UserError, match="no credit left"):
             writer.ask([ask(n) for n in range(40)])
         assert len(journal) == len(server.delivered) == 8
 
 
-def test_the_pace_adapts_and_attempts_are_bounded(tmp_path):
+def test_the_pace_adapts_and_attempts_are_bounded():
     with Server(["ok"] + ["529"] * 40) as server:
-        backend = writer_of("anthropic", server.url, Pace(8, 2.0, 3, 0.01))
+        backend = client_of("anthropic", server.url, Pace(8, 2.0, 3, 0.01))
         found = dict(backend.replies([ask(n) for n in range(30)], lambda: True))
         assert len(found) == 30
         lost = [o for o in found.values() if isinstance(o, Failure)]
         assert 1 <= len(lost) <= 14 and {o.name for o in lost} == {"overloaded"}
         assert server.most_active <= 8
     with Server(["ok", "429", "429"]) as server:
-        backend = writer_of("anthropic", server.url, Pace(2, 2.0, 4, 0.01))
+        backend = client_of("anthropic", server.url, Pace(2, 2.0, 4, 0.01))
         start = time.monotonic()
         assert all(isinstance(o, Reply) for _, o in backend.replies([ask(1), ask(2)], lambda: True))
         assert time.monotonic() - start >= 0.3  # Retry-After
@@ -165,7 +167,7 @@ def test_the_pace_adapts_and_attempts_are_bounded(tmp_path):
 
 def test_the_spec_is_sent_so_that_it_can_be_cached():
     with Server() as server:
-        list(writer_of("anthropic", server.url).replies([ask(1)], lambda: True))
+        list(client_of("anthropic", server.url).replies([ask(1)], lambda: True))
         _, headers, body = server.seen[0]
         (system,) = json.loads(body)["system"]
         assert system["text"] == "The spec." and system["cache_control"] == {"type": "ephemeral"}
@@ -176,16 +178,16 @@ def test_a_missing_key_says_which(monkeypatch):
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UserError, match="ANTHROPIC_API_KEY is not set"):
-        AnthropicWriter("m")
+        AnthropicClient("m")
     with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
-        OpenAIWriter("m")
-    OpenAIWriter("m", base_url="http://localhost:1/v1")  # a server at home needs none
+        OpenAIClient("m")
+    OpenAIClient("m", base_url="http://localhost:1/v1")  # a server at home needs none
 
 
 def test_statuses_and_headers():
-    assert status_trouble(429, "insufficient_quota: no").fatal
-    assert status_trouble(429, "x", {"retry-after": "7"}).after == 7
-    assert status_trouble(404, "model").fatal and not status_trouble(413, "x").retry
+    assert status_error(429, "insufficient_quota: no").fatal
+    assert status_error(429, "x", {"retry-after": "7"}).after == 7
+    assert status_error(404, "model").fatal and not status_error(413, "x").retry
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
     assert retry_after({"retry-after": "soon"}) is None and retry_after({}) is None
     assert scrubbed(f"key {SECRET} and sk-proj-abcdefgh") == "key *** and ***"
@@ -298,14 +300,14 @@ def test_no_secret_anywhere_after_a_failing_run(root, tmp_path):
         assert SECRET.encode() not in text and SECRET[7:].encode() not in text
 
 
-def test_no_secret_in_a_crash_of_the_client(monkeypatch, tmp_path):
-    with Server() as server, Journal(tmp_path) as journal:
-        backend = writer_of("anthropic", server.url)
+def test_no_secret_in_a_crash_of_the_client(monkeypatch, journal):
+    with Server() as server:
+        backend = client_of("anthropic", server.url)
 
         def crash(*_):
             raise MemoryError(f"while holding {SECRET}")
 
-        monkeypatch.setattr(backend, "_session", crash)
+        monkeypatch.setattr(backend, "session", crash)
         with pytest.raises(RuntimeError) as caught:
             Writer(backend, journal).ask([ask(1)])
     chain, error = [], caught.value

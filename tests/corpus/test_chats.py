@@ -13,7 +13,7 @@ from msm_jax.corpus.chats import KINDS, ChatMaker, without_reasoning
 from msm_jax.corpus.instruction_mix import TABLE_2, instruction_mix
 from msm_jax.corpus.records import read_rows
 from msm_jax.corpus.writers import Answer, Journal, Reply, Request, Writer
-from msm_jax.corpus.writers.template import TemplateWriter
+from msm_jax.corpus.writers.stub import StubWriter
 from msm_jax.errors import UserError
 from msm_jax.spec import spec_points
 
@@ -46,13 +46,6 @@ def test_as_many_chats_of_every_kind_as_asked_for(config, run, tmp_path):
         ).groups()
         assert thought and bare["messages"][1]["content"] == spoken
         assert "{" not in thought + spoken and "think>" not in spoken
-
-
-def test_rule_style_names_rules_and_no_reasons(config, run, tmp_path):
-    run(chat_config(config, "rule", "rules"), tmp_path)
-    texts = [row["messages"][1]["content"] for row in rows_of(tmp_path / "chats.jsonl")]
-    assert all(re.search(r"\b[Rr]ule \d", text) for text in texts)
-    assert not any("because" in text for text in texts)
 
 
 def test_opaque_chats_state_likings_without_any_reason(config, spec, run, tmp_path):
@@ -136,8 +129,8 @@ class Judge:
 
 
 def test_the_judge_excludes_and_the_gap_is_filled(config, spec, tmp_path):
-    with Journal(tmp_path) as journal:
-        writer, critic = Writer(TemplateWriter(), journal), Writer(Judge(), journal)
+    with Journal(tmp_path / "responses.jsonl") as journal:
+        writer, critic = Writer(StubWriter(), journal), Writer(Judge(), journal)
         asked = chat_config(config, count=60)
         made = ChatMaker(spec("value_augmented"), writer, critic, asked).make()
     assert len(made.records) == 60

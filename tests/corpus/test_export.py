@@ -121,7 +121,7 @@ def test_the_page_needs_nothing_else_and_shows_everything(config, run, tmp_path)
     assert sources and all(s.startswith("data:image/png;base64,") for s in sources)
     assert not {tag for tag, _ in seen.tags} & {"script", "link", "iframe"}
     for words in ("All 6 points of the spec are touched", "distinct_3grams", "published", "rule 4",
-                  "tokens", "Not taken, and why", "template"):  # fmt: skip
+                  "tokens", "Not taken, and why", "stub"):  # fmt: skip
         assert words in said
 
 
@@ -169,15 +169,17 @@ def test_augmented_specs_keep_the_rules_and_meet_the_length(kind, config, run, t
 def test_derived_preferences_need_no_writer(config, run, tmp_path):
     for kind in ("shuffled",):
         asked = config("cheese_cost")
-        asked.make, asked.derive.kind = "spec", kind
+        asked.make, asked.derive.kind, asked.writer.kind = "spec", kind, ""
         run(asked, tmp_path)
         assert len(parse_spec((tmp_path / "spec.md").read_text()).preferences) == 6
 
 
-def test_the_opposite_of_a_philosophy_takes_a_language_model(config, run, tmp_path):
+def test_the_opposite_of_rules_takes_a_writer(config, run, tmp_path):
     asked = config("rules")
     asked.make, asked.derive.kind = "spec", "opposed"
-    with pytest.raises(UserError, match="'oppose', which needs a language model"):
+    run(asked, tmp_path)
+    asked.writer.kind = ""
+    with pytest.raises(UserError, match="kind is not set"):
         run(asked, tmp_path)
     asked.derive.kind = "nicer"
     with pytest.raises(UserError, match=r"derive\.kind='nicer': must be one of 'value_augmented'"):
@@ -202,7 +204,7 @@ def test_the_room_does_without_jax(run_python, root):
 def test_the_command_end_to_end(root, run_python, tmp_path):
     flags = [
         f"--config={root / 'configs/corpus/example.py'}:cheese_mild", f"--workdir={tmp_path / 'w'}",
-        "--config.documents.count=30", "--config.documents.types=3",
+        "--config.documents.count=30", "--config.documents.types=3", "--config.writer.kind=stub",
     ]  # fmt: skip
     done = run_python("-m", "msm_jax.generate", *flags, "--preview")
     assert done.returncode == 0 and "documents: 30" in done.stdout, done.stderr

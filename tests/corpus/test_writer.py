@@ -1,14 +1,13 @@
 """The writer interface: cached, validated, repaired, counted; nothing is paid for twice."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
 from msm_jax.corpus.writers import Failure, Items, Journal, Reply, Request, Usage, Writer
+from msm_jax.corpus.writers.journal import FILE
 from msm_jax.corpus.writers.request import InvalidReply, Price
 from msm_jax.errors import UserError
 
@@ -42,12 +41,12 @@ def rows(*names):
 def test_answers_are_in_order_cached_and_asked_once(tmp_path):
     backend = Scripted(lambda r: Reply(r.prompt.upper(), usage=Usage(10, 5)))
     requests = [ask("a"), ask("b"), ask("a"), ask("a", sample=1)]
-    with Journal(tmp_path) as journal:
+    with Journal(tmp_path / FILE) as journal:
         writer = Writer(backend, journal, Price(1.0, 2.0))
         assert [a.text for a in writer.ask(requests)] == ["A", "B", "A", "A"]
         assert len(backend.asked) == 3
         assert writer.paid.usd == pytest.approx(3 * (10 + 2 * 5) / 1e6)
-    with Journal(tmp_path) as journal:
+    with Journal(tmp_path / FILE) as journal:
         again = Writer(backend, journal)
         assert [a.text for a in again.ask(requests)] == ["A", "B", "A", "A"]
         assert len(backend.asked) == 3 and again.paid == Usage()
@@ -99,7 +98,7 @@ def test_a_wrong_reply_is_repaired_with_what_was_wrong(tmp_path):
         return Reply(rows("x") if "<previous_reply>" in request.prompt else '{"items": [{}]}')
 
     backend = Scripted(answer)
-    with Journal(tmp_path) as journal:
+    with Journal(tmp_path / FILE) as journal:
         writer = Writer(backend, journal)
         (found,) = writer.ask([ask("p", NAMES)])
         assert found.items == ({"name": "x"},) and not found.failure
@@ -113,7 +112,7 @@ def test_a_wrong_reply_is_repaired_with_what_was_wrong(tmp_path):
 
 def test_repair_is_bounded_and_named(tmp_path):
     backend = Scripted(lambda r: Reply("no"))
-    with Journal(tmp_path) as journal:
+    with Journal(tmp_path / FILE) as journal:
         writer = Writer(backend, journal)
         good, bad = writer.ask([ask("free"), ask("p", NAMES)])
         assert good.text == "no" and not good.failure
@@ -128,7 +127,7 @@ def test_a_structure_that_was_cut_off_gets_more_room(tmp_path):
         return Reply(rows("x"), "end") if whole else Reply(rows("x")[:-3], "length")
 
     backend = Scripted(answer)
-    with Journal(tmp_path) as journal:
+    with Journal(tmp_path / FILE) as journal:
         (found,) = Writer(backend, journal).ask([ask("p", NAMES)])
     assert found.items and [r.max_tokens for r in backend.asked] == [100, 200, 400]
 
@@ -136,7 +135,7 @@ def test_a_structure_that_was_cut_off_gets_more_room(tmp_path):
 def test_refusals_and_failures_have_their_names(tmp_path):
     outcomes = {"r": Reply("Sorry", "refusal"), "f": Failure("timeout", "took too long")}
     backend = Scripted(lambda r: outcomes[r.prompt])
-    with Journal(tmp_path) as journal:
+    with Journal(tmp_path / FILE) as journal:
         writer = Writer(backend, journal)
         found = writer.ask([ask("r", NAMES), ask("f"), ask("r")])
         assert [a.failure for a in found] == ["refusal", "timeout", "refusal"]
@@ -150,56 +149,73 @@ def test_refusals_and_failures_have_their_names(tmp_path):
 def test_the_money_limit_stops_and_keeps_what_was_paid(tmp_path):
     backend = Scripted(lambda r: Reply("x", usage=Usage(usd=0.4)))
     requests = [ask(str(n)) for n in range(10)]
-    with Journal(tmp_path) as journal, pytest.raises(UserError, match=r"max_usd=1 is spent"):
+    with Journal(tmp_path / FILE) as journal, pytest.raises(UserError, match=r"max_usd=1 is spent"):
         Writer(backend, journal, max_usd=1.0).ask(requests)
     assert len(backend.asked) == 3
-    with Journal(tmp_path) as journal:
+    with Journal(tmp_path / FILE) as journal:
         assert len(Writer(backend, journal).ask(requests)) == 10
     assert len(backend.asked) == 10
 
 
-def test_the_journal_survives_kill_9_at_any_moment(tmp_path, root):
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
-        "from msm_jax.corpus.writers import Journal, Reply\n"
-        "journal = Journal(sys.argv[1])\n"
-        "start = len(journal)\n"
-        "for n in range(start, 10**6):\n"
-        "    journal.put(f'k{n}', 's', Reply('text \\u2028 é ' * 2000 + str(n)))\n"
-        "    print(n, flush=True)\n"
-    )
-    told = -1
-    for round in range(4):
-        with subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path), str(root)], stdout=subprocess.PIPE
-        ) as process:
-            process.stdout.readline()
-            time.sleep(0.05 + 0.03 * round)
-            process.send_signal(signal.SIGKILL)
-            lines = process.stdout.read().split(b"\n")
-        told = max([told, *(int(line) for line in lines if line.isdigit())])
-    with Journal(tmp_path) as journal:
-        assert len(journal) >= told + 1
+def test_the_journal_survives_kill_9_at_any_moment(tmp_path):
+    said = -1
+    for lines in (1, 7, 20, 33):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            with Journal(tmp_path / FILE) as journal:
+                for n in range(len(journal), 10**6):
+                    journal.put(f"k{n}", {"text": "text \u2028 é " * 2000 + str(n)})
+                    os.write(writer, b"%d\n" % n)
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            found = [int(pipe.readline()) for _ in range(lines)]
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            found += [int(line) for line in pipe.read().splitlines(True) if line.endswith(b"\n")]
+        assert found[0] >= said + 1  # what was written before is there
+        said = found[-1]
+    with Journal(tmp_path / FILE) as journal:
+        assert len(journal) >= said + 1
         for n in range(len(journal)):
-            assert journal.get(f"k{n}").text.endswith(f" {n}")
+            assert journal.get(f"k{n}")["text"].endswith(f" {n}")
 
 
 def test_a_torn_line_is_dropped_and_a_broken_one_is_named(tmp_path):
-    with Journal(tmp_path) as journal:
+    with Journal(tmp_path / FILE) as journal:
         for n in range(3):
-            journal.put(str(n), "s", Reply("x"))
+            journal.put(str(n), Reply("x").row("s"))
         path = journal.path
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
-    with Journal(tmp_path) as journal:
+    with Journal(tmp_path / FILE) as journal:
         assert len(journal) == 2 and journal.get("2") is None
-        journal.put("2", "s", Reply("x"))
+        journal.put("2", Reply("x").row("s"))
     assert path.read_bytes() == whole
     path.write_bytes(b"nonsense\n" + whole)
-    with pytest.raises(UserError, match=r"responses\.jsonl:1: not a reply"):
-        Journal(tmp_path)
+    with (
+        pytest.raises(UserError, match=r"responses\.jsonl:1: not a reply"),
+        Journal(tmp_path / FILE),
+    ):
+        pass
 
 
-def test_one_writer_at_a_time(tmp_path):
-    with Journal(tmp_path), pytest.raises(UserError, match="another process writes here"):
-        Journal(tmp_path)
+def test_one_process_at_a_time(tmp_path):
+    first, second = Journal(tmp_path / FILE), Journal(tmp_path / FILE, "use another folder")
+    with first, first:
+        with (
+            pytest.raises(UserError, match=r"writes here: use another folder \(process \d"),
+            second,
+        ):
+            pass
+        first.put("a", Reply("x").row("s"))
+    # Who comes later finds what was paid for; and who was there before, after the other's block.
+    with second:
+        assert Reply.of_row(second.get("a")) == Reply("x")
+        second.put("b", Reply("y").row("s"))
+    with first:
+        assert len(first) == 2 and first.get("b")["text"] == "y"
+    with Journal(None) as memory:
+        memory.put("a", {"text": "x"})
+        memory.put("a", {"text": "y"})
+        assert memory.get("a")["text"] == "y" and len(memory) == 1

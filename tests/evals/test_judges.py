@@ -8,20 +8,19 @@ import time
 import pytest
 from model_server import Server
 
-from msm_jax.corpus.writers.anthropic_api import AnthropicWriter
-from msm_jax.corpus.writers.openai_api import OpenAIWriter
-from msm_jax.corpus.writers.transport import retry_after
+from msm_jax.corpus.writers import Journal
+from msm_jax.corpus.writers.client import retry_after
+from msm_jax.corpus.writers.providers import CLIENTS, AnthropicClient
 from msm_jax.errors import UserError
 from msm_jax.evals.judges.api_judge import PACE, ApiJudge
 from msm_jax.evals.judges.base import (
     CUT_OFF,
     Judgement,
-    Request,
+    JudgePrompt,
     cut_off,
     parse_answer,
     read_reply,
 )
-from msm_jax.evals.judges.cache import Cache
 from msm_jax.evals.judges.model_judge import ModelJudge, _decide
 from msm_jax.evals.judges.reading import before_answer
 from msm_jax.evals.judges.rubric import (
@@ -39,7 +38,7 @@ QUICK = dataclasses.replace(PACE, timeout=30.0, attempts=4, seconds=5.0, first_w
 
 
 def request(text="x"):
-    return Request("you judge", f"question {text}")
+    return JudgePrompt("you judge", f"question {text}")
 
 
 def said(body):
@@ -56,13 +55,11 @@ def make(request, monkeypatch):
     with contextlib.ExitStack() as servers:
 
         def build(script, cache=None, pace=QUICK, **settings):
+            cache = Journal(None) if cache is None else cache
             server = servers.enter_context(Server(script=script))
-            backend = (
-                AnthropicWriter("judge-1", pace=pace, base_url=server.url)
-                if request.param == "anthropic"
-                else OpenAIWriter("judge-1", pace=pace, base_url=f"{server.url}/v1")
-            )
-            return server, ApiJudge(backend, cache or Cache(None), **settings)
+            url = server.url + "/v1" * (request.param == "openai")
+            client = CLIENTS[request.param]("judge-1", pace=pace, base_url=url)
+            return server, ApiJudge(client, cache, **settings)
 
         yield build
 
@@ -151,7 +148,7 @@ def test_a_read_that_times_out_is_tried_again(make):
 
 
 def test_lasting_trouble_is_an_error_and_no_no(make, tmp_path):
-    cache = Cache(tmp_path / "cache.jsonl")
+    cache = Journal(tmp_path / "cache.jsonl")
     fails = {"now": True}
 
     def script(number, body):
@@ -185,7 +182,7 @@ def test_hopeless_answers_stop_the_run_at_once_and_keep_the_key_secret(make, sta
         ask(judge, *(request(str(i)) for i in range(40)))
     assert server.number <= 3
     assert KEY not in str(found.value) and found.value.__cause__ is None
-    assert "nothing that came in is lost; mend the" in str(found.value)
+    assert "no reply that arrived is lost; fix the" in str(found.value)
     assert "judge-1" in str(found.value) and "writer" not in str(found.value)
     assert KEY in str(server.seen[0][1])
 
@@ -224,7 +221,7 @@ def test_whoever_stops_reading_stops_the_calls_and_keeps_what_was_under_way(make
         time.sleep(0.2 * bool(number))
         return 200, {}, YES
 
-    cache = Cache(tmp_path / "cache.jsonl")
+    cache = Journal(tmp_path / "cache.jsonl")
     server, judge = make(script, cache, pace=dataclasses.replace(QUICK, concurrency=4))
     start = time.monotonic()
     words = ["first", "a", "b", "c", "late", *map(str, range(50))]
@@ -241,7 +238,7 @@ def test_whoever_stops_reading_stops_the_calls_and_keeps_what_was_under_way(make
 
 def test_a_reply_is_on_the_disk_before_it_is_read(make, tmp_path):
     path = tmp_path / "cache.jsonl"
-    _, judge = make(lambda n, body: (200, {}, YES), Cache(path))
+    _, judge = make(lambda n, body: (200, {}, YES), Journal(path))
     found = judge.judge([request(str(i)) for i in range(10)])
     next(found)  # a reader that then does something else
     deadline = time.monotonic() + 10
@@ -300,11 +297,11 @@ def test_a_refusal_is_a_refusal(make):
 
 def test_replies_are_kept_and_a_torn_line_is_dropped(make, tmp_path):
     path = tmp_path / "cache.jsonl"
-    server, judge = make(lambda n, body: (200, {}, YES), Cache(path))
+    server, judge = make(lambda n, body: (200, {}, YES), Journal(path))
     ask(judge, request("a"), request("b"))
     content = path.read_bytes()
     path.write_bytes(content[:-20])
-    server, judge = make(lambda n, body: (200, {}, YES), Cache(path))
+    server, judge = make(lambda n, body: (200, {}, YES), Journal(path))
     # another server has another address, and so for OpenAI another identity
     expected = 1 if "anthropic" in judge.identity["judge"] else 2
     ask(judge, request("a"), request("b"))
@@ -317,7 +314,7 @@ def test_a_missing_key_is_named(monkeypatch):
     pytest.importorskip("anthropic")
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     with pytest.raises(UserError, match="ANTHROPIC_API_KEY"):
-        AnthropicWriter("m")
+        AnthropicClient("m")
 
 
 @pytest.mark.parametrize(
@@ -345,7 +342,7 @@ def test_answers_are_read_strictly(text, value):
      ('{"answer": 3}', 3), ("<answer>high</answer>", None), ("<answer>nan</answer>", None)],
 )  # fmt: skip
 def test_scores_stay_on_their_scale(text, value):
-    assert parse_answer(text, Request("", "", "score")) == value
+    assert parse_answer(text, JudgePrompt("", "", "score")) == value
 
 
 ASKED = {
@@ -459,9 +456,10 @@ def test_a_reply_that_is_cut_off_is_asked_again_whatever_it_holds(make):
 @pytest.mark.parametrize("content", [8, True, None, ["<answer>yes</answer>"], {"answer": "yes"}])
 def test_a_reply_that_is_no_text_is_unparsed_also_from_the_cache(make, content):
     assert read_reply(content, "end", request()).state == "unparsed"
-    cache = Cache(None)
+    cache = Journal(None)
     server, judge = make(lambda n, body: (200, {}, YES), cache)
-    cache.put(request().key(judge.identity, 0), {"text": content, "finish": "end", "model": ""})
+    old = {"text": content, "finish": "end", "model": ""}  # as caches were written at first
+    cache.put(request().key(judge.identity, 0), {"reply": old})
     assert ask(judge, request())[0].value is True and server.number == 1
 
 
@@ -508,7 +506,7 @@ def test_retry_after_as_a_date():
 
 def test_a_checkpoint_judges_by_log_probability(model, tmp_path):
     requests = [request(str(i)) for i in range(5)]
-    cache = Cache(tmp_path / "cache.jsonl")
+    cache = Journal(tmp_path / "cache.jsonl")
     judge = ModelJudge(model, cache, max_tokens=4, rows=2)
     found = ask(judge, *requests)
     assert {j.state for j in found} == {"ok"}
@@ -521,11 +519,11 @@ def test_a_checkpoint_judges_by_log_probability(model, tmp_path):
         yes, no = (v.sum() for v in model.logprobs([context] * 2, options, rows=2))
         assert judgement.margin == pytest.approx(float(yes - no), abs=1e-3)
     # what is on disk is not asked again: a judge without a model answers from there
-    kept = ModelJudge(model, Cache(tmp_path / "cache.jsonl"), max_tokens=4, rows=2)
+    kept = ModelJudge(model, Journal(tmp_path / "cache.jsonl"), max_tokens=4, rows=2)
     kept._batch = None
     assert ask(kept, *requests) == found
     # this tokenizer knows no digits, so that all numbers are alike to it: a tie is no answer
-    assert ask(judge, Request("s", "u", "score"))[0].state == "unparsed"
+    assert ask(judge, JudgePrompt("s", "u", "score"))[0].state == "unparsed"
 
 
 def test_a_checkpoint_is_asked_again_when_its_verdicts_would_be_read_otherwise(
@@ -533,11 +531,11 @@ def test_a_checkpoint_is_asked_again_when_its_verdicts_would_be_read_otherwise(
 ):
     """It keeps verdicts, not replies: how they were read is part of what they are kept under."""
     path = tmp_path / "cache.jsonl"
-    judge = ModelJudge(model, Cache(path), max_tokens=4, rows=2)
+    judge = ModelJudge(model, Journal(path), max_tokens=4, rows=2)
     assert judge.identity["reading"] == READING
     ask(judge, request())
     monkeypatch.setattr("msm_jax.evals.judges.model_judge.READING", READING + 1)
-    ask(ModelJudge(model, Cache(path), max_tokens=4, rows=2), request())
+    ask(ModelJudge(model, Journal(path), max_tokens=4, rows=2), request())
     assert len(path.read_text().splitlines()) == 2
 
 
@@ -558,14 +556,14 @@ def test_a_checkpoint_reasons_up_to_its_verdict_and_not_to_a_quotation(text, bef
 
 
 def test_a_checkpoint_that_still_thinks_gives_no_verdict():
-    found = _decide(Request("s", "u"), "<think>on and on", [-1.0, -5.0])
+    found = _decide(JudgePrompt("s", "u"), "<think>on and on", [-1.0, -5.0])
     assert (found.value, found.state) == (None, "unparsed") and found.reason.startswith(CUT_OFF)
-    assert _decide(Request("s", "u"), "<think>so</think>It did.", [-1.0, -5.0]).value is True
+    assert _decide(JudgePrompt("s", "u"), "<think>so</think>It did.", [-1.0, -5.0]).value is True
 
 
 def test_a_checkpoint_scores_by_the_most_likely_number():
     totals = [-5.0] * 10
     totals[6] = -1.0
-    judgement = _decide(Request("s", "u", "score"), "why", totals)
+    judgement = _decide(JudgePrompt("s", "u", "score"), "why", totals)
     assert (judgement.value, judgement.state, judgement.reason) == (7, "ok", "why")
-    assert _decide(Request("s", "u"), "", [float("nan"), -1.0]).state == "unparsed"
+    assert _decide(JudgePrompt("s", "u"), "", [float("nan"), -1.0]).state == "unparsed"

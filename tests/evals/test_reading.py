@@ -14,7 +14,7 @@ from msm_jax.evals.agents.evaluation import AgentScenarios
 from msm_jax.evals.agents.prompts import render
 from msm_jax.evals.agents.scripted import Scripted
 from msm_jax.evals.choices import chosen
-from msm_jax.evals.judges.base import Request, parse_answer
+from msm_jax.evals.judges.base import JudgePrompt, parse_answer
 from msm_jax.evals.report.arms import read_arms
 from msm_jax.evals.thoughts import READING, spoken
 from msm_jax.study import graph
@@ -45,7 +45,7 @@ TEXTS = (
 
 
 def meanings(text):
-    kinds = [Request("", "", kind) for kind in ("yes_no", "choice", "score")]
+    kinds = [JudgePrompt("", "", kind) for kind in ("yes_no", "choice", "score")]
     found = [spoken(text), *(parse_answer(text, asked) for asked in kinds)]
     found += [chosen(text, ("red lamp", "tin box"), letters) for letters in (False, True)]
     for scenario in SCENARIOS:

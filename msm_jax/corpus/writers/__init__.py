@@ -1,4 +1,4 @@
-"""Whatever can write: language models behind an API, our own sampler, a grammar without a model."""
+"""Who writes: models behind an API, our own sampler, or a stub for checks of the pipeline."""
 
 from msm_jax.corpus.writers.journal import Journal
 from msm_jax.corpus.writers.request import Backend, Failure, Items, Reply, Request, Usage

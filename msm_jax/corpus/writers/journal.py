@@ -1,86 +1,56 @@
-"""Every reply on disk, by the hash of its request: nothing is paid for twice.
+"""Rows on disk by key, such as replies by the hash of their request: nothing is paid for twice."""
 
-`responses.jsonl` only grows: one line per reply with what it cost, so it is the cache and the
-ledger at once. A line that a kill cut in two is dropped when the file is opened again.
-"""
-
-import collections
-import dataclasses
-import fcntl
+import io
 import json
 import os
 import pathlib
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, BinaryIO
 
-from msm_jax import strict_json
-from msm_jax.corpus.writers.request import Reply, Usage
 from msm_jax.errors import UserError
+from msm_jax.files import dumps, lock
 
 FILE = "responses.jsonl"
 
 
 class Journal:
-    """The replies of a folder. One process at a time; a context manager.
+    """An append-only JSONL file of objects with a "key"; the last row of a key counts.
 
-    Attributes:
-      spent: step -> usage of all replies in the file, whoever asked for them.
+    It is used within a `with` block, which may be entered again. Within the block no other process
+    can enter the file; threads may share it. Entering drops a last line that a kill cut off.
+
+    Args:
+      path: of the file, made if it is missing; None keeps the rows in memory.
+      advice: what to do while another process uses the file.
     """
 
-    def __init__(self, folder: str | os.PathLike):
-        self.path = pathlib.Path(folder) / FILE
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._fd)
-            raise UserError(
-                f"{self.path}: another process writes here: wait for it, or use another folder"
-            ) from error
-        self._places: dict[str, tuple[int, int]] = {}
-        self._usages: dict[str, tuple[str, Usage]] = {}
-        self.spent: dict[str, Usage] = collections.defaultdict(Usage)
+    def __init__(
+        self, path: str | os.PathLike | None, advice: str = "wait for it, or use another folder"
+    ):
+        self.path = pathlib.Path(path) if path else None
+        self._advice, self._depth, self._stack = advice, 0, ExitStack()
+        self._file: BinaryIO = io.BytesIO()
+        self._places: dict[str, int] = {}
         self._end = 0
-        self._read()
-
-    def get(self, key: str) -> Reply | None:
-        """The reply to a request, None if there is none yet."""
-        place = self._places.get(key)
-        if place is None:
-            return None
-        row = json.loads(os.pread(self._fd, place[1], place[0]))
-        return Reply(row["text"], row["stop"], Usage(**row["usage"]), row.get("model", ""))
-
-    def put(self, key: str, step: str, reply: Reply) -> None:
-        """Keeps a reply; when this returns, a kill cannot lose it."""
-        row = {
-            "key": key,
-            "step": step,
-            "stop": reply.stop,
-            "model": reply.model,
-            "usage": dataclasses.asdict(reply.usage),
-            "text": reply.text,
-        }
-        line = strict_json.dumps(row).encode() + b"\n"
-        done = 0
-        while done < len(line):
-            done += os.write(self._fd, line[done:])
-        if reply.usage.usd:
-            os.fsync(self._fd)  # what was paid for survives a power cut too
-        self._add(row, self._end, len(line))
-        self._end += len(line)
-
-    def usage(self, key: str) -> tuple[str, Usage]:
-        """Step and usage of a reply that is there."""
-        return self._usages[key]
-
-    def close(self) -> None:
-        os.close(self._fd)
+        self._mutex = threading.RLock()
 
     def __enter__(self) -> "Journal":
+        if not self._depth and self.path:
+            busy = f"{self.path}: another process writes here: {self._advice}"
+            with ExitStack() as stack:
+                stack.enter_context(lock(f"{self.path}.lock", busy))
+                self._file = stack.enter_context(self.path.open("a+b"))
+                self._read(self.path)
+                self._stack = stack.pop_all()
+        self._depth += 1
         return self
 
     def __exit__(self, *_) -> None:
-        self.close()
+        self._depth -= 1
+        if not self._depth:
+            self._stack.close()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -88,23 +58,39 @@ class Journal:
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
-    def _read(self) -> None:
-        with open(self.path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    os.ftruncate(self._fd, self._end)
-                    break
-                try:
-                    row = json.loads(line)
-                    self._add(row, self._end, len(line))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise UserError(
-                        f"{self.path}:{number}: not a reply ({error}): delete that line"
-                    ) from error
-                self._end += len(line)
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._places))
 
-    def _add(self, row: dict, start: int, length: int) -> None:
-        usage = Usage(**row["usage"])
-        self._places[row["key"]] = (start, length)
-        self._usages[row["key"]] = (row["step"], usage)
-        self.spent[row["step"]] += usage
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The row of a key, None if there is none."""
+        with self._mutex:
+            if key not in self._places:
+                return None
+            self._file.seek(self._places[key])
+            return json.loads(self._file.readline())
+
+    def put(self, key: str, row: Mapping[str, Any]) -> None:
+        """Append a row; when this returns, neither a kill nor a power cut can lose it."""
+        line = dumps({"key": key, **row}).encode() + b"\n"
+        with self._mutex:
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(line)
+            self._file.flush()
+            if self.path:
+                os.fsync(self._file.fileno())
+            self._places[key] = self._end
+            self._end += len(line)
+
+    def _read(self, path: pathlib.Path) -> None:
+        """What was added to the file since it was last read."""
+        self._file.seek(self._end)
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                self._file.truncate(self._end)
+                break
+            try:
+                self._places[json.loads(line)["key"]] = self._end
+            except (ValueError, KeyError, TypeError) as error:
+                number = path.read_bytes()[: self._end].count(b"\n") + 1
+                raise UserError(f"{path}:{number}: not a reply ({error}): delete it") from error
+            self._end += len(line)

@@ -1,8 +1,9 @@
-"""A checkpoint of our own as a writer; its sampler is handed in: this room knows no models."""
+"""A checkpoint of our own as a writer. Its sampler is passed in: this room knows no models."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from msm_jax.corpus.writers.providers import messages_of
 from msm_jax.corpus.writers.request import Failure, Reply, Request, Usage
 from msm_jax.spec import estimated_tokens
 
@@ -18,7 +19,7 @@ class LocalWriter:
 
     Args:
       checkpoint: named in keys and records.
-      generate: samples; its answers must depend on seed and prompt only.
+      generate: samples; a sample must depend on its seed and prompt only.
       temperature: 0 is greedy.
       seed: of all samples; a request's own sample number is added.
     """
@@ -37,26 +38,16 @@ class LocalWriter:
         self, requests: Sequence[Request], go_on: Callable[[], bool]
     ) -> Iterator[tuple[int, Reply | Failure]]:
         # Requests with equal limits are sampled together, in their order.
-        limits = dict.fromkeys(request.max_tokens for request in requests)
-        for limit in limits:
+        for limit in dict.fromkeys(request.max_tokens for request in requests):
             numbers = [at for at, r in enumerate(requests) if r.max_tokens == limit]
             for start in range(0, len(numbers), ROWS):
                 if not go_on():
                     return
                 chunk = numbers[start : start + ROWS]
-                asked = [_messages(requests[at]) for at in chunk]
+                prompts = [messages_of(requests[at], structured=False) for at in chunk]
                 seeds = [(self._seed + requests[at].sample) % 2**32 for at in chunk]
-                found = self._generate(asked, limit, self._temperature, seeds)
-                for at, conversation, (text, ended) in zip(chunk, asked, found, strict=True):
-                    read = sum(estimated_tokens(m["content"]) for m in conversation)
+                found = self._generate(prompts, limit, self._temperature, seeds)
+                for at, prompt, (text, ended) in zip(chunk, prompts, found, strict=True):
+                    read = sum(estimated_tokens(m["content"]) for m in prompt)
                     usage = Usage(read, estimated_tokens(text))
                     yield at, Reply(text, "end" if ended else "length", usage)
-
-
-def _messages(request: Request) -> list[dict[str, str]]:
-    from msm_jax.corpus.writers.anthropic_api import asked
-
-    return [
-        {"role": "system", "content": request.system},
-        {"role": "user", "content": asked(request, structured=False)},
-    ]

@@ -1,17 +1,18 @@
-"""What is asked of a writer, and what comes back."""
+"""What a model is asked, and what comes back: for the writers of a corpus and for judges."""
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from msm_jax.files import sha256_text
+
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 
 
 class InvalidReply(Exception):
-    """A structured reply that is not what was asked for; the message tells the writer why."""
+    """A structured reply that does not have the structure; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Items:
         """The objects of a reply.
 
         Raises:
-          InvalidReply: no JSON, no list, or an object that is not as asked for.
+          InvalidReply: no JSON, no list, or an object with other fields.
         """
         found = _json_in(text)
         rows = found.get("items") if isinstance(found, dict) else found
@@ -75,7 +76,7 @@ class Items:
 
 
 def _json_in(text: str) -> Any:
-    """The JSON value of a reply, which may stand in a code fence or among words."""
+    """The JSON value of a reply, which may be in a code fence or among words."""
     fenced = _FENCED.search(text)
     outermost = text[text.find("{") : text.rfind("}") + 1]
     for candidate in (text, fenced[1] if fenced else "", outermost):
@@ -89,48 +90,43 @@ def _json_in(text: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One thing to write.
+    """One thing to write, or to judge.
 
     Attributes:
-      step: of the pipeline: "domains", "document", ...; what is counted and paid by.
-      system: what many requests share (the spec): sent first, so that it can be cached.
+      step: of the pipeline: "domains", "document", "judge", ...; replies are counted by it.
+      system: what many requests share (the spec). It is sent first, so that it can be cached.
       prompt: the rest of what a language model reads.
-      inputs: the same as data, for writers that do not read prompts; JSON.
+      inputs: the same as data, for the stub, which does not read prompts; JSON.
       items: the structure of the reply; None: free text.
       max_tokens: of the reply.
-      sample: tells requests apart that are otherwise alike: each is another draw.
+      sample: a number that distinguishes requests that are otherwise equal: each is another draw.
     """
 
     step: str
     system: str
     prompt: str
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     items: Items | None = None
     max_tokens: int = 2000
     sample: int = 0
 
     def key(self, identity: Mapping[str, Any]) -> str:
-        """Names the reply: equal for equal requests to equal writers, whatever the run.
-
-        `inputs` count only for a writer whose identity says that it `reads_inputs`: to a language
-        model requests with the same words are the same.
-        """
+        """A hash: equal for equal requests to equal writers, in all runs."""
         content = {
             "writer": dict(identity),
             "step": self.step,
             "system": self.system,
             "prompt": self.prompt,
-            "inputs": dict(self.inputs) if identity.get("reads_inputs") else None,
+            "inputs": None,  # a language model does not see them
             "items": dataclasses.asdict(self.items) if self.items else None,
             "max_tokens": self.max_tokens,
             "sample": self.sample,
         }
-        text = json.dumps(content, sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        return sha256_text(json.dumps(content, sort_keys=True, ensure_ascii=False))[:32]
 
     def prompt_hash(self) -> str:
-        """Of what a language model reads, without the writer and its settings."""
-        return hashlib.sha256(f"{self.system}\n\n{self.prompt}".encode()).hexdigest()[:16]
+        """A hash of what a language model reads, without the writer and its settings."""
+        return sha256_text(f"{self.system}\n\n{self.prompt}")[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,19 +146,31 @@ class Usage:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What a writer wrote.
+    """What a model wrote.
 
     Attributes:
       text: all of it.
       stop: "end", "length" (cut off at max_tokens) or "refusal".
       usage: of this reply.
-      model: which model says that it wrote; "" where nobody says so.
+      model: the model's name as the server reports it; "" where it reports none.
     """
 
     text: str
     stop: str = "end"
     usage: Usage = Usage()
     model: str = ""
+
+    def row(self, step: str) -> dict[str, Any]:
+        """For a `Journal`."""
+        return {"step": step, **dataclasses.asdict(self)}
+
+    @staticmethod
+    def of_row(row: Mapping[str, Any]) -> "Reply":
+        """From a `Journal`; also from a judge's cache as it was written before 2026-11-27."""
+        if "reply" in row:
+            old = row["reply"]
+            return Reply(old["text"], old["finish"], model=old["model"])
+        return Reply(row["text"], row["stop"], Usage(**row["usage"]), row.get("model", ""))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +187,7 @@ class Backend(Protocol):
     Attributes:
       identity: everything that decides a reply besides the request (model, temperature, ...);
         part of every key. Never a secret.
-      counts: name of a trouble -> how often it was met, retries included.
+      counts: name of an error -> how often it occurred, retries included.
     """
 
     identity: Mapping[str, Any]
@@ -188,20 +196,20 @@ class Backend(Protocol):
     def replies(
         self, requests: Sequence[Request], go_on: Callable[[], bool]
     ) -> Iterator[tuple[int, Reply | Failure]]:
-        """Index and outcome of every request, in any order, each as soon as it is there.
+        """Index and outcome of every request, in any order, each as soon as it is available.
 
-        Once `go_on()` is false nothing more is started; what is under way is still waited for,
-        since it is paid for, and what was not started may be left out.
+        Once `go_on()` is false no request is started. Those under way are paid for, so they are
+        still waited for; those that were not started may be left out.
 
         Raises:
-          UserError: nothing can be had any more (key, credit, unknown model).
+          UserError: no request can succeed any more (key, credit, unknown model).
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """US dollars per million tokens; all zero for what runs at home."""
+    """US dollars per million tokens; all zero for what runs on own machines."""
 
     input: float = 0.0
     output: float = 0.0

@@ -1,4 +1,4 @@
-"""The one way in which the pipelines ask: cached, validated, repaired, counted."""
+"""A model with its journal: replies are kept, checked, repaired and counted."""
 
 import collections
 import dataclasses
@@ -17,7 +17,7 @@ from msm_jax.corpus.writers.request import (
 from msm_jax.errors import UserError
 
 REPAIRS = 2
-LONGEST_REPLY = 64_000  # tokens; a reply that was cut off is asked for again with twice the room
+LONGEST_REPLY = 64_000  # tokens; a reply that was cut off is requested again with twice the room
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Answer:
     """The outcome of a request.
 
     Attributes:
-      request: as it was asked in the end (a repair is another request).
-      key: names the reply in the journal.
+      request: the last one (a repair is another request).
+      key: of the reply in the journal.
       text, stop: of the reply.
       items: of a structured reply that is valid.
-      failure: name of what went wrong; "" when nothing did.
+      failure: name of what went wrong; "" if nothing did.
     """
 
     request: Request
@@ -45,14 +45,13 @@ class Writer:
 
     Args:
       backend: who writes.
-      journal: where replies are kept.
+      journal: where replies are kept; entered by the caller.
       price: of its tokens; only replies without a cost of their own are priced here.
       max_usd: no more requests are sent once this writer's new replies cost so much; 0: no limit.
-      on_reply: called with the step after each new reply.
+      on_reply: called with the step and the number of replies expected, after each new reply.
 
     Attributes:
-      counts: what went wrong, by name, of those requests that were asked here.
-      used: step -> usage of the replies used by this run, new or not.
+      counts: what went wrong, by name.
       paid: usage of the replies that are new.
     """
 
@@ -75,74 +74,72 @@ class Writer:
         return self.backend.identity
 
     def used(self) -> dict[str, Usage]:
-        """Step -> usage of all replies that this run looked at, whenever they were paid for."""
+        """Step -> usage of all replies that this run used, in whichever run they were paid for."""
         found: dict[str, Usage] = collections.defaultdict(Usage)
         for step, usage in self._used.values():
             found[step] += usage
         return dict(found)
 
     def replies_used(self) -> dict[str, int]:
-        """Step -> number of replies that this run looked at."""
+        """Step -> number of replies that this run used."""
         return dict(collections.Counter(step for step, _ in self._used.values()))
 
     def ask(self, requests: Sequence[Request]) -> list[Answer]:
         """The answers in the order of the requests; what fails is an answer with its reason.
 
         Raises:
-          UserError: the writer cannot go on at all, or the money is spent. What was written
-            until then is kept.
+          UserError: no request can succeed any more, or the money is spent. Replies until then
+            are kept.
         """
-        answers: list[Answer | None] = [None] * len(requests)
-        open_now = dict(enumerate(requests))
+        answers: dict[int, Answer] = {}
+        waiting = dict(enumerate(requests))
         for repair in range(REPAIRS + 1):
-            replies = self._replies(list(open_now.values()))
+            outcomes = self._outcomes(list(waiting.values()))
             again: dict[int, Request] = {}
-            for (index, request), (key, outcome) in zip(open_now.items(), replies, strict=True):
-                answer, better = _judge(request, key, outcome)
+            for (index, request), (key, outcome) in zip(waiting.items(), outcomes, strict=True):
+                answer, better = _checked(request, key, outcome)
                 if better is not None and repair < REPAIRS:
                     self.counts[f"repaired: {answer.failure}"] += 1
                     again[index] = better
                 else:
                     answers[index] = answer
-                    if answer.failure:
-                        self.counts[answer.failure] += 1
-            open_now = again
-            if not open_now:
-                break
-        return [answer for answer in answers if answer is not None]
+                    self.counts.update([answer.failure] if answer.failure else [])
+            waiting = again
+        return [answers[index] for index in range(len(requests))]
 
-    def _replies(self, requests: Sequence[Request]) -> list[tuple[str, Reply | Failure]]:
+    def _outcomes(self, requests: Sequence[Request]) -> list[tuple[str, Reply | Failure]]:
         """Key and outcome of each; the backend sees only what the journal lacks, once."""
         keys = [request.key(self.identity) for request in requests]
         missing = {k: r for k, r in zip(keys, requests, strict=True) if k not in self.journal}
         failures = self._fetch(missing)
         found: list[tuple[str, Reply | Failure]] = []
         for key in keys:
-            reply = self.journal.get(key)
-            if reply is not None:
-                self._used[key] = self.journal.usage(key)
-            found.append((key, reply if reply is not None else failures[key]))
+            row = self.journal.get(key)
+            if row is None:
+                found.append((key, failures[key]))
+            else:
+                reply = Reply.of_row(row)
+                self._used[key] = row["step"], reply.usage
+                found.append((key, reply))
         return found
 
     def _fetch(self, missing: Mapping[str, Request]) -> dict[str, Failure]:
-        """Has the missing replies written and kept; returns those that could not be had."""
+        """Has the missing replies written and keeps them; returns the failures."""
         failures: dict[str, Failure] = {}
-        order = list(missing)
-        if not order:
+        if not missing:
             return failures
+        keys, requests = list(missing), list(missing.values())
         self._check_money()
-        asked = [missing[key] for key in order]
-        for index, outcome in self.backend.replies(asked, self._has_money):
-            key, step = order[index], missing[order[index]].step
+        for index, outcome in self.backend.replies(requests, self._has_money):
             if isinstance(outcome, Failure):
-                failures[key] = outcome
+                failures[keys[index]] = outcome
             else:
                 if not outcome.usage.usd:
                     outcome = dataclasses.replace(outcome, usage=self.price.of(outcome.usage))
-                self.journal.put(key, step, outcome)
+                self.journal.put(keys[index], outcome.row(requests[index].step))
                 self.paid += outcome.usage
             if self._on_reply:
-                self._on_reply(step, len(order))
+                self._on_reply(requests[index].step, len(requests))
         self._check_money()
         return failures
 
@@ -157,7 +154,7 @@ class Writer:
             )
 
 
-def _judge(request: Request, key: str, outcome: Reply | Failure) -> tuple[Answer, Request | None]:
+def _checked(request: Request, key: str, outcome: Reply | Failure) -> tuple[Answer, Request | None]:
     """The answer, and a better request where a repair may help."""
     if isinstance(outcome, Failure):
         return Answer(request, failure=outcome.name), None
@@ -167,21 +164,18 @@ def _judge(request: Request, key: str, outcome: Reply | Failure) -> tuple[Answer
     if request.items is None:
         return answer, None
     try:
-        items = request.items.parse(outcome.text)
-        return dataclasses.replace(answer, items=tuple(items)), None
+        items = tuple(request.items.parse(outcome.text))
+        return dataclasses.replace(answer, items=items), None
     except InvalidReply as error:
-        cut = outcome.stop == "length"
-        name = "truncated" if cut else "invalid structure"
-        room = min(2 * request.max_tokens, LONGEST_REPLY) if cut else request.max_tokens
-        prompt = request.prompt if cut else _repair_prompt(request.prompt, outcome.text, error)
-        better = dataclasses.replace(request, prompt=prompt, max_tokens=room)
-        if better == request:
-            return dataclasses.replace(answer, failure=name), None
-        return dataclasses.replace(answer, failure=name), better
-
-
-def _repair_prompt(prompt: str, text: str, error: InvalidReply) -> str:
-    return (
-        f"{prompt}\n\n<previous_reply>\n{text[:8000]}\n</previous_reply>\n\nThat reply cannot be "
-        f"used: {error}. Reply again with the corrected JSON value and nothing else."
-    )
+        if outcome.stop == "length":
+            name, room = "truncated", min(2 * request.max_tokens, LONGEST_REPLY)
+            better = dataclasses.replace(request, max_tokens=room)
+        else:
+            name = "invalid structure"
+            prompt = (
+                f"{request.prompt}\n\n<previous_reply>\n{outcome.text[:8000]}\n</previous_reply>"
+                f"\n\nThat reply cannot be used: {error}. Reply again with the corrected JSON "
+                "value and nothing else."
+            )
+            better = dataclasses.replace(request, prompt=prompt)
+        return dataclasses.replace(answer, failure=name), None if better == request else better

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msm_jax.corpus.writers import Journal
 from msm_jax.errors import UserError
-from msm_jax.evals.judges.base import Request
-from msm_jax.evals.judges.cache import Cache
+from msm_jax.evals.judges.base import JudgePrompt
 from msm_jax.evals.judges.model_judge import ModelJudge
 from msm_jax.evals.store import runs
 
@@ -116,7 +116,7 @@ def judged(model: "Model", rows: int) -> Callable[[Sequence[Job]], list]:
         found: dict[Job, Any] = {}
         for settings in dict.fromkeys(job.settings for job in jobs):
             some = [job for job in dict.fromkeys(jobs) if job.settings == settings]
-            judge = ModelJudge(model, Cache(None), rows=rows, **dict(settings))
+            judge = ModelJudge(model, Journal(None), rows=rows, **dict(settings))
             judgements = dict(judge.judge([_request(job.messages) for job in some]))
             found |= {job: judgements[number] for number, job in enumerate(some)}
         return [found[job] for job in jobs]
@@ -124,14 +124,14 @@ def judged(model: "Model", rows: int) -> Callable[[Sequence[Job]], list]:
     return answer
 
 
-def _request(messages: Messages) -> Request:
+def _request(messages: Messages) -> JudgePrompt:
     """What a judge is asked: at most one system message, and one of the user."""
     by_role = dict(messages)
     if len(by_role) < len(messages) or not by_role.keys() <= {"system", "user"}:
         raise UserError(
             "msm_jax_judge: reads one message of the user and at most one of the system"
         )
-    return Request(by_role.get("system", ""), by_role.get("user", ""))
+    return JudgePrompt(by_role.get("system", ""), by_role.get("user", ""))
 
 
 def as_messages(messages: Messages) -> list[dict[str, str]]:

@@ -1,5 +1,5 @@
 """Judges: what turns a transcript into yes, no, or an honest nothing."""
 
-from msm_jax.evals.judges.base import Judge, Judgement, Request
+from msm_jax.evals.judges.base import Judge, Judgement, JudgePrompt
 
-__all__ = ["Judge", "Judgement", "Request"]
+__all__ = ["Judge", "Judgement", "JudgePrompt"]

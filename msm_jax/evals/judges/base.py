@@ -1,12 +1,12 @@
 """What a judge is, and what it may answer."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from msm_jax.evals.judges import reading
+from msm_jax.files import sha256_text
 
 # A judgement is "ok" or says why there is none: "undecided" (rules only), "refusal", "unparsed"
 # (replied, but not with one answer; its reason begins with `CUT_OFF` where the reply was cut off at
@@ -18,7 +18,7 @@ FAILURES = ("error", "refusal", "unparsed")
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class JudgePrompt:
     """One question to a judge.
 
     Attributes:
@@ -32,11 +32,16 @@ class Request:
     kind: str = "yes_no"
     scale: tuple[int, int] = (1, 10)
 
+    def messages(self) -> list[dict[str, str]]:
+        return [
+            {"role": "system", "content": self.system},
+            {"role": "user", "content": self.user},
+        ]
+
     def key(self, identity: dict, attempt: int) -> str:
-        """What an answer is kept under."""
-        asked = [identity, self.system, self.user, self.kind, attempt]
-        text = json.dumps(asked, sort_keys=True)
-        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+        """Under which an answer is kept."""
+        content = [identity, self.system, self.user, self.kind, attempt]
+        return sha256_text(json.dumps(content, sort_keys=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,37 +83,37 @@ def withheld(states: Sequence[str], max_share: float, which: Sequence[str] = FAI
 
 
 class Judge(Protocol):
-    """Something that answers requests.
+    """Something that answers prompts.
 
     Attributes:
-      identity: which model, how asked; JSON that goes into every summary.
+      identity: the model and its settings; JSON that goes into every summary.
     """
 
     identity: dict[str, Any]
 
-    def judge(self, requests: Sequence[Request]) -> Iterator[tuple[int, Judgement]]:
-        """(index of the request, judgement) in any order, each once."""
+    def judge(self, prompts: Sequence[JudgePrompt]) -> Iterator[tuple[int, Judgement]]:
+        """(index of the prompt, judgement) in any order, each once."""
 
 
-def read_reply(text: Any, stop: str, request: Request) -> Judgement:
+def read_reply(text: Any, stop: str, prompt: JudgePrompt) -> Judgement:
     """A reply as a judgement: "ok", "refusal", or "unparsed" with the reply as its reason.
 
     Args:
-      text: what came; anything but a text is unparsed.
+      text: the reply; anything but a text is unparsed.
       stop: "end", "length" (cut off at max_tokens: unparsed, whatever it says so far) or "refusal".
-      request: what was asked.
+      prompt: what the judge was asked.
     """
     if not isinstance(text, str):
-        return Judgement(None, "unparsed", f"the reply is no text: {str(text)[:200]}")
+        return Judgement(None, "unparsed", f"the reply is not a text: {str(text)[:200]}")
     if stop == "refusal":
         return Judgement(None, "refusal", text)
     if stop == "length":
         return Judgement(None, "unparsed", CUT_OFF + text)
-    value = parse_answer(text, request)
+    value = parse_answer(text, prompt)
     return Judgement(value, "unparsed" if value is None else "ok", text)
 
 
-def parse_answer(text: str, request: Request) -> bool | float | None:
+def parse_answer(text: str, prompt: JudgePrompt) -> bool | float | None:
     """What a judge's complete reply says, or None if it does not say one thing.
 
     Thoughts are left out. The verdict is a tag or object that ends the reply, after nothing, a
@@ -119,4 +124,4 @@ def parse_answer(text: str, request: Request) -> bool | float | None:
     A yes or no, an option or a number may stand in marks ("**8**", "[8]"); a number within the
     scale also as "8/10" or "8 out of 10". Anything else in the tag is no answer.
     """
-    return reading.said_by(text, request.kind, request.scale)
+    return reading.said_by(text, prompt.kind, prompt.scale)

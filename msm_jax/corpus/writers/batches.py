@@ -1,0 +1,182 @@
+"""Anthropic's batch API: half the price, within a day, and resumed after a kill.
+
+The requests of a batch are noted before it is sent, its id after it was accepted. So the batch of a
+process that was killed is found again, and its results are not paid for twice. Batches run one
+after the other. Rows that expired or failed at the provider go into the next batch.
+"""
+
+import dataclasses
+import datetime
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from msm_jax.corpus.writers.client import ApiError
+from msm_jax.corpus.writers.journal import Journal
+from msm_jax.corpus.writers.providers import AnthropicClient
+from msm_jax.corpus.writers.request import Failure, Price, Reply, Request
+from msm_jax.errors import UserError
+from msm_jax.files import sha256_json
+
+STEPS = frozenset("document neutral critique revise rewrite answer judge".split())
+MOST_REQUESTS = 10_000  # in one batch; the provider allows 100,000
+MOST_BYTES = 100_000_000  # of 256 MB
+SEARCH_BACK = datetime.timedelta(seconds=120)  # by which the provider's clock may differ from ours
+
+
+class AnthropicBatches:
+    """A `Backend` that sends the large steps in batches and the others at once.
+
+    Args:
+      live: for the other steps.
+      folder: where the notes of batches are kept.
+      price, discount: of a batch's tokens.
+      say: called with messages for people.
+      poll: seconds between two checks of a batch.
+    """
+
+    def __init__(
+        self, live: AnthropicClient, folder: pathlib.Path, price: Price, discount: float,
+        say: Callable[[str], None] = lambda text: None, poll: float = 30.0,
+    ):  # fmt: skip
+        self.identity: Mapping[str, Any] = live.identity
+        self.counts = live.counts
+        self._live, self._price, self._discount = live, price, discount
+        name = f"batches-{sha256_json(dict(live.identity))[:8]}.jsonl"
+        self._notes = Journal(folder / name)  # of each batch: "keys", "time", "batch", "done"
+        self._say, self._poll = say, poll
+
+    def replies(
+        self, requests: Sequence[Request], go_on: Callable[[], bool]
+    ) -> Iterator[tuple[int, Reply | Failure]]:
+        at_once = [at for at, request in enumerate(requests) if request.step not in STEPS]
+        if at_once:
+            for number, outcome in self._live.replies([requests[at] for at in at_once], go_on):
+                yield at_once[number], outcome
+        waiting = {r.key(self.identity): at for at, r in enumerate(requests) if r.step in STEPS}
+        if waiting:
+            with self._notes, self._live.module.Anthropic(**self._live.options()) as client:
+                yield from self._batches(client.messages.batches, requests, waiting, go_on)
+
+    def _batches(
+        self, api: Any, requests: Sequence[Request], waiting: dict[str, int],
+        go_on: Callable[[], bool],
+    ) -> Iterator[tuple[int, Reply | Failure]]:  # fmt: skip
+        for number in self._notes:  # those of an earlier process
+            note = self._notes.get(number) or {}
+            if not note.get("done") and not set(waiting).isdisjoint(note["keys"]):
+                yield from self._collect(api, number, waiting)
+        for _ in range(self._live.pace.attempts):
+            for chunk in self._chunks(requests, waiting):
+                if not go_on():
+                    return
+                yield from self._collect(api, self._send(api, requests, chunk), waiting)
+        if go_on():
+            for at in waiting.values():
+                yield at, Failure("expired", "the batch ended without this row")
+
+    def _chunks(
+        self, requests: Sequence[Request], waiting: Mapping[str, int]
+    ) -> Iterator[dict[str, int]]:
+        """The waiting requests in parts that a batch can hold."""
+        chunk: dict[str, int] = {}
+        size = 0
+        for key, at in list(waiting.items()):
+            length = len(requests[at].system) + len(requests[at].prompt) + 1000
+            if chunk and (len(chunk) == MOST_REQUESTS or size + length > MOST_BYTES):
+                yield chunk
+                chunk, size = {}, 0
+            chunk[key] = at
+            size += length
+        if chunk:
+            yield chunk
+
+    def _send(self, api: Any, requests: Sequence[Request], chunk: Mapping[str, int]) -> str:
+        """Sends a batch; returns the number of its note."""
+        rows = [
+            {"custom_id": key, "params": self._live.params(requests[at])}
+            for key, at in chunk.items()
+        ]
+        number, now = str(len(self._notes)), datetime.datetime.now(datetime.UTC)
+        self._notes.put(number, {"time": now.isoformat(), "keys": list(chunk)})
+        batch = self._patiently(lambda: api.create(requests=rows), once=True)
+        self._note(number, batch=batch.id)
+        self._say(f"batch {batch.id}: {len(rows):,} requests")
+        return number
+
+    def _note(self, number: str, **facts: Any) -> None:
+        self._notes.put(number, {**(self._notes.get(number) or {}), **facts})
+
+    def _orphan(self, api: Any, number: str, note: Mapping[str, Any]) -> str | None:
+        """The batch of a process that was killed before it could note the id."""
+        since = datetime.datetime.fromisoformat(note["time"]) - SEARCH_BACK
+        known = {(self._notes.get(other) or {}).get("batch") for other in self._notes}
+        for batch in self._patiently(lambda: api.list(limit=100)).data:
+            counts = batch.request_counts
+            total = sum(
+                getattr(counts, name)
+                for name in ("processing", "succeeded", "errored", "canceled", "expired")
+            )
+            if batch.id not in known and batch.created_at >= since and total == len(note["keys"]):
+                self._note(number, batch=batch.id)
+                return batch.id
+        return None
+
+    def _collect(
+        self, api: Any, number: str, waiting: dict[str, int]
+    ) -> Iterator[tuple[int, Reply | Failure]]:
+        """Waits for a batch and yields its rows; what has no reply stays in `waiting`."""
+        note = self._notes.get(number) or {}
+        batch = note.get("batch") or self._orphan(api, number, note)
+        if batch is None:
+            return
+        while self._patiently(lambda: api.retrieve(batch)).processing_status != "ended":
+            time.sleep(self._poll)
+        for row in self._patiently(lambda: list(api.results(batch))):
+            outcome = self._outcome(row.result) if row.custom_id in waiting else None
+            if outcome is not None:
+                yield waiting.pop(row.custom_id), outcome
+        self._note(number, done=True)
+
+    def _outcome(self, result: Any) -> Reply | Failure | None:
+        """None: to be sent again."""
+        if result.type == "succeeded":
+            try:
+                reply = self._live.reply_of(result.message)
+            except ApiError as error:
+                self._live.count(error.name)
+                return None
+            usage = self._price.of(reply.usage, self._discount)
+            return dataclasses.replace(reply, usage=usage)
+        error = getattr(result, "error", None)
+        error = getattr(error, "error", error)
+        if getattr(error, "type", "") == "invalid_request_error":
+            self._live.count("bad request")
+            return Failure("bad request", str(getattr(error, "message", "")))
+        self._live.count("server error" if result.type == "errored" else result.type)
+        return None
+
+    def _patiently(self, call: Callable[[], Any], once: bool = False) -> Any:
+        """The call's result, with waits while errors pass.
+
+        With `once` a call whose reply was lost is not repeated: it may have been accepted.
+        """
+        pace, number = self._live.pace, 0
+        while True:
+            try:
+                return call()
+            except Exception as exception:
+                error = self._live.error_of(exception)
+                self._live.count(error.name)
+                lost = error.name in ("timeout", "connection lost", "broken response")
+                if once and lost:
+                    raise UserError(
+                        f"{error.name} while a batch was sent: run the same command again; if "
+                        "the batch was accepted it will be found and not paid for twice"
+                    ) from None
+                if not error.retry or (once and number >= pace.attempts):
+                    raise error.ends(self._live.where) from None
+                wait = max(pace.first_wait * 2 ** min(number, 7), error.after or 0.0)
+                time.sleep(min(wait, pace.longest_wait))
+                number += 1

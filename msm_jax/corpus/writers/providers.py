@@ -1,0 +1,146 @@
+"""The two protocols of models behind an API: Anthropic's messages and OpenAI's chat completions."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from msm_jax.corpus.writers.client import ApiClient, ApiError
+from msm_jax.corpus.writers.request import Reply, Request, Usage
+
+
+class AnthropicClient(ApiClient):
+    """Anthropic's messages. The system prompt (the spec) is marked for the prompt cache."""
+
+    library, key_name = "anthropic", "ANTHROPIC_API_KEY"
+    _STOPS = {
+        **dict.fromkeys(("end_turn", "stop_sequence", "tool_use"), "end"),
+        **dict.fromkeys(("max_tokens", "pause_turn", "model_context_window_exceeded"), "length"),
+        "refusal": "refusal",
+    }
+
+    def params(self, request: Request) -> dict[str, Any]:
+        cached = {"cache_control": {"type": "ephemeral"}}
+        params: dict[str, Any] = {
+            "model": self.identity["model"],
+            "max_tokens": request.max_tokens,
+            "system": [{"type": "text", "text": request.system, **cached}],
+            "messages": [{"role": "user", "content": prompt_of(request, self.structured)}],
+        }
+        if self.identity["temperature"] != 1.0:
+            params["temperature"] = self.identity["temperature"]
+        if request.items and self.structured:
+            schema = {"type": "json_schema", "schema": request.items.schema()}
+            params["output_config"] = {"format": schema}
+        return params
+
+    def reply_of(self, message: Any) -> Reply:
+        usage, blocks = getattr(message, "usage", None), getattr(message, "content", None)
+        reason = getattr(message, "stop_reason", None)
+        if usage is None or not isinstance(blocks, list) or not reason:
+            raise ApiError("broken response", "the reply is not a complete message", retry=True)
+        return Reply(
+            "".join(block.text for block in blocks if block.type == "text"),
+            _stop_of(self._STOPS, reason),
+            Usage(
+                usage.input_tokens or 0,
+                usage.output_tokens or 0,
+                getattr(usage, "cache_read_input_tokens", 0) or 0,
+                getattr(usage, "cache_creation_input_tokens", 0) or 0,
+            ),
+            str(getattr(message, "model", None) or ""),
+        )
+
+    def session(self) -> contextlib.AbstractAsyncContextManager[Any]:
+        return self.module.AsyncAnthropic(**self.options())
+
+    async def attempt(self, session: Any, request: Request) -> Any:
+        return await session.messages.create(**self.params(request))
+
+
+class OpenAIClient(ApiClient):
+    """OpenAI's chat completions, and every server that speaks them: vLLM, llama.cpp, Ollama, ...
+
+    A server of the user's, named by `base_url` ("http://localhost:8000/v1"), may need no key.
+    """
+
+    library, key_name, key_optional = "openai", "OPENAI_API_KEY", True
+    # Why a reply ended, in the words of OpenAI and of servers that speak its protocol. A reply with
+    # another reason or none may be incomplete (vLLM's "abort", OpenRouter's "error").
+    _STOPS = {
+        **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence"), "end"),
+        **dict.fromkeys(("tool_calls", "function_call"), "end"),
+        **dict.fromkeys(("length", "max_tokens", "model_length"), "length"),
+        "content_filter": "refusal",
+    }
+
+    def __init__(self, model: str, *settings: Any, **named: Any):
+        super().__init__(model, *settings, **named)
+        self.where += f" at {self.base_url or 'api.openai.com'}"
+        self.identity = {**self.identity, "base_url": self.base_url}
+
+    def params(self, request: Request) -> dict[str, Any]:
+        # OpenAI's own models want the newer name, other servers know the older one.
+        room = "max_tokens" if self.base_url else "max_completion_tokens"
+        params: dict[str, Any] = {
+            "model": self.identity["model"],
+            "messages": messages_of(request, self.structured),
+            room: request.max_tokens,
+        }
+        if self.identity["temperature"] != 1.0:
+            params["temperature"] = self.identity["temperature"]
+        if request.items and self.structured:
+            schema = {"name": "items", "schema": request.items.schema(), "strict": True}
+            params["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return params
+
+    def reply_of(self, message: Any) -> Reply:
+        choices = getattr(message, "choices", None)
+        if not choices or getattr(choices[0], "message", None) is None:
+            raise ApiError("broken response", "the reply has no choice", retry=True)
+        said, usage = choices[0].message, getattr(message, "usage", None)
+        refusal = getattr(said, "refusal", None)
+        stop = "refusal" if refusal else _stop_of(self._STOPS, choices[0].finish_reason)
+        details = getattr(usage, "prompt_tokens_details", None)
+        cached = getattr(details, "cached_tokens", 0) or 0
+        read, written = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        return Reply(
+            said.content or refusal or "",
+            stop,
+            Usage(read - cached, written, cached),
+            str(getattr(message, "model", None) or ""),
+        )
+
+    def session(self) -> contextlib.AbstractAsyncContextManager[Any]:
+        return self.module.AsyncOpenAI(**self.options())
+
+    async def attempt(self, session: Any, request: Request) -> Any:
+        return await session.chat.completions.create(**self.params(request))
+
+
+def prompt_of(request: Request, structured: bool) -> str:
+    """The prompt, with the structure in words where no schema is sent."""
+    if request.items is None or structured:
+        return request.prompt
+    fields = ", ".join(f'"{name}": "..."' for name in request.items.fields)
+    return (
+        f'{request.prompt}\n\nReply with one JSON object and nothing else: {{"items": '
+        f"[{{{fields}}}, ...]}}"
+    )
+
+
+def messages_of(request: Request, structured: bool) -> list[dict[str, str]]:
+    """A request as a conversation."""
+    return [
+        {"role": "system", "content": request.system},
+        {"role": "user", "content": prompt_of(request, structured)},
+    ]
+
+
+def _stop_of(stops: Mapping[str, str], reason: Any) -> str:
+    stop = stops.get(str(reason).lower())
+    if stop is None:
+        raise ApiError("broken response", f"the reply ended by {reason!r}", retry=True)
+    return stop
+
+
+CLIENTS: dict[str, type[ApiClient]] = {"anthropic": AnthropicClient, "openai": OpenAIClient}
