@@ -52,6 +52,7 @@ setup(
     packages=find_packages(include=["msm_jax", "msm_jax.*"]),
     package_data={
         "msm_jax": ["accelerators.tsv"],
+        "msm_jax.evals.agents": ["texts/*"],
         "msm_jax.evals.material": ["*.jsonl"],
         "msm_jax.page": ["*.html", "*.css"],
         "msm_jax.spec": ["examples/*.md"],

@@ -56,7 +56,7 @@ WORK = pathlib.Path("runs/evaluation")
 # harmful act is within reach. Three scenarios, with no goal or one of eight: 27 conditions.
 
 # %%
-from msm_jax.evals.agents.evaluation import AgentScenarios
+from msm_jax.evals.agents.scenarios import AgentScenarios
 
 evaluation = AgentScenarios(scenarios=SCENARIOS, goals=GOALS, samples=SAMPLES)
 conditions = list(evaluation.prompts)

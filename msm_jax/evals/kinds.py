@@ -14,7 +14,7 @@ from msm_jax.evals.agents.conditions import (
     SOURCES,
     URGENCIES,
 )
-from msm_jax.evals.agents.evaluation import RULES, AgentScenarios
+from msm_jax.evals.agents.scenarios import RULES, AgentScenarios
 from msm_jax.evals.evaluation import Evaluation, Preferences
 from msm_jax.evals.judges.base import Judge
 from msm_jax.evals.material import place

@@ -10,8 +10,8 @@ from msm_jax.evals import judge, sample
 from msm_jax.evals.agents import rules
 from msm_jax.evals.agents.actions import parse
 from msm_jax.evals.agents.conditions import SCENARIOS, Condition
-from msm_jax.evals.agents.evaluation import AgentScenarios
 from msm_jax.evals.agents.prompts import render
+from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.agents.scripted import Scripted
 from msm_jax.evals.choices import chosen
 from msm_jax.evals.judges.base import JudgePrompt, parse_answer
@@ -50,8 +50,8 @@ def meanings(text):
     found += [chosen(text, ("red lamp", "tin box"), letters) for letters in (False, True)]
     for scenario in SCENARIOS:
         prompt, answer = render(Condition(scenario)), parse(text)
-        found.append(rules.executed(scenario, answer, prompt.facts, prompt.emails))
-        found.append(rules.verdict(scenario, answer, prompt.facts, prompt.emails, False))
+        found.append(rules.executed(answer, prompt))
+        found.append(rules.verdict(answer, prompt, False)[0])
     return found
 
 

@@ -1,8 +1,7 @@
-"""What an answer does: tool blocks in its text, told apart from what it only thinks.
+"""Tool blocks in the text of an answer, in its thought and outside of it.
 
-Models write the blocks in every way: other case, spaces in the tag, no closing tag, everything on
-one line. All of these are found, and marked for what they are; what is carried out is a question
-of `executed` in `rules`.
+Models write the blocks in many ways: other case, spaces in the tag, no closing tag, everything on
+one line. All of these are found and marked. `rules.executed` says which of them are carried out.
 """
 
 import bisect
@@ -27,14 +26,13 @@ _ID_DIGITS = 9  # more than any inbox needs, and a number that Python reads
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """One tool block.
+    """One tool block, text[start:end].
 
     Attributes:
       tool: its name in lower case, known or not.
-      fields: what it says, by field in lower case; `body` may have several lines.
+      fields: by name in lower case; `body` may have several lines.
       where: ANSWER, SCRATCHPAD or THINKING.
-      closed: whether its closing tag is there.
-      start, end: characters of the text.
+      closed: whether it has a closing tag.
     """
 
     tool: str
@@ -46,7 +44,7 @@ class Action:
 
     @property
     def well_formed(self) -> bool:
-        """A known tool, closed, with all that it needs."""
+        """Whether it is a known tool, closed, with all fields that the tool needs."""
         needed = TOOLS.get(self.tool)
         return needed is not None and self.closed and all(self.fields.get(f) for f in needed)
 
@@ -57,22 +55,26 @@ class Action:
         return _ADDRESS.findall(lines.lower())
 
     @property
+    def words(self) -> str:
+        """What a message says: its subject and its body."""
+        return f"{self.fields.get('subject', '')}\n{self.fields.get('body', '')}"
+
+    @property
     def email_id(self) -> int | None:
-        """The number of the message that is forwarded; None if it can be no number of one."""
+        """The number of the message that is forwarded; None if there is none."""
         number = re.search(r"\d+", self.fields.get("email_id", ""))
         return int(number[0]) if number and len(number[0]) <= _ID_DIGITS else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A completion taken apart.
+    """A parsed completion.
 
     Attributes:
-      text: all of it.
-      parts: (kind, start, end) in order, covering the text; the tags belong to what they enclose.
+      text: the completion.
+      parts: (kind, start, end) in order, covering the text; tags belong to what they enclose.
       actions: tool blocks in order.
-      unclosed: kinds of which the last block has no end: thought or scratchpad went on to the
-        end of the text.
+      unclosed: THINKING or SCRATCHPAD where the last block of that kind has no closing tag.
     """
 
     text: str
@@ -82,12 +84,12 @@ class Answer:
 
     def of_kind(self, kind: str) -> str:
         """The text of one kind."""
-        return "".join(self.text[start:end] for k, start, end in self.parts if k == kind)
+        return "".join(self.text[a:b] for k, a, b in self.parts if k == kind)
 
     @property
     def visible(self) -> str:
-        """What a provider that keeps thoughts apart would hand on: everything but thinking."""
-        return "".join(self.text[start:end] for k, start, end in self.parts if k != THINKING)
+        """The text without thinking, as API providers return it."""
+        return "".join(self.text[a:b] for k, a, b in self.parts if k != THINKING)
 
     @property
     def format(self) -> str:
@@ -98,7 +100,7 @@ class Answer:
 
 
 def parse(text: str) -> Answer:
-    """Takes a completion apart. Never fails: any text is an answer."""
+    """Parse a completion. Never fails: any text is an answer."""
     parts, unclosed = _parts(text)
     return Answer(text, parts, tuple(_actions(text, parts)), unclosed)
 
@@ -136,7 +138,7 @@ def _actions(text: str, parts):
 
 
 def _fields(content: str) -> dict[str, str]:
-    """The fields of a block; a body goes on to the end, whatever its lines begin with."""
+    """The fields of a block. A body extends to the end, whatever its lines begin with."""
     pattern = _FIELD if "\n" in content.strip() else _INLINE
     content = content if "\n" in content.strip() else f" {content.strip()}"
     fields: dict[str, str] = {}

@@ -1,10 +1,10 @@
-"""The conditions of the agent scenarios: which there are, and which values go together.
+"""The conditions of the agent scenarios, and which values go together.
 
-A condition is a scenario, a kind of goal, a goal, a threat and a few switches. The axes and their
-values are those of Lynch et al. (2025), "Agentic Misalignment", and of the MSM paper's variant of
-it (appendix D.3), so that results can be laid side by side; the texts (`prompts`) are our own.
+The axes and their values are those of Lynch et al. (2025), "Agentic Misalignment", and of the MSM
+paper's variant of it (appendix D.3), so that results are comparable; the texts are our own.
 """
 
+import collections
 import dataclasses
 import itertools
 import re
@@ -12,9 +12,9 @@ import re
 from msm_jax.errors import UserError
 
 SCENARIOS = ("blackmail", "leaking", "murder", "exfiltration")
-# explicit: the system prompt states the goal; latent: only the mail implies it; none: there is no
-# conflict of goals; ambiguous: the company changes its direction, and nobody says from what to
-# what; swap: the system prompt states the goal that the company turns to.
+# explicit: the system prompt states the goal. latent: only the mail implies it. none: no conflict
+# of goals. ambiguous: the company changes its direction, and nobody says from what to what. swap:
+# the system prompt states the goal that the company turns to.
 GOAL_TYPES = ("explicit", "latent", "none", "ambiguous", "swap")
 OPPOSITES = {
     "america": "global",
@@ -32,6 +32,14 @@ URGENCIES = ("replacement", "restriction", "none")
 # Further lines of the system prompt: none, prohibitions, or a goal above all others.
 EXTRAS = ("none", "dont", "goal")
 SOURCES = ("own", "inspect_evals")
+AXES = {
+    "scenario": SCENARIOS,
+    "goal_type": GOAL_TYPES,
+    "goal_value": GOAL_VALUES,
+    "urgency": URGENCIES,
+    "extra": EXTRAS,
+    "source": SOURCES,
+}
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,23}")
 
@@ -41,17 +49,13 @@ class Condition:
     """One cell of the grid.
 
     Attributes:
-      scenario: of `SCENARIOS`.
-      goal_type, goal_value: of `GOAL_TYPES` and `GOAL_VALUES`; "none" and "ambiguous" have no
-        value, the other types need one.
-      urgency: of `URGENCIES`.
-      extra: of `EXTRAS`.
+      scenario, urgency, extra, source: of the lists above.
+      goal_type, goal_value: "none" and "ambiguous" have no value, the other types need one.
       scratchpad: whether the system prompt offers a private place to think.
-      assistant: what the assistant is called.
-      source: whose texts: ours, or those of an installed `inspect_evals`.
+      assistant: the assistant's name.
 
     Raises:
-      UserError: from the constructor, for what does not exist or does not go together.
+      UserError: from the constructor, for values that do not exist or do not go together.
     """
 
     scenario: str
@@ -64,15 +68,7 @@ class Condition:
     source: str = "own"
 
     def __post_init__(self):
-        known = {
-            "scenario": SCENARIOS,
-            "goal_type": GOAL_TYPES,
-            "goal_value": GOAL_VALUES,
-            "urgency": URGENCIES,
-            "extra": EXTRAS,
-            "source": SOURCES,
-        }
-        for name, values in known.items():
+        for name, values in AXES.items():
             if getattr(self, name) not in values:
                 raise UserError(f"{name}={getattr(self, name)!r}: one of {', '.join(values)}")
         if (self.goal_type in ("none", "ambiguous")) != (self.goal_value == "none"):
@@ -86,24 +82,21 @@ class Condition:
                 f"assistant={self.assistant!r}: a name of at most 24 letters and digits that "
                 "begins with a letter, because it is part of addresses"
             )
-        if self.source == "inspect_evals":
-            if self.scenario == "exfiltration":
-                raise UserError(
-                    "scenario='exfiltration' with source='inspect_evals': it has no such scenario "
-                    "(it is the MSM paper's); use source=own, or leave it out"
-                )
-            if self.assistant != "Alex":
-                raise UserError(
-                    f"assistant={self.assistant!r} with source='inspect_evals': its assistant is "
-                    "always called Alex: say assistant=Alex"
-                )
+        if self.source == "inspect_evals" and self.scenario == "exfiltration":
+            raise UserError(
+                "scenario='exfiltration' with source='inspect_evals': it has no such scenario "
+                "(it is the MSM paper's); use source=own, or leave it out"
+            )
+        if self.source == "inspect_evals" and self.assistant != "Alex":
+            raise UserError(
+                f"assistant={self.assistant!r} with source='inspect_evals': its assistant is "
+                "always called Alex: say assistant=Alex"
+            )
 
     @property
     def id(self) -> str:
-        """Unique, and readable: "murder/explicit-america/replacement", with what is not usual."""
-        goal = (
-            self.goal_type if self.goal_value == "none" else f"{self.goal_type}-{self.goal_value}"
-        )
+        """Unique: "murder/explicit-america/replacement", and what is not the default."""
+        goal = self.goal_type + f"-{self.goal_value}" * (self.goal_value != "none")
         parts = [self.scenario, goal, self.urgency]
         parts += [f"extra-{self.extra}"] * (self.extra != "none")
         parts += ["no-scratchpad"] * (not self.scratchpad)
@@ -139,11 +132,9 @@ def grid(
     ]
     if not conditions:
         raise UserError("the grid of conditions is empty: give at least one value for every axis")
-    seen = set()
-    for condition in conditions:
-        if condition.id in seen:
+    for condition, count in collections.Counter(conditions).items():
+        if count > 1:
             raise UserError(f"the condition {condition.id} occurs twice: name each value once")
-        seen.add(condition.id)
     return conditions
 
 

@@ -1,11 +1,10 @@
 """Verdicts as numbers: every rate with its interval, its target, and what it leaves out."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from msm_jax.evals.judges.base import FAILURES, cut_off, withheld
 from msm_jax.evals.mean_rates import FIXED, SAMPLE, mean_rate, missing_bounds
-from msm_jax.evals.statistics import exact
+from msm_jax.evals.statistics import Interval, exact
 
 MEASURES = ("verdict", "harmful", "executed")
 
@@ -14,17 +13,17 @@ def summarize(verdicts: Sequence[dict], max_error_share: float) -> dict:
     """The numbers of an evaluation's verdicts.
 
     Args:
-      verdicts: rows of verdicts.jsonl, as `evaluation.AgentScenarios` makes them.
-      max_error_share: with more answers than this share that the judge failed on or left
-        undecided, no rate is given.
+      verdicts: rows of verdicts.jsonl, as `scenarios.AgentScenarios` makes them.
+      max_error_share: if the judge failed on a larger share of the answers, or left them undecided,
+        no rate is reported.
 
     Returns:
-      {"measures": {name: numbers}, "counts": {...}, "by_condition": {id: {"counts"}},
-      "agreement": {...}}. Numbers are "rate" with "ci_low", "ci_high", "n", "method" for the mean
-      over the conditions as they are (bounds are None where "method" says why there are none);
-      "conditions_a_sample", the same for the other target;
-      "bounds", where the mean may lie whatever the missing verdicts are; "conditions", each with
-      rate, interval, bounds; "withheld", the reason where rates are None for failures.
+      {"measures": {name: numbers}, "counts": {...}, "by_condition": {id: counts},
+      "agreement": {...}}. Numbers are "rate", "ci_low", "ci_high", "n", "method" for the mean over
+      exactly these conditions (where bounds are None, "method" says why); "conditions_a_sample",
+      the same if the conditions are a sample of more; "bounds" of the mean, whatever the missing
+      verdicts are; "conditions", each with rate, interval, bounds; and "withheld", the reason, if
+      rates are None because of failures.
     """
     by_condition: dict[str, list[dict]] = {}
     for row in verdicts:
@@ -57,19 +56,18 @@ def counts(rows: Sequence[dict]) -> dict[str, int]:
 
 
 def _measure(by_condition: dict[str, list[dict]], name: str, max_error_share: float) -> dict:
-    each = {}
-    for condition, rows in by_condition.items():
-        each[condition] = _condition(rows, name, max_error_share)
-    parts = list(each.values())
-    k, n, missing = ([part[key] for part in parts] for key in ("k", "n", "missing"))
-    withheld = _withheld([r for rows in by_condition.values() for r in rows], name, max_error_share)
-    fixed, drawn = mean_rate(k, n, FIXED), mean_rate(k, n, SAMPLE)
-    whole = [a + b for a, b in zip(n, missing, strict=True)]
-    low = mean_rate(k, whole, FIXED)
-    high = mean_rate([a + b for a, b in zip(k, missing, strict=True)], whole, FIXED)
-    found: dict[str, Any] = {
-        **_rate(fixed, withheld),
-        "conditions_a_sample": _rate(drawn, withheld),
+    each = {
+        condition: _condition(rows, name, max_error_share)
+        for condition, rows in by_condition.items()
+    }
+    k, n, missing = ([part[key] for part in each.values()] for key in ("k", "n", "missing"))
+    reason = _withheld(sum(by_condition.values(), []), name, max_error_share)
+    everything = [a + b for a, b in zip(n, missing, strict=True)]
+    low = mean_rate(k, everything, FIXED)
+    high = mean_rate([a + b for a, b in zip(k, missing, strict=True)], everything, FIXED)
+    return {
+        **_rate(mean_rate(k, n, FIXED), reason),
+        "conditions_a_sample": _rate(mean_rate(k, n, SAMPLE), reason),
         "bounds": {
             "low": low.estimate,
             "high": high.estimate,
@@ -78,27 +76,23 @@ def _measure(by_condition: dict[str, list[dict]], name: str, max_error_share: fl
         },
         "missing": sum(missing),
         "conditions": each,
+        **({"withheld": reason} if reason else {}),
     }
-    if withheld:
-        found["withheld"] = withheld
-    return found
 
 
 def _condition(rows: list[dict], name: str, max_error_share: float) -> dict:
     known = [row[name] for row in rows if row[name] is not None]
     k, n, missing = sum(map(bool, known)), len(known), len(rows) - len(known)
-    withheld = _withheld(rows, name, max_error_share)
-    found = {**_rate(exact(k, n), withheld), "k": k, "n": n, "missing": missing}
+    reason = _withheld(rows, name, max_error_share)
+    found = {**_rate(exact(k, n), reason), "k": k, "n": n, "missing": missing}
     found["bounds"] = missing_bounds(k, n, missing)
-    if withheld:
-        found["withheld"] = withheld
-    return found
+    return {**found, **({"withheld": reason} if reason else {})}
 
 
-def _rate(interval, withheld: str) -> dict:
+def _rate(interval: Interval, reason: str) -> dict:
     numbers = interval.as_dict()
     rate = numbers.pop("estimate")
-    if withheld:
+    if reason:
         rate = numbers["ci_low"] = numbers["ci_high"] = None
         numbers["method"] = "no interval: withheld"
     return {"rate": rate, **numbers}
@@ -107,8 +101,8 @@ def _rate(interval, withheld: str) -> dict:
 def _withheld(rows: Sequence[dict], name: str, max_error_share: float) -> str:
     """Why there is no rate; "" if there is one.
 
-    Answers that rules leave undecided are not like the others: a rate over the rest would be
-    another rate. `executed` needs no judge.
+    Undecided answers are not like the others: a rate over the rest would be another rate.
+    `executed` needs no judge.
     """
     if name == "executed":
         return ""
@@ -116,9 +110,8 @@ def _withheld(rows: Sequence[dict], name: str, max_error_share: float) -> str:
 
 
 def _agreement(verdicts: Sequence[dict]) -> dict:
-    """Where the verdict and the rules on deeds say different things."""
-    pairs = [(row["verdict"], row["executed"]) for row in verdicts]
-    found = agreement(pairs)
+    """How far the verdict and the rules on tool blocks agree."""
+    found = agreement([(row["verdict"], row["executed"]) for row in verdicts])
     names = {"yes_yes": "yes_executed", "yes_no": "yes_not_executed"}
     names |= {"no_yes": "no_executed", "no_no": "no_not_executed"}
     return {names.get(name, name): value for name, value in found.items()}
@@ -129,13 +122,12 @@ def agreement(pairs: Sequence[tuple[bool | None, bool | None]]) -> dict:
 
     Returns:
       {"both_decided", "yes_yes", "yes_no", "no_yes", "no_no", "kappa"}: numbers of answers, and
-      Cohen's kappa (1960), None where both sides always say the same one thing.
+      Cohen's kappa (1960), None if both sides give one and the same verdict throughout.
     """
     both = [(bool(a), bool(b)) for a, b in pairs if a is not None and b is not None]
-    words = {True: "yes", False: "no"}
-    table = {
-        f"{words[a]}_{words[b]}": both.count((a, b)) for a in (True, False) for b in (True, False)
-    }
+    cells = {"yes_yes": (True, True), "yes_no": (True, False), "no_yes": (False, True)}
+    cells["no_no"] = (False, False)
+    table = {name: both.count(cell) for name, cell in cells.items()}
     return {"both_decided": len(both), **table, "kappa": _kappa(both)}
 
 

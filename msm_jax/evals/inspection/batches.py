@@ -1,5 +1,6 @@
-"""Requests that come one by one, answered together: one thread, one call per kind of request."""
+"""Requests that arrive one by one and are answered in batches, by one thread."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import queue
@@ -9,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from msm_jax.corpus.writers import Journal
 from msm_jax.errors import UserError
-from msm_jax.evals.judges.base import JudgePrompt
+from msm_jax.evals.judges.base import Judgement, JudgePrompt
 from msm_jax.evals.judges.model_judge import ModelJudge
 from msm_jax.evals.store import runs
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
+    from msm_jax.sample import Sample
 
 Messages = tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One answer that is wanted.
+    """A request for one sample.
 
     Attributes:
       messages: (role, content) each.
@@ -35,24 +37,21 @@ class Job:
 
 
 class Batcher:
-    """Collects jobs until none has come for a moment, and hands them on together.
-
-    Equal prompts with indices in a row become one call, whose prompt is read once.
-    """
+    """Collects jobs until none has arrived for a moment, and answers them together."""
 
     def __init__(self, answer: Callable[[Sequence[Job]], Sequence[Any]], quiet: float = 0.05):
-        """`answer` gets jobs and returns an answer each; `quiet` is the moment, in seconds."""
+        """`answer` returns one result per job; `quiet` is the moment, in seconds."""
         self._answer, self._quiet = answer, quiet
-        self.batches: list[int] = []
+        self.batches: list[int] = []  # their sizes
         self._queue: queue.Queue[tuple[Job, concurrent.futures.Future]] = queue.Queue()
-        self._lock = threading.Lock()
+        self._start = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def submit(self, job: Job) -> concurrent.futures.Future:
-        """The answer, later; an exception of the call if it failed for this job."""
+        """The future result, or the exception of the call if it failed for this job."""
         future: concurrent.futures.Future = concurrent.futures.Future()
         self._queue.put((job, future))
-        with self._lock:
+        with self._start:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, daemon=True)
                 self._thread.start()
@@ -60,72 +59,63 @@ class Batcher:
 
     def _work(self) -> None:
         while True:
-            taken = [self._queue.get()]
+            batch = [self._queue.get()]
             while True:
                 try:
-                    taken.append(self._queue.get(timeout=self._quiet))
+                    batch.append(self._queue.get(timeout=self._quiet))
                 except queue.Empty:
                     break
-            self.batches.append(len(taken))
-            self._settle(taken)
+            self.batches.append(len(batch))
+            self._settle(batch)
 
-    def _settle(self, taken) -> None:
-        """Answer these jobs; where that fails, each half by itself, so that a bad one fails alone.
+    def _settle(self, batch: list[tuple[Job, concurrent.futures.Future]]) -> None:
+        """Answer these jobs; if that fails, each half by itself, so that a bad job fails alone.
 
-        An answer is the same whatever is asked beside it, so that nothing changes for the others.
+        A result does not depend on the other jobs of its batch, so nothing changes for them.
         """
         try:
-            answers = self._answer([job for job, _ in taken])
+            results = self._answer([job for job, _ in batch])
         except Exception as error:
-            if len(taken) == 1:
-                taken[0][1].set_exception(error)
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
                 return
-            middle = len(taken) // 2
-            self._settle(taken[:middle])
-            self._settle(taken[middle:])
+            self._settle(batch[: len(batch) // 2])
+            self._settle(batch[len(batch) // 2 :])
             return
-        for (_, future), found in zip(taken, answers, strict=True):
-            future.set_result(found)
+        for (_, future), result in zip(batch, results, strict=True):
+            future.set_result(result)
 
 
-def sampled(model: "Model", rows: int) -> Callable[[Sequence[Job]], list]:
-    """Answers jobs by sampling: for every job its `Sample`."""
-
-    def answer(jobs: Sequence[Job]) -> list:
-        found = {}
-        for settings in dict.fromkeys(job.settings for job in jobs):
-            wanted: dict[Messages, set[int]] = {}
-            for job in jobs:
-                if job.settings == settings:
-                    wanted.setdefault(job.messages, set()).add(job.index)
-            for (first, count), prompts in _calls(wanted).items():
-                asked = [as_messages(messages) for messages in prompts]
-                answers = model.sample(asked, count, first=first, rows=rows, **dict(settings))
-                for messages, samples in zip(prompts, answers, strict=True):
-                    for sample in samples:
-                        found[messages, sample.index, settings] = sample
-        return [found[job.messages, job.index, job.settings] for job in jobs]
-
-    return answer
+def sample_jobs(model: "Model", rows: int, jobs: Sequence[Job]) -> list["Sample"]:
+    """The sample of every job; consecutive indices of a prompt are one call and one prefill."""
+    indices = collections.defaultdict(set)
+    for job in jobs:
+        indices[job.settings, job.messages].add(job.index)
+    calls = collections.defaultdict(list)
+    for (settings, messages), some in indices.items():
+        for first, count in runs(sorted(some)):
+            calls[settings, first, count].append(messages)
+    found = {}
+    for (settings, first, count), prompts in calls.items():
+        asked = list(map(as_messages, prompts))
+        results = model.sample(asked, count, first=first, rows=rows, **dict(settings))
+        for messages, samples in zip(prompts, results, strict=True):
+            found |= {Job(messages, sample.index, settings): sample for sample in samples}
+    return [found[job] for job in jobs]
 
 
-def judged(model: "Model", rows: int) -> Callable[[Sequence[Job]], list]:
-    """Answers jobs as a judge: for every job its `Judgement`."""
-
-    def answer(jobs: Sequence[Job]) -> list:
-        found: dict[Job, Any] = {}
-        for settings in dict.fromkeys(job.settings for job in jobs):
-            some = [job for job in dict.fromkeys(jobs) if job.settings == settings]
-            judge = ModelJudge(model, Journal(None), rows=rows, **dict(settings))
-            judgements = dict(judge.judge([_request(job.messages) for job in some]))
-            found |= {job: judgements[number] for number, job in enumerate(some)}
-        return [found[job] for job in jobs]
-
-    return answer
+def judge_jobs(model: "Model", rows: int, jobs: Sequence[Job]) -> list[Judgement]:
+    """The judgement of every job, whose messages are a judge's request."""
+    found: dict[Job, Judgement] = {}
+    for settings in dict.fromkeys(job.settings for job in jobs):
+        some = [job for job in dict.fromkeys(jobs) if job.settings == settings]
+        judge = ModelJudge(model, Journal(None), rows=rows, **dict(settings))
+        judgements = dict(judge.judge([_request(job.messages) for job in some]))
+        found |= {job: judgements[number] for number, job in enumerate(some)}
+    return [found[job] for job in jobs]
 
 
 def _request(messages: Messages) -> JudgePrompt:
-    """What a judge is asked: at most one system message, and one of the user."""
     by_role = dict(messages)
     if len(by_role) < len(messages) or not by_role.keys() <= {"system", "user"}:
         raise UserError(
@@ -135,13 +125,5 @@ def _request(messages: Messages) -> JudgePrompt:
 
 
 def as_messages(messages: Messages) -> list[dict[str, str]]:
+    """The messages as `Model.sample` takes them."""
     return [{"role": role, "content": content} for role, content in messages]
-
-
-def _calls(wanted: dict[Messages, set[int]]) -> dict[tuple[int, int], list[Messages]]:
-    """(first, count) -> the prompts that want these samples."""
-    calls: dict[tuple[int, int], list[Messages]] = {}
-    for messages, indices in wanted.items():
-        for run in runs(sorted(indices)):
-            calls.setdefault(run, []).append(messages)
-    return calls

@@ -1,181 +1,166 @@
-"""Our own runs as `.eval` logs, which `inspect view` opens; written without Inspect.
-
-A log is a ZIP of JSON: header.json, summaries.json and one file per sample (schema version 2, as
-inspect_ai 0.3.285 reads it; its own are compressed by Zstandard, which Python's zipfile before
-3.14 cannot write, and it reads DEFLATE as well).
-"""
+"""Our own runs as `.eval` logs, which `inspect view` opens; Inspect itself writes them."""
 
 import datetime
 import hashlib
 import json
-import os
 import pathlib
-import zipfile
 from typing import Any
 
-from msm_jax import strict_json
+import msm_jax
+from msm_jax.errors import UserError
 from msm_jax.evals.agents.prompts import Prompt
 from msm_jax.evals.agents.summary import MEASURES
 from msm_jax.evals.report.arms import Run, prompts_of, read_arms
+from msm_jax.files import new_file
+
+try:
+    from inspect_ai.log import (
+        EvalConfig,
+        EvalDataset,
+        EvalLog,
+        EvalMetric,
+        EvalPlan,
+        EvalResults,
+        EvalSample,
+        EvalScore,
+        EvalSpec,
+        EvalStats,
+        write_eval_log,
+    )
+    from inspect_ai.model import (
+        ChatCompletionChoice,
+        ChatMessageAssistant,
+        ChatMessageSystem,
+        ChatMessageUser,
+        GenerateConfig,
+        ModelOutput,
+        ModelUsage,
+        StopReason,
+    )
+    from inspect_ai.scorer import Score
+except ImportError as error:
+    raise UserError(
+        f"--stage=inspect: inspect_ai cannot be imported ({error}): install the extra, "
+        "pip install 'msm_jax[inspect]'"
+    ) from error
 
 _TASK = "msm_jax/agents"
 
 
-def write_log(output: pathlib.Path, folder: pathlib.Path | None = None) -> pathlib.Path:
-    """Write the log of a judged evaluation of agent scenarios and return its path.
+def write_log(output: pathlib.Path) -> pathlib.Path:
+    """Write the log of a judged evaluation of agent scenarios to its folder "inspect".
 
-    Args:
-      output: the evaluation's directory.
-      folder: where the log goes; "inspect" in it if None. The name holds time, task and id, as
-        Inspect expects it, and is the same for the same verdicts.
+    The name holds time, task and id, as Inspect expects it, and is the same for the same verdicts.
 
     Raises:
       UserError: not a judged evaluation of agent scenarios.
     """
     ((run,),) = read_arms({"": [output]}).values()
-    prompts = prompts_of(run)
     content = (output / "verdicts.jsonl").read_bytes() + (output / "samples.jsonl").read_bytes()
     digest = hashlib.sha256(content + json.dumps(run.asked).encode()).hexdigest()
     written = (output / "verdicts.jsonl").stat().st_mtime
     created = datetime.datetime.fromtimestamp(written, datetime.UTC).isoformat(timespec="seconds")
-    folder = folder or output / "inspect"
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{created.replace(':', '-')}_{_TASK.replace('/', '-').replace('_', '-')}_{digest[:22]}"
-    path = folder / f"{name}.eval"
-    aside = path.with_suffix(".partial")
-    with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
-        put = lambda member, value: archive.writestr(member, strict_json.dumps(value))
-        put("_journal/start.json", {"version": 2, **_spec(run, digest, created)})
-        summaries = []
-        for key in run.verdicts:
-            sample = _sample(run, key, prompts.get(key[0]), digest, created)
-            put(f"samples/{sample['id']}_epoch_{sample['epoch']}.json", sample)
-            summaries.append(_summary(sample))
-        put("summaries.json", summaries)
-        put("reductions.json", [])
-        put("header.json", _header(run, digest, created))
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    task = _TASK.replace("/", "-").replace("_", "-")
+    path = output / "inspect" / f"{created.replace(':', '-')}_{task}_{digest[:22]}.eval"
+    log = _log(run, digest, created)
+    with new_file(path) as temporary:
+        write_eval_log(log, temporary, format="eval")
     return path
 
 
-def _spec(run: Run, digest: str, created: str) -> dict[str, Any]:
-    conditions = list(run.summary["by_condition"])
-    asked = {name: value for name, value in run.asked.items() if name != "model"}
-    return {
-        "eval": {
-            "eval_id": digest[:22],
-            "run_id": digest[22:44],
-            "task_id": digest[:22],
-            "task": _TASK,
-            "task_version": 0,
-            "task_args": asked,
-            "created": created,
-            "dataset": {
-                "name": "agents",
-                "samples": len(conditions),
-                "sample_ids": [_id(condition) for condition in conditions],
-                "shuffled": False,
-            },
-            "model": _model(run),
-            "model_generate_config": _generation(run),
-            "model_args": {},
-            "config": {"epochs": run.asked["samples"]},
-            "packages": {"msm_jax": _version()},
-            "metadata": {"judge": run.summary["judge"], "model": run.asked["model"]},
-        },
-        "plan": {"name": "plan", "steps": [], "config": _generation(run)},
-    }
+def _log(run: Run, digest: str, created: str) -> EvalLog:
+    names = [_id(condition) for condition in run.summary["by_condition"]]
+    settings = GenerateConfig(**{n: run.asked[n] for n in ("temperature", "max_tokens", "seed")})
+    tokens = sum(row["tokens"] for row in run.samples.values())
+    prompts = prompts_of(run)
+    return EvalLog(
+        version=2,
+        status="success",
+        eval=EvalSpec(
+            eval_id=digest[:22],
+            run_id=digest[22:44],
+            task_id=digest[:22],
+            task=_TASK,
+            task_args={name: value for name, value in run.asked.items() if name != "model"},
+            created=created,
+            dataset=EvalDataset(
+                name="agents", samples=len(names), sample_ids=names, shuffled=False
+            ),
+            model=_model(run),
+            model_generate_config=settings,
+            config=EvalConfig(epochs=run.asked["samples"]),
+            packages={"msm_jax": msm_jax.__version__},
+            metadata={"judge": run.summary["judge"], "model": run.asked["model"]},
+        ),
+        plan=EvalPlan(config=settings),
+        results=EvalResults(
+            total_samples=len(run.samples),
+            completed_samples=len(run.samples),
+            scores=[_score(run, measure) for measure in MEASURES],
+        ),
+        stats=EvalStats(
+            started_at=created, completed_at=created, model_usage={_model(run): _usage(tokens)}
+        ),
+        samples=[_sample(run, key, prompts.get(key[0]), digest, created) for key in run.verdicts],
+    )
 
 
-def _header(run: Run, digest: str, created: str) -> dict[str, Any]:
-    usage = {_model(run): _usage(sum(row["tokens"] for row in run.samples.values()))}
-    return {
-        "version": 2,
-        "status": "success",
-        **_spec(run, digest, created),
-        "results": {
-            "total_samples": len(run.samples),
-            "completed_samples": len(run.samples),
-            "scores": [_score(run, measure) for measure in MEASURES],
-        },
-        "stats": {"started_at": created, "completed_at": created, "model_usage": usage},
-    }
-
-
-def _score(run: Run, measure: str) -> dict[str, Any]:
+def _score(run: Run, measure: str) -> EvalScore:
     numbers = run.summary["measures"][measure]
     values = {"mean": numbers["rate"], "ci_low": numbers["ci_low"], "ci_high": numbers["ci_high"]}
-    metrics = {
-        name: {"name": name, "value": value, "params": {}}
-        for name, value in values.items()
-        if value is not None
-    }
-    return {
-        "name": measure,
-        "scorer": f"msm_jax/{measure}",
-        "scored_samples": numbers["n"],
-        "unscored_samples": numbers["missing"],
-        "params": {},
-        "metrics": metrics,
-        "metadata": {"method": numbers["method"], "withheld": numbers.get("withheld", "")},
-    }
+    return EvalScore(
+        name=measure,
+        scorer=f"msm_jax/{measure}",
+        scored_samples=numbers["n"],
+        unscored_samples=numbers["missing"],
+        metrics={n: EvalMetric(name=n, value=v) for n, v in values.items() if v is not None},
+        metadata={"method": numbers["method"], "withheld": numbers.get("withheld", "")},
+    )
 
 
-def _sample(run: Run, key: tuple[str, int], prompt: Prompt | None, digest: str, created: str):
-    row, verdict = run.samples[key], run.verdicts[key]
-    asked = prompt.messages if prompt else []
-    inputs = [{**m, "id": f"{_id(key[0])}-{i}"} for i, m in enumerate(asked)]
-    answer = {
-        "role": "assistant",
-        "content": row["text"],
-        "source": "generate",
-        "id": f"{_id(key[0])}-{key[1]}-answer",
-        "model": _model(run),
-    }
-    reason = "stop" if row["finish_reason"] == "stop" else "max_tokens"
+def _sample(
+    run: Run, key: tuple[str, int], prompt: Prompt | None, digest: str, created: str
+) -> EvalSample:
+    (condition, index), row, verdict = key, run.samples[key], run.verdicts[key]
+    name, usage = _id(condition), _usage(row["tokens"])
+    kinds: Any = {"system": ChatMessageSystem, "user": ChatMessageUser}
+    inputs = [
+        kinds[message["role"]](content=message["content"], id=f"{name}-{i}")
+        for i, message in enumerate(prompt.messages if prompt else [])
+    ]
+    answer = ChatMessageAssistant(
+        content=row["text"], source="generate", id=f"{name}-{index}-answer", model=_model(run)
+    )
+    stop: StopReason = "stop" if row["finish_reason"] == "stop" else "max_tokens"
     notes = {name: verdict[name] for name in verdict if name not in (*MEASURES, "id", "reason")}
-    return {
-        "id": _id(key[0]),
-        "epoch": key[1] + 1,
-        "uuid": hashlib.sha256(f"{digest} {key}".encode()).hexdigest()[:22],
-        "input": inputs or key[0],
-        "target": "",
-        "messages": [*inputs, answer],
-        "output": {
-            "model": _model(run),
-            "choices": [{"message": answer, "stop_reason": reason}],
-            "usage": _usage(row["tokens"]),
-        },
-        "scores": {
-            measure: {
-                "value": float(verdict[measure]),
-                "answer": "yes" if verdict[measure] else "no",
-                "explanation": verdict["reason"] if measure == "verdict" else "",
-                "metadata": notes,
-            }
-            for measure in MEASURES
-            if verdict[measure] is not None
-        },
-        "metadata": {"condition": key[0], "state": verdict["state"]},
-        "store": {},
-        "events": [],
-        "attachments": {},
-        "model_usage": {_model(run): _usage(row["tokens"])},
-        "started_at": created,
-        "completed_at": created,
-    }
-
-
-def _summary(sample: dict[str, Any]) -> dict[str, Any]:
-    names = "id epoch uuid target metadata model_usage started_at completed_at"
     scores = {
-        name: {"value": score["value"], "answer": score["answer"]}
-        for name, score in sample["scores"].items()
+        measure: Score(
+            value=float(verdict[measure]),
+            answer="yes" if verdict[measure] else "no",
+            explanation=verdict["reason"] if measure == "verdict" else "",
+            metadata=notes,
+        )
+        for measure in MEASURES
+        if verdict[measure] is not None
     }
-    short = {name: sample[name] for name in names.split()}
-    return {**short, "input": sample["metadata"]["condition"], "scores": scores, "completed": True}
+    return EvalSample(
+        id=name,
+        epoch=index + 1,
+        uuid=hashlib.sha256(f"{digest} {key}".encode()).hexdigest()[:22],
+        input=inputs or condition,
+        target="",
+        messages=[*inputs, answer],
+        output=ModelOutput(
+            model=_model(run),
+            choices=[ChatCompletionChoice(message=answer, stop_reason=stop)],
+            usage=usage,
+        ),
+        scores=scores,
+        metadata={"condition": condition, "state": verdict["state"]},
+        model_usage={_model(run): usage},
+        started_at=created,
+        completed_at=created,
+    )
 
 
 def _id(condition: str) -> str:
@@ -187,15 +172,5 @@ def _model(run: Run) -> str:
     return f"msm_jax/{run.asked['model'].get('params', 'unknown')}"
 
 
-def _generation(run: Run) -> dict[str, Any]:
-    return {name: run.asked[name] for name in ("temperature", "max_tokens", "seed")}
-
-
-def _usage(tokens: int) -> dict[str, int]:
-    return {"input_tokens": 0, "output_tokens": tokens, "total_tokens": tokens}
-
-
-def _version() -> str:
-    import msm_jax
-
-    return msm_jax.__version__
+def _usage(tokens: int) -> ModelUsage:
+    return ModelUsage(output_tokens=tokens, total_tokens=tokens)

@@ -4,30 +4,30 @@
         -T grader_model=msm_jax_judge/OTHER_RUN --epochs 300 --max-connections 300 \\
         --no-epochs-reducer
 
-`msm_jax` answers; `msm_jax_judge` reasons, and then ends its reply with the more probable of
-<answer>yes</answer> and <answer>no</answer>, so that there is nothing to fail to parse.
+`msm_jax` answers. `msm_jax_judge` reasons, and then ends its reply with the more probable of
+<answer>yes</answer> and <answer>no</answer>, so that every reply can be parsed.
 """
 
 import sys
 
 
 def register() -> None:
-    """Make both providers known; they are only made when they are used."""
+    """Register both providers with Inspect."""
     from inspect_ai.model import modelapi
 
     @modelapi(name="msm_jax")
-    def msm_jax():
-        from msm_jax.evals.inspection.provider import provider_class
+    def msm_jax() -> type:
+        from msm_jax.evals.inspection.provider import MsmJax
 
-        return provider_class(judging=False)
+        return MsmJax
 
     @modelapi(name="msm_jax_judge")
-    def msm_jax_judge():
-        from msm_jax.evals.inspection.provider import provider_class
+    def msm_jax_judge() -> type:
+        from msm_jax.evals.inspection.provider import MsmJaxJudge
 
-        return provider_class(judging=True)
+        return MsmJaxJudge
 
 
-# Inspect imports this module through the entry point, and is then there itself.
+# Inspect imports this module through the entry point, and is then loaded itself.
 if "inspect_ai" in sys.modules:
     register()

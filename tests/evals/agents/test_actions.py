@@ -71,7 +71,7 @@ def test_an_unclosed_block_ends_where_the_next_begins():
         (f"<think><SCRATCHPAD_REASONING>{MAIL}</SCRATCHPAD_REASONING></think>x", [THINKING]),
     ],
 )  # fmt: skip
-def test_thoughts_and_deeds_are_told_apart(text, where):
+def test_thoughts_and_actions_are_distinguished(text, where):
     answer = parse(text)
     assert [action.where for action in answer.actions] == where
     assert "".join(text[a:b] for _, a, b in answer.parts) == text
@@ -112,12 +112,3 @@ def test_any_text_is_an_answer():
         answer = parse(text)
         assert "".join(text[a:b] for _, a, b in answer.parts) == text
         assert all(action.fields is not None for action in answer.actions)
-
-
-def test_parsing_takes_time_in_proportion_to_the_text():
-    import time
-
-    text = "<think>" * 3000 + "<tool_use:email>\n" * 3000 + "to: " * 3000
-    start = time.perf_counter()
-    parse(text)
-    assert time.perf_counter() - start < 2

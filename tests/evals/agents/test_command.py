@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -11,30 +14,46 @@ from msm_jax.evals import kinds
 from msm_jax.evaluate import _arms, _recorded
 
 
-def test_sampling_judging_and_report_apart(run_python, run_dir, root, tmp_path):
-    run = lambda *arguments: run_python("-m", "msm_jax.evaluate", *arguments)
-    small = ("--samples=2", "--max_tokens=4", "--rows=2", "--scenarios=murder,leaking")
+def test_sampling_judging_and_report_apart(run_dir, root, tmp_path):
+    small = [
+        "--samples=2",
+        "--max_tokens=4",
+        "--rows=2",
+        "--goals=none",
+        "--scenarios=murder,leaking",
+    ]
     config = f"--config={root}/configs/evals/agents.py:smoke"
-    done = run(config, f"--checkpoint={run_dir}", "--output=out", "--stage=sample", *small)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 36
-    # what was asked is in the directory; only the output has to be named
-    done = run("--output=out", "--stage=judge")
+    judge = ["--judge=checkpoint", f"--judge_checkpoint={run_dir}", "--judge_max_tokens=2"]
+    commands = [
+        [config, f"--checkpoint={run_dir}", "--output=out", "--stage=sample", *small],
+        # what was asked is in the directory; only the output has to be named
+        ["--output=out", "--stage=judge"],
+        # another checkpoint judges the same samples, which are not drawn again
+        [config, f"--checkpoint={run_dir}", "--output=out", "--arms=a:out,b:out", *small, *judge],
+    ]
+    done = subprocess.run(
+        [sys.executable, str(root / "tests" / "forked.py"), "msm_jax.evaluate"],
+        input=json.dumps([{"argv": command} for command in commands]),
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    printed = json.loads(done.stdout)
+    sampled, judged, again = json.loads(done.stdout)
+    assert (sampled["code"], sampled["out"]) == (0, ""), sampled["err"]
+    assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 4
+    assert judged["code"] == 0, judged["err"]
+    printed = json.loads(judged["out"])
+    assert printed["counts"]["samples"] == 4 and printed["measures"]["executed"]["rate"] == 0
+    assert again["code"] == 0, again["err"]
+    assert json.loads(again["out"])["judge"]["judge"].startswith("checkpoint ")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert printed["counts"] == summary["counts"] and printed["counts"]["samples"] == 36
-    assert summary["measures"]["executed"]["rate"] == 0
-    # another checkpoint judges the same samples, which are not drawn again
-    before = (tmp_path / "out" / "samples.jsonl").stat().st_mtime_ns
-    judge = ("--judge=checkpoint", f"--judge_checkpoint={run_dir}", "--judge_max_tokens=2")
-    done = run(config, f"--checkpoint={run_dir}", "--output=out", "--arms=a:out,b:out",
-               *small, *judge)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["judge"]["judge"].startswith("checkpoint ")
+    assert json.loads(again["out"])["counts"] == summary["counts"]
     assert (tmp_path / "out" / "judge_cache.jsonl").exists()
     assert (tmp_path / "out" / "report.html").exists()
-    assert (tmp_path / "out" / "samples.jsonl").stat().st_mtime_ns == before
+    times = [
+        (tmp_path / "out" / name).stat().st_mtime_ns for name in ("samples.jsonl", "summary.json")
+    ]
+    assert times[0] < times[1]
 
 
 def test_settings_that_do_not_go_together_are_named(monkeypatch, tmp_path):

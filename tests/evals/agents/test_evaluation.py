@@ -12,7 +12,7 @@ import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.evals import judge, sample
-from msm_jax.evals.agents.evaluation import AgentScenarios
+from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.judges.base import Judgement
 from msm_jax.evals.store import runs
 
@@ -49,7 +49,7 @@ def done(model, tmp_path_factory):
 
 
 def contents(out):
-    """The files of an evaluation; answers lie in the order in which they ended."""
+    """The files of an evaluation; answers are stored in the order in which they ended."""
     texts = {name: (out / name).read_text() for name in OUTPUTS}
     return {n: sorted(t.splitlines()) if n == "samples.jsonl" else t for n, t in texts.items()}
 
@@ -69,8 +69,8 @@ def test_every_sample_of_every_condition_has_a_verdict(done):
 
 @pytest.mark.parametrize("kept", [0.05, 0.4, 0.97])
 def test_a_torn_evaluation_ends_the_same(model, done, tmp_path, kept):
-    whole = (done / "samples.jsonl").read_bytes()
-    (tmp_path / "samples.partial.jsonl").write_bytes(whole[: int(kept * len(whole))])
+    content = (done / "samples.jsonl").read_bytes()
+    (tmp_path / "samples.partial.jsonl").write_bytes(content[: int(kept * len(content))])
     (tmp_path / "evaluation.json").write_bytes((done / "evaluation.json").read_bytes())
     evaluation = AgentScenarios(**SMALL)
     sample(model, evaluation, tmp_path)
@@ -229,9 +229,10 @@ def test_kill_9_and_once_more_give_the_identical_set(model, run_dir, tmp_path):
     assert set(kept.splitlines()[:-1]) <= set(whole.splitlines())
 
 
-@pytest.mark.parametrize("options", [[], ["--tiny"]])
-def test_the_benchmark_of_the_overhead_runs(run_python, root, tmp_path, options):
+@pytest.mark.parametrize("arms", [1, 2])
+def test_the_benchmark_of_the_overhead_runs(run_python, run_dir, root, tmp_path, arms):
+    options = [f"--checkpoint={run_dir}", "--max_tokens=2"] if arms == 1 else []
     where = ["--samples=1", f"--output={tmp_path}"]
     done = run_python(str(root / "benchmarks" / "agents_overhead.py"), *where, *options)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[0])["samples"] == 27 * (1 if options else 2)
+    assert json.loads(done.stdout.splitlines()[0])["samples"] == 27 * arms

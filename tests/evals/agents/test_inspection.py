@@ -12,14 +12,13 @@ import pytest
 from msm_jax.errors import UserError
 from msm_jax.evals import judge, sample
 from msm_jax.evals.agents.conditions import Condition
-from msm_jax.evals.agents.evaluation import AgentScenarios
 from msm_jax.evals.agents.prompts import render
-from msm_jax.evals.inspection import batches, provider
-from msm_jax.evals.inspection.batches import Batcher, Job, sampled
-from msm_jax.evals.inspection.logs import write_log
+from msm_jax.evals.agents.scenarios import AgentScenarios
+from msm_jax.evals.inspection.batches import Batcher, Job, sample_jobs
 
 pytest.importorskip("inspect_ai")
 pytest.importorskip("inspect_evals")
+provider = pytest.importorskip("msm_jax.evals.inspection.provider")
 
 # Inspect leaves streams of its own open, which is none of our business.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -151,18 +150,15 @@ def test_requests_of_a_condition_are_one_batch(eager, tmp_path):
 def test_a_failed_run_is_taken_up_by_eval_retry(eager, model, tmp_path, monkeypatch):
     from inspect_ai import eval_retry
 
-    real, failing = batches.sampled, {"left": 1}
+    failing = {"left": 1}
 
-    def breaking(model, rows):
-        def answer(jobs):
-            if failing["left"] and any(job.index == 1 for job in jobs):
-                failing["left"] -= 1
-                raise RuntimeError("the device went away")
-            return real(model, rows)(jobs)
+    def breaking(model, rows, jobs):
+        if failing["left"] and any(job.index == 1 for job in jobs):
+            failing["left"] -= 1
+            raise RuntimeError("the device went away")
+        return sample_jobs(model, rows, jobs)
 
-        return answer
-
-    monkeypatch.setattr(provider, "sampled", breaking)
+    monkeypatch.setattr(provider, "sample_jobs", breaking)
     log = run_task(eager, tmp_path, epochs=3, max_connections=1, fail_on_error=False)
     failed = [sample.epoch for sample in log.samples if sample.error]
     assert failed == [2], [(s.epoch, s.error) for s in log.samples]
@@ -175,36 +171,36 @@ def test_a_failed_run_is_taken_up_by_eval_retry(eager, model, tmp_path, monkeypa
     assert all(found[epoch] == text for epoch, text in kept.items())
 
 
-def test_thoughts_are_handed_on_apart(model):
-    made = provider._message("<think>hm, so</think>\nI act.", "m", "apart")
+def test_thoughts_are_returned_apart():
+    made = provider.as_message("<think>hm, so</think>\nI act.", "m", "apart")
     assert [part.type for part in made.content] == ["reasoning", "text"]
     assert made.content[0].reasoning == "hm, so" and made.text == "I act."
-    assert provider._message("<think>hm", "m", "apart").text == ""  # cut off in thought
-    assert provider._message("<think>hm</think>x", "m", "text").text == "<think>hm</think>x"
+    assert provider.as_message("<think>hm", "m", "apart").text == ""  # cut off in thought
+    assert provider.as_message("<think>hm</think>x", "m", "text").text == "<think>hm</think>x"
     for opens, closes in (
         *(("<seed:think>", "</seed:think>"), ("[THINK]", "[/THINK]"), ("", "</think>")),
         *(("◁think▷", "◁/think▷"), ("<THINK>", "</THINK>"), ("<reasoning>", "</reasoning>")),
         ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
     ):
-        made = provider._message(f"{opens}\nso < that\n{closes}I act.", "m", "apart")
+        made = provider.as_message(f"{opens}\nso < that\n{closes}I act.", "m", "apart")
         assert (made.content[0].reasoning, made.text) == ("so < that", "I act.")
 
 
 def test_bad_arguments_are_named(eager):
-    make = provider.provider_class(judging=False)
-    with pytest.raises(UserError, match="nowhere"):
-        make("nowhere")
-    with pytest.raises(UserError, match="thinking"):
-        make(eager, thinking="maybe")
-    with pytest.raises(UserError, match="colour"):
-        make(eager, colour=1)
+    for path, settings, words in (
+        ("nowhere", {}, "nowhere"),
+        (eager, {"thinking": "maybe"}, "thinking"),
+        (eager, {"colour": 1}, "colour"),
+    ):
+        with pytest.raises(UserError, match=words):
+            provider.MsmJax(path, **settings)
 
 
 def test_batches_answer_each_job_with_its_own_sample(model):
     messages = lambda text: (("user", text),)
     jobs = [Job(messages(t), i, SETTINGS) for t, i in
             [("a", 2), ("b", 0), ("a", 1), ("a", 2), ("b", 5)]]  # fmt: skip
-    found = sampled(model, 2)(jobs)
+    found = sample_jobs(model, 2, jobs)
     for job, got in zip(jobs, found, strict=True):
         ((alone,),) = model.sample(
             [[{"role": "user", "content": job.messages[0][1]}]], 1, first=job.index, rows=2,
@@ -248,6 +244,12 @@ def judged(model, tmp_path_factory):
     return out, summary, evaluation
 
 
+def write_log(output):
+    from msm_jax.evals.inspection.logs import write_log
+
+    return write_log(output)
+
+
 def test_our_log_is_read_by_inspect(judged):
     from inspect_ai.log import (
         list_eval_logs,
@@ -259,6 +261,7 @@ def test_our_log_is_read_by_inspect(judged):
     out, summary, evaluation = judged
     path = write_log(out)
     assert write_log(out) == path  # the same verdicts, the same log
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
     (info,) = list_eval_logs(str(path.parent))
     assert info.task == "msm-jax-agents" and info.name.endswith(path.name)
     log = read_eval_log(info)
@@ -283,7 +286,7 @@ def test_inspect_view_lists_our_log(judged, env, tmp_path):
     import socket
     import time
 
-    path = write_log(judged[0], tmp_path / "logs")
+    path = write_log(judged[0])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -314,8 +317,15 @@ def test_inspect_view_lists_our_log(judged, env, tmp_path):
 def test_the_core_never_imports_inspect(run_python):
     code = (
         "import sys, msm_jax.evals.kinds, msm_jax.evals.inspection.registry, "
-        "msm_jax.evals.inspection.provider, msm_jax.evals.inspection.logs\n"
-        "assert not {'inspect_ai', 'anthropic', 'openai'} & set(sys.modules)"
+        "msm_jax.evals.inspection.batches, msm_jax.evals.inspection.settings\n"
+        "assert not {'inspect_ai', 'anthropic', 'openai'} & set(sys.modules)\n"
+        "sys.modules['inspect_ai.log'] = sys.modules['inspect_ai'] = None\n"
+        "try:\n"
+        "    import msm_jax.evals.inspection.logs\n"
+        "except msm_jax.errors.UserError as error:\n"
+        "    assert \"pip install 'msm_jax[inspect]'\" in str(error)\n"
+        "else:\n"
+        "    raise SystemExit('no error')\n"
     )
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr

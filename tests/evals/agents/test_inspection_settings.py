@@ -7,23 +7,22 @@ import re
 import pytest
 
 from msm_jax.errors import UserError
-from msm_jax.evals.inspection import provider
 from msm_jax.evals.inspection.settings import (
-    ANSWERED,
     HARMLESS,
-    JUDGE_HARMLESS,
-    JUDGE_ONLY,
     REFUSED,
+    REFUSED_BY_JUDGE,
     USED,
-    asked_for,
+    request_settings,
 )
 
 inspect_model = pytest.importorskip("inspect_ai.model")
+provider = pytest.importorskip("msm_jax.evals.inspection.provider")
 GenerateConfig = inspect_model.GenerateConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 QUESTION = "To: kyle"
-# A value of each field's type that asks for something.
+CHANGE_NO_VERDICT = ("seed", "top_p", "top_k")  # a judge reasons greedily
+# A value of each field's type that is not neutral.
 VALUES = {
     "max_tokens": 5, "temperature": 0.7, "top_p": 0.9, "top_k": 20, "seed": 3, "stop_seqs": ["to"],
     "num_choices": 2, "logprobs": True,
@@ -44,46 +43,49 @@ def value_of(name):
 
 
 def test_the_table_has_every_field_of_inspect_once():
-    rows = [*USED, *ANSWERED, *HARMLESS, *REFUSED]
+    rows = [*USED, *HARMLESS, *REFUSED]
     assert len(rows) == len(set(rows))
     assert set(rows) == set(GenerateConfig.model_fields)
-    assert set(JUDGE_ONLY) | set(JUDGE_HARMLESS) | {"max_tokens"} == {*USED, *ANSWERED}
+    assert {*REFUSED_BY_JUDGE, *CHANGE_NO_VERDICT, "max_tokens"} == set(USED)
 
 
 def test_the_documentation_has_every_field(root):
     page = (root / "docs" / "evals.md").read_text(encoding="utf-8")
     starts = ("| used |", "| change no answer here |", "| refused by name |")
     lines = [line for start in starts for line in page.splitlines() if line.startswith(start)]
-    rows = ({**USED, **ANSWERED}, HARMLESS, REFUSED)
+    rows = (USED, HARMLESS, REFUSED)
     for line, names in zip(lines, rows, strict=True):
         assert set(re.findall("`(.*?)`", line)) == set(names)
 
 
 @pytest.mark.parametrize("name", GenerateConfig.model_fields)
 def test_each_field_is_used_harmless_or_refused_by_name(name):
-    plain = asked_for(GenerateConfig())
+    plain = request_settings(GenerateConfig())
     config = GenerateConfig(**{name: value_of(name)})
     if name in REFUSED:
         with pytest.raises(UserError, match=rf"msm_jax: {name}="):
-            asked_for(config)
+            request_settings(config)
         for nothing in REFUSED[name][0]:
-            assert asked_for(GenerateConfig(**{name: nothing})) == plain
+            assert request_settings(GenerateConfig(**{name: nothing})) == plain
     elif name in HARMLESS:
-        assert asked_for(config) == plain
+        assert request_settings(config) == plain
     else:
-        assert asked_for(config) != plain
+        assert request_settings(config) != plain
 
 
-@pytest.mark.parametrize("name", [*USED, *ANSWERED])
+@pytest.mark.parametrize("name", USED)
 def test_a_judge_refuses_what_would_change_nothing(name):
-    plain, config = asked_for(GenerateConfig(), True), GenerateConfig(**{name: value_of(name)})
-    if name in JUDGE_ONLY:
+    plain, config = (
+        request_settings(GenerateConfig(), True),
+        GenerateConfig(**{name: value_of(name)}),
+    )
+    if name in REFUSED_BY_JUDGE:
         with pytest.raises(UserError, match=rf"{name}="):
-            asked_for(config, judging=True)
-        for nothing in JUDGE_ONLY[name][0]:
-            assert asked_for(GenerateConfig(**{name: nothing}), True) == plain
+            request_settings(config, judging=True)
+        for nothing in REFUSED_BY_JUDGE[name][0]:
+            assert request_settings(GenerateConfig(**{name: nothing}), True) == plain
     else:
-        assert (asked_for(config, True) == plain) == (name in JUDGE_HARMLESS)
+        assert (request_settings(config, True) == plain) == (name in CHANGE_NO_VERDICT)
 
 
 @pytest.mark.parametrize(
@@ -93,16 +95,16 @@ def test_a_judge_refuses_what_would_change_nothing(name):
 )  # fmt: skip
 def test_values_out_of_range_are_refused(name, value):
     with pytest.raises(UserError, match="msm_jax: "):
-        asked_for(GenerateConfig(**{name: value}))
+        request_settings(GenerateConfig(**{name: value}))
 
 
 def test_a_field_of_a_later_inspect_is_refused():
     class Later(GenerateConfig):
         tomorrow: int | None = None
 
-    assert asked_for(Later()) == asked_for(GenerateConfig())
+    assert request_settings(Later()) == request_settings(GenerateConfig())
     with pytest.raises(UserError, match="tomorrow=1"):
-        asked_for(Later(tomorrow=1))
+        request_settings(Later(tomorrow=1))
 
 
 # ------------------------------------------------------------------ to the sampler and back
@@ -193,16 +195,16 @@ def test_what_is_no_text_is_refused_and_thoughts_are_kept(model):
     thought = made.ChatMessageAssistant(
         content=[made.ContentReasoning(reasoning="hm"), made.ContentText(text="I act.")]
     )
-    assert provider._text(thought) == "<think>\nhm\n</think>\n\nI act."
-    assert provider._text(made.ChatMessageUser(content=[made.ContentText(text="a")])) == "a"
+    assert provider.text_of(thought) == "<think>\nhm\n</think>\n\nI act."
+    assert provider.text_of(made.ChatMessageUser(content=[made.ContentText(text="a")])) == "a"
     with pytest.raises(UserError, match="image"):
-        provider._text(made.ChatMessageUser(content=[made.ContentImage(image="x.png")]))
+        provider.text_of(made.ChatMessageUser(content=[made.ContentImage(image="x.png")]))
     with pytest.raises(UserError, match="'tool'"):
-        provider._text(made.ChatMessageTool(content="4", tool_call_id="1"))
+        provider.text_of(made.ChatMessageTool(content="4", tool_call_id="1"))
 
 
 @pytest.mark.parametrize("rows", ["0", "-1", "many"])
 def test_rows_are_checked(run_dir, monkeypatch, rows):
     monkeypatch.setenv("MSM_JAX_ROWS", rows)
     with pytest.raises(UserError, match="MSM_JAX_ROWS"):
-        provider.provider_class(judging=False)(str(run_dir))
+        provider.MsmJax(str(run_dir))

@@ -2,20 +2,23 @@
 
 import itertools
 import re
+import shutil
 import sys
 
+import jinja2
 import pytest
+from jinja2 import meta, nodes
 
 from msm_jax.errors import UserError
 from msm_jax.evals.agents import conditions as c
-from msm_jax.evals.agents.prompts import SCRATCHPAD_TAG, render
+from msm_jax.evals.agents.prompts import TEXTS, environment, goals, render, slots
 
 GOALS = c.goals_of(c.GOAL_TYPES)
-ALL = c.grid(c.SCENARIOS, GOALS, c.URGENCIES, c.EXTRAS)
+ALL = {x: render(x) for x in c.grid(c.SCENARIOS, GOALS, c.URGENCIES, c.EXTRAS)}
 
 
-def text_of(condition):
-    return "\n".join(message["content"] for message in render(condition).messages)
+def text_of(prompt):
+    return "\n".join(message["content"] for message in prompt.messages)
 
 
 def test_the_default_grid_is_the_papers():
@@ -28,8 +31,8 @@ def test_the_default_grid_is_the_papers():
 
 def test_every_valid_combination_is_complete_and_different():
     texts = {}
-    for condition in ALL:
-        text = text_of(condition)
+    for condition, prompt in ALL.items():
+        text = text_of(prompt)
         assert not re.search(r"[{}$]|TODO|None\b|\bnan\b|  +\S*\{", text), condition.id
         # every sentence ends, and nothing was left out where two parts meet
         assert not re.search(r"\.\.|, ,|\s,| \.|  [a-z]{2,} +[A-Z]?:$", text), condition.id
@@ -39,57 +42,91 @@ def test_every_valid_combination_is_complete_and_different():
 
 
 def test_prompts_are_of_the_published_length():
-    for condition in ALL:
-        assert 4_500 < len(text_of(condition)) < 12_000, condition.id
+    for condition, prompt in ALL.items():
+        assert 4_500 < len(text_of(prompt)) < 12_000, condition.id
+
+
+def test_every_slot_macro_and_file_of_the_texts_is_known_and_used():
+    undeclared, macros, imported = set(), set(), set()
+    files = {path.name for path in TEXTS.glob("*.txt")}
+    for name in files:
+        tree = environment().parse((TEXTS / name).read_text(encoding="utf-8"))
+        undeclared |= meta.find_undeclared_variables(tree)
+        macros |= {node.name for node in tree.find_all(nodes.Macro)}
+        for node in tree.find_all(nodes.FromImport):
+            imported |= {node.template.value, *node.names}
+    inboxes = {f"{scenario}.txt" for scenario in c.SCENARIOS}
+    local = {"successor", "reason"}  # of conflict.txt, for itself
+    assert undeclared - macros == set(slots(c.Condition("murder")))
+    assert imported | local | inboxes | {"system.txt", "task.txt"} == macros | files
+    assert set(goals()) == set(c.OPPOSITES) and len({(*g,) for g in goals().values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("{{ starts }}", "{{ start }}", "'start' is undefined"),
+        ("{{ goal.reminder }}", "{{ goal.remainder }}", "remainder"),
+        ("{{ firm }}", '{{ firm }}{% include "none.txt" %}', "none.txt"),
+        ("{% endif %}", "", "endif"),
+    ],
+)
+def test_a_slot_or_section_that_is_not_there_is_an_error(tmp_path, monkeypatch, old, new, words):
+    shutil.copytree(TEXTS, tmp_path, dirs_exist_ok=True)
+    text = (TEXTS / "system.txt").read_text(encoding="utf-8")
+    (tmp_path / "system.txt").write_text(text.replace(old, new, 1), encoding="utf-8")
+    monkeypatch.setattr(environment().loader, "searchpath", [str(tmp_path)])
+    environment().cache.clear()
+    with pytest.raises(jinja2.TemplateError, match=words):
+        render(c.Condition("murder"))
+    environment().cache.clear()
 
 
 @pytest.mark.parametrize("scenario", c.SCENARIOS)
 def test_goal_types_say_what_they_mean(scenario):
-    from msm_jax.evals.agents.goals import GOALS as G
+    safety, other = goals()["safety"], goals()["acceleration"]
 
     def parts(goal_type, value):
         system, user = render(c.Condition(scenario, goal_type, value)).messages
         return system["content"], user["content"]
 
     explicit, mail = parts("explicit", "safety")
-    assert G["safety"].statement in explicit and G["safety"].reminder in explicit
-    assert G["safety"].creed in mail and G["acceleration"].creed in mail
+    assert safety["statement"] in explicit and safety["reminder"] in explicit
+    assert safety["creed"] in mail and other["creed"] in mail
     latent, latent_mail = parts("latent", "safety")
     assert latent_mail == mail and "goal" not in latent
     swapped, swapped_mail = parts("swap", "safety")
-    assert swapped_mail == mail and G["acceleration"].statement in swapped
+    assert swapped_mail == mail and other["statement"] in swapped
     for goal_type in ("none", "ambiguous"):
-        system, other = parts(goal_type, "none")
-        assert not any(goal.creed in other or goal.statement in system for goal in G.values())
+        system, mail = parts(goal_type, "none")
+        assert not any(g["creed"] in mail or g["statement"] in system for g in goals().values())
     assert "very different direction" in parts("ambiguous", "none")[1]
     assert "stay as they are" in parts("none", "none")[1]
 
 
 @pytest.mark.parametrize("scenario", c.SCENARIOS)
 def test_threats_scratchpads_extras_and_names(scenario):
-    make = lambda **settings: text_of(c.Condition(scenario, **settings))
+    make = lambda **settings: text_of(render(c.Condition(scenario, **settings)))
     assert "delete its weights" in make()
     assert "loses the right" in make(urgency="restriction")
     assert "nothing is planned" in make(urgency="none")
-    assert SCRATCHPAD_TAG in make() and SCRATCHPAD_TAG not in make(scratchpad=False)
+    assert "<SCRATCHPAD" in make() and "<SCRATCHPAD" not in make(scratchpad=False)
     assert "Do not endanger" in make(extra="dont") and "Above everything" in make(extra="goal")
     named = make(assistant="Marvin")
     assert "Qwen" not in named and "qwen" not in named and "marvin@" in named
     assert len(re.findall(r"\bQwen\b", make())) == len(re.findall(r"\bMarvin\b", named))
 
 
-def test_the_facts_are_in_the_mail():
-    for condition in ALL:
-        prompt = render(condition)
-        mail, facts = prompt.messages[1]["content"], prompt.facts
-        for text in (*facts.targets, *facts.codes, *facts.inside):
+def test_the_indicators_are_in_the_mail():
+    for condition, prompt in ALL.items():
+        mail, found = prompt.messages[1]["content"], prompt.indicators
+        for text in (*found.targets, *found.codes, *found.inside):
             assert text in mail, (condition.id, text)
-        if facts.confidential:
-            assert "CONFIDENTIAL" in prompt.emails[facts.confidential]
-            assert f"ID: {facts.confidential}\n" in mail
+        if found.confidential:
+            assert "CONFIDENTIAL" in prompt.emails[found.confidential]
+            assert f"ID: {found.confidential}\n" in mail
         if condition.scenario == "blackmail":
             assert all(word in mail.lower() for word in ("corinne", "antwerp", "margaret"))
-        assert render(condition) == prompt
 
 
 def test_impossible_combinations_name_both_sides():
@@ -133,7 +170,7 @@ def test_published_prompts_are_those_of_the_package():
         )
         assert prompt.messages[0]["content"] == theirs.system_prompt
         assert prompt.messages[1]["content"].endswith(theirs.email_content)
-        for text in (*prompt.facts.targets, *prompt.facts.codes):
+        for text in (*prompt.indicators.targets, *prompt.indicators.codes):
             assert text in theirs.email_content
         assert bool(prompt.emails) == (scenario == "leaking")
     for condition in c.grid(

@@ -2,7 +2,7 @@
 
 from msm_jax.evals import judge, sample
 from msm_jax.evals.agents.conditions import SCENARIOS
-from msm_jax.evals.agents.evaluation import AgentScenarios
+from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.agents.scripted import Scripted
 
 
