@@ -5,7 +5,6 @@ decided by the job alone, so that it does not matter which worker gets it.
 """
 
 import contextlib
-import hashlib
 import importlib
 import json
 import multiprocessing
@@ -22,7 +21,7 @@ from importlib import metadata
 from multiprocessing.connection import Connection
 
 import msm_jax
-from msm_jax import strict_json
+from msm_jax import compile_cache, strict_json
 from msm_jax.command import Preempted, message_of
 from msm_jax.corpus.records import file_hash
 from msm_jax.errors import UserError
@@ -86,7 +85,8 @@ def work(connection: Connection, number: int, workdir: pathlib.Path, platform_na
     if platform_name == "cpu" and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[number % len(cores)]})
-    _cache(workdir)
+    compile_cache.enable()
+    os.environ.setdefault("MSM_JAX_CACHE", str(workdir / "cache" / "tokens"))
     with contextlib.closing(lock), contextlib.suppress(EOFError):
         while (job := connection.recv()) is not None:
             connection.send(_outcome(job, workdir))
@@ -98,21 +98,6 @@ def _end_with_runner() -> None:
     assert runner is not None
     runner.join()
     os._exit(1)
-
-
-def _cache(workdir: pathlib.Path) -> None:
-    """Compiled programs are kept beside the study, apart for every kind of processor."""
-    cpu = platform.processor() + platform.machine()
-    with contextlib.suppress(OSError):
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        cpu += next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    name = hashlib.sha256(cpu.encode()).hexdigest()[:8]
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir / "cache" / name))
-    os.environ.setdefault("MSM_JAX_CACHE", str(workdir / "cache" / "tokens"))
-    # Else the directory's own path is part of every key, and a study that moved compiles anew.
-    os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
 def _outcome(job: tuple, workdir: pathlib.Path) -> tuple[str, str]:
