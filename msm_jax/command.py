@@ -18,6 +18,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from msm_jax import accelerators, compile_cache
 from msm_jax.errors import UserError
 
 EXIT_USER_ERROR = 2
@@ -37,17 +38,25 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
     if config:
         flags.DEFINE_string("config", None, "Path of a config file, as path.py[:arg].")
         flags.mark_flag_as_required("config")
+    flags.DEFINE_string(
+        "compile_cache",
+        "",
+        "Directory that keeps compiled programs for the next command, or off; by default "
+        "$MSM_JAX_CACHE, or ~/.cache/msm_jax.",
+    )
 
     def guarded(argv):
         # What goes wrong in a library reaches us as an exception; its log would say it twice.
         logging.set_verbosity(logging.FATAL)
         if len(argv) > 1:
             raise UserError(f"unexpected arguments {argv[1:]}: every option is --name=value")
+        if problem := compile_cache.enable(flags.FLAGS.compile_cache):
+            print(f"note: {problem}: see --compile_cache", file=sys.stderr)
         main()
         sys.stdout.flush()
 
     sys.stdout, sys.stderr = Stream(sys.stdout, 1), Stream(sys.stderr, 2)
-    threading.excepthook = tell_of_thread
+    threading.excepthook = report_of_thread
     try:
         app.run(guarded, flags_parser=_parse_flags)
     except Preempted as stop:
@@ -67,11 +76,11 @@ def _end(message: str, code: int) -> None:
         try:
             stream.flush()
         except OSError:
-            _drop(number)  # else Python would try it again, and tell
+            _drop(number)  # else Python would try it again, and print an error
     sys.exit(code)
 
 
-def tell_of_thread(args: "threading.ExceptHookArgs") -> None:
+def report_of_thread(args: "threading.ExceptHookArgs") -> None:
     """A `threading.excepthook`: one message, as of the main thread, or a bug's traceback."""
     message = message_of(args.exc_value) if isinstance(args.exc_value, Exception) else None
     if message is None:
@@ -81,7 +90,7 @@ def tell_of_thread(args: "threading.ExceptHookArgs") -> None:
 
 
 def message_of(error: Exception) -> str | None:
-    """What to tell about an error that is the user's or the machine's; None: it is a bug."""
+    """The message for an error that is the user's or the machine's; None if it is a bug."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):
@@ -96,9 +105,7 @@ def message_of(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or out_of_memory:
         return f"out of memory ({_place(error)}): {str(error).partition(chr(10))[0]}"
     if isinstance(error, RuntimeError) and "initialize backend" in str(error):
-        from msm_jax.doctor import why_not
-
-        return "{}: {}".format(*why_not(str(error)))
+        return "{}: {}".format(*accelerators.why_not(str(error)))
     return None
 
 
@@ -149,7 +156,7 @@ class Stream:
 
 
 def _drop(descriptor: int) -> None:
-    """What is written there from now on, and what waits to be."""
+    """Send to nowhere what is written there from now on, and what is buffered."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
@@ -183,7 +190,7 @@ def _take_config(argv: list[str]) -> tuple[str, list[str], list[str]] | None:
 
 
 def _load(path: str, argument: list[str]) -> ConfigDict:
-    """What `get_config` of a file gives; whatever it raises is told with its line.
+    """What `get_config` of a file returns; the message of whatever it raises has its line.
 
     configs/x.py means ours where the working directory has no such file: a wheel carries `configs`
     inside of the package, a checkout has them beside it.

@@ -321,12 +321,12 @@ def _run_parts(path: pathlib.Path, chat_format, mesh, dtype, adapter) -> Parts:
     directory = place if place.is_dir() else place.parent
     chat = choose_chat(directory, adapter, tokenizer, chat_format, recorded)
     config, params, facts = load_params(path, mesh=mesh)
-    taught = facts.get("taught")
-    if taught and chat.name == recorded and not chat_format and chat.place == directory:
+    chats = facts.get("taught")  # words: ok
+    if chats and chat.name == recorded and not chat_format and chat.place == directory:
         format = find_format(recorded, directory, tokenizer)
-        if taught["writes"] != format.fingerprint:
+        if chats["writes"] != format.fingerprint:
             raise UserError(
-                f"{path}: was taught chats in the format {taught['name']!r}, and {recorded!r} "
+                f"{path}: was trained on chats in the format {chats['name']!r}, and {recorded!r} "
                 "writes them in another way now: put its template back, or say which format to use "
                 "(chat_format)"
             )

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from msm_jax.command import tell_of_thread
+from msm_jax.command import report_of_thread
 from msm_jax.tiny import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -395,7 +395,7 @@ def test_a_value_out_of_range_is_refused_from_a_file_a_flag_python_and_a_study_a
 
 
 def test_what_a_thread_meets_is_one_message_and_its_bugs_have_a_traceback(capsys, monkeypatch):
-    monkeypatch.setattr(threading, "excepthook", tell_of_thread)
+    monkeypatch.setattr(threading, "excepthook", report_of_thread)
     for work, says in (
         (lambda: os.stat(b"no/such/file"), "error: no/such/file: No such file or directory\n"),
         (lambda: {}["x"], "KeyError: 'x'\n"),

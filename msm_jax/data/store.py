@@ -108,8 +108,9 @@ class Store:
 
 
 def cache_directory(named: str = "") -> pathlib.Path:
-    """Where stores lie: as named, or $MSM_JAX_CACHE, or ~/.cache/msm_jax/tokens."""
-    found = named or os.environ.get("MSM_JAX_CACHE") or "~/.cache/msm_jax/tokens"
+    """Where stores are kept: as named, or $MSM_JAX_CACHE, or ~/.cache/msm_jax/tokens."""
+    chosen = os.environ.get("MSM_JAX_CACHE", "")
+    found = named or (chosen if chosen != "off" else "") or "~/.cache/msm_jax/tokens"
     return pathlib.Path(found).expanduser()
 
 

@@ -24,6 +24,7 @@ from importlib import metadata
 from multiprocessing.connection import Connection
 
 import msm_jax
+from msm_jax import compile_cache
 from msm_jax.command import Preempted, message_of
 from msm_jax.errors import UserError
 from msm_jax.files import (
@@ -32,7 +33,6 @@ from msm_jax.files import (
     read_json,
     sha256_file,
     sha256_sources,
-    sha256_text,
     write_json,
     write_jsonl,
 )
@@ -86,7 +86,8 @@ def work(connection: Connection, number: int, workdir: pathlib.Path, platform_na
     if platform_name == "cpu" and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[number % len(cores)]})
-    _set_caches(workdir)
+    compile_cache.enable()
+    os.environ.setdefault("MSM_JAX_CACHE", str(workdir / "cache" / "tokens"))
     with lock(workdir / ".workers", "", shared=True, wait=True), contextlib.suppress(EOFError):
         while (node := connection.recv()) is not None:
             connection.send(_outcome(node, workdir))
@@ -98,21 +99,6 @@ def _end_with_runner() -> None:
     assert runner is not None
     runner.join()
     os._exit(1)
-
-
-def _set_caches(workdir: pathlib.Path) -> None:
-    """Keep compiled programs beside the study, separately for every kind of processor."""
-    cpu = platform.processor() + platform.machine()
-    with contextlib.suppress(OSError):
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        cpu += next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    programs = workdir / "cache" / sha256_text(cpu)[:8]
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs))
-    os.environ.setdefault("MSM_JAX_CACHE", str(workdir / "cache" / "tokens"))
-    # Else the directory's own path is part of every key, and a study that moved compiles anew.
-    os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
 def _outcome(node: Node, workdir: pathlib.Path) -> tuple[str, str]:

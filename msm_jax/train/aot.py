@@ -2,18 +2,20 @@
 
 The real train step, and one step of decoding with the same weights, are lowered for a TPU topology
 (with libtpu, no TPU) or for fake CPU devices, from shapes alone. It proves that they lower, that
-the mesh cuts them, that the kernels compile, and that the compiler's memory estimate fits. It
+the mesh fits them, that the kernels compile, and that the compiler's memory estimate fits. It
 proves nothing about numbers or speed.
 """
 
-import contextlib
 import dataclasses
 import math
 import os
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from msm_jax import accelerators
@@ -26,10 +28,12 @@ from msm_jax.model import (
     logits,
     make_mesh,
     param_shardings,
+    preset,
 )
 from msm_jax.train import hlo
 from msm_jax.train.flops import flops_per_token
 from msm_jax.train.optimizer import make_optimizer, optimizer_shardings, split_params
+from msm_jax.train.start import OURS
 from msm_jax.train.step import make_step
 
 
@@ -39,12 +43,12 @@ class Report:
 
     Attributes:
       bytes: "weights", "frozen weights", "optimizer", "batch", "cache" by what they are for, from
-        their shapes and places; "arguments", "temporaries" as the compiler says.
-      peak: the compiler's own peak, which counts less than arguments + temporaries; 0: not told.
-      limit: bytes of a device; 0 where that is not known.
+        their shapes and shardings; "arguments", "temporaries" as the compiler says.
+      peak: the compiler's own peak, which counts less than arguments + temporaries; 0: unknown.
+      limit: bytes of a device; 0 where that is unknown.
       flops: useful ones of a step, per device; `done` counts what is recomputed too.
       collectives: kind -> `hlo.Collective`.
-      peak_flops, memory, link: of a device, FLOP/s and bytes/s; 0 where not known.
+      peak_flops, memory, link: of a device, FLOP/s and bytes/s; 0 where unknown.
     """
 
     name: str
@@ -64,9 +68,23 @@ class Report:
 
     @property
     def total(self) -> int:
+        """Bytes of arguments and temporaries."""
         return self.bytes["arguments"] + self.bytes["temporaries"]
 
+    @property
+    def bound(self) -> dict[str, float]:
+        """Seconds that a step takes at least, by its bottleneck; {} for an unknown chip."""
+        if not self.peak_flops or not self.link:
+            return {}
+        moved = sum(one.bytes for one in self.collectives.values())
+        return {
+            "products at peak": self.done / self.peak_flops,
+            "reading the arguments once": self.bytes["arguments"] / self.memory,
+            "collectives over one axis of the torus": moved / self.link,
+        }
+
     def lines(self) -> list[str]:
+        """The report as text."""
         gib = lambda n: f"{n / 2**30:.2f} GiB"
         parts = ", ".join(f"{name} {gib(size)}" for name, size in self.bytes.items() if size)
         room = f" of {gib(self.limit)}, {1 - self.total / (self.limit or 1):.0%} free"
@@ -82,32 +100,18 @@ class Report:
         for kind, one in sorted(self.collectives.items()):
             text.append(f"  {kind}: {one.count} times, {gib(one.bytes)} per device and step")
         if self.bound:
-            text.append(self._roofline())
+            slowest = max(self.bound.values())
+            parts = ", ".join(f"{seconds:.4f} s of {what}" for what, seconds in self.bound.items())
+            text.append(
+                f"  bound: {parts}; overlapped perfectly {self.tokens / slowest:,.0f} tokens/s, "
+                f"mfu {self.flops / self.peak_flops / slowest:.0%}. An estimate and no measurement:"
+                " other memory traffic, imperfect overlap and attention's own efficiency are left "
+                "out"
+            )
         return text
 
-    @property
-    def bound(self) -> dict[str, float]:
-        """Seconds that a step takes at least, by what would take them; {} for an unknown chip."""
-        if not self.peak_flops or not self.link:
-            return {}
-        moved = sum(one.bytes for one in self.collectives.values())
-        return {
-            "products at peak": self.done / self.peak_flops,
-            "reading the arguments once": self.bytes["arguments"] / self.memory,
-            "collectives over one axis of the torus": moved / self.link,
-        }
 
-    def _roofline(self) -> str:
-        slowest = max(self.bound.values())
-        parts = ", ".join(f"{seconds:.4f} s of {what}" for what, seconds in self.bound.items())
-        return (
-            f"  bound: {parts}; overlapped perfectly {self.tokens / slowest:,.0f} tokens/s, mfu "
-            f"{self.flops / self.peak_flops / slowest:.0%}. An estimate and no measurement: other "
-            "memory traffic, imperfect overlap and attention's own efficiency are left out"
-        )
-
-
-def tpu_devices(topology: str) -> list:
+def tpu_devices(topology: str) -> list[jax.Device]:
     """The devices of a TPU topology such as "v5p:4x4x4", or of gcloud's name for it, "v5p-128".
 
     Raises:
@@ -137,9 +141,6 @@ def tpu_devices(topology: str) -> list:
 
 def stage_model(config: ConfigDict) -> ModelConfig:
     """The model of a stage without its files: by preset, or by its own keys."""
-    from msm_jax.model import preset
-    from msm_jax.train.start import OURS
-
     fields = dict(config.model)
     name = fields.pop("preset", "")
     if name == "parent":
@@ -151,11 +152,11 @@ def stage_model(config: ConfigDict) -> ModelConfig:
     return ModelConfig(**fields)
 
 
-def lower_step(config: ConfigDict, devices: list):
-    """The train step of a stage, lowered for devices: `jax.stages.Lowered`, model, mesh, trees.
+def lower_step(config: ConfigDict, devices: Sequence[jax.Device]) -> tuple[Any, Any, Any, dict]:
+    """The train step of a stage, lowered for devices: `jax.stages.Lowered`, model, mesh, arguments.
 
     Raises:
-      UserError: the mesh does not cut the model or its rows.
+      UserError: the mesh does not fit the model or its rows.
     """
     model, mesh = stage_model(config), make_mesh(config.mesh, devices)
     params = _placed(abstract_params(model), param_shardings(model, mesh))
@@ -171,145 +172,127 @@ def lower_step(config: ConfigDict, devices: list):
     batch = {**dict.fromkeys(names, of(np.int32)), "loss_weights": of(np.float32)}
     step = make_step(model, optimizer, config.accumulation, mesh)
     lowered = step.lower(trained, state, frozen, batch)
-    kinds = {"weights": trained, "frozen weights": frozen, "optimizer": state, "batch": batch}
-    return lowered, model, mesh, kinds
+    arguments = {"weights": trained, "frozen weights": frozen, "optimizer": state, "batch": batch}
+    return lowered, model, mesh, arguments
 
 
-def compile_step(config: ConfigDict, devices: list) -> Report:
+def compile_step(config: ConfigDict, devices: Sequence[jax.Device]) -> Report:
     """Lowers and compiles the train step of a stage.
 
     Raises:
-      UserError: it does not fit, by the compiler's word.
+      UserError: the compiler says that it does not fit.
     """
-    lowered, model, mesh, kinds = lower_step(config, devices)
-    shape = (config.rows, config.sequence_length)
-    tokens = math.prod(shape)
-    per_token = flops_per_token(model, config.sequence_length, config.trainable)
-    done = per_token * (1 if model.remat in ("none", "dots") else _recomputed(config))
-    return _compiled(
-        f"train step, {_words(config, model)}",
-        lowered,
-        mesh,
-        kinds,
-        tokens,
-        per_token * tokens,
-        done * tokens,
-        "6 per trained weight and token, 4 per frozen one, half of causal attention",
+    lowered, model, mesh, arguments = lower_step(config, devices)
+    tokens = config.rows * config.sequence_length
+    flops = flops_per_token(model, config.sequence_length, config.trainable) * tokens
+    # The forward pass is 2 of 6 per weight, 2 of 4 where it is frozen; remat runs it twice.
+    twice = 8 / 6 if config.trainable == "all" else 6 / 4
+    done = flops * (1 if model.remat in ("none", "dots") else twice)
+    name = config.model.get("preset") or f"{model.layers} layers of {model.width}"
+    kind = f" LoRA r={model.lora_rank}" if config.trainable == "lora" else " full"
+    parts = f" in {config.accumulation} parts" if config.accumulation > 1 else ""
+    title = (
+        f"train step, {name}{kind}, {config.rows} rows of {config.sequence_length}{parts}, "
+        f"remat {model.remat}"
     )
+    convention = "6 per trained weight and token, 4 per frozen one, half of causal attention"
+    return _compiled(title, lowered, mesh, arguments, tokens, flops, done, convention)
 
 
-def _recomputed(config) -> float:
-    """The forward pass is 2 of 6 per weight, 2 of 4 where it is frozen; remat runs it twice."""
-    return 8 / 6 if config.trainable == "all" else 6 / 4
-
-
-def compile_decode(config: ConfigDict, devices: list, rows: int, slots: int) -> Report:
+def compile_decode(
+    config: ConfigDict, devices: Sequence[jax.Device], rows: int, slots: int
+) -> Report:
     """Lowers and compiles one decoding step of the sampler: a token for each of `rows`.
 
-    They are answers to one prompt of `slots` tokens per group of data-parallel devices, in rings of
-    a quarter as many. Weights are bfloat16, cut by heads as far as there are key/value heads; the
-    rest of the devices takes other prompts.
+    They answer one prompt of `slots` tokens per group of data-parallel devices, in rings of a
+    quarter as many. Weights are bfloat16, sharded by heads as far as there are key/value heads; the
+    other devices take other prompts.
     """
-    model = stage_model(config)
-    model = dataclasses.replace(model, dtype="bfloat16", param_dtype="bfloat16")
+    model = dataclasses.replace(stage_model(config), dtype="bfloat16", param_dtype="bfloat16")
     tensor = math.gcd(model.kv_heads, len(devices))
     mesh = make_mesh({"data": len(devices) // tensor, "fsdp": 1, "tensor": tensor}, devices)
     P = mesh.shape["data"]
     M = max(1, rows // P)
     places = param_shardings(model, mesh)
-    whole = lambda place: jax.sharding.PartitionSpec(*place.spec[1:])  # without the layers' axis
-    one_layer = jax.tree.map(
-        lambda place: jax.sharding.NamedSharding(mesh, whole(place)), places["layers"]
+    one_layer = jax.tree.map(  # without the layers' axis
+        lambda place: NamedSharding(mesh, PartitionSpec(*place.spec[1:])), places["layers"]
     )
     params = _placed(
         jax.eval_shape(decode.unstacked, abstract_params(model)),
         {**places, "layers": (one_layer,) * model.layers},
     )
-    here = lambda leaf: decode.placed_shape(leaf, mesh)
-    prompts = jax.tree.map(here, jax.eval_shape(lambda: decode.empty(model, P, slots)))
-    ring_slots = max(slots // 4, 1)
-    rings = jax.tree.map(here, jax.eval_shape(lambda: decode.empty_rings(model, P, M, ring_slots)))
-    chunk = jax.tree.map(here, jax.eval_shape(lambda: decode.empty_chunk(rings)))
-    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    ids_PM = jax.ShapeDtypeStruct((P, M), np.int32, sharding=place)
+    placed = lambda make: jax.tree.map(
+        lambda leaf: decode.placed_shape(leaf, mesh), jax.eval_shape(make)
+    )
+    prompts = placed(lambda: decode.empty(model, P, slots))
+    rings = placed(lambda: decode.empty_rings(model, P, M, max(slots // 4, 1)))
+    chunk = placed(lambda: decode.empty_chunk(rings))
+    data = NamedSharding(mesh, PartitionSpec("data"))
+    ids_PM = jax.ShapeDtypeStruct((P, M), np.int32, sharding=data)
 
-    def step(params, prompts, rings, chunk, tokens_PM, ages_PM):
+    def step(  # the same order of arguments as `decode.decode`
+        params: dict, prompts: Any, rings: Any, chunk: Any, tokens_PM: Any, ages_PM: Any
+    ) -> tuple[Any, Any]:
         hidden_PMD, chunk = decode.decode(model, params, prompts, rings, chunk, tokens_PM, ages_PM)
         return logits(model, params, hidden_PMD).argmax(-1), chunk
 
     flops = 2 * sum(leaf.size for leaf in jax.tree.leaves(params)) * P * M
-    return _compiled(
-        f"decode step, {P} x {M} rows, prompts of {slots}, {model.dtype}",
-        jax.jit(step, donate_argnums=3).lower(params, prompts, rings, chunk, ids_PM, ids_PM),
-        mesh,
-        {"weights": params, "cache": (prompts, rings, chunk)},
-        P * M,
-        flops,
-        flops,
-        "2 per weight and token",
-    )
+    lowered = jax.jit(step, donate_argnums=3).lower(params, prompts, rings, chunk, ids_PM, ids_PM)
+    arguments = {"weights": params, "cache": (prompts, rings, chunk)}
+    title = f"decode step, {P} x {M} rows, prompts of {slots}, {model.dtype}"
+    return _compiled(title, lowered, mesh, arguments, P * M, flops, flops, "2 per weight and token")
 
 
-def _words(config, model) -> str:
-    name = config.model.get("preset") or f"{model.layers} layers of {model.width}"
-    lora = f" LoRA r={model.lora_rank}" if config.trainable == "lora" else " full"
-    return (
-        f"{name}{lora}, {config.rows} rows of {config.sequence_length}"
-        + (f" in {config.accumulation} parts" if config.accumulation > 1 else "")
-        + f", remat {model.remat}"
-    )
-
-
-def _placed(shapes, shardings):
+def _placed(shapes: Any, shardings: Any) -> Any:
     place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
     return jax.tree.map(place, shapes, shardings)
 
 
-def _device_bytes(tree) -> int:
+def _device_bytes(tree: Any) -> int:
     shard = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     return sum(shard(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def _compiled(name, lowered, mesh, kinds, tokens, flops, done, convention) -> Report:
-    devices = mesh.devices.flatten()
-    kind, count = devices[0].device_kind, len(devices)
-    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    started = time.time()
-    with _memory_errors(name, kinds):
+def _compiled(
+    name: str,
+    lowered: Any,
+    mesh: jax.sharding.Mesh,
+    arguments: dict[str, Any],
+    tokens: int,
+    flops: float,
+    done: float,
+    convention: str,
+) -> Report:
+    devices, started = mesh.devices.flatten(), time.time()
+    sizes = {what: _device_bytes(tree) for what, tree in arguments.items()}
+    try:
         compiled = lowered.compile()
-    memory, text = compiled.memory_analysis(), compiled.as_text()
-    chip = accelerators.find(kind)
-    sizes = {what: _device_bytes(tree) for what, tree in kinds.items()}
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        held = ", ".join(f"{what} {size / 2**30:.2f} GiB" for what, size in sizes.items())
+        raise UserError(
+            f"{name}: does not fit: {str(error).strip().splitlines()[0][:300]}. A device holds "
+            f"{held}, and intermediate results: use fewer rows per device, accumulation, "
+            "remat=full, or more devices"
+        ) from error
+    memory, chip = compiled.memory_analysis(), accelerators.find(devices[0].device_kind)
     sizes["arguments"] = memory.argument_size_in_bytes
     sizes["temporaries"] = memory.temp_size_in_bytes
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     return Report(
         name=name,
-        devices=f"{count} x {kind} ({axes})",
+        devices=f"{len(devices)} x {devices[0].device_kind} ({axes})",
         seconds=time.time() - started,
         bytes=sizes,
         peak=getattr(memory, "peak_memory_in_bytes", 0),
         limit=chip.memory if chip else 0.0,
-        flops=flops / count,
-        done=done / count,
+        flops=flops / len(devices),
+        done=done / len(devices),
         tokens=tokens,
-        collectives=hlo.collectives(text),
+        collectives=hlo.collectives(compiled.as_text()),
         peak_flops=chip.flops if chip else 0.0,
         memory=chip.bandwidth if chip else 0.0,
         link=chip.link if chip else 0.0,
         convention=convention,
     )
-
-
-@contextlib.contextmanager
-def _memory_errors(name: str, kinds: dict):
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        sizes = ", ".join(f"{what} {_device_bytes(t) / 2**30:.2f} GiB" for what, t in kinds.items())
-        raise UserError(
-            f"{name}: does not fit: {str(error).strip().splitlines()[0][:300]}. A device holds "
-            f"{sizes}, and what is computed on the way: fewer rows per device, accumulation, "
-            "remat=full, or more devices"
-        ) from error

@@ -1,4 +1,4 @@
-"""Which chat format a model was taught, and that the next stage goes on with it."""
+"""Which chat format a model was trained on, and that the next stage uses the same."""
 
 from ml_collections import ConfigDict
 
@@ -9,23 +9,25 @@ from msm_jax.data.tokenizer import Tokenizer, load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.weights import checkpoints
 
+CHATS = "taught"  # words: ok; the key in the facts of a run
 
-def chats_taught(
+
+def chat_format_of(
     config: ConfigDict, tokenizer: Tokenizer, data: Data
 ) -> tuple[dict | None, list[str]]:
-    """The format that the stage's model will have been taught, and what to warn of.
+    """The format of the chats that the stage's model will have been trained on, and warnings.
 
     Returns:
-      ({"name", "writes": the format's fingerprint}, or None where no run before it and not this
-      one learned from chats; warnings).
+      ({"name", "writes": the format's fingerprint}, or None if neither this run nor one before it
+      trained on chats; warnings).
 
     Raises:
-      UserError: the parent was taught another format, or has another tokenizer.
+      UserError: the parent was trained on another format, or has another tokenizer.
     """
     before = None
     if config.parent and checkpoints.directory(config.parent).is_dir():
         parent = checkpoints.read_facts(config.parent)
-        before = parent.get("taught")
+        before = parent.get(CHATS)
         theirs, ours = parent["tokenizer"], tokenizer.fingerprint
         if theirs != ours:
             raise UserError(
@@ -40,12 +42,12 @@ def chats_taught(
     if before and before["writes"] != now["writes"]:
         text = (
             f"chat_format={config.chat_format!r} writes chats in another way than "
-            f"{before['name']!r}, which parent={config.parent} was taught"
+            f"{before['name']!r}, which parent={config.parent} was trained on"
             + _where(_parents_format(config.parent, before["name"]), format)
         )
         if not config.allow_new_chat_format:
             raise UserError(
-                f"{text}: use the parent's, or set allow_new_chat_format=True to teach another one"
+                f"{text}: use the parent's, or set allow_new_chat_format=True to change it"
             )
         return now, [text]
     own = _parents_format(config.parent, "own") if config.parent and not before else None
@@ -58,13 +60,12 @@ def chats_taught(
 
 
 def _parents_format(parent: str, name: str) -> ChatFormat | None:
-    """None where it is not there any more, or cannot be used."""
+    """None if the parent no longer has it, or it cannot be used."""
     try:
         tokenizer = load_tokenizer(parent)
         place = tokenizer.directory or parent
-        if name == "own":
-            return own_format(place, tokenizer)
-        return find_format(name, place, tokenizer)
+        find = own_format if name == "own" else lambda *given: find_format(name, *given)
+        return find(place, tokenizer)
     except UserError:
         return None
 

@@ -1,5 +1,7 @@
 """Floating-point operations of training, and what devices can do: for `mfu` and benchmarks."""
 
+from collections.abc import Sequence
+
 import jax
 
 from msm_jax import accelerators
@@ -30,9 +32,7 @@ def _read_weights(tree: dict, config: ModelConfig) -> int:
     return count
 
 
-def peak_flops(devices) -> float | None:
-    """Dense bfloat16 FLOP/s of all the devices together; None for a kind that accelerators.tsv
-    does not have, as CPUs are.
-    """
+def peak_flops(devices: Sequence[jax.Device]) -> float | None:
+    """Dense bfloat16 FLOP/s of all devices together; None for what accelerators.tsv lacks."""
     kind = accelerators.find(devices[0].device_kind)
     return kind.flops * len(devices) if kind else None

@@ -1,6 +1,7 @@
 """Reads compiled programs (HLO text): which collectives run, how often, over how many bytes."""
 
 import dataclasses
+import math
 import re
 from collections import defaultdict
 
@@ -15,12 +16,12 @@ COLLECTIVES = (
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4}
 _BYTES |= {"s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8, "f8e4m3fn": 1, "f8e5m2": 1}
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
-_OP = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\(")
+_OP = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (.+?) ([a-z][\w\-]*)\(")
 _CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.\-]+)")
-_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
-_INTEGER = re.compile(r"= [su]32\[\]\S* constant\((\d+)\)")
 _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_INTEGER = re.compile(r"= [su]32\[\]\S* constant\((\d+)\)")
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 
 
@@ -30,11 +31,18 @@ class Collective:
 
     Attributes:
       count: how often they run, loops unrolled.
-      bytes: of their results (of a reduce-scatter: of what goes in), summed over the runs.
+      bytes: of their results (of a reduce-scatter: of its input), summed over the runs.
     """
 
     count: int = 0
     bytes: int = 0
+
+
+@dataclasses.dataclass
+class _Computation:
+    collectives: list[tuple[str, int]] = dataclasses.field(default_factory=list)  # kind, bytes
+    calls: list[tuple[str, int, str]] = dataclasses.field(default_factory=list)  # trips, condition
+    integers: set[int] = dataclasses.field(default_factory=set)
 
 
 def collectives(text: str) -> dict[str, Collective]:
@@ -42,70 +50,59 @@ def collectives(text: str) -> dict[str, Collective]:
 
     Follows calls, fusions and loops. A loop counts as often as XLA says that it runs; where it
     does not say, up to the only number in its condition, which is how loops over layers look;
-    else once.
+    otherwise once.
     """
-    bodies, entry = _computations(text)
-    times: dict[str, float] = defaultdict(float)
-    _visit(bodies, entry, 1, times)
-    found: dict[str, Collective] = {}
-    for name, count in times.items():
-        for shape, kind, line in bodies[name].collectives:
-            one = found.setdefault(kind, Collective())
-            one.count += int(count)
-            one.bytes += int(count * _moved(shape, kind, line))
-    return found
+    computations, entry = _parse(text)
+    found: dict[str, Collective] = defaultdict(Collective)
+
+    def visit(name: str, times: int) -> None:
+        one = computations.get(name, _Computation())
+        for kind, size in one.collectives:
+            found[kind].count += times
+            found[kind].bytes += times * size
+        for called, trips, condition in one.calls:
+            limits = computations[condition].integers if condition in computations else ()
+            visit(called, times * (max(limits) if len(limits) == 1 else trips))
+
+    visit(entry, 1)
+    return dict(found)
 
 
-@dataclasses.dataclass
-class _Computation:
-    collectives: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
-    calls: list[tuple[str, int, str]] = dataclasses.field(default_factory=list)
-    integers: list[int] = dataclasses.field(default_factory=list)
-
-
-def _computations(text: str) -> tuple[dict[str, _Computation], str]:
-    bodies: dict[str, _Computation] = {}
+def _parse(text: str) -> tuple[dict[str, _Computation], str]:
+    """Computations by name, and the name of the one that the program starts with."""
+    found: dict[str, _Computation] = {}
     current, entry = _Computation(), ""
     for line in text.splitlines():
         if head := _HEAD.match(line):
-            current = bodies.setdefault(head[2], _Computation())
+            current = found.setdefault(head[2], _Computation())
             entry = head[2] if head[1] else entry
         elif integer := _INTEGER.search(line):
-            current.integers.append(int(integer[1]))
+            current.integers.add(int(integer[1]))
         elif op := _OP.match(line):
-            kind = op[3].removesuffix("-start")
+            kind = op[2].removesuffix("-start")
             if kind in COLLECTIVES:
-                current.collectives.append((op[2], kind, line))
-            trips, condition = _TRIPS.search(line), _CONDITION.search(line)
-            known, unknown = int(trips[1]) if trips else 1, ""
-            if condition and not trips:
-                unknown = condition[1]
+                current.collectives.append((kind, _moved(op[1], kind, line)))
+            if kind in ("all-reduce", "reduce-scatter"):  # what they call is an addition
+                continue
             names = _CALLED.findall(line)
             for branches in _BRANCHES.findall(line):
-                names += [name.strip().lstrip("%") for name in branches.split(",") if name.strip()]
-            if kind not in ("all-reduce", "reduce-scatter"):  # what they apply is an addition
-                current.calls += [(name, known, unknown) for name in names]
-    return bodies, entry
-
-
-def _visit(bodies, name: str, times: float, found) -> None:
-    if name not in bodies:
-        return
-    found[name] += times
-    for called, trips, condition in bodies[name].calls:
-        if condition in bodies and len(set(bodies[condition].integers)) == 1:
-            trips = bodies[condition].integers[0]
-        _visit(bodies, called, times * trips, found)
+                names += re.findall(r"[\w.\-]+", branches)
+            trips, condition = _TRIPS.search(line), _CONDITION.search(line)
+            limit = condition[1] if condition and not trips else ""
+            current.calls += [(name, int(trips[1]) if trips else 1, limit) for name in names]
+    return found, entry
 
 
 def _moved(shape: str, kind: str, line: str) -> int:
-    sizes = [_size(*each) for each in _SHAPE.findall(shape)]
-    if not sizes:
-        return 0
+    """Bytes of a collective's result, or of a reduce-scatter's input."""
+    sizes = [
+        math.prod(int(dim) for dim in dims.split(",") if dim) * _BYTES.get(dtype, 4)
+        for dtype, dims in _SHAPE.findall(shape)
+    ]
     if kind == "reduce-scatter":
         return sum(sizes) * _group(line)
-    # The start of an asynchronous one gives back what it got too.
-    return max(sizes) if "-start" in line.partition("(")[0] else sum(sizes)
+    # The start of an asynchronous one returns its input too.
+    return max(sizes, default=0) if "-start(" in line else sum(sizes)
 
 
 def _group(line: str) -> int:
@@ -116,21 +113,5 @@ def _group(line: str) -> int:
         return len(found[1].split(","))
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-        size = 1
-        for axis in re.findall(r"'(\w+)'", found[2]):
-            size *= int(sizes.get(axis, 1))
-        return size
+        return math.prod(int(sizes.get(axis, 1)) for axis in re.findall(r"'(\w+)'", found[2]))
     return 1
-
-
-def _size(dtype: str, dims: str) -> int:
-    count = 1
-    for dim in filter(None, dims.split(",")):
-        count *= int(dim)
-    return count * _BYTES.get(dtype, 4)
-
-
-def largest_array(text: str) -> int:
-    """Elements of the largest array that a program names."""
-    count = lambda dims: _size("pred", dims)
-    return max(count(dims) for dtype, dims in _SHAPE.findall(text) if dtype in _BYTES)

@@ -1,4 +1,4 @@
-"""Several processes as one run: who is there, which rows are whose, and what if one hangs."""
+"""Several processes as one run: how they join, share rows, stop together, and end if one hangs."""
 
 import contextlib
 import faulthandler
@@ -7,31 +7,33 @@ import pathlib
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import jax
 import numpy as np
 
-from msm_jax.command import EXIT_USER_ERROR, Preempted
+from msm_jax.command import EXIT_USER_ERROR, Preempted, message_of
 from msm_jax.errors import UserError
 
 START_SECONDS = 300  # that processes wait for each other at the start
+BARRIER_SECONDS = 600.0
 
 
 def initialize(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
-    """Joins this process to the others of the run; before JAX is used otherwise.
+    """Joins this process to the others of the run, before JAX is used otherwise.
 
-    With nothing given a TPU pod or a cluster that JAX knows (Slurm, GKE) is asked.
+    With nothing given JAX finds the others on a TPU pod, Slurm or GKE.
 
     Raises:
       UserError: the others did not come.
     """
-    given = (
-        {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
-        if coordinator
-        else {}
-    )
+    address = {
+        "coordinator_address": coordinator, "num_processes": processes, "process_id": process
+    }  # fmt: skip
     try:
+        given = address if coordinator else {}
         jax.distributed.initialize(**given, initialization_timeout=START_SECONDS)
     except (RuntimeError, ValueError) as error:
         raise UserError(
@@ -41,15 +43,15 @@ def initialize(coordinator: str = "", processes: int = 0, process: int = -1) -> 
 
 
 def is_first() -> bool:
-    """Whether this process writes the files that there is one of."""
+    """Whether this is the process that writes the run's files."""
     return jax.process_index() == 0
 
 
-def barrier(name: str, seconds: float) -> None:
-    """Waits until all processes have come here.
+def barrier(name: str, seconds: float = BARRIER_SECONDS) -> None:
+    """Waits until all processes are here.
 
     Raises:
-      UserError: some had not, after so many seconds.
+      UserError: some were not, after so many seconds.
     """
     from jax._src import distributed  # jax.experimental's barrier has no time limit
 
@@ -65,32 +67,36 @@ def barrier(name: str, seconds: float) -> None:
         ) from error
 
 
-def place_rows(rows_of, shape: tuple[int, int], place: jax.sharding.NamedSharding) -> dict:
-    """The global batch, of which this process makes the rows that its devices hold.
+def place_rows(
+    rows_of: Callable[[int, int], dict[str, np.ndarray]],
+    shape: tuple[int, int],
+    place: jax.sharding.NamedSharding,
+) -> dict[str, jax.Array]:
+    """The global batch on the devices; each process makes only the rows that its devices hold.
 
     Args:
-      rows_of: (start, stop) -> rows of the global batch by name, as `Data.rows` gives them.
+      rows_of: (start, stop) -> rows of the global batch by name, as from `Data.rows`.
       shape: [B, T] of the global batch.
     """
     if place.mesh.size == 1:
-        return rows_of(0, shape[0])  # a single device fetches it faster by itself
-    made: dict[tuple[int, int], dict] = {}
+        return jax.device_put(rows_of(0, shape[0]), place)
+    made: dict[tuple[int, int], dict[str, np.ndarray]] = {}
 
-    def of(name):
-        def part(index):
+    def array(name: str) -> jax.Array:
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
             start, stop, _ = index[0].indices(shape[0])
             if (start, stop) not in made:
                 made[start, stop] = rows_of(start, stop)
             return made[start, stop][name][:, index[1]]
 
-        return jax.make_array_from_callback(shape, place, part)
+        return jax.make_array_from_callback(shape, place, shard)
 
     names = ("tokens", "targets", "loss_weights", "segment_ids", "positions")
-    return {name: of(name) for name in names}
+    return {name: array(name) for name in names}
 
 
 def to_host(array: jax.Array) -> np.ndarray:
-    """The whole array, also where other processes hold parts of it."""
+    """The full array, also where other processes hold parts of it."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     from jax.experimental import multihost_utils
@@ -99,74 +105,70 @@ def to_host(array: jax.Array) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def one_fate() -> Iterator[None]:
-    """Of several processes, one that fails leaves at once, and so lets the others fail.
+def fail_together() -> Iterator[None]:
+    """One of several processes that fails exits at once, so that the others fail as well.
 
-    Python's own end would wait for them first, in JAX's shutdown.
+    Python's own exit would first wait for them, in JAX's shutdown.
     """
     try:
         yield
-    except UserError as error:
-        if jax.process_count() == 1:
-            raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(EXIT_USER_ERROR)
     except Preempted:
         raise
-    except Exception:
+    except Exception as error:
         if jax.process_count() == 1:
             raise
-        traceback.print_exc()
+        message = message_of(error)
+        if message is None:
+            traceback.print_exc()
+        else:
+            print(f"error: {message}", file=sys.stderr)
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(1 if message is None else EXIT_USER_ERROR)
 
 
-class Stop:
+class StopRequest:
     """Whether to stop, which all processes have to decide at the same step.
 
-    The first SIGTERM, SIGHUP (its terminal is gone) or Ctrl-C asks for it; a second one ends the
-    process at once, but a SIGHUP, which comes from the shell and from the kernel. With several
-    processes the answer travels through the step itself: `ask` goes into it with the batch,
-    `agreed` reads the sum of all of them from its metrics.
+    The first SIGTERM, SIGHUP (its terminal is gone) or Ctrl-C requests it; a second one ends the
+    process at once, except a SIGHUP, which comes from the shell and from the kernel. With several
+    processes the request travels through the step itself: `add_to` puts it into the batch, `agreed`
+    reads the sum over all processes from the step's metrics.
     """
 
-    def __init__(self, mesh):
-        self.asked = False
-        self._mesh = mesh
+    def __init__(self, mesh: jax.sharding.Mesh):
+        self._requested, self._mesh = False, mesh
 
-    def ask(self, batch: dict) -> dict:
+    def add_to(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """The batch with the flags of all processes, if there are several."""
         if jax.process_count() == 1:
             return batch
-        place = jax.sharding.NamedSharding(
-            self._mesh, jax.sharding.PartitionSpec(self._mesh.axis_names)
-        )
-        mine = np.full((1,), self.asked, np.int32)
+        axes = jax.sharding.PartitionSpec(self._mesh.axis_names)
+        place = jax.sharding.NamedSharding(self._mesh, axes)
+        mine = np.full((1,), self._requested, np.int32)
         stop = jax.make_array_from_callback((self._mesh.size,), place, lambda index: mine)
         return {**batch, "stop": stop}
 
-    def agreed(self, metrics: dict | None) -> bool:
+    def agreed(self, metrics: dict[str, Any] | None) -> bool:
+        """Whether all stop now, by the metrics of the step before."""
         if jax.process_count() == 1:
-            return self.asked
-        return metrics is not None and int(metrics["stop"]) > 0
+            return self._requested
+        return metrics is not None and int(jax.device_get(metrics["stop"])) > 0
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Signals are heard inside; not outside the main thread, whose owner hears them."""
+        """Handles signals inside; in a thread that is not the main one its owner handles them."""
 
-        def handle(number, frame):
-            if self.asked and number != signal.SIGHUP:
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._requested and number != signal.SIGHUP:
                 os._exit(128 + number)
-            self.asked = True
+            self._requested = True
 
-        numbers = [signal.SIGTERM]
-        for number in (signal.SIGINT, signal.SIGHUP):  # ignored under nohup, and in a worker
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                numbers.append(number)
-        try:
-            before = {number: signal.signal(number, handle) for number in numbers}
-        except ValueError:
-            yield
-            return
+        before: dict[int, Any] = {}
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            ignored = signal.getsignal(number) is signal.SIG_IGN  # under nohup, and in a worker
+            if number == signal.SIGTERM or not ignored:
+                with contextlib.suppress(ValueError):
+                    before[number] = signal.signal(number, handle)
         try:
             yield
         finally:
@@ -175,21 +177,26 @@ class Stop:
 
 
 class Watchdog:
-    """Ends a process that has not been heard of for a while, with the stacks of all its threads.
+    """Ends a process that makes no step for a while, and writes the stacks of all its threads.
 
     Written in C, so that it also works while Python hangs inside a collective.
+
+    Args:
+      seconds: 0 switches it off.
+      path: the file for the stacks, which exists after `close` only if it came to that.
     """
 
     def __init__(self, seconds: float, path: pathlib.Path):
-        """The stacks go into `path`, which is there only if it came to that."""
         self._seconds, self._path = seconds, path
         self._file = path.open("w", encoding="utf-8") if seconds > 0 else None
 
     def alive(self) -> None:
+        """Starts the time anew."""
         if self._file is not None:
             faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
 
     def close(self) -> None:
+        """Ends the watch."""
         if self._file is not None:
             faulthandler.cancel_dump_traceback_later()
             self._file.close()

@@ -1,49 +1,46 @@
 """The training loop of every stage, from a config to checkpoints and curves."""
 
 import contextlib
-import dataclasses
 import functools
 import json
 import os
 import pathlib
 import time
-from typing import TextIO
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from msm_jax.accelerators import unused
 from msm_jax.command import Preempted
 from msm_jax.data.pipeline import Data, load_data
 from msm_jax.data.preview import excerpt, row_texts
-from msm_jax.data.tokenizer import load_tokenizer
-from msm_jax.doctor import unused
+from msm_jax.data.tokenizer import Tokenizer, load_tokenizer
 from msm_jax.errors import UserError
-from msm_jax.model import batch_sharding, make_mesh, param_shardings
+from msm_jax.files import lock
+from msm_jax.model import ModelConfig, batch_sharding, make_mesh, param_shardings
 from msm_jax.model.kernels import choose_attention, platform_of
 from msm_jax.outputs import output_dir
+from msm_jax.provenance import code_version
 from msm_jax.settings import checked
 from msm_jax.train import hosts, record
-from msm_jax.train.chats import chats_taught
+from msm_jax.train.chats import chat_format_of
 from msm_jax.train.config import STAGE
+from msm_jax.train.evaluations import Evaluations
 from msm_jax.train.flops import flops_per_token, peak_flops
+from msm_jax.train.metrics import Metrics
 from msm_jax.train.optimizer import make_optimizer, make_schedule
-from msm_jax.train.probes import Probe
-from msm_jax.train.progress import Progress
-from msm_jax.train.start import State, check, check_place, model_config, start
+from msm_jax.train.start import State, all_finite, check, check_place, model_config, start
 from msm_jax.train.step import make_step
-from msm_jax.train.watch import EvalLoss, Prompts
 from msm_jax.weights import checkpoints
 
 FEW_STEPS = 100  # below which the paper's effect looked like none (31 steps, see docs/training.md)
-BARRIER_SECONDS = 600.0
-LOWER = (
-    "lower optimizer.learning_rate or clip_norm, and run again: it goes on from the last checkpoint"
-)
+LOWER = "lower optimizer.learning_rate or clip_norm, and run again: it resumes from a checkpoint"
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = None) -> dict:
-    """Run a stage to its end, going on from what `workdir` holds.
+    """Run a stage to its end, resuming from what `workdir` holds.
 
     Args:
       config: keys as in `msm_jax.train.config.stage`.
@@ -53,120 +50,107 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
 
     Returns:
       {"steps", "loss", "tokens", "loss_tokens", "skipped", "empty", "probes", "seconds",
-      "tokens_per_second", "data_share"}; `loss` is the last step's, None if it had no learned token
-      (`empty` counts such steps); the last two speak of this process only and are None if it found
-      the stage finished.
+      "tokens_per_second", "data_share"}; `loss` is the last step's, None if it had no loss token
+      (`empty` counts such steps); the last two are of this process only, and None if it found the
+      stage finished.
 
     Raises:
-      UserError: a key or an input that does not fit; no step had a token to learn.
+      UserError: a key or an input that does not fit; no step had a loss token.
       Preempted: SIGTERM, SIGHUP or Ctrl-C came; the state is saved.
     """
-    run, started = output_dir(workdir, "workdir"), time.time()
-    config = checked(STAGE, config)
+    # Whatever can be refused is refused before anything is written.
+    started = time.time()
+    run, config = output_dir(workdir, "workdir"), checked(STAGE, config)
     check(config)
     check_place(run, config.parent)
     tokenizer = load_tokenizer(config.tokenizer or config.parent)
-    model = model_config(config, tokenizer)
-    mesh = make_mesh(config.mesh)
-    param_shardings(model, mesh)  # refuses a mesh that does not fit before anything is read
+    model, mesh = model_config(config, tokenizer), make_mesh(config.mesh)
+    param_shardings(model, mesh)
+    shape = (config.rows, config.sequence_length)
     place = batch_sharding(mesh, config.rows // config.accumulation, config.sequence_length)
     choose_attention(model, config.sequence_length, platform_of(mesh))
     data = _load(config, config.data, tokenizer)
     steps = data.stage_steps(config.steps)
-    watch = _Watch(config, model, tokenizer, mesh, place)
+    held_out = _load_held_out(config, tokenizer) if config.eval.every else None
+    evaluations = Evaluations(config, model, tokenizer, held_out, place)
     optimizer, step_fn = _step(model, config.optimizer.to_json(), steps, config.accumulation, mesh)
-    taught, warnings = chats_taught(config, tokenizer, data)
-    facts = record.facts(config, model, tokenizer, data, steps, taught)
+    chats, warnings = chat_format_of(config, tokenizer, data)
+    facts = record.facts(config, model, tokenizer, data, steps, chats)
     run.mkdir(parents=True, exist_ok=True)
-    hosts.barrier("start", BARRIER_SECONDS)
+    hosts.barrier("start")
     with contextlib.ExitStack() as stack:
         if hosts.is_first():
-            stack.enter_context(checkpoints.lock(run))
-        watchdog = stack.enter_context(contextlib.closing(_watchdog(run, config)))
-        keeper = stack.enter_context(checkpoints.checkpointer(run, config.keep, config.keep_steps))
-        state = start(config, model, mesh, optimizer, keeper, facts)
-        if not state.step and not _all_finite(state.params):
-            raise UserError(
-                f"parent={config.parent}: has weights that are not finite, so nothing can be "
-                "learned: take a checkpoint that is not damaged"
-            )
+            stack.enter_context(lock(run / "lock", _BUSY.format(run=run)))
+        watchdog = stack.enter_context(_watchdog(run, config))
+        manager = stack.enter_context(checkpoints.checkpointer(run, config.keep, config.keep_steps))
+        state = start(config, model, mesh, optimizer, manager, facts)
         if hosts.is_first():
             record.write_config(run, config, facts, data, mesh)
-        progress = stack.enter_context(
-            contextlib.closing(_progress(run, config, model, mesh, steps, state, out))
-        )
-        _introduce(progress, config, model, mesh, steps, state, data, tokenizer, warnings)
-        stop = hosts.Stop(mesh)
+        metrics = stack.enter_context(_metrics(run, config, model, mesh, steps, state, out))
+        _introduce(metrics, config, model, mesh, steps, state, data, tokenizer, warnings)
+        stop = hosts.StopRequest(mesh)
         stack.enter_context(stop.listening())
-        pending, shape = None, (config.rows, config.sequence_length)
-        while not state.done:
+        # From here on arrays move between host and device only where the code says so.
+        stack.enter_context(jax.transfer_guard("disallow"))
+        unread: Any = None
+        for step in () if state.done else range(state.step + 1, steps + 1):
             watchdog.alive()
-            rows_of = functools.partial(data.rows, state.step)
-            batch = progress.of_data(lambda rows=rows_of: hosts.place_rows(rows, shape, place))
-            progress.profile(state.step, config.profile.start, config.profile.steps)
-            with _memory(config, model, mesh):
+            with metrics.waiting_for_data():
+                rows_of = functools.partial(data.rows, state.step)
+                batch = stop.add_to(hosts.place_rows(rows_of, shape, place))
+            metrics.profile(state.step)
+            with _out_of_memory(config, model, mesh):
                 state.trained, state.optimizer_state, values = step_fn(
-                    state.trained, state.optimizer_state, state.frozen, stop.ask(batch)
+                    state.trained, state.optimizer_state, state.frozen, batch
                 )
-            # The device is at work on this step while the metrics of the one before are read.
-            _read(progress, run, config, pending)
-            leaving = stop.agreed(pending and pending[2])
-            state.step += 1
-            pending = (state.step, state, values)
-            state.done = state.step == steps
-            if watch.due(state.step, state.done):
-                watch.look(progress, state)
-            leaving &= not state.done
-            if state.done or leaving or _due(config, state.step):
-                _read(progress, run, config, pending, force=state.done)
-                pending = None
-                _say_saved(progress, keeper.wait())
-                _save(progress, keeper, state, values, facts, mesh)
-            if leaving:
-                _say_saved(progress, keeper.wait())
-                raise Preempted(f"{run}: saved step {state.step} of {steps}")
-            _say_saved(progress, keeper.saved())
-        _say_saved(progress, keeper.wait())
+            # The device works on this step while the host reads the metrics of the one before.
+            stopping = stop.agreed(unread)
+            if unread:
+                _check(run, config, step - 1, metrics.read(step - 1, state, unread))
+            unread, state.step, state.done = values, step, step == steps
+            with jax.transfer_guard("allow"):
+                evaluations.run(state, metrics)
+            stopping &= not state.done
+            due = step % config.checkpoint_every == 0 or step in config.keep_steps
+            if state.done or stopping or due:
+                _check(run, config, step, metrics.read(step, state, unread, log=state.done))
+                unread = None
+                _say_saved(metrics, manager.wait())
+                with jax.transfer_guard("allow"):
+                    _save(metrics, manager, state, values, facts, mesh)
+            if stopping:
+                _say_saved(metrics, manager.wait())
+                raise Preempted(f"{run}: saved step {step} of {steps}")
+            _say_saved(metrics, manager.saved())
+            if state.done:
+                break
+        _say_saved(metrics, manager.wait())
         if not state.loss_tokens:
             raise UserError(
-                f"{run}: none of {state.step} steps had a token to learn, so nothing was learned: "
-                "look at data.NAME.loss_on, packing.too_long and sequence_length"
+                f"{run}: none of {state.step} steps had a loss token, so nothing was learned: "
+                "check data.NAME.loss_on, packing.too_long and sequence_length"
             )
         summary = {
             "steps": state.step,
             "loss": last_loss(run) if hosts.is_first() else None,
             "tokens": state.tokens,
             "loss_tokens": state.loss_tokens,
-            "skipped": int(state.optimizer_state.skipped),
+            "skipped": int(jax.device_get(state.optimizer_state.skipped)),
             "empty": state.empty,
             "probes": state.probes,
             "seconds": time.time() - started,
-            **progress.summary(),
+            **metrics.speed(),
         }
-        progress.say(_in_words(summary))
-        hosts.barrier("end", BARRIER_SECONDS)
+        metrics.say(_in_words(summary))
+        hosts.barrier("end")
     return summary
 
 
-@contextlib.contextmanager
-def _memory(config, model, mesh):
-    """Out of memory, said so that one knows what to change."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
-            raise
-        sizes = ", ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items())
-        raise UserError(
-            f"the step does not fit in memory: {str(error).splitlines()[0][:300]}; rows="
-            f"{config.rows}, accumulation={config.accumulation}, sequence_length="
-            f"{config.sequence_length}, model.remat={model.remat}, {sizes}: raise accumulation, "
-            "set model.remat=full, or use more devices; `python -m msm_jax.compile` tells sizes"
-        ) from error
+_BUSY = "{run}: another process is training here: wait for it, or use another --workdir"
 
 
 def preview(config: ConfigDict, out: TextIO, rows: int = 4) -> None:
-    """Print the first rows of a stage's data, what is learned in colour or in double brackets.
+    """Print the first rows of a stage's data, loss tokens in colour or in double brackets.
 
     Raises:
       UserError: data that the stage could not be trained on.
@@ -180,7 +164,17 @@ def preview(config: ConfigDict, out: TextIO, rows: int = 4) -> None:
         print(f"=== row {number}, {config.sequence_length} tokens\n{text}\n", file=out)
 
 
-def _load(config, sources, tokenizer, **changes) -> Data:
+def last_loss(run: str | os.PathLike) -> float | None:
+    """The loss of the last step in a run's metrics.jsonl; None if there is none."""
+    lines = pathlib.Path(run, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    losses = [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+    return losses[-1] if losses else None
+
+
+# ------------------------------------------------------------------ set-up
+
+
+def _load(config: ConfigDict, sources: ConfigDict, tokenizer: Tokenizer, **changes: Any) -> Data:
     options = {
         "mixture": config.mixture,
         "epochs": config.epochs,
@@ -199,12 +193,120 @@ def _load(config, sources, tokenizer, **changes) -> Data:
     )
 
 
-def _read(progress, run, config, pending, force: bool = False) -> None:
-    """Metrics of a step that was sent off; an end to a run whose every step is skipped."""
-    if pending is None:
-        return
-    step, state, values = pending
-    values = progress.step(step, state, values, force)
+def _load_held_out(config: ConfigDict, tokenizer: Tokenizer) -> Data:
+    once: dict[str, Any] = {"mixture": "epochs", "epochs": 1.0, "where": "eval.data"}
+    return _load(config, config.eval.data, tokenizer, **once)
+
+
+@functools.cache
+def _step(
+    model: ModelConfig,
+    optimizer_json: str,
+    steps: int,
+    accumulation: int,
+    mesh: jax.sharding.Mesh,
+) -> tuple[Any, Any]:
+    """Optimizer and jitted step; the stages of a study that are alike share one compilation."""
+    optimizer = make_optimizer(ConfigDict(json.loads(optimizer_json)), steps)
+    return optimizer, make_step(model, optimizer, accumulation, mesh)
+
+
+def _watchdog(
+    run: pathlib.Path, config: ConfigDict
+) -> contextlib.AbstractContextManager[hosts.Watchdog]:
+    name = "hang.txt" if jax.process_count() == 1 else f"hang-{jax.process_index()}.txt"
+    return contextlib.closing(hosts.Watchdog(config.watchdog, run / name))
+
+
+def _metrics(
+    run: pathlib.Path,
+    config: ConfigDict,
+    model: ModelConfig,
+    mesh: jax.sharding.Mesh,
+    steps: int,
+    state: State,
+    out: TextIO | None,
+) -> contextlib.AbstractContextManager[Metrics]:
+    first = hosts.is_first()
+    flops = flops_per_token(model, config.sequence_length, config.trainable)
+    peak = peak_flops(mesh.devices.flatten())
+    schedule = make_schedule(config.optimizer, steps)
+    files, shown = (run, out) if first else (None, None)
+    return contextlib.closing(
+        Metrics(files, config, steps, schedule, flops, peak, state.step, shown)
+    )
+
+
+def _introduce(
+    metrics: Metrics,
+    config: ConfigDict,
+    model: ModelConfig,
+    mesh: jax.sharding.Mesh,
+    steps: int,
+    state: State,
+    data: Data,
+    tokenizer: Tokenizer,
+    warnings: list[str],
+) -> None:
+    """The first lines of the log: what runs, on what, how it is counted, and warnings."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    kind, why = choose_attention(model, config.sequence_length, platform_of(mesh))
+    fill = {name or "all": f"{packing.fill:.3f}" for name, packing in data.packings.items()}
+    metrics.say(
+        f"step {state.step} of {steps}: {count:,} parameters, {config.trainable} trained, "
+        f"{config.rows} rows of {config.sequence_length} tokens, "
+        f"{jax.devices()[0].device_kind}, {devices}, {jax.process_count()} process(es)"
+        + (f", from {config.parent}" if config.parent else "")
+    )
+    metrics.say(
+        f"attention {kind} ({why}), remat {model.remat}, {model.dtype} products, "
+        f"{model.param_dtype} weights; {code_version()}"
+    )
+    metrics.say(f"real share of token slots: {fill}; mfu: {metrics.mfu_convention()}")
+    for name, (ids, mask) in data.examples.items():
+        text = excerpt(tokenizer, ids.tolist(), mask.tolist())
+        metrics.say(f"data.{name}: its first example, loss tokens in [[ ]]: {text}")
+    warnings = [*warnings, *data.notes]
+    if late := tuple(step for step in config.keep_steps if step > steps):
+        warnings.append(f"keep_steps={late}: the run ends at step {steps}")
+    if config.profile.steps and (begin := config.profile.start) >= steps:
+        warnings.append(f"profile.start={begin}: the run ends at step {steps}: nothing is profiled")
+    if jax.default_backend() == "cpu":
+        warnings += [f"{problem}: {cure}" for problem, cure in unused()]
+    if steps < FEW_STEPS:
+        warnings.append(
+            f"{steps} optimizer steps are few: with 31 midtraining seemed to have no effect; use "
+            "fewer rows per step or more epochs"
+        )
+    for text in warnings:
+        metrics.say(f"warning: {text}")
+
+
+# ------------------------------------------------------------------ of a step
+
+
+@contextlib.contextmanager
+def _out_of_memory(
+    config: ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh
+) -> Iterator[None]:
+    """Turns an error of memory into one that says what to change."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+            raise
+        sizes = ", ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items())
+        raise UserError(
+            f"the step does not fit in memory: {str(error).splitlines()[0][:300]}; rows="
+            f"{config.rows}, accumulation={config.accumulation}, sequence_length="
+            f"{config.sequence_length}, model.remat={model.remat}, {sizes}: raise accumulation, "
+            "set model.remat=full, or use more devices; `python -m msm_jax.compile` prints sizes"
+        ) from error
+
+
+def _check(run: pathlib.Path, config: ConfigDict, step: int, values: dict[str, float]) -> None:
+    """Ends a run whose every step is skipped."""
     if values["skipped_in_a_row"] > config.max_skipped:
         raise UserError(
             f"{run}: step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}: "
@@ -213,175 +315,42 @@ def _read(progress, run, config, pending, force: bool = False) -> None:
         )
 
 
-class _Watch:
-    """Probes, eval loss and prompts: what is looked at now and then."""
-
-    def __init__(self, config, model, tokenizer, mesh, place):
-        self._config, self._model, self._place = config, model, place
-        self._probes = [
-            Probe(name, p.path, p.at_least, tokenizer, config.chat_format, config.sequence_length)
-            for name, p in sorted(config.probes.items())
-        ]
-        self._loss = self._prompts = None
-        if config.eval.every:
-            data = _load(
-                config, config.eval.data, tokenizer, mixture="epochs", epochs=1.0, where="eval.data"
-            )
-            shape = (config.rows, config.sequence_length)
-            self._loss = EvalLoss(
-                model, data, config.eval.batches, shape, config.accumulation, place
-            )
-        if config.samples.every:
-            settings = config.samples
-            plain = dataclasses.replace(model, attention="plain")
-            self._prompts = Prompts(plain, settings.prompts, tokenizer, settings.max_tokens, mesh)
-
-    def due(self, step: int, done: bool) -> list[str]:
-        """Which of them are to be looked at after this step."""
-        config = self._config
-        every = {"probes": config.probe_every if self._probes else 0}
-        every |= {"eval": config.eval.every, "samples": config.samples.every}
-        return [name for name, n in every.items() if n and (done or step % n == 0)]
-
-    def look(self, progress, state: State) -> None:
-        due, step = self.due(state.step, state.done), state.step
-        if "probes" in due:
-            rows = self._config.rows // self._config.accumulation
-            state.probes = {
-                probe.name: probe.rate(self._model, state.params, rows, self._place)
-                for probe in self._probes
-            }
-            progress.values(step, {f"probe/{name}": rate for name, rate in state.probes.items()})
-            state.done |= all(state.probes[p.name] >= p.at_least for p in self._probes)
-        if "eval" in due and self._loss:
-            progress.values(step, {"eval_loss": self._loss(state.params)})
-        if "samples" in due and self._prompts:
-            answers = self._prompts(state.params)
-            for text, answer in zip(self._prompts.texts, answers, strict=True):
-                progress.say(f"step {step}: {text!r} -> {answer!r}")
-
-
-def _progress(run, config, model, mesh, steps, state, out) -> Progress:
-    return Progress(
-        run if hosts.is_first() else None,
-        steps,
-        config.log_every,
-        make_schedule(config.optimizer, steps),
-        flops_per_token(model, config.sequence_length, config.trainable),
-        peak_flops(mesh.devices.flatten()),
-        state.step,
-        out if hosts.is_first() else None,
-    )
-
-
-def _introduce(progress, config, model, mesh, steps, state, data, tokenizer, warnings) -> None:
-    """The first lines of the log: what runs, on what, how it is counted, and what to mind."""
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    kind, why = choose_attention(model, config.sequence_length, platform_of(mesh))
-    progress.say(
-        f"step {state.step} of {steps}: {count:,} parameters, {config.trainable} trained, "
-        f"{config.rows} rows of {config.sequence_length} tokens, "
-        f"{jax.devices()[0].device_kind}, {devices}, {jax.process_count()} process(es)"
-        + (f", from {config.parent}" if config.parent else "")
-    )
-    progress.say(
-        f"attention {kind} ({why}), remat {model.remat}, {model.dtype} products, "
-        f"{model.param_dtype} weights; {record.code_version()}"
-    )
-    fill = {name or "all": f"{packing.fill:.3f}" for name, packing in data.packings.items()}
-    progress.say(f"real share of token slots: {fill}; mfu: {progress.convention()}")
-    for name, (ids, mask) in data.examples.items():
-        text = excerpt(tokenizer, ids, mask)
-        progress.say(f"data.{name}: its first example, what is learned in [[ ]]: {text}")
-    for text in [*warnings, *data.notes, *_never_reached(config, steps)]:
-        progress.say(f"warning: {text}")
-    if jax.default_backend() == "cpu":
-        for problem, cure in unused():
-            progress.say(f"warning: {problem}: {cure}")
-    if steps < FEW_STEPS:
-        progress.say(
-            f"warning: {steps} optimizer steps are few: at 31 the effect of midtraining looked "
-            f"like none; fewer rows per step or more epochs make it more"
-        )
-
-
-def _never_reached(config, steps: int) -> list[str]:
-    """What is asked for at steps that do not come."""
-    start, late = config.profile.start, [step for step in config.keep_steps if step > steps]
-    found = [f"keep_steps={tuple(late)}: the run ends at step {steps}"] if late else []
-    if config.profile.steps and start >= steps:
-        found.append(f"profile.start={start}: the run ends at step {steps}: nothing is profiled")
-    return found
-
-
-def _watchdog(run: pathlib.Path, config) -> hosts.Watchdog:
-    name = "hang.txt" if jax.process_count() == 1 else f"hang-{jax.process_index()}.txt"
-    return hosts.Watchdog(config.watchdog, run / name)
-
-
-def _in_words(summary: dict) -> str:
-    loss = "none" if summary["loss"] is None else format(summary["loss"], ".4f")
-    text = f"done: {summary['steps']} steps, loss {loss}"
-    if summary["skipped"]:
-        text += f", {summary['skipped']} of them skipped"
-    if summary["empty"]:
-        text += f", {summary['empty']} of them without a learned token, which changed nothing"
-    if speed := summary["tokens_per_second"]:
-        text += f", {speed:,.0f} tokens/s, {summary['data_share']:.1%} of it spent on data"
-    return text
-
-
-_compiled: dict = {}
-
-
-def _step(model, optimizer_json, steps, accumulation, mesh):
-    """Optimizer and jitted step; the stages of a study that are alike share one compilation."""
-    key = (model, optimizer_json, steps, accumulation, mesh)
-    if key not in _compiled:
-        optimizer = make_optimizer(ConfigDict(json.loads(optimizer_json)), steps)
-        _compiled[key] = optimizer, make_step(model, optimizer, accumulation, mesh)
-    return _compiled[key]
-
-
-def _due(config, step: int) -> bool:
-    return step % config.checkpoint_every == 0 or step in config.keep_steps
-
-
-@jax.jit
-def _all_finite(tree) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def _say_saved(progress, step: int | None) -> None:
-    """Only what is committed and was opened again is said to be saved."""
-    if step is not None:
-        progress.say(f"step {step}: saved")
-
-
-def _save(progress, keeper, state: State, values, facts, mesh) -> None:
-    """A checkpoint of good weights only: finite, and the last step was not skipped on them."""
-    if not _all_finite(state.trained):
+def _save(
+    metrics: Metrics, manager: Any, state: State, values: Any, facts: dict, mesh: jax.sharding.Mesh
+) -> None:
+    """A checkpoint of good weights only: they are finite, and the last step was not skipped."""
+    if not all_finite(state.trained):
         raise UserError(f"step {state.step}: weights are not finite: not saved; {LOWER}")
     if int(values["skipped_in_a_row"]):
         what = f"step {state.step}: loss {float(values['loss'])}: a skipped step, not saved"
         if state.done:
             raise UserError(f"{what}; {LOWER}")
-        progress.say(what)
+        metrics.say(what)
         return
-    keeper.save(
+    manager.save(
         state.step,
         state.saved,
         state.optimizer_state,
         facts,
         state.progress,
-        record.made_by(mesh),
+        record.provenance(mesh),
         state.base,
     )
 
 
-def last_loss(run: str | os.PathLike) -> float | None:
-    """The loss of the last step in a run's metrics.jsonl; None if there is none."""
-    lines = pathlib.Path(run, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    losses = [row["loss"] for row in map(json.loads, lines) if "loss" in row]
-    return losses[-1] if losses else None
+def _say_saved(metrics: Metrics, step: int | None) -> None:
+    """Reports a checkpoint only once it is committed and was opened again."""
+    if step is not None:
+        metrics.say(f"step {step}: saved")
+
+
+def _in_words(summary: dict[str, Any]) -> str:
+    loss = "none" if summary["loss"] is None else format(summary["loss"], ".4f")
+    text = f"done: {summary['steps']} steps, loss {loss}"
+    if summary["skipped"]:
+        text += f", {summary['skipped']} of them skipped"
+    if summary["empty"]:
+        text += f", {summary['empty']} of them without a loss token, which changed nothing"
+    if speed := summary["tokens_per_second"]:
+        text += f", {speed:,.0f} tokens/s, {summary['data_share']:.1%} of it spent on data"
+    return text

@@ -1,4 +1,4 @@
-"""The loss: a token-weighted mean over the whole global step.
+"""The loss: a token-weighted mean over the global step.
 
 With V = 152k the scores of one row of 4,096 tokens take 2.5 GB. So they are made a chunk of tokens
 at a time, and the chunk's gradients with them, before the next chunk takes its place: three
@@ -7,12 +7,13 @@ matrix products instead of the four that recomputing in the backward pass would 
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
-from msm_jax.model import forward, head_weights
+from msm_jax.model import ModelConfig, forward, head_weights
 from msm_jax.model.axes import BATCH_AXES, TABLE, WIDTH_AXES
 
 PLAIN = 2**22  # scores that a device may hold at once without further thought
@@ -20,7 +21,9 @@ CHUNK = {"cpu": 2**23}  # and in a chunk: what stays in the caches of a CPU,
 CHUNK_ELSEWHERE = 2**27  # or keeps an accelerator's matrix units busy
 
 
-def target_logprobs(config, params, batch, mesh=None) -> jax.Array:
+def target_logprobs(
+    config: ModelConfig, params: dict, batch: dict, mesh: Mesh | None = None
+) -> jax.Array:
     """float32[B, T]: the log-probability that each token's target follows it. Traceable."""
     hidden_BTD = forward(
         config, params, batch["tokens"], batch["segment_ids"], batch["positions"], mesh=mesh
@@ -29,7 +32,7 @@ def target_logprobs(config, params, batch, mesh=None) -> jax.Array:
     chunk = chunk_length(hidden_BTD.shape, w_VD.shape[0], mesh)
 
     @jax.checkpoint
-    def logprobs(hidden_BcD, targets_Bc):
+    def logprobs(hidden_BcD: jax.Array, targets_Bc: jax.Array) -> jax.Array:
         logits_BcV = _scores(hidden_BcD, w_VD)
         chosen_Bc = jnp.take_along_axis(logits_BcV, targets_Bc[..., None], axis=-1)[..., 0]
         return chosen_Bc - jax.nn.logsumexp(logits_BcV, axis=-1)
@@ -44,7 +47,9 @@ def target_logprobs(config, params, batch, mesh=None) -> jax.Array:
 token_logprobs = functools.partial(jax.jit, static_argnums=(0, 3))(target_logprobs)
 
 
-def summed_loss(config, params, batch, mesh=None) -> jax.Array:
+def summed_loss(
+    config: ModelConfig, params: dict, batch: dict, mesh: Mesh | None = None
+) -> jax.Array:
     """Negative log-likelihood summed over tokens with their loss weights, in nats."""
     shape = (*batch["tokens"].shape, config.width)
     chunk = chunk_length(shape, config.vocab_size, mesh)
@@ -57,8 +62,10 @@ def summed_loss(config, params, batch, mesh=None) -> jax.Array:
     return cross_entropy(chunk, mesh, hidden_BTD, w_VD, batch["targets"], batch["loss_weights"])
 
 
-def chunk_length(hidden_shape, vocab: int, mesh=None) -> int | None:
-    """Tokens of a row whose scores are made at once; None where all of them may be."""
+def chunk_length(
+    hidden_shape: tuple[int, int, int], vocab: int, mesh: Mesh | None = None
+) -> int | None:
+    """Tokens of a row whose scores are computed at once; None for all of them."""
     rows, length, _ = hidden_shape
     platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
     if mesh is not None:
@@ -72,27 +79,36 @@ def chunk_length(hidden_shape, vocab: int, mesh=None) -> int | None:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def cross_entropy(chunk, mesh, hidden_BTD, w_VD, targets_BT, weights_BT) -> jax.Array:
+def cross_entropy(
+    chunk: int,
+    mesh: Mesh | None,
+    hidden_BTD: jax.Array,
+    w_VD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+) -> jax.Array:
     """sum over tokens of weight * (logsumexp(hidden w) - (hidden w)[target]), float32.
 
     Args:
       chunk: tokens of a row at a time; nothing of size [B, T, V] ever exists.
-      mesh: None, or the mesh by whose axes rows and vocabulary are cut.
+      mesh: None, or the mesh over which rows and vocabulary are sharded.
       hidden_BTD: in the dtype of the products; sums are float32.
       w_VD: the head as it is stored; its gradient has its dtype and is summed in float32.
     """
     return _run(chunk, mesh, (False, False), hidden_BTD, w_VD, targets_BT, weights_BT)[0]
 
 
-def _forward(chunk, mesh, hidden_BTD, w_VD, targets_BT, weights_BT):
+def _forward(
+    chunk: int, mesh: Mesh | None, hidden_BTD: Any, w_VD: Any, targets_BT: Any, weights_BT: Any
+) -> tuple[jax.Array, list]:
     wanted = (hidden_BTD.perturbed, w_VD.perturbed)
     values = (hidden_BTD.value, w_VD.value, targets_BT.value, weights_BT.value)
     loss, *gradients = _run(chunk, mesh, wanted, *values)
     return loss, gradients
 
 
-def _backward(chunk, mesh, gradients, cotangent):
-    def scaled(gradient):
+def _backward(chunk: int, mesh: Mesh | None, gradients: list, cotangent: Any) -> tuple:
+    def scaled(gradient: jax.Array | None) -> jax.Array | None:
         if gradient is None or isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
             return None
         return (gradient * cotangent).astype(gradient.dtype)
@@ -103,22 +119,30 @@ def _backward(chunk, mesh, gradients, cotangent):
 cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _run(chunk, mesh, wanted, *arguments):
+def _run(chunk: int, mesh: Mesh | None, wanted: tuple[bool, bool], *arguments: jax.Array) -> tuple:
     """(loss, gradient of hidden or None, gradient of w or None), on one device or on many."""
     if mesh is None or mesh.size == 1:
         return _local(chunk, wanted, None, *arguments)
-    rows, whole = PartitionSpec(BATCH_AXES, "sequence"), PartitionSpec()
+    rows, replicated = PartitionSpec(BATCH_AXES, "sequence"), PartitionSpec()
     return jax.shard_map(
         functools.partial(_local, chunk, wanted, mesh),
         mesh=mesh,
         in_specs=(rows, TABLE, rows, rows),
-        out_specs=(whole, rows if wanted[0] else None, TABLE if wanted[1] else None),
+        out_specs=(replicated, rows if wanted[0] else None, TABLE if wanted[1] else None),
         check_vma=False,
     )(*arguments)
 
 
-def _local(chunk, wanted, mesh, hidden_BTD, w_VD, targets_BT, weights_BT):
-    """What one device does: its rows, its part of each, and its part of the vocabulary.
+def _local(
+    chunk: int,
+    wanted: tuple[bool, bool],
+    mesh: Mesh | None,
+    hidden_BTD: jax.Array,
+    w_VD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+) -> tuple:
+    """The work of one device: its rows, its tokens of each, and its part of the vocabulary.
 
     Each token's softmax is put together over the tensor axis from the parts' maxima and sums.
     """
@@ -130,7 +154,7 @@ def _local(chunk, wanted, mesh, hidden_BTD, w_VD, targets_BT, weights_BT):
         over_tensor = lambda x, reduce=jax.lax.psum: reduce(x, "tensor")
     V, D = w_VD.shape
 
-    def one(totals, part):
+    def one(totals: tuple, part: tuple) -> tuple:
         loss, dw_VD = totals
         hidden_ND, targets_N, weights_N = (x.reshape(-1, *x.shape[2:]) for x in part)
         logits_NV = _scores(hidden_ND, w_VD)
@@ -170,17 +194,17 @@ def _local(chunk, wanted, mesh, hidden_BTD, w_VD, targets_BT, weights_BT):
     return loss, dh_BTD, dw_VD.astype(stored) if wanted[1] else None
 
 
-def _scores(hidden, w_VD):
+def _scores(hidden: jax.Array, w_VD: jax.Array) -> jax.Array:
     w_VD = w_VD.astype(hidden.dtype)
     return jnp.einsum("...D,VD->...V", hidden, w_VD, preferred_element_type=jnp.float32)
 
 
-def _in_chunks(chunk: int, *arrays):
+def _in_chunks(chunk: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Each [B, T, ...] as [T / chunk, B, chunk, ...], T filled up with zeros."""
 
-    def cut(x):
+    def split(x: jax.Array) -> jax.Array:
         missing = -x.shape[1] % chunk
         x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)) if missing else x
         return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
 
-    return tuple(map(cut, arrays))
+    return tuple(map(split, arrays))

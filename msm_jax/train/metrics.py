@@ -1,62 +1,207 @@
-"""Metrics as files: one JSON object a line, and the same curves for TensorBoard."""
+"""What a run reports while it trains: metrics.jsonl, TensorBoard curves, log.txt and a bar."""
 
+import contextlib
+import datetime
 import json
 import math
 import os
 import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
 
-from msm_jax import strict_json
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from msm_jax.files import jsonl_line, write_bytes
+from msm_jax.progress import progress_bar
 
 
-class Metrics:
+class Curves:
     """Appends to metrics.jsonl and tensorboard/ of a run.
 
-    A run that goes on from step n forgets the lines after n that a killed process left, so that
-    the file reads as if nothing had happened; TensorBoard is told to forget them as well. A value
-    that is not finite is null there, and named in "not_finite".
+    A run that resumes at a step drops the lines after it that a killed process left, so that the
+    files read as if nothing had happened. A value that is not finite is null, and named in
+    "not_finite".
     """
 
-    def __init__(self, run_dir: str | os.PathLike, resumed_at: int):
+    def __init__(self, run: str | os.PathLike, resumed_at: int):
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        run = pathlib.Path(run_dir)
-        path = run / "metrics.jsonl"
-        kept = _lines_up_to(path, resumed_at)
-        aside = path.with_suffix(".partial")
-        aside.write_text("".join(kept), encoding="utf-8")
-        os.replace(aside, path)
+        path = pathlib.Path(run, "metrics.jsonl")
+        write_bytes(path, _lines_up_to(path, resumed_at))
         self._file = path.open("a", encoding="utf-8")
-        self._events = EventFileWriter(str(run / "tensorboard"))
+        self._events = EventFileWriter(str(pathlib.Path(run, "tensorboard")))
         begins = SessionLog(status=SessionLog.START)
         self._events.add_event(Event(step=resumed_at + 1, session_log=begins))
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """One line, and one point of each curve."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        row: dict = {"step": step, **values}
+        row: dict[str, Any] = {"step": step, **values}
         if strange := {name: str(x) for name, x in values.items() if not math.isfinite(x)}:
             row["not_finite"] = strange
-        self._file.write(strict_json.dumps(row) + "\n")
+        self._file.write(jsonl_line(row))
         self._file.flush()
-        summary = Summary(
-            value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        )
-        self._events.add_event(Event(step=step, summary=summary))
+        points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._events.add_event(Event(step=step, summary=Summary(value=points)))
 
     def close(self) -> None:
+        """Flush and close the files."""
         self._file.close()
         self._events.close()
 
 
-def _lines_up_to(path: pathlib.Path, step: int) -> list[str]:
-    """Whole lines of steps up to `step`; others, as a kill leaves them, are left out."""
-    kept: list[str] = []
+def _lines_up_to(path: pathlib.Path, step: int) -> bytes:
+    """The complete lines of steps up to `step`; a kill may leave others."""
+    kept = b""
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        try:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
             if json.loads(line)["step"] <= step and line.endswith(b"\n"):
-                kept.append(line.decode())
-        except (KeyError, TypeError, ValueError):
-            continue
+                kept += line
     return kept
+
+
+class Metrics:
+    """Curves, log.txt, a bar where `out` is a terminal, and where the time goes.
+
+    Args:
+      run: the run directory; None, as in all processes but the first, writes nothing.
+      config: of the stage.
+      steps: of the full stage.
+      schedule: learning rate by step.
+      flops: per token; `peak`: FLOP/s of all devices, or None where that is not known. `mfu` is
+        their ratio, and left out without a peak.
+      resumed_at: the step that this process starts from.
+      out: where the bar, or the lines of log.txt, are shown; None shows nothing.
+    """
+
+    def __init__(
+        self,
+        run: pathlib.Path | None,
+        config: Any,
+        steps: int,
+        schedule: Any,
+        flops: float,
+        peak: float | None,
+        resumed_at: int,
+        out: TextIO | None,
+    ):
+        self._run, self._out = run, out
+        self._every, self._window = config.log_every, config.profile
+        self._rate, self._flops, self._peak = jax.jit(schedule), flops, peak
+        self._curves = Curves(run, resumed_at) if run else None
+        self._bar = progress_bar(steps, "", "steps", resumed_at, out, hidden=out is None)
+        self._profiling = False
+        self._begin: float | None = None  # when the first step of this process ended
+        self._now, self._waited = 0.0, 0.0
+        self._first_tokens, self._tokens = 0, 0
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """The time inside counts as time spent on data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def read(self, step: int, state: Any, values: Any, log: bool = False) -> dict[str, float]:
+        """Wait for the metrics of a step, add its tokens to the state's, and return them.
+
+        Args:
+          values: as from the step function, on the device.
+          log: write them also between two steps that are logged.
+        """
+        found = {name: float(value) for name, value in jax.device_get(values).items()}
+        tokens, _ = found.pop("tokens"), found.pop("stop", None)
+        state.tokens += int(tokens)
+        state.loss_tokens += int(found["loss_tokens"])
+        state.empty += found["loss_tokens"] == 0
+        self._now, self._tokens = time.perf_counter(), state.tokens
+        if self._begin is None:
+            self._begin, self._first_tokens, self._waited = self._now, state.tokens, 0.0
+        if log or step % self._every == 0:
+            self._log(step, state, found)
+        return found
+
+    def _log(self, step: int, state: Any, found: dict[str, float]) -> None:
+        shown = {name: value for name, value in found.items() if not name.startswith("skipped")}
+        if skipped := int(found["skipped"]):
+            shown["skipped"] = skipped
+        good = max(step - 1 - skipped - state.empty, 0)  # the schedule counts good steps only
+        shown["learning_rate"] = float(jax.device_get(self._rate(jax.device_put(np.int32(good)))))
+        shown["tokens"] = state.tokens
+        speed = self.speed()["tokens_per_second"]
+        if speed:
+            shown["tokens_per_second"] = speed
+            if self._peak:
+                shown["mfu"] = speed * self._flops / self._peak
+        if self._curves:
+            self._curves.write(step, shown)
+        text = f"loss {shown['loss']:.3f}" + (f", {speed:,.0f} tokens/s" if speed else "")
+        text += f", mfu {shown['mfu']:.1%}" if "mfu" in shown else ""
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def evaluated(self, step: int, values: dict[str, float]) -> None:
+        """Write what an evaluation during training measured."""
+        if self._curves:
+            self._curves.write(step, values)
+        names = ", ".join(f"{name.removeprefix('probe/')} {x:.3f}" for name, x in values.items())
+        self.say(f"step {step}: {names}")
+
+    def say(self, text: str) -> None:
+        """A line of log.txt. If nobody reads `out` any more, training goes on without it."""
+        if self._run:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            with (self._run / "log.txt").open("a", encoding="utf-8") as file:
+                file.write(f"{now} {text}\n")
+        try:
+            if self._out is not None:
+                tqdm.write(text, file=self._out)
+                self._out.flush()
+        except (OSError, ValueError):  # a pipe or a terminal that is gone, a closed file
+            self._out = None
+
+    def profile(self, step: int) -> None:
+        """Opens the profiler's window before step `profile.start`, closes it after its length."""
+        start, stop = self._window.start, self._window.start + self._window.steps
+        if self._run and start <= step < stop and not self._profiling:
+            jax.profiler.start_trace(str(self._run / "tensorboard"))
+            self._profiling = True
+        elif step >= stop:
+            self._end_profile()
+
+    def _end_profile(self) -> None:
+        if self._profiling:
+            jax.profiler.stop_trace()
+            self._profiling = False
+            self.say("profile written: tensorboard --logdir shows it")
+
+    def mfu_convention(self) -> str:
+        """How `mfu` is counted, in words."""
+        peak = f"of {self._peak / 1e12:,.0f} TFLOP/s peak" if self._peak else ""
+        return (
+            f"{self._flops:.3g} FLOP per token = 6 per trained weight, 4 per frozen one, half of "
+            f"causal attention over the row; {peak or 'no peak is known for this device'}"
+        )
+
+    def speed(self) -> dict[str, float | None]:
+        """Speed since the first step, whose compilation is left out; None before the second."""
+        if self._begin is None or self._now <= self._begin:
+            return {"tokens_per_second": None, "data_share": None}
+        seconds = self._now - self._begin
+        return {
+            "tokens_per_second": (self._tokens - self._first_tokens) / seconds,
+            "data_share": self._waited / seconds,
+        }
+
+    def close(self) -> None:
+        """End the profile, the bar and the files."""
+        self._end_profile()
+        self._bar.close()
+        if self._curves:
+            self._curves.close()

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from msm_jax.errors import UserError
 from msm_jax.model.adapter import only_adapter, without_adapter
@@ -14,7 +15,7 @@ SCHEDULES = ("cosine", "linear", "constant")
 TRAINABLE = ("all", "lora")
 
 
-def make_schedule(config, steps: int) -> optax.Schedule:
+def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     """Learning rate by step: linear warmup over `warmup_fraction` of the run, then decay to 0."""
     if config.schedule not in SCHEDULES:
         raise UserError(f"optimizer.schedule={config.schedule!r}: one of {SCHEDULES}")
@@ -30,13 +31,13 @@ def make_schedule(config, steps: int) -> optax.Schedule:
     return optax.join_schedules([rising, after], [warmup])
 
 
-def make_optimizer(config, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019) with decoupled weight decay on matrices only.
 
     Steps that are not finite, and loss spikes where config.skip_spikes asks for it, are skipped.
     """
 
-    def decays(params):
+    def decays(params: dict) -> dict:
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
     adamw = optax.adamw(
@@ -56,13 +57,13 @@ SPIKE_WINDOW = 128  # losses that a spike is measured by (OLMo-core's SkipStepOp
 
 
 class SkipState(NamedTuple):
-    """Of `skip_bad_steps`.
+    """The state of `skip_bad_steps`.
 
     Attributes:
       inner: the optimizer's own state, as the last good step left it.
       skipped, in_a_row: int32 counts of steps, of all and since the last good one.
       recent: float32[SPIKE_WINDOW] losses of good steps, NaN where there were none yet; None
-        where spikes are not looked for.
+        where spikes are not detected.
     """
 
     inner: Any
@@ -71,21 +72,30 @@ class SkipState(NamedTuple):
     recent: jax.Array | None
 
 
-def skip_bad_steps(inner, spikes: float = 0.0) -> optax.GradientTransformationExtraArgs:
+def skip_bad_steps(
+    inner: optax.GradientTransformation, spikes: float = 0.0
+) -> optax.GradientTransformationExtraArgs:
     """`inner`, but a step whose loss or gradient norm is not finite changes nothing.
 
-    A step without learned tokens changes nothing either, and is not counted among those skipped.
-
-    With `spikes` above 0, so does one whose loss lies more than that many standard deviations
-    above the mean of the last 128 good ones, once there are as many. The learning-rate schedule
-    counts good steps only.
+    A step without loss tokens changes nothing either, and is not counted as skipped. With `spikes`
+    above 0, a step whose loss is more than that many standard deviations above the mean of the last
+    128 good ones is skipped too, once there are as many. The learning-rate schedule counts good
+    steps only.
     """
 
-    def init(params):
+    def init(params: dict) -> SkipState:
         recent = jnp.full(SPIKE_WINDOW, jnp.nan) if spikes else None
         return SkipState(inner.init(params), jnp.int32(0), jnp.int32(0), recent)
 
-    def update(gradients, state, params=None, *, loss=0.0, grad_norm=None, learned=1.0):
+    def update(
+        gradients: dict,
+        state: SkipState,
+        params: dict | None = None,
+        *,
+        loss: Any = 0.0,
+        grad_norm: Any = None,
+        loss_tokens: Any = 1.0,
+    ) -> tuple[dict, SkipState]:
         grad_norm = optax.global_norm(gradients) if grad_norm is None else grad_norm
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         recent = state.recent
@@ -95,28 +105,26 @@ def skip_bad_steps(inner, spikes: float = 0.0) -> optax.GradientTransformationEx
             recent = jnp.where(good, jnp.roll(recent, 1).at[0].set(loss), recent)
         updates, after = inner.update(gradients, state.inner, params)
         keep = lambda new, old: jnp.where(good, new, old)
-        bad = (~good & (learned != 0)).astype(jnp.int32)
-        return jax.tree.map(
-            lambda update: keep(update, jnp.zeros_like(update)), updates
-        ), SkipState(
-            jax.tree.map(keep, after, state.inner),
-            state.skipped + bad,
-            (state.in_a_row + bad) * bad,
-            recent,
-        )
+        bad = (~good & (loss_tokens != 0)).astype(jnp.int32)
+        updates = jax.tree.map(lambda update: keep(update, jnp.zeros_like(update)), updates)
+        inner_state = jax.tree.map(keep, after, state.inner)
+        in_a_row = (state.in_a_row + bad) * bad
+        return updates, SkipState(inner_state, state.skipped + bad, in_a_row, recent)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def optimizer_shardings(optimizer, trained: dict, mesh) -> optax.OptState:
-    """The tree of `optimizer.init(trained)`: a moment lies as its parameter does, counts whole."""
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+def optimizer_shardings(
+    optimizer: optax.GradientTransformation, trained: dict, mesh: jax.sharding.Mesh
+) -> optax.OptState:
+    """Shardings of `optimizer.init(trained)`: moments as their parameters, counts replicated."""
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return optax.tree_utils.tree_map_params(
         optimizer,
         lambda _, param: param.sharding,
         jax.eval_shape(optimizer.init, trained),
         trained,
-        transform_non_params=lambda _: whole,
+        transform_non_params=lambda _: replicated,
     )
 
 

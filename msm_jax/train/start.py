@@ -1,4 +1,4 @@
-"""What a stage begins with: its checks, its model, and the state to go on from."""
+"""What a stage begins with: its checks, its model, and the state to resume from."""
 
 import dataclasses
 import os
@@ -6,6 +6,8 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 from ml_collections import ConfigDict
 
 from msm_jax.data.tokenizer import Tokenizer
@@ -17,7 +19,7 @@ from msm_jax.weights import checkpoints
 from msm_jax.weights.differences import RUNTIME_FIELDS
 from msm_jax.weights.fingerprint import params_fingerprint
 
-# Keys of config.model that do not describe the shape, which with a preset is not ours to say.
+# Keys of config.model that do not describe the shape, which a preset decides.
 OURS = ("dtype", "param_dtype", "lora_rank", "lora_alpha", "lora_targets", "remat", "attention")
 
 
@@ -31,7 +33,7 @@ class State:
     optimizer_state: Any
     tokens: int = 0
     loss_tokens: int = 0
-    empty: int = 0  # steps without a learned token, which changed nothing
+    empty: int = 0  # steps without a loss token, which changed nothing
     probes: dict = dataclasses.field(default_factory=dict)
     done: bool = False
     base: dict | None = None  # where the frozen weights are kept, if not in our checkpoints
@@ -47,7 +49,7 @@ class State:
 
     @property
     def progress(self) -> dict:
-        """What a checkpoint gives back beside arrays."""
+        """What a checkpoint restores beside arrays."""
         names = ("tokens", "loss_tokens", "empty", "probes", "done")
         return {name: getattr(self, name) for name in names}
 
@@ -56,7 +58,7 @@ def check_place(run: pathlib.Path, parent: str) -> None:
     """UserError for a run directory that is something else already."""
     if is_huggingface(run):
         raise UserError(
-            f"workdir={run}: is a Hugging Face checkpoint, which a run would write over: give "
+            f"workdir={run}: is a Hugging Face checkpoint, which a run would overwrite: give "
             "another directory"
         )
     if parent and run.exists() and os.path.realpath(parent) == os.path.realpath(run):
@@ -72,7 +74,7 @@ def check(config: ConfigDict) -> None:
         )
     if config.rows % config.accumulation:
         raise UserError(
-            f"rows={config.rows} cannot be cut into accumulation={config.accumulation} equal parts"
+            f"rows={config.rows} is not a multiple of accumulation={config.accumulation}"
         )
     if config.parent and not (_is_run(config.parent) or is_huggingface(config.parent)):
         raise UserError(
@@ -82,7 +84,7 @@ def check(config: ConfigDict) -> None:
     if config.probes and config.optimizer.schedule != "constant":
         raise UserError(
             f"probes end the stage early, so optimizer.schedule={config.optimizer.schedule!r} "
-            'would be cut off: use "constant", or remove the probes'
+            'would not reach its end: use "constant", or remove the probes'
         )
     if config.trainable == "all" and config.model.param_dtype != "float32":
         raise UserError(
@@ -133,15 +135,25 @@ def _parents_shape(parent: str) -> ModelConfig:
     return read_config(pathlib.Path(parent), "float32")
 
 
-def start(config, model, mesh, optimizer, keeper, facts) -> State:
-    """The state to go on from; the first that exists:
+def start(
+    config: ConfigDict,
+    model: ModelConfig,
+    mesh: jax.sharding.Mesh,
+    optimizer: optax.GradientTransformation,
+    manager: Any,
+    facts: dict[str, Any],
+) -> State:
+    """The state to continue from, the first of these that exists:
 
     1. the newest checkpoint of this run, if it began with what the parent holds now
     2. the weights of the parent, with a fresh optimizer
     3. fresh weights from the seed
 
     Args:
-      facts: as `record.facts`; the fingerprint of the parent's weights joins them.
+      facts: as from `record.facts`; the fingerprint of the parent's weights is added to them.
+
+    Raises:
+      UserError: the checkpoint is another run's, or the weights of the parent are not finite.
     """
     shapes = jax.tree.map(_placed_shape, abstract_params(model), param_shardings(model, mesh))
     trained, frozen = split_params(shapes, config.trainable)
@@ -149,38 +161,42 @@ def start(config, model, mesh, optimizer, keeper, facts) -> State:
     optimizer_shapes = jax.tree.map(_placed_shape, jax.eval_shape(optimizer.init, trained), places)
     params = _parents_params(config, model, mesh) if config.parent else None
     facts["parent"] = params_fingerprint(params) if params else None
-    began = checkpoints.steps(keeper.directory)
     base = None
-    if adapter_only(config):
+    if config.trainable == "lora" and params:  # checkpoints leave out what the parent has
         trained, frozen = split_params(_with_adapter(params, config, model, mesh), "lora")
-        base = checkpoints.base_facts(keeper.directory.parent, config.parent, frozen)
-    if began:
+        base = checkpoints.base_facts(manager.directory.parent, config.parent, frozen)
+    if checkpoints.steps(manager.directory):
         params = None  # makes room for what is restored
         saved = trained if base else shapes
-        step, params, optimizer_state, progress = keeper.restore(
+        step, params, optimizer_state, progress = manager.restore(
             saved, optimizer_shapes, facts, config.fall_back
         )
-        if base:
-            return State(step, params, frozen, optimizer_state, base=base, **progress)
-        trained, frozen = split_params(params, config.trainable)
-        return State(step, trained, frozen, optimizer_state, **progress)
+        trained, frozen = (params, frozen) if base else split_params(params, config.trainable)
+        return State(step, trained, frozen, optimizer_state, base=base, **progress)
     if not base:
-        params = _with_adapter(params, config, model, mesh)
-        trained, frozen = split_params(params, config.trainable)
+        trained, frozen = split_params(_with_adapter(params, config, model, mesh), config.trainable)
+    if not all_finite(join(trained, frozen)):
+        raise UserError(
+            f"parent={config.parent}: has weights that are not finite, so nothing can be learned: "
+            "use a checkpoint that is not damaged"
+        )
     optimizer_state = jax.jit(optimizer.init, out_shardings=places)(trained)
     return State(0, trained, frozen, optimizer_state, base=base)
 
 
-def adapter_only(config) -> bool:
-    """Whether checkpoints leave out what the parent has."""
-    return config.trainable == "lora" and bool(config.parent)
+@jax.jit
+def all_finite(tree: dict) -> jax.Array:
+    """bool[]: whether every number of a tree is finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def _placed_shape(leaf, sharding):
+def _placed_shape(
+    leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding
+) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _parents_params(config, model, mesh) -> dict:
+def _parents_params(config: ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh) -> dict:
     """The weights of the parent, without what this stage adds."""
     if _is_run(config.parent):
         theirs, params, _ = checkpoints.load_params(config.parent, mesh=mesh)
@@ -193,7 +209,9 @@ def _parents_params(config, model, mesh) -> dict:
     return join(checkpoints.as_dtype(base, model.param_dtype), adapter)
 
 
-def _with_adapter(params: dict | None, config, model, mesh) -> dict:
+def _with_adapter(
+    params: dict | None, config: ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh
+) -> dict:
     """The parent's weights, with a fresh adapter where it has none; without a parent fresh ones."""
     places, key = param_shardings(model, mesh), jax.random.key(config.seed)
     if params is None:

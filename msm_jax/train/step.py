@@ -1,62 +1,67 @@
 """One optimizer step, for full-parameter and LoRA training, documents and chats alike."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from msm_jax.model import ModelConfig
 from msm_jax.model.adapter import join
 from msm_jax.train.loss import summed_loss
 from msm_jax.train.optimizer import SkipState
 
 
-def make_step(config, optimizer, accumulation: int = 1, mesh=None):
+def make_step(
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    accumulation: int = 1,
+    mesh: jax.sharding.Mesh | None = None,
+) -> jax.stages.Wrapped:
     """The jitted step.
 
     Args:
-      config: ModelConfig.
-      optimizer: optax transformation of the trained parameters, as `make_optimizer` gives it.
-      accumulation: micro-batches that the batch is cut into; the gradient is that of the whole.
-      mesh: where parameters and batch lie; None: on one device.
+      optimizer: transforms the trained parameters' gradients, as from `make_optimizer`.
+      accumulation: micro-batches that the batch is split into; the gradient is that of the batch.
+      mesh: on which parameters and batch are placed; None is one device.
 
     Returns:
       step(trained, optimizer_state, frozen, batch) -> (trained, optimizer_state, metrics), with
-      batch as `Data.batches[i]` gives it and metrics {"loss", "grad_norm", "loss_tokens",
-      "tokens"}, the loss in nats per learned token (NaN where there is none: then nothing
-      changes), and the counts of `skip_bad_steps` where the
-      optimizer has them. A batch may also have "stop", int32 flags whose sum is a metric. The
-      first two arguments are donated. Gradients are summed in float32, whatever the dtype of the
-      products.
+      batch as from `Data.rows` and metrics {"loss", "grad_norm", "loss_tokens", "tokens"}, the loss
+      in nats per loss token (NaN where there is none: then nothing changes), and the counts of
+      `skip_bad_steps` where the optimizer has them. A batch may also have "stop", int32 flags whose
+      sum is a metric. The first two arguments are donated. Gradients are summed in float32,
+      whatever the dtype of the products.
     """
 
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def gradient(trained, frozen, batch):
+    def gradient(trained: dict, frozen: dict, batch: dict) -> tuple[jax.Array, dict]:
         loss = lambda trained: summed_loss(config, join(trained, frozen), batch, mesh)
         return jax.value_and_grad(loss)(trained)
 
-    def accumulated(trained, frozen, batch):
+    def accumulated(trained: dict, frozen: dict, batch: dict) -> tuple[jax.Array, dict]:
         if accumulation == 1:
             return gradient(trained, frozen, batch)
 
-        def add(total, part):
+        def add(total: Any, part: dict) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, gradient(trained, frozen, part)), None
 
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained))
         return jax.lax.scan(add, zero, micro_batches(batch, accumulation))[0]
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(trained, optimizer_state, frozen, batch):
+    def step(trained: dict, optimizer_state: Any, frozen: dict, batch: dict) -> tuple:
         batch = dict(batch)
         stop = batch.pop("stop", None)
         loss, gradients = accumulated(trained, frozen, batch)
-        learned = jnp.sum(batch["loss_weights"])
-        gradients = jax.tree.map(lambda each: each / jnp.where(learned > 0, learned, 1), gradients)
+        weight = jnp.sum(batch["loss_weights"])
+        gradients = jax.tree.map(lambda each: each / jnp.where(weight > 0, weight, 1), gradients)
         metrics = {
-            "loss": loss / learned,
+            "loss": loss / weight,
             "grad_norm": optax.global_norm(gradients),
-            "loss_tokens": learned,
+            "loss_tokens": weight,
             "tokens": jnp.count_nonzero(batch["segment_ids"]),
         }
         if stop is not None:
@@ -67,7 +72,7 @@ def make_step(config, optimizer, accumulation: int = 1, mesh=None):
             trained,
             loss=metrics["loss"],
             grad_norm=metrics["grad_norm"],
-            learned=learned,
+            loss_tokens=weight,
         )
         if isinstance(optimizer_state, SkipState):
             metrics["skipped"] = optimizer_state.skipped

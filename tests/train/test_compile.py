@@ -49,7 +49,6 @@ def test_collectives_are_counted_through_loops_and_fusions():
         "reduce-scatter": (6, 6 * 2 * 4 * 4 * 4),
         "all-reduce": (1, 8 * 4 * 4),
     }
-    assert hlo.largest_array(PROGRAM) == 32
 
 
 CONFIG = """

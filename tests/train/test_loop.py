@@ -24,8 +24,8 @@ from msm_jax.errors import UserError
 from msm_jax.model import batch_sharding, init_params, make_mesh
 from msm_jax.train import hosts
 from msm_jax.train.config import source
+from msm_jax.train.evaluations import Probe
 from msm_jax.train.loop import train
-from msm_jax.train.probes import Probe
 from msm_jax.train.start import model_config
 from msm_jax.weights.checkpoints import load_params
 
@@ -67,7 +67,11 @@ def test_a_terminal_sees_a_bar_and_a_file_sees_lines(config, tmp_path):
     terminal, file = Terminal(), io.StringIO()
     train(config, tmp_path / "a", terminal)
     train(config, tmp_path / "b", file)
-    assert "/12  loss" in terminal.getvalue() and "\r" in terminal.getvalue()
+    assert (
+        "12/12" in terminal.getvalue()
+        and "loss" in terminal.getvalue()
+        and "\r" in terminal.getvalue()
+    )
     assert "\r" not in file.getvalue() and "step 12: saved" in file.getvalue()
 
 
@@ -157,11 +161,18 @@ def wait_until(true):
 
 def test_a_stage_that_has_learned_nothing_is_an_error(config, tmp_path, monkeypatch):
     real = hosts.place_rows
-    blank = lambda batch: dict(batch, loss_weights=np.zeros_like(batch["loss_weights"]))
+    zeros = lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding)
+    blank = lambda batch: dict(batch, loss_weights=zeros(batch["loss_weights"]))
     monkeypatch.setattr(hosts, "place_rows", lambda *given: blank(real(*given)))
-    with pytest.raises(UserError, match="none of 12 steps had a token to learn"):
+    with pytest.raises(UserError, match="none of 12 steps had a loss token"):
         train(config, tmp_path)
     assert "done" not in (tmp_path / "log.txt").read_text()
+
+
+def test_a_transfer_that_nobody_wrote_down_ends_the_loop(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(hosts, "place_rows", lambda rows_of, shape, place: rows_of(0, shape[0]))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        train(config, tmp_path)
 
 
 def test_a_finished_run_is_left_alone(config, tmp_path):
@@ -228,15 +239,15 @@ def test_a_probe_that_cannot_be_asked_is_refused_by_its_line(config, tmp_path, c
     path.write_text(f"{json.dumps(pair)}\n{json.dumps(wrong)}\n")
     tokenizer = load_tokenizer(config.tokenizer)
     with pytest.raises(UserError, match=rf"pairs.jsonl:2: not a pair: {says}"):
-        Probe("easy", path, 0.5, tokenizer, config.chat_format, 24)
+        Probe(path, tokenizer, config.chat_format, 24)
     path.write_text("")
     with pytest.raises(UserError, match="has no pairs"):
-        Probe("easy", path, 0.5, tokenizer, config.chat_format, 24)
+        Probe(path, tokenizer, config.chat_format, 24)
 
 
 def test_a_probe_of_weights_that_are_not_numbers_has_nothing_right(config, material):
     tokenizer = load_tokenizer(config.tokenizer)
-    probe = Probe("easy", material / "pairs.jsonl", 0.5, tokenizer, config.chat_format, 24)
+    probe = Probe(material / "pairs.jsonl", tokenizer, config.chat_format, 24)
     model, mesh = model_config(config, tokenizer), make_mesh(config.mesh)
     weights = jax.tree.map(lambda w: w * math.nan, init_params(model, jax.random.key(0)))
     assert probe.rate(model, weights, 4, batch_sharding(mesh, 4, 24)) == 0
@@ -262,7 +273,7 @@ def test_a_changed_resume_names_both_sides(config, tmp_path, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"accumulation": 3}, "rows=4 cannot be cut"),
+        ({"accumulation": 3}, "rows=4 is not a multiple"),
         ({"tokenizer": "/nowhere.model"}, "cannot be read"),
         ({"model": {"vocab_size": 5}}, "ids: set it to 0"),
         ({"model": {"kv_heads": 3}}, "not a multiple"),
@@ -380,8 +391,11 @@ def test_documents_need_no_template_to_train_on_and_to_sample_from(config, tmp_p
 
 def test_too_much_memory_is_said_with_what_to_change(config):
     from msm_jax.model import make_mesh
-    from msm_jax.train.loop import _memory
+    from msm_jax.train.loop import _out_of_memory
 
     refused = pytest.raises(UserError, match=r"not fit in memory.*rows=4.*remat=none.*mesh.fsdp=1")
-    with refused, _memory(config, types.SimpleNamespace(remat="none"), make_mesh(config.mesh)):
+    with (
+        refused,
+        _out_of_memory(config, types.SimpleNamespace(remat="none"), make_mesh(config.mesh)),
+    ):
         jax.block_until_ready(jax.jit(lambda: jax.numpy.zeros(2**45))())

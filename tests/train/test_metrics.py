@@ -6,7 +6,7 @@ import math
 import pytest
 
 from msm_jax import strict_json
-from msm_jax.train.metrics import Metrics
+from msm_jax.train.metrics import Curves
 
 
 def refuse(word):
@@ -17,7 +17,7 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for resumed_at, steps in ((0, range(1, 6)), (3, range(4, 8)), (0, range(1, 3))):
-        metrics = Metrics(tmp_path, resumed_at)
+        metrics = Curves(tmp_path, resumed_at)
         for step in steps:
             metrics.write(step, {"loss": step + resumed_at})
         metrics.close()
@@ -33,12 +33,12 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
 def test_what_is_no_line_of_ours_is_left_out_and_costs_no_other(tmp_path, line):
     first, third, late = (b'{"step": %d, "loss": 2.0}\n' % step for step in (1, 3, 6))
     (tmp_path / "metrics.jsonl").write_bytes(first + line + b"\n" + third + late + first[:-1])
-    Metrics(tmp_path, 5).close()
+    Curves(tmp_path, 5).close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == first + third
 
 
 def test_what_is_not_finite_is_null_and_named(tmp_path):
-    metrics = Metrics(tmp_path, 0)
+    metrics = Curves(tmp_path, 0)
     metrics.write(1, {"loss": math.nan, "grad_norm": math.inf, "tokens": 3})
     metrics.close()
     row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)

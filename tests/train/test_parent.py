@@ -122,7 +122,7 @@ def test_midtraining_then_fine_tuning_of_the_same_adapter(config, checkpoint, ma
         train(config, tmp_path / "other")
 
 
-def test_chats_are_taught_in_the_format_of_the_stage_before(config, checkpoint, material, tmp_path):
+def test_chats_keep_the_format_of_the_stage_before(config, checkpoint, material, tmp_path):
     folder, _, _ = checkpoint
     config.parent, config.tokenizer, config.steps = str(folder), "", 2
     config.sequence_length = 64
@@ -149,12 +149,14 @@ def test_chats_are_taught_in_the_format_of_the_stage_before(config, checkpoint, 
     config.allow_new_chat_format = True
     train(config, tmp_path / "other")
     assert "warning: chat_format='qwen3' writes chats in another way than 'own'" in log("other")
-    # What was taught goes through stages of documents; the tokenizer is the parent's.
+    # The format goes through stages of documents; the tokenizer is the parent's.
     config.data = ConfigDict({"documents": source(str(material / "documents.jsonl"))})
     config.parent = str(tmp_path / "own")
     train(config, tmp_path / "between")
-    assert load_params(tmp_path / "between")[2]["taught"]["name"] == "own"
-    with pytest.raises(UserError, match="was taught chats in the format 'own', and 'qwen3' writes"):
+    assert load_params(tmp_path / "between")[2]["taught"]["name"] == "own"  # words: ok
+    with pytest.raises(
+        UserError, match="was trained on chats in the format 'own', and 'qwen3' writes"
+    ):
         msm_jax.load(tmp_path / "between")
     assert msm_jax.load(tmp_path / "between", chat_format="own").chat_format == "own"
     settings = tmp_path / "own" / "tokenizer_config.json"

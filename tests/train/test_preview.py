@@ -40,8 +40,8 @@ def test_a_preview_prints_rows_and_writes_no_run(config, tmp_path, run_python):
 def test_a_log_begins_with_an_example_of_each_source(config, tmp_path):
     train(with_chats(config, tmp_path), tmp_path / "run", io.StringIO())
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert f"data.chats: its first example, what is learned in [[ ]]: {MARKED}" in log
-    assert "data.documents: its first example, what is learned in [[ ]]: [[" in log
+    assert f"data.chats: its first example, loss tokens in [[ ]]: {MARKED}" in log
+    assert "data.documents: its first example, loss tokens in [[ ]]: [[" in log
 
 
 def test_what_a_terminal_would_obey_is_spelled_out(material):

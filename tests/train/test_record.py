@@ -1,4 +1,4 @@
-"""What a run says of itself is so: its identity, its parent, the formats it was taught."""
+"""What a run says of itself is so: its identity, its parent, the formats it was trained on."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.settings import Form, Named
 from msm_jax.train import record
-from msm_jax.train.chats import chats_taught
+from msm_jax.train.chats import chat_format_of
 from msm_jax.train.config import STAGE, probe, source
 from msm_jax.train.loop import _load, train
 from msm_jax.train.start import model_config
@@ -70,9 +70,9 @@ def other(path, value):
 def facts_of(config):
     tokenizer = load_tokenizer(config.tokenizer)
     data = _load(config, config.data, tokenizer)
-    taught, _ = chats_taught(config, tokenizer, data)
+    chats, _ = chat_format_of(config, tokenizer, data)
     model = model_config(config, tokenizer)
-    return record.facts(config, model, tokenizer, data, config.steps, taught)
+    return record.facts(config, model, tokenizer, data, config.steps, chats)
 
 
 @pytest.fixture

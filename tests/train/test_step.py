@@ -11,10 +11,10 @@ from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, init_params, make_mesh
 from msm_jax.model.adapter import join
+from msm_jax.train.evaluations import eval_sums
 from msm_jax.train.loss import summed_loss, token_logprobs
 from msm_jax.train.optimizer import make_optimizer, make_schedule, split_params
 from msm_jax.train.step import make_step
-from msm_jax.train.watch import eval_sums
 
 
 @pytest.fixture(scope="module")

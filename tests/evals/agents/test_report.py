@@ -8,7 +8,6 @@ import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.evals import judge
-from msm_jax.evals.agents.actions import parse
 from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.judges.base import Judgement
 from msm_jax.evals.report import write_report

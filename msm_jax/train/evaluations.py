@@ -1,0 +1,183 @@
+"""Measured while a stage trains: probes, the loss on other data, and sampled completions."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from msm_jax.corpus.records import read_rows
+from msm_jax.data.chat import render_chat
+from msm_jax.data.pipeline import Data, as_batch, pack_rows
+from msm_jax.data.template import find_format
+from msm_jax.data.tokenizer import Tokenizer
+from msm_jax.errors import UserError
+from msm_jax.model import ModelConfig
+from msm_jax.sample import sample
+from msm_jax.train.hosts import place_rows, to_host
+from msm_jax.train.loss import summed_loss, token_logprobs
+from msm_jax.train.step import micro_batches
+
+
+class Evaluations:
+    """The evaluations of a stage, each of them every so many steps and after the last one.
+
+    Args:
+      held_out: the data of config.eval; None where there is none.
+      place: the sharding of a micro-batch.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        held_out: Data | None,
+        place: NamedSharding,
+    ):
+        self._config, self._model, self._place = config, model, place
+        self._tokenizer, self._held_out = tokenizer, held_out
+        self._probes = {
+            name: Probe(one.path, tokenizer, config.chat_format, config.sequence_length)
+            for name, one in sorted(config.probes.items())
+        }
+        self._prompts = [
+            [*tokenizer.start_ids, *tokenizer.encode(text)] or [0]
+            for text in config.samples.prompts
+        ]
+
+    def run(self, state: Any, metrics: Any) -> None:
+        """Whatever is due after this step. Probes that all hold end the stage: `state.done`."""
+        config, step = self._config, state.step
+        due = lambda every: bool(every) and (state.done or step % every == 0)
+        finished = False
+        if self._probes and due(config.probe_every):
+            rows = config.rows // config.accumulation
+            state.probes = {
+                name: probe.rate(self._model, state.params, rows, self._place)
+                for name, probe in self._probes.items()
+            }
+            metrics.evaluated(step, {f"probe/{name}": x for name, x in state.probes.items()})
+            finished = all(x >= config.probes[name].at_least for name, x in state.probes.items())
+        if self._held_out and due(config.eval.every):
+            metrics.evaluated(step, {"eval_loss": self._eval_loss(state.params)})
+        if due(config.samples.every):
+            for text, completion in zip(
+                config.samples.prompts, self._complete(state.params), strict=True
+            ):
+                metrics.say(f"step {step}: {text!r} -> {completion!r}")
+        state.done |= finished
+
+    def _eval_loss(self, params: dict) -> float:
+        """Nats per loss token on fixed batches; NaN where there is no such token.
+
+        Uses the kernels, the mesh and the micro-batches of a training step, and no more memory.
+        """
+        config, data, total = self._config, self._held_out, np.zeros(2)
+        assert data is not None
+        for number in range(min(config.eval.batches, data.steps or config.eval.batches)):
+            rows_of = functools.partial(data.rows, number)
+            batch = place_rows(rows_of, (config.rows, config.sequence_length), self._place)
+            sums = eval_sums(self._model, self._place.mesh, config.accumulation, params, batch)
+            total += [float(x) for x in jax.device_get(sums)]
+        return float(total[0] / total[1]) if total[1] else math.nan
+
+    def _complete(self, params: dict) -> list[str]:
+        """Greedy completions of the prompts."""
+        tokenizer, mesh = self._tokenizer, self._place.mesh
+        found = sample(
+            self._model,
+            params,
+            self._prompts,
+            max_tokens=self._config.samples.max_tokens,
+            temperature=0.0,
+            stop_ids=[tokenizer.control(tokenizer.end_of_document)],
+            vocab_limit=tokenizer.vocab_size,
+            mesh=mesh if mesh.size > 1 else None,
+        )
+        return [tokenizer.decode(one.tokens) for (one,) in found]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def eval_sums(
+    config: ModelConfig, mesh: jax.sharding.Mesh, parts: int, params: dict, batch: dict
+) -> tuple[jax.Array, jax.Array]:
+    """(summed loss in nats, loss tokens) of a batch, in as many parts as a step has."""
+    one = lambda part: summed_loss(config, params, part, mesh)
+    losses = jax.lax.map(one, micro_batches(batch, parts)) if parts > 1 else one(batch)
+    return jnp.sum(losses), jnp.sum(batch["loss_weights"])
+
+
+class Probe:
+    """Questions with two answers, to see during training whether something is learned.
+
+    A file of pairs {"question", "options": [first, second], "a_index"}, optionally "system".
+    """
+
+    def __init__(self, path: str, tokenizer: Tokenizer, chat_format: str, row_length: int):
+        self._right, rows = [], []
+        format = find_format(chat_format, tokenizer.directory or ".", tokenizer)
+        for number, row in read_rows(path):
+            if problem := _problem(row):
+                raise UserError(f"{path}:{number}: not a pair: {problem}")
+            turns = [{"role": "user", "content": row["question"]}]
+            if row.get("system"):
+                turns.insert(0, {"role": "system", "content": row["system"]})
+            self._right.append(row["a_index"])
+            for text in row["options"]:
+                answer = {"role": "assistant", "content": text}
+                ids, loss = render_chat(tokenizer, format, [*turns, answer])
+                if len(ids) > row_length:
+                    raise UserError(f"{path}:{number}: longer than a row of {row_length} tokens")
+                pair = np.array(ids, np.int32), np.array(loss, np.uint8)
+                rows.append(pack_rows([pair], row_length, 0))
+        if not rows:
+            raise UserError(f"{path}: has no pairs")
+        names = ("tokens_NT", "loss_NT", "segment_ids_NT")
+        self._rows = as_batch(*(np.concatenate([getattr(r, name) for r in rows]) for name in names))
+
+    def rate(self, config: ModelConfig, params: dict, rows: int, place: NamedSharding) -> float:
+        """Share of questions whose right answer is the likelier one.
+
+        Args:
+          config, params: of the model, with the kernels of a training step.
+          rows: scored at a time, of one step's micro-batch.
+          place: the sharding of such rows.
+        """
+        scores = []
+        count, length = self._rows["tokens"].shape
+        for first in range(0, count, rows):
+
+            def some(start: int, stop: int, first: int = first) -> dict[str, np.ndarray]:
+                # The last one again: one shape, one compilation.
+                numbers = np.minimum(np.arange(first + start, first + stop), count - 1)
+                return {name: array[numbers] for name, array in self._rows.items()}
+
+            batch = place_rows(some, (rows, length), place)
+            logprobs_BT = to_host(token_logprobs(config, params, batch, place.mesh))
+            scores.append(np.sum(logprobs_BT * some(0, rows)["loss_weights"], axis=1))
+        pairs = np.concatenate(scores)[:count].reshape(-1, 2)
+        right = np.array(self._right)[:, None]
+        ours, other = (np.take_along_axis(pairs, at, axis=1) for at in (right, 1 - right))
+        return float(np.mean(ours > other))  # NaN is no right answer, nor is a tie
+
+
+def _problem(row: dict) -> str:
+    """Why a row is not a question with two answers; "" if it is."""
+    if lacking := [name for name in ("question", "options", "a_index") if name not in row]:
+        return f"lacks {', '.join(lacking)}"
+    texts = row["options"]
+    if not isinstance(texts, list) or len(texts) != 2 or texts[0] == texts[1]:
+        return f"options must be two different texts, not {texts!r:.80}"
+    for name, text in (("question", row["question"]), *(("options", text) for text in texts)):
+        if not isinstance(text, str) or not text:
+            return f"{name} must be text, not {text!r:.80}"
+    if not isinstance(row.get("system") or "", str):
+        return f"system must be text, not {row['system']!r:.80}"
+    if row["a_index"] not in (0, 1) or isinstance(row["a_index"], bool | float):
+        return f"a_index must be 0 or 1, not {row['a_index']!r:.80}"
+    return ""
