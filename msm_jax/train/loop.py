@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from msm_jax import files
 from msm_jax.command import Preempted
 from msm_jax.data.pipeline import Data, load_data
 from msm_jax.data.preview import excerpt, row_texts
@@ -81,7 +82,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     hosts.barrier("start", BARRIER_SECONDS)
     with contextlib.ExitStack() as stack:
         if hosts.is_first():
-            stack.enter_context(checkpoints.lock(run))
+            busy = f"{run}: another process is training here: wait for it, or use another --workdir"
+            stack.enter_context(files.lock(run / "lock", busy))
         watchdog = stack.enter_context(contextlib.closing(_watchdog(run, config)))
         keeper = stack.enter_context(checkpoints.checkpointer(run, config.keep, config.keep_steps))
         state = start(config, model, mesh, optimizer, keeper, facts)

@@ -154,7 +154,7 @@ def test_chats_are_taught_in_the_format_of_the_stage_before(config, checkpoint, 
     config.parent = str(tmp_path / "own")
     train(config, tmp_path / "between")
     assert load_params(tmp_path / "between")[2]["taught"]["name"] == "own"
-    with pytest.raises(UserError, match="was taught chats in the format 'own', and 'qwen3' writes"):
+    with pytest.raises(UserError, match="was trained on chats in the format 'own', and 'qwen3' writes"):
         msm_jax.load(tmp_path / "between")
     assert msm_jax.load(tmp_path / "between", chat_format="own").chat_format == "own"
     settings = tmp_path / "own" / "tokenizer_config.json"
