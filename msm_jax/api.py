@@ -4,7 +4,6 @@ import bisect
 import collections
 import dataclasses
 import functools
-import json
 import operator
 import os
 import pathlib
@@ -30,18 +29,19 @@ from msm_jax.data.template import (
 )
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
-from msm_jax.loading import Chat, choose_chat, is_checkpoint, read_parts
+from msm_jax.loading import ChatSource, choose_chat, is_checkpoint, read_model
 from msm_jax.model import ModelConfig, forward, logits, make_mesh
-from msm_jax.model.adapter import join, without_adapter
+from msm_jax.model.adapter import join, merge, without_adapter
 from msm_jax.model.decode import stacked, unstacked
 from msm_jax.outputs import output_dir
 from msm_jax.sample import Sample
-from msm_jax.sample.sampler import check_prompts
+from msm_jax.sample.sampler import by_prompt, check_prompts
 from msm_jax.sample.settings import before_stop, stop_texts
 from msm_jax.weights import export, peft
+from msm_jax.weights.checkpoints import model_facts
 from msm_jax.weights.fingerprint import params_fingerprint
 
-TWICE_FITS = 0.4
+TWICE_FITS = 0.4  # of a device's memory: larger weights do not fit stacked and unstacked at once
 SAVED_AS = ("huggingface", "peft", "orbax")
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Sequence[Message]
@@ -51,20 +51,20 @@ Prompt = str | Sequence[int] | Sequence[Message]
 class Model:
     """Weights, their tokenizer and their chat format.
 
-    A prompt is a text to go on with, a list of messages to answer, or token ids as they are.
+    A prompt is a text to continue, a list of messages to answer, or token ids as they are.
 
     Attributes:
       config: of the decoder.
       params: nested dict of arrays.
       tokenizer: as from `load_tokenizer`.
       chat_format: a name that `find_format` knows.
-      directory: of the base's tokenizer and settings, to be saved with the weights.
-      stop_ids: tokens that end an answer, beside the ends of a turn and of a document.
-      context_length: tokens that the model was made for, prompt and answer together
-        (max_position_embeddings); None: not known, or not to be held to.
-      mesh: that the weights are cut by; None: they lie on one device.
+      directory: of the base's tokenizer and settings, which are saved with the weights.
+      stop_ids: tokens that end a completion, beside the ends of a turn and of a document.
+      context_length: tokens that the model was made for, prompt and completion together
+        (max_position_embeddings); None: no bound.
+      mesh: that shards the weights; None: they are on one device.
       chat_source: where the chat format comes from; None: from `chat_format` and `directory`.
-      base: the checkpoint that an adapter lies on, by the path that peft is to load.
+      base: path of the checkpoint that an adapter belongs to, as peft is to load it.
     """
 
     config: ModelConfig
@@ -75,21 +75,22 @@ class Model:
     stop_ids: tuple[int, ...] = ()
     context_length: int | None = None
     mesh: jax.sharding.Mesh | None = None
-    chat_source: Chat | None = None
+    chat_source: ChatSource | None = None
     base: str | None = None
 
     @functools.cached_property
     def format(self) -> ChatFormat:
+        """The chat format; UserError if the model has none."""
         return find_format(self.chat_format, self._place, self.tokenizer, self.directory)
 
     @property
     def _place(self) -> pathlib.Path:
-        """Where the template lies, if the format is "own"."""
+        """The directory of the template, if the format is "own"."""
         return self.chat_source.place if self.chat_source else self.directory or pathlib.Path()
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """Ids of all tokens that end an answer, that of a turn first."""
+        """Ids of all tokens that end a completion, that of a turn first."""
         known = self.tokenizer.control_names
         names = [self._turn_end, self.tokenizer.end_of_document]
         ids = [self.tokenizer.control(name) for name in names if name in known]
@@ -100,7 +101,7 @@ class Model:
         """The control token that ends a turn; "" for a model without a chat format."""
         try:
             return self.format.end
-        except UserError:  # chats say so when they are encoded; texts need none
+        except UserError:  # raised again when a chat is encoded; texts need no format
             return ""
 
     def logits(self, tokens: Sequence[Sequence[int]]) -> np.ndarray:
@@ -117,8 +118,8 @@ class Model:
     ) -> list[np.ndarray]:
         """One float32 array per completion: the log-probability of each of its tokens.
 
-        Texts are encoded apart from their prompts and get no end token. Rows of the vocabulary
-        that the tokenizer has no ids for have no probability.
+        Completions that are texts are encoded separately from their prompts, without an end token.
+        Rows of the vocabulary without an id in the tokenizer have no probability.
 
         Raises:
           UserError: as `msm_jax.sample.logprobs`, such as for what exceeds `context_length`.
@@ -134,12 +135,9 @@ class Model:
             mesh=self.mesh,
         )
 
-    def sample(self, prompts: Sequence[Prompt], n: int = 4, **settings) -> list[list[Sample]]:
+    def sample(self, prompts: Sequence[Prompt], n: int = 4, **settings: Any) -> list[list[Sample]]:
         """n samples per prompt, with their texts. Other settings are those of `stream`."""
-        found: list[list[Sample]] = [[] for _ in prompts]
-        for answer in self.stream(prompts, n, **settings):
-            found[answer.prompt].append(answer)
-        return [sorted(answers, key=lambda answer: answer.index) for answers in found]
+        return by_prompt(len(prompts), self.stream(prompts, n, **settings))
 
     def stream(
         self,
@@ -160,17 +158,17 @@ class Model:
     ) -> Iterator[Sample]:
         """n samples per prompt, each as soon as it has ended.
 
-        A sample depends on (seed, prompt, index), not on the other prompts. It ends where a turn
-        or a document ends, at one of the checkpoint's own stop ids, or with a text of `stop`. Its
-        text and tokens are those before the stop; a token that is partly before it is kept.
+        A sample depends on (seed, prompt, index), not on the other prompts. It ends at the end of a
+        turn or document, at one of the checkpoint's own stop ids, or before a text of `stop`; a
+        token that is partly before that text is kept.
 
         Args:
-          prompts: texts to go on with, chats to answer, or token ids.
+          prompts: texts to continue, chats to answer, or token ids.
           n, max_tokens, temperature, top_k, top_p, min_p, seed, first, limits, rows: as for
             `msm_jax.sample.stream`; temperature 0 is greedy.
-          stop: a text or several; the name of a control token is that token, too.
-          context_length: in place of the model's own, to go beyond what it was made for. An answer
-            that comes to it ends there with "length", and a warning says so.
+          stop: one text or several; the name of a control token is that token, too.
+          context_length: replaces the model's own. A completion that fills it ends there with
+            "length" and a warning.
 
         Raises:
           UserError: as `msm_jax.sample.stream`, and for an empty stop.
@@ -203,7 +201,7 @@ class Model:
             used = len(encoded[answer.prompt])
             if sampling.filled_context(answer, used, max_tokens, context):
                 warnings.warn(
-                    f"an answer was ended by the model's context of {context:,} tokens "
+                    f"a completion was ended by the model's context of {context:,} tokens "
                     "(max_position_embeddings), before max_tokens; others may be, too",
                     stacklevel=2,
                 )
@@ -211,7 +209,7 @@ class Model:
             yield dataclasses.replace(answer, text=text)
 
     def _stops(self, stops: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
-        """Texts, and ids of control tokens, which leave no trace in an answer's text."""
+        """Texts, and ids of control tokens, which leave no trace in a completion's text."""
         known = self.tokenizer.control_names
         for stop in stops:
             names = [name for name in known if name in stop]
@@ -220,12 +218,12 @@ class Model:
             ]
             if hidden and stop not in known:
                 raise UserError(
-                    f"stop={stop!r}: an answer's text never holds the control token {hidden[0]!r}: "
-                    "give that alone, or a text without it"
+                    f"stop={stop!r}: a completion's text never holds the control token "
+                    f"{hidden[0]!r}: give that alone, or a text without it"
                 )
         return tuple(stops), [self.tokenizer.control(stop) for stop in stops if stop in known]
 
-    def chat(self, messages: Sequence[Message], **settings) -> dict[str, str]:
+    def chat(self, messages: Sequence[Message], **settings: Any) -> dict[str, str]:
         """The assistant's next message, {"role", "content"}. Settings are those of `stream`."""
         ((answer,),) = self.sample([messages], 1, **{"rows": 1, **settings})
         return {"role": "assistant", "content": str(answer.text)}
@@ -236,7 +234,7 @@ class Model:
         generation_prompt: bool = False,
         tools: Sequence[Mapping] | None = None,
     ) -> tuple[list[int], list[int]]:
-        """Token ids of a conversation, and which of them are learned (loss mask).
+        """Token ids of a conversation, and for each 1 if it has loss, else 0.
 
         Args:
           messages, generation_prompt, tools: as for `msm_jax.data.chat.render_chat`.
@@ -244,11 +242,10 @@ class Model:
         return render_chat(self.tokenizer, self.format, messages, generation_prompt, tools)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt; messages end where the assistant is to speak.
+        """Token ids of a prompt; messages are followed by the opening of the assistant's turn.
 
-        Messages that end with the assistant's own are refused. A text begins as a document does in
-        training: where tokenizer.json's post-processor writes a begin-of-text token before texts
-        (Llama 3), with it.
+        Messages that end with the assistant's own are refused. A text begins as documents do in
+        training: with the begin-of-text token that tokenizer.json's post-processor adds (Llama 3).
         """
         if isinstance(prompt, str):
             return [*self.tokenizer.start_ids, *self.tokenizer.encode(prompt)]
@@ -266,7 +263,7 @@ class Model:
         return self.render(cast(Sequence[Message], prompt), generation_prompt=True)[0]
 
     def _encoded(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids of prompts; what is wrong with one names its number."""
+        """Token ids of prompts; an error names the prompt's number."""
         found = []
         for number, prompt in enumerate(prompts):
             try:
@@ -276,14 +273,14 @@ class Model:
         return found
 
     def _continued(self, text: str | Sequence[int]) -> list[int]:
-        """Token ids of what goes on after a prompt: no begin-of-text token."""
+        """Token ids of a completion: without a begin-of-text token."""
         return self.tokenizer.encode(text) if isinstance(text, str) else [int(t) for t in text]
 
     def identity(self) -> dict:
-        """What decides the answers, as JSON: equal for equal weights wherever they lie."""
+        """What decides the completions, as JSON; it does not depend on directories or devices."""
         return {
             "params": params_fingerprint(self.params),
-            "config": json.loads(json.dumps(dataclasses.asdict(self.config))),
+            "config": model_facts(self.config),
             "tokenizer": self.tokenizer.fingerprint,
             # what is written, and not by which name: a built-in format is exported as "own"
             "chat": self.format.fingerprint[:16] if self._turn_end else None,
@@ -291,19 +288,18 @@ class Model:
         }
 
     def with_adapter(self, directory: str | os.PathLike | None) -> "Model":
-        """This model with a PEFT adapter in place of any it has, or with none.
+        """This model with a PEFT adapter instead of any it has, or with none.
 
-        The base weights are shared, not copied: many adapters over one base cost only themselves.
-        Where the adapter brings a chat template, that is the model's from then on, unless another
-        format was asked for when the model was loaded; as with `load(path, adapter)`.
+        The base weights are shared, not copied. As with `load(path, adapter)`, an adapter's chat
+        template becomes the model's, unless another format was requested when it was loaded.
 
         Raises:
-          UserError: an adapter that is damaged, does not fit, or asks for what we do not compute.
+          UserError: an adapter that is damaged, does not fit, or needs what is not supported.
         """
         model = self
         if (source := self.chat_source) and self.directory:
             source = choose_chat(
-                self.directory, directory, self.tokenizer, source.asked, source.recorded
+                self.directory, directory, self.tokenizer, source.requested, source.recorded
             )
             model = dataclasses.replace(self, chat_format=source.name, chat_source=source)
         base = without_adapter(self.params)
@@ -315,11 +311,11 @@ class Model:
         return dataclasses.replace(model, config=config, params=join(base, adapter))
 
     def for_sampling(self, always: bool = False) -> "Model":
-        """This model, with its layers apart if its device has no room for them in both forms.
+        """This model, with unstacked layers if its device has no room for a second copy.
 
-        The sampler reads layers one by one and makes them so for itself; a model that takes more
-        than TWICE_FITS of a device's memory it cannot have twice. This one's weights are given up
-        then: go on with the model that is returned.
+        The sampler unstacks the layers into a copy of its own, for which there is no room if the
+        weights take more than TWICE_FITS of a device's memory. Then this model's arrays are deleted
+        one by one: use the model that is returned.
         """
         if not (always or _too_large_to_have_twice(self.params)):
             return self
@@ -328,9 +324,9 @@ class Model:
     def merged(self) -> "Model":
         """This model with its adapter's contribution added to the weights.
 
-        It is the base of adapters that are put on it then, and has no place until it is saved.
+        It is a new base for adapters, which has no path until it is saved.
         """
-        config, params = peft.merge(self.config, stacked(self.params))
+        config, params = merge(self.config, stacked(self.params))
         base = None if self.config.lora_rank else self.base
         return dataclasses.replace(self, config=config, params=params, base=base)
 
@@ -341,13 +337,13 @@ class Model:
 
         Args:
           directory: does not exist or is empty.
-          format: "huggingface": a checkpoint that transformers and vLLM load, an adapter merged
-            in; "peft": the adapter alone; "orbax": a run directory, from which training goes on,
-            the adapter apart from the weights.
-          dtype: that weights are stored in, for "huggingface"; None: as they are.
+          format: "huggingface": a checkpoint that transformers and vLLM load, with any adapter
+            merged in; "peft": the adapter alone; "orbax": a run directory, from which training can
+            continue, with the adapter kept separate.
+          dtype: of the stored weights, for "huggingface"; None: as they are.
 
         Raises:
-          UserError: a directory that holds something, another format, no adapter to save.
+          UserError: a directory that is not empty, another format, no adapter to save.
         """
         if format not in SAVED_AS:
             raise UserError(f"format={format!r}: one of {SAVED_AS}")
@@ -377,7 +373,7 @@ class Model:
             export.save_run(directory, self.config, params, facts, self.directory, own)
 
     def _template(self) -> tuple[str, dict]:
-        """The chat format as Jinja, and what that refers to by name."""
+        """The chat format as Jinja, and what the template refers to by name."""
         if self.chat_format not in OWN:
             return BUILTIN_TEMPLATES[self.chat_format], {}
         names = template_names(self._place, OWN[self.chat_format], self.directory)
@@ -402,12 +398,14 @@ class Model:
         peft.save_adapter(directory, self.config, params, base)
 
 
-def _kept(text_of, stops: tuple[str, ...], tokens: Sequence[int]) -> tuple[int, str] | None:
-    """How many of the tokens it takes to hold the text before a stop, and it; None: no stop."""
+def _kept(
+    text_of: Callable[[Sequence[int]], str], stops: tuple[str, ...], tokens: Sequence[int]
+) -> tuple[int, str] | None:
+    """(how many tokens it takes to hold the text before a stop, that text); None without a stop."""
     text = before_stop(text_of(tokens), stops)
     if text is None:
         return None
-    # Text only grows (but for a character whose last bytes are to come): halving finds the first.
+    # Text only grows (except at a character with missing bytes), so bisection finds the first.
     holds = lambda count: text_of(tokens[:count]).startswith(text)
     return bisect.bisect_left(range(len(tokens)), True, key=holds), text
 
@@ -423,37 +421,35 @@ def load(
 
     Args:
       path: a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json), or a run
-        directory, whose newest checkpoint is taken.
+        directory, whose newest checkpoint is loaded.
       adapter: a PEFT adapter to put on it (adapter_config.json, adapter_model.safetensors).
-      mesh: devices to share the weights, as a Mesh or as sizes such as {"fsdp": 4, "tensor": 2};
+      mesh: devices that share the weights, as a Mesh or as sizes such as {"fsdp": 4, "tensor": 2};
         None: the first device has them all.
       dtype: of weights and activations, "float32" or "bfloat16"; None: as stored.
-      chat_format: "own" (the template: the adapter's, or else the checkpoint's),
-        "own-no-thinking", or a name in `CHAT_FORMATS`; None: the adapter's template, the format
-        that the run was trained with, the checkpoint's template, or what its family uses: the
-        first that exists.
+      chat_format: "own" (the template of the adapter, or else of the checkpoint),
+        "own-no-thinking", or a name in `CHAT_FORMATS`; None: the first that exists of the adapter's
+        template, the format that the run was trained with, the checkpoint's template, and the
+        format of the model's family.
 
     Raises:
-      UserError: what is missing, damaged, unknown or does not fit, all of it in one message.
+      UserError: names everything that is missing, damaged, unknown or does not fit.
     """
     if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
         if not isinstance(mesh, Mapping):
             raise UserError(f"mesh={mesh!r}: must be a Mesh, or sizes such as {{'fsdp': 4}}")
         mesh = make_mesh(mesh)
-    parts = vars(read_parts(path, chat_format, mesh, dtype, adapter))
-    chat = parts.pop("chat")
-    model = Model(**parts, chat_format=chat.name, chat_source=chat, mesh=mesh)
+    model = Model(**read_model(path, adapter, mesh, dtype, chat_format))
     return model if adapter is None else model.with_adapter(adapter)
 
 
 def _too_large_to_have_twice(params: dict) -> bool:
-    """Whether some device's part of the weights is more than TWICE_FITS of its memory."""
-    parts: collections.Counter = collections.Counter()
+    """Whether some device's share of the weights is more than TWICE_FITS of its memory."""
+    shares: collections.Counter = collections.Counter()
     for leaf in jax.tree.leaves(params):
         for shard in leaf.addressable_shards:
-            parts[shard.device] += shard.data.nbytes
-    memory = {device: (device.memory_stats() or {}).get("bytes_limit", 0) for device in parts}
-    return any(part > TWICE_FITS * memory[device] > 0 for device, part in parts.items())
+            shares[shard.device] += shard.data.nbytes
+    memory = {device: (device.memory_stats() or {}).get("bytes_limit", 0) for device in shares}
+    return any(share > TWICE_FITS * memory[device] > 0 for device, share in shares.items())
 
 
 @functools.partial(jax.jit, static_argnums=0)

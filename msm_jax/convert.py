@@ -1,4 +1,4 @@
-"""`python -m msm_jax.convert`: checkpoints from one form into another, or looked over.
+"""`python -m msm_jax.convert`: converts checkpoints from one format into another, or checks them.
 
     python -m msm_jax.convert --source=Qwen3-8B --check
     python -m msm_jax.convert --source=Qwen3-8B --target=runs/qwen3-8b --to=orbax
@@ -7,14 +7,15 @@
     python -m msm_jax.convert --source=Qwen3-8B --adapter=adapter --target=runs/adapted --to=orbax
 
 A source is a Hugging Face checkpoint or a run directory; `--adapter` puts a PEFT adapter on it.
-In a Hugging Face checkpoint an adapter is merged into the weights; a run keeps it apart, so that
-training goes on with it; `--to=peft` writes it alone. The target appears when it is complete.
+In a Hugging Face checkpoint an adapter is merged into the weights; a run keeps it separate, so that
+its training can continue; `--to=peft` writes it alone. The target appears when it is complete.
 """
 
 import pathlib
 import sys
 import time
 import warnings
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -22,20 +23,28 @@ from msm_jax import command
 from msm_jax.errors import UserError
 from msm_jax.outputs import output_dir
 
+if TYPE_CHECKING:
+    from msm_jax.model import ModelConfig
+    from msm_jax.weights.tensor_files import Stored
+
 FORMS = ("huggingface", "peft", "orbax")
 
 
 def define_flags() -> None:
+    """Define this command's flags."""
     flags.DEFINE_string("source", None, "Checkpoint or run directory.", required=True)
-    flags.DEFINE_string("adapter", None, "PEFT adapter to put on the source.")
-    flags.DEFINE_string("target", None, "Directory to write; not there yet, or empty.")
-    flags.DEFINE_enum("to", None, FORMS, "What to write.")
-    flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "Of the weights; as they are if None")
-    flags.DEFINE_string("chat_format", None, "Chat format that the target is to carry.")
-    flags.DEFINE_boolean("check", False, "Look the source over and write nothing.")
+    flags.DEFINE_string("adapter", None, "Directory of a PEFT adapter to put on the source.")
+    flags.DEFINE_string("target", None, "Directory to write; does not exist yet, or is empty.")
+    flags.DEFINE_enum("to", None, FORMS, "Format to write.")
+    flags.DEFINE_enum(
+        "dtype", None, ("float32", "bfloat16"), "Of the written weights; by default as they are."
+    )
+    flags.DEFINE_string("chat_format", None, "Chat format of the target; by default the source's.")
+    flags.DEFINE_boolean("check", False, "Check the source and write nothing.")
 
 
 def main() -> None:
+    """Run the command."""
     args = flags.FLAGS
     if args.check:
         if args.target or args.to:
@@ -48,8 +57,11 @@ def main() -> None:
         raise UserError("--to=peft writes float32, as PEFT does: leave out --dtype")
     target = output_dir(args.target, "--target")
     from msm_jax.api import load
+    from msm_jax.loading import is_checkpoint
 
     start = time.perf_counter()
+    if is_checkpoint(args.source):
+        _find_undamaged(pathlib.Path(args.source))
     model = load(args.source, args.adapter, dtype=args.dtype, chat_format=args.chat_format)
     model.save(target, args.to)
     size = sum(file.stat().st_size for file in target.rglob("*"))
@@ -58,32 +70,39 @@ def main() -> None:
 
 
 def check(source: str, adapter: str | None = None, chat_format: str | None = None) -> list[str]:
-    """What a checkpoint is, and whether all of it fits together.
+    """What a checkpoint contains, in lines, if all its parts fit together.
 
-    The weights are read once, for numbers that are not finite.
+    The weights are read once, to find numbers that are not finite.
 
     Raises:
       UserError: what does not fit.
     """
     from msm_jax.loading import is_checkpoint
-    from msm_jax.weights.huggingface import find_checkpoint, in_lines, not_finite
 
     path = pathlib.Path(source)
     if not is_checkpoint(path):
-        raise UserError(f"{source}: a run directory; --check looks Hugging Face checkpoints over")
-    with warnings.catch_warnings(record=True) as told:
+        raise UserError(f"{source}: a run directory; --check is for Hugging Face checkpoints")
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        config, tensors = find_checkpoint(path)
-        if damaged := not_finite(tensors):
-            raise UserError(f"{path}: damaged:\n  " + in_lines(damaged))
+        config, tensors = _find_undamaged(path)
         lines = _about_weights(config, tensors)
         if adapter:
             lines += _about_adapter(config, adapter)
         lines += _about_text(path, config, adapter, chat_format)
-    return lines + [f"warning     {warning.message}" for warning in told]
+    return lines + [f"warning     {warning.message}" for warning in caught]
 
 
-def _about_weights(config, tensors) -> list[str]:
+def _find_undamaged(path: pathlib.Path) -> tuple["ModelConfig", dict[str, "Stored"]]:
+    """As `find_checkpoint`; UserError that names tensors with NaN or infinity."""
+    from msm_jax.weights.huggingface import find_checkpoint, in_lines, not_finite
+
+    config, tensors = find_checkpoint(path)
+    if damaged := not_finite(tensors):
+        raise UserError(f"{path}: damaged:\n  " + in_lines(damaged))
+    return config, tensors
+
+
+def _about_weights(config: "ModelConfig", tensors: dict[str, "Stored"]) -> list[str]:
     from msm_jax.weights.hf_config import family
     from msm_jax.weights.names import entries
 
@@ -103,25 +122,25 @@ def _about_weights(config, tensors) -> list[str]:
     ]
 
 
-def _about_adapter(config, adapter: str) -> list[str]:
+def _about_adapter(config: "ModelConfig", adapter: str) -> list[str]:
     from msm_jax.weights import peft
     from msm_jax.weights.hf_config import read_json
-    from msm_jax.weights.huggingface import in_lines, not_finite
 
     settings = read_json(pathlib.Path(adapter) / peft.CONFIG_FILE)
     config = peft.adapted(config, settings, adapter)
-    if damaged := not_finite(peft.find_adapter(adapter, config)):
-        raise UserError(f"{adapter}: damaged:\n  " + in_lines(damaged))
+    peft.find_adapter(adapter, config)
     count = sum(entry.size for entry in peft.adapter_entries(config))
     targets = ", ".join(config.lora_targets)
     return [
         f"adapter     rank {config.lora_rank}, alpha {config.lora_alpha:g} on {targets}: "
         f"{count:,} parameters, none missing, none too many",
-        f"            says that it was made on {settings.get('base_model_name_or_path')!r}",
+        f"            trained on {settings.get('base_model_name_or_path')!r}, as it says itself",
     ]
 
 
-def _about_text(path: pathlib.Path, config, adapter, chat_format: str | None) -> list[str]:
+def _about_text(
+    path: pathlib.Path, config: "ModelConfig", adapter: str | None, chat_format: str | None
+) -> list[str]:
     from msm_jax import loading
     from msm_jax.data.template import find_format
     from msm_jax.data.tokenizer import load_tokenizer, tokenizer_file
@@ -136,7 +155,7 @@ def _about_text(path: pathlib.Path, config, adapter, chat_format: str | None) ->
         f"tokenizer   {tokenizer_file(path).name}: {tokenizer.vocab_size} ids, "
         f"{len(tokenizer.control_names)} of them control tokens; "
         f"{config.vocab_size - tokenizer.vocab_size} rows of the model have no id",
-        f"chat        {chat.name}: an answer ends with {format.end}; stop ids {ends}",
+        f"chat        {chat.name}: a completion ends with {format.end}; stop ids {ends}",
         *_about_sampling(path),
     ]
 
@@ -147,12 +166,9 @@ def _about_sampling(path: pathlib.Path) -> list[str]:
     from msm_jax.weights.hf_config import read_json
 
     settings = read_json(path / GENERATION) if (path / GENERATION).exists() else {}
-    asked = {k: v for k, v in settings.items() if k in keys.SAMPLING and not keys.is_off(v)}
-    if not asked:
-        return []
-    return [
-        f"sampling    {keys.in_words(asked)}: not applied; give your own to sample and evaluate"
-    ]
+    some = {k: v for k, v in settings.items() if k in keys.SAMPLING and not keys.is_off(v)}
+    words = f"sampling    {keys.in_words(some)}: not applied; give your own to sample and evaluate"
+    return [words] if some else []
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""What a directory holds: a Hugging Face checkpoint, or a run as `train` writes it."""
+"""Where the parts of a model are found: in a Hugging Face checkpoint, a run, or an adapter."""
 
 import dataclasses
 import os
 import pathlib
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from absl import flags
 
-from msm_jax.corpus.records import file_hash
-from msm_jax.data.chat import ChatFormat
 from msm_jax.data.template import (
     FORMATS,
     OWN,
@@ -34,12 +33,13 @@ from msm_jax.data.tokenizer import (
     load_tokenizer,
 )
 from msm_jax.errors import UserError
+from msm_jax.files import sha256_file
 from msm_jax.model import ModelConfig
 from msm_jax.model.axes import AXES
 from msm_jax.sample.settings import KEYS
 from msm_jax.settings import SAMPLING, Problems
 from msm_jax.weights import hf_config, keys
-from msm_jax.weights.checkpoints import load_params
+from msm_jax.weights.checkpoints import as_dtype, load_params
 from msm_jax.weights.export import GENERATION, KEPT_CONFIG, hf_settings
 from msm_jax.weights.hf_config import read_json
 from msm_jax.weights.huggingface import load_checkpoint
@@ -47,66 +47,26 @@ from msm_jax.weights.peft import CONFIG_FILE
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-    """The fields of `msm_jax.api.Model`, as a directory holds them."""
-
-    config: ModelConfig
-    params: dict
-    tokenizer: Tokenizer
-    chat: "Chat"
-    directory: pathlib.Path
-    stop_ids: tuple[int, ...]
-    context_length: int | None
-    base: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Chat:
-    """Which chat format a model has, and why.
+class ChatSource:
+    """Which chat format a model has, and where it comes from.
 
     Attributes:
       name: that `find_format` knows.
-      place: directory of the template, if it is "own": the adapter's, or the base's.
-      asked: what the caller asked for; None: nothing.
-      recorded: what the run was trained with; None: not a run.
+      place: directory of the template, if the format is "own": the adapter's, or the base's.
+      requested: the caller's `chat_format`, or None.
+      recorded: the format that the run was trained with; None: not a run.
     """
 
     name: str
     place: pathlib.Path
-    asked: str | None = None
+    requested: str | None = None
     recorded: str | None = None
 
 
-def choose_chat(
-    base: pathlib.Path,
-    adapter: str | os.PathLike | None,
-    tokenizer: Tokenizer,
-    asked: str | None,
-    recorded: str | None = None,
-) -> Chat:
-    """The chat format of a model in `base`, with an adapter or without.
-
-    What is asked for; else the adapter's template, what the run was trained with, the base's
-    template, or what its family uses: the first that exists.
-    """
-    place = base
-    if adapter is not None:
-        _check_adapters_tokenizer(pathlib.Path(adapter), base, tokenizer)
-    if adapter is not None and find_template(adapter) is not None:
-        place = pathlib.Path(adapter)
-    name = asked or (recorded if place == base else None)
-    name = name or checkpoint_format(base, place, tokenizer)
-    if name != recorded:  # a run that learned from documents only may have no format
-        format = find_format(name, place, tokenizer, base)
-        if name in OWN:  # what the built-in ones write is documented
-            _warn_of_prompt(place, format)
-    return Chat(name, place, asked, recorded)
-
-
 def define_flags() -> None:
-    """Flags of commands that load a model, beside where it lies."""
-    flags.DEFINE_string("adapter", None, "PEFT adapter to put on the checkpoint.")
-    flags.DEFINE_string("dtype", None, "float32 or bfloat16; as stored if not given.")
+    """The flags of commands that load a model, beside that of its directory."""
+    flags.DEFINE_string("adapter", None, "Directory of a PEFT adapter to put on the checkpoint.")
+    flags.DEFINE_string("dtype", None, "float32 or bfloat16; by default as the weights are stored.")
     flags.DEFINE_list(
         "mesh", [], "Devices that share the weights, such as tensor=4 or fsdp=2,tensor=4."
     )
@@ -136,9 +96,9 @@ def is_checkpoint(path: str | os.PathLike) -> bool:
         raise UserError(
             f"{path}: no such directory; give a Hugging Face checkpoint or a run directory"
         )
-    if (path / CONFIG_FILE).exists() and not (path / "config.json").exists():
-        raise UserError(f"{path}: an adapter alone; load its base model and give it as adapter")
     if not (path / "config.json").exists():
+        if (path / CONFIG_FILE).exists():
+            raise UserError(f"{path}: an adapter alone; load its base model and give it as adapter")
         raise UserError(
             f"{path}: has no config.json, so it is neither a Hugging Face checkpoint nor a run"
         )
@@ -146,93 +106,133 @@ def is_checkpoint(path: str | os.PathLike) -> bool:
     return "model_type" in settings or "architectures" in settings
 
 
-def read_parts(
+def read_model(
     path: str | os.PathLike,
-    chat_format: str | None = None,
+    adapter: str | os.PathLike | None = None,
     mesh: jax.sharding.Mesh | None = None,
     dtype: str | None = None,
-    adapter: str | os.PathLike | None = None,
-) -> Parts:
-    """Everything about the model in a directory.
+    chat_format: str | None = None,
+) -> dict[str, Any]:
+    """The fields of `msm_jax.api.Model` for a directory; arguments as for `msm_jax.load`.
 
-    Args:
-      path: of a Hugging Face checkpoint or a run.
-      chat_format: a name that `find_format` knows; None: as `choose_chat` finds it.
-      mesh: to cut the weights by; None: all on the first device.
-      dtype: of weights and activations; None: as stored, an adapter always in float32.
-      adapter: directory of an adapter, whose chat template comes before the model's own; its
-        weights are not read.
+    The adapter's weights are not read; its chat template is.
 
     Raises:
-      UserError: what does not fit, before weights are read where that can be known.
+      UserError: what does not fit, before weights are read if it can be known by then.
     """
     path = pathlib.Path(path)
-    if not is_checkpoint(path):
-        return _run_parts(path, chat_format, mesh, dtype, adapter)
-    tokenizer = load_tokenizer(path)
-    chat = choose_chat(path, adapter, tokenizer, chat_format)
-    stops = stop_ids(path)
-    check_keys(path)
-    config, params = load_checkpoint(path, dtype, mesh)
-    check_vocabulary(path, config, tokenizer)
-    check_stops(path, config, stops)
-    return Parts(
-        config, params, tokenizer, chat, path, stops, context_length(path), os.path.abspath(path)
-    )
+    run = None if is_checkpoint(path) else _run_settings(path)
+    place = path
+    if run and not any((path / name).exists() for name in (TOKENIZER_FILE, HF_TOKENIZER_FILE)):
+        place = pathlib.Path(run["tokenizer"])
+    tokenizer = load_tokenizer(place)
+    directory = place if place.is_dir() else place.parent
+    recorded = run["chat_format"] if run else None
+    chat = choose_chat(directory, adapter, tokenizer, chat_format or None, recorded)
+    stops, length, base = stop_ids(path), context_length(path), os.path.abspath(path)
+    if run is None:
+        check_keys(path)
+        config, params = load_checkpoint(path, dtype, mesh)
+        check_vocabulary(path, config, tokenizer)
+        if outside := [token for token in stops if token >= config.vocab_size]:
+            warnings.warn(
+                f"{path}: eos_token_id {outside} are not among the {config.vocab_size} rows of the "
+                "model: no completion ends there",
+                stacklevel=2,
+            )
+    else:
+        config, params, facts = load_params(path, mesh=mesh)
+        _check_run(path, place, tokenizer, chat, facts)
+        base = facts["base"] or base
+        if dtype is not None:
+            config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
+            params = as_dtype(params, dtype)
+    return {
+        "config": config,
+        "params": params,
+        "tokenizer": tokenizer,
+        "chat_format": chat.name,
+        "directory": directory,
+        "stop_ids": stops,
+        "context_length": length,
+        "mesh": mesh,
+        "chat_source": chat,
+        "base": base,
+    }
 
 
-def check_vocabulary(path: pathlib.Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """UserError where the tokenizer has more ids than the model has rows."""
-    if tokenizer.vocab_size > config.vocab_size:
+def _run_settings(path: pathlib.Path) -> dict:
+    """The config.json of a run."""
+    settings = read_json(path / "config.json")
+    missing = [name for name in ("tokenizer", "chat_format") if name not in settings]
+    if missing:
+        raise UserError(f"{path / 'config.json'}: lacks {missing}, so it is not a run directory's")
+    if (recorded := settings["chat_format"]) not in FORMATS:
         raise UserError(
-            f"{path}: its tokenizer has {tokenizer.vocab_size} ids, its model only "
-            f"{config.vocab_size} rows: they belong to different models"
+            f"{path / 'config.json'}: chat_format {recorded!r} is unknown; known: {sorted(FORMATS)}"
         )
+    return settings
 
 
-def check_stops(path: pathlib.Path, config: ModelConfig, stops: Sequence[int]) -> None:
-    """Warns of ids that no answer can end with."""
-    if outside := [token for token in stops if token >= config.vocab_size]:
-        warnings.warn(
-            f"{path}: eos_token_id {outside} are not among the {config.vocab_size} rows of the "
-            "model: no answer ends there",
-            stacklevel=2,
-        )
-
-
-def _check_adapters_tokenizer(
-    adapter: pathlib.Path, base: pathlib.Path, tokenizer: Tokenizer
+def _check_run(
+    path: pathlib.Path, place: pathlib.Path, tokenizer: Tokenizer, chat: ChatSource, facts: dict
 ) -> None:
-    """Warns where an adapter was trained with other ids than its base's, or another last token."""
-    end, ours = (special_tokens(place).get("eos_token") for place in (adapter, base))
-    if end not in (None, ours) and find_template(adapter) is None:
-        warnings.warn(
-            f"{adapter}: its eos_token is {end!r}, its base's {ours!r}: without a chat template of "
-            "the adapter's own, answers end where the base's do",
-            stacklevel=3,
+    """UserError if the run was trained with another tokenizer or another text of its template."""
+    trained = facts.get("taught")  # words: ok
+    directory = place if place.is_dir() else place.parent
+    unchanged = chat == ChatSource(chat.name, directory, None, chat.name)
+    if (
+        trained
+        and unchanged
+        and trained["writes"] != (find_format(chat.name, directory, tokenizer).fingerprint)
+    ):
+        raise UserError(
+            f"{path}: was trained on chats in the format {trained['name']!r}, and {chat.name!r} "
+            "writes them differently now: put its template back, or say which format to use "
+            "(chat_format)"
         )
-    file = adapter / HF_TOKENIZER_FILE
-    if not file.exists() or file_hash(file) == tokenizer.fingerprint:
-        return
-    if (differs := different_id(tokenizer, load_tokenizer(adapter))) is not None:
-        warnings.warn(
-            f"{adapter}: its tokenizer gives other ids than its base's, which is used, first for "
-            f"{differs!r}: if it was trained with its own, merge it with peft and save model and "
-            "tokenizer together",
-            stacklevel=3,
+    if tokenizer.fingerprint != facts["tokenizer"]:
+        raise UserError(
+            f"{place}: not the tokenizer that {path} was trained with (sha256 "
+            f"{tokenizer.fingerprint[:12]}, trained with {facts['tokenizer'][:12]}); "
+            f"put that one back"
         )
 
 
-def checkpoint_format(path: pathlib.Path, place: pathlib.Path, tokenizer: Tokenizer) -> str:
-    """The name of a checkpoint's chat format; warns where its template is not what ours writes.
+def choose_chat(
+    base: pathlib.Path,
+    adapter: str | os.PathLike | None,
+    tokenizer: Tokenizer,
+    requested: str | None,
+    recorded: str | None = None,
+) -> ChatSource:
+    """The chat format of a model in `base`, with an adapter or without: the first that exists of
 
-    Args:
-      path: of the checkpoint.
-      place: where to look for a template: the same, or an adapter's.
-      tokenizer: of the checkpoint.
+    the requested one, the adapter's template, the format that the run was trained with, the base's
+    template, the format of the model's family.
     """
-    own = own_format(place, tokenizer, base=path)
-    settings = hf_settings(path)
+    place = base
+    if adapter is not None:
+        _check_adapters_tokenizer(pathlib.Path(adapter), base, tokenizer)
+        if find_template(adapter) is not None:
+            place = pathlib.Path(adapter)
+    name = requested or (recorded if place == base else None)
+    name = name or _checkpoint_format(base, place, tokenizer)
+    if name != recorded:  # a run that was trained on documents only may have no format
+        format = find_format(name, place, tokenizer, base)
+        # What the built-in formats write is documented.
+        if name in OWN and (differs := unprompted(format)):
+            warnings.warn(f"{place}: {PROMPT_DIFFERS}: {differs}", stacklevel=2)
+    return ChatSource(name, place, requested, recorded)
+
+
+def _checkpoint_format(base: pathlib.Path, place: pathlib.Path, tokenizer: Tokenizer) -> str:
+    """The name of the format of the template in `place`, or of the family of the model in `base`.
+
+    Warns if that template is not what the built-in format of the family writes.
+    """
+    own = own_format(place, tokenizer, base=base)
+    settings = hf_settings(base)
     if settings is None:  # a run whose model came from no checkpoint, with an adapter's template
         return "own"
     rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
@@ -242,7 +242,7 @@ def checkpoint_format(path: pathlib.Path, place: pathlib.Path, tokenizer: Tokeni
         return builtin
     if read := misread(tokenizer, own):
         warnings.warn(
-            f"{path}: its tokenizer joins control tokens and text in a way that ours does not, "
+            f"{base}: its tokenizer joins control tokens and text in a way that ours does not, "
             f"first in {read!r}",
             stacklevel=2,
         )
@@ -259,11 +259,47 @@ def checkpoint_format(path: pathlib.Path, place: pathlib.Path, tokenizer: Tokeni
     return "own"
 
 
-def _warn_of_prompt(place: pathlib.Path, format: ChatFormat) -> None:
-    """Where a model is asked for answers otherwise than it learns them."""
-    if differs := unprompted(format):
+def _check_adapters_tokenizer(
+    adapter: pathlib.Path, base: pathlib.Path, tokenizer: Tokenizer
+) -> None:
+    """Warns if an adapter was trained with other ids than its base's, or with another eos_token."""
+    end, ours = (special_tokens(place).get("eos_token") for place in (adapter, base))
+    if end not in (None, ours) and find_template(adapter) is None:
         warnings.warn(
-            f"{place}: {PROMPT_DIFFERS}: {differs}",
+            f"{adapter}: its eos_token is {end!r}, its base's {ours!r}: without a chat template of "
+            "the adapter's own, completions end where the base's do",
+            stacklevel=3,
+        )
+    file = adapter / HF_TOKENIZER_FILE
+    if not file.exists() or sha256_file(file) == tokenizer.fingerprint:
+        return
+    if (differs := different_id(tokenizer, load_tokenizer(adapter))) is not None:
+        warnings.warn(
+            f"{adapter}: its tokenizer gives other ids than its base's, which is used, first for "
+            f"{differs!r}: if it was trained with its own, merge it with peft and save model and "
+            "tokenizer together",
+            stacklevel=3,
+        )
+
+
+def check_vocabulary(path: pathlib.Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """UserError if the tokenizer has more ids than the model has rows."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{path}: its tokenizer has {tokenizer.vocab_size} ids, its model only "
+            f"{config.vocab_size} rows: they belong to different models"
+        )
+
+
+def check_keys(path: pathlib.Path) -> None:
+    """Warns of settings of a checkpoint's tokenizer and generation that are ignored."""
+    for name, table in ((GENERATION, keys.GENERATION), (SETTINGS_FILE, keys.TOKENIZER)):
+        if (path / name).exists():
+            table.warn(path / name, read_json(path / name))
+    if others := other_templates(path):
+        warnings.warn(
+            f"{path}: has several chat templates: {', '.join(others)} are neither used here nor "
+            "exported",
             stacklevel=2,
         )
 
@@ -290,58 +326,3 @@ def context_length(path: pathlib.Path) -> int | None:
     length = KEYS["context_length"].read(found, where, problems)
     problems.tell()
     return length
-
-
-def check_keys(path: pathlib.Path) -> None:
-    """Warns of what a checkpoint's tokenizer and generation settings ask for and we do not do."""
-    for name, table in ((GENERATION, keys.GENERATION), (SETTINGS_FILE, keys.TOKENIZER)):
-        if (path / name).exists():
-            table.warn(path / name, read_json(path / name))
-    if others := other_templates(path):
-        warnings.warn(
-            f"{path}: has several chat templates: {', '.join(others)} are neither used here nor "
-            "exported",
-            stacklevel=2,
-        )
-
-
-def _run_parts(path: pathlib.Path, chat_format, mesh, dtype, adapter) -> Parts:
-    settings = read_json(path / "config.json")
-    missing = [name for name in ("tokenizer", "chat_format") if name not in settings]
-    if missing:
-        raise UserError(f"{path / 'config.json'}: lacks {missing}, so it is not a run directory's")
-    recorded = settings["chat_format"]
-    if recorded not in FORMATS:
-        raise UserError(
-            f"{path / 'config.json'}: chat_format {recorded!r} is unknown; known: {sorted(FORMATS)}"
-        )
-    kept = any((path / name).exists() for name in (TOKENIZER_FILE, HF_TOKENIZER_FILE))
-    place = path if kept else pathlib.Path(settings["tokenizer"])
-    tokenizer = load_tokenizer(place)
-    directory = place if place.is_dir() else place.parent
-    chat = choose_chat(directory, adapter, tokenizer, chat_format, recorded)
-    config, params, facts = load_params(path, mesh=mesh)
-    chats = facts.get("taught")  # words: ok
-    if chats and chat.name == recorded and not chat_format and chat.place == directory:
-        format = find_format(recorded, directory, tokenizer)
-        if chats["writes"] != format.fingerprint:
-            raise UserError(
-                f"{path}: was trained on chats in the format {chats['name']!r}, and {recorded!r} "
-                "writes them in another way now: put its template back, or say which format to use "
-                "(chat_format)"
-            )
-    if tokenizer.fingerprint != facts["tokenizer"]:
-        raise UserError(
-            f"{place}: not the tokenizer that {path} was trained with (sha256 "
-            f"{tokenizer.fingerprint[:12]}, trained with {facts['tokenizer'][:12]}); "
-            f"put that one back"
-        )
-    if dtype is not None:
-        config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
-        params = jax.tree_util.tree_map_with_path(
-            lambda keys, leaf: leaf if keys[-1].key.startswith("lora_") else leaf.astype(dtype),
-            params,
-        )
-    base = facts["base"] or os.path.abspath(path)
-    stops, length = stop_ids(path), context_length(path)
-    return Parts(config, params, tokenizer, chat, directory, stops, length, base)

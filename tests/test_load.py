@@ -193,7 +193,7 @@ def test_the_command_converts_and_checks(ours, folder, tmp_path, run_python):
         "3,656,984 in 24 tensors of float32",
         "model.embed_tokens.weight [151936, 24]",
         "tokenizer.json: 151669 ids, 26 of them control tokens; 267 rows of the model have no id",
-        "own: an answer ends with <|im_end|>; stop ids [151643, 151645]",
+        "own: a completion ends with <|im_end|>; stop ids [151643, 151645]",
     ):  # fmt: skip
         assert words in done.stdout, done.stdout
     assert "warning" not in done.stdout

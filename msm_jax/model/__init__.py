@@ -1,4 +1,4 @@
-"""The decoder. Knows neither files nor text; imports no other room of the house."""
+"""The decoder. It knows neither files nor text, and imports no other room of the package."""
 
 from msm_jax.model.config import ModelConfig
 from msm_jax.model.decoder import (

@@ -2,17 +2,18 @@
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 
-def segment_mask(segment_ids_BT):
-    """bool mask_BTS: query t sees key s if s <= t and both lie in one segment that is not 0."""
+def segment_mask(segment_ids_BT: Array) -> Array:
+    """bool mask_BTS: query t sees key s if s <= t and both are in one segment that is not 0."""
     length = segment_ids_BT.shape[1]
     causal_TS = jnp.tril(jnp.ones((length, length), bool))
     same_BTS = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
     return same_BTS & causal_TS[None] & (segment_ids_BT > 0)[:, :, None]
 
 
-def attend(q_BTHd, k_BSKd, v_BSKd, mask_BTS):
+def attend(q_BTHd: Array, k_BSKd: Array, v_BSKd: Array, mask_BTS: Array) -> Array:
     """softmax(q k / sqrt(d)) v with the softmax in float32; query heads share H // K keys.
 
     A query whose mask row is empty (padding) gets the mean of the values: finite, never used.

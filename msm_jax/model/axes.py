@@ -1,4 +1,4 @@
-"""The mesh's axes, and which of them cuts which dimension.
+"""The mesh's axes, and which of them shards which dimension.
 
 data     rows of a batch; every device has all the weights
 fsdp     rows of a batch, and the weights along the model width (ZeRO-3, Rajbhandari et al. 2020)
@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 AXES = ("data", "fsdp", "sequence", "tensor")
 BATCH_AXES = ("data", "fsdp")
 WIDTH_AXES = ("fsdp", "sequence")
-RULES = {  # logical axis of a parameter -> mesh axes; all others lie whole on every device
+RULES = {  # logical axis of a parameter -> mesh axes; all others are replicated
     "embed": WIDTH_AXES,
     "heads": "tensor",
     "kv_heads": "tensor",

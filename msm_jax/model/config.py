@@ -10,6 +10,7 @@ An array's name carries its axes: `q_BTHd`, `k_BSKd`, `logits_BTV`, weights `w_D
 """
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -35,7 +36,7 @@ class ModelConfig:
       head_dim: d; independent of D // H, as in Qwen3.
       mlp_width: F.
       rope_theta: base of the rotary frequencies.
-      rope_scaling: their stretching (Llama 3.1), or None.
+      rope_scaling: of the frequencies (Llama 3.1), or None.
       norm_eps: epsilon of every RMSNorm.
       qk_norm: RMSNorm on each query and key head before rotation (Qwen3).
       qkv_bias: biases on the q, k and v projections (Qwen2).
@@ -45,10 +46,10 @@ class ModelConfig:
       lora_rank: R; 0 builds no adapter.
       lora_alpha: the adapter's output is scaled by `lora_alpha / lora_rank` (Hu et al. 2021).
       lora_targets: which projections carry an adapter.
-      remat: what the backward pass recomputes of a layer, by what is kept between the passes:
-        "none" recomputes nothing; "full" keeps the layer's input only; "attention" also the
-        rotated q, k, v and attention's output; "dots" all matrix products; "offload" keeps what
-        "attention" does, in the host's memory.
+      remat: what is kept of a layer for the backward pass, which recomputes the rest: "none" keeps
+        everything; "full" the layer's input only; "attention" also the rotated q, k, v and
+        attention's output; "dots" all matrix products; "offload" keeps the same as "attention", in
+        the host's memory.
       attention: which implementation trains on packed rows; see kernels.py.
     """
 
@@ -73,7 +74,7 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     attention: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.rope_scaling, dict):  # as JSON carries it
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         if isinstance(self.remat, bool):  # as older checkpoints have it
@@ -99,14 +100,11 @@ class ModelConfig:
                 raise UserError(f"model.{name}={getattr(self, name)}: float32 or bfloat16")
 
     @property
-    def queries_per_key(self) -> int:
-        """G = H // K."""
-        return self.heads // self.kv_heads
-
-    @property
     def lora_scale(self) -> float:
+        """alpha / R, or 0 without an adapter."""
         return self.lora_alpha / self.lora_rank if self.lora_rank else 0.0
 
     @property
-    def compute_dtype(self):
+    def compute_dtype(self) -> Any:
+        """`dtype` as numpy has it."""
         return jnp.dtype(self.dtype)

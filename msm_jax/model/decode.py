@@ -1,17 +1,17 @@
-"""The decoder against keys and values that are kept: prompts once, answers in rings.
+"""The decoder with cached keys and values: of prompts, and of completions in ring buffers.
 
-Rows in flight are P prompts with M answers each. A prompt's keys lie in memory once and are read
-once for all of its answers; attention has two parts, over the prompt and over the answer's own
+Rows in flight are P prompts with M completions each. A prompt's keys are stored once and read once
+for all of its completions; attention has two parts, over the prompt and over the completion's own
 tokens, whose softmaxes are merged by their maxima and sums (Juravsky et al. 2024, "Hydragen").
 
-An answer's own tokens lie in a ring of R slots. All rows write to the same slots, at the cursor;
-which slots a row sees follows from its age, the tokens that it has. So a row begins anew by setting
-its age to 0, and writing is one slice for all rows. The newest tokens lie apart, in a chunk of C
-slots that joins the ring when it is full: a loop over its tokens only reads the ring, whereas
-XLA's CPU backend would copy, for every token, whatever the loop both reads and writes.
+A completion's own tokens are in a ring of R slots. All rows write to the same slot, at the cursor;
+which slots a row sees follows from its age, the number of its tokens. So a row starts again by
+setting its age to 0, and writing is one slice for all rows. The newest tokens are in a separate
+chunk of C slots that joins the ring when it is full: a loop over tokens then only reads the ring,
+whereas XLA's CPU backend would copy, for every token, what the loop both reads and writes.
 
-More letters: M answers in flight per prompt, R slots of a ring, C of a chunk; T tokens of an answer
-at once, N = M T.
+More letters: M completions in flight per prompt, R slots of a ring, C of a chunk; T tokens of a
+completion at once, N = M T.
 """
 
 import dataclasses
@@ -19,16 +19,17 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.model.config import ModelConfig
-from msm_jax.model.decoder import Ends, Layer, bind, over_layers
-from msm_jax.model.kernels import packed_attention
+from msm_jax.model.decoder import Layer, Outer, bind, over_layers
+from msm_jax.model.kernels import AttentionFn, packed_attention
 from msm_jax.model.rope import rotation_angles
 
-CHUNK = 16  # tokens between two looks of the host; a power of two, as the rings' slots are
-NEVER = -1e30
-NOT_YET = 2**30
+CHUNK = 16  # tokens between two reads by the host; a power of two, as the rings' slots are
+NEVER = -1e30  # score of a key that is not seen
+NOT_YET = 2**30  # age of a slot that is not written
 
 
 @jax.tree_util.register_dataclass
@@ -37,19 +38,19 @@ class Prompts:
     """Keys and values of P prompts, an array per layer.
 
     Attributes:
-      k_PKSd, v_PKSd: tuples over layers; what lies beyond a prompt's length is never seen.
+      k_PKSd, v_PKSd: tuples over layers; slots beyond a prompt's length are never seen.
       lengths_P: int32 tokens of each prompt.
     """
 
     k_PKSd: tuple
     v_PKSd: tuple
-    lengths_P: jax.Array
+    lengths_P: Array
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rings:
-    """Keys and values of the answers, an array per layer.
+    """Keys and values of the completions, an array per layer.
 
     Attributes:
       k_PMKRd, v_PMKRd: tuples over layers.
@@ -58,16 +59,17 @@ class Rings:
 
     k_PMKRd: tuple
     v_PMKRd: tuple
-    cursor: jax.Array
+    cursor: Array
 
     @property
     def slots(self) -> int:
+        """R."""
         return self.k_PMKRd[0].shape[3]
 
     def grown(self) -> "Rings":
         """Twice the slots; every token keeps its distance from the cursor."""
 
-        def twice(x):
+        def twice(x: Array) -> Array:
             in_order = jnp.roll(x, -self.cursor, axis=3)
             return jnp.concatenate([in_order, jnp.zeros_like(x)], axis=3)
 
@@ -87,7 +89,7 @@ class Rings:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Keys and values of the answers' newest tokens, an array per layer.
+    """Keys and values of the completions' newest tokens, an array per layer.
 
     Attributes:
       k_PMKCd, v_PMKCd: tuples over layers.
@@ -96,14 +98,15 @@ class Chunk:
 
     k_PMKCd: tuple
     v_PMKCd: tuple
-    filled: jax.Array
+    filled: Array
 
     @property
     def slots(self) -> int:
+        """C."""
         return self.k_PMKCd[0].shape[3]
 
     def grown(self, k_PMKd: list, v_PMKd: list) -> "Chunk":
-        """One token more of every answer."""
+        """With one more token of every completion."""
         put = lambda old, new: jax.lax.dynamic_update_slice(
             old, new[:, :, :, None], (0, 0, 0, self.filled, 0)
         )
@@ -119,26 +122,27 @@ def empty(config: ModelConfig, P: int, S: int, mesh: Mesh | None = None) -> Prom
 
 
 def empty_rings(config: ModelConfig, P: int, M: int, R: int, mesh: Mesh | None = None) -> Rings:
+    """Room for M completions of each of P prompts, in rings of R slots."""
     k, v = (_zeros(config, (P, M, config.kv_heads, R, config.head_dim), mesh) for _ in "kv")
     return Rings(k, v, jnp.int32(0))
 
 
 def empty_chunk(rings: Rings) -> Chunk:
-    """Room for CHUNK tokens of the answers in `rings`."""
+    """Room for CHUNK tokens of the completions in `rings`."""
     zeros = lambda ring: jnp.zeros((*ring.shape[:3], CHUNK, ring.shape[4]), ring.dtype)
     return Chunk(tuple(map(zeros, rings.k_PMKRd)), tuple(map(zeros, rings.v_PMKRd)), jnp.int32(0))
 
 
-def _zeros(config, shape, mesh):
-    """One array per layer, cut as `placed_shape` says."""
+def _zeros(config: ModelConfig, shape: tuple[int, ...], mesh: Mesh | None) -> tuple[Array, ...]:
+    """One array per layer, sharded as `placed_shape` says."""
     dtype = config.compute_dtype
     place = placed_shape(jax.ShapeDtypeStruct(shape, dtype), mesh).sharding
     return tuple(jnp.zeros(shape, dtype, device=place) for _ in range(config.layers))
 
 
-def placed_shape(leaf, mesh: Mesh | None) -> jax.ShapeDtypeStruct:
-    """Where a leaf of `Prompts` or `Rings` lies: key/value heads are cut as the weights are, and
-    prompts, with their answers, by the data axis where they can be dealt to it evenly."""
+def placed_shape(leaf: jax.ShapeDtypeStruct, mesh: Mesh | None) -> jax.ShapeDtypeStruct:
+    """A leaf of `Prompts` or `Rings` with its sharding: key/value heads like the weights' heads,
+    and prompts, with their completions, over the data axis if that divides their number."""
     if mesh is None:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     data = "data" if leaf.ndim and leaf.shape[0] % mesh.shape["data"] == 0 else None
@@ -148,28 +152,27 @@ def placed_shape(leaf, mesh: Mesh | None) -> jax.ShapeDtypeStruct:
 
 
 def unstacked(params: dict, consume: bool = False) -> dict:
-    """The parameters with "layers" as a tuple of trees, one per layer; as they are if they are so.
+    """The parameters with "layers" as a tuple of trees, one per layer; unchanged if they have it.
 
-    A loop over tokens reads a layer of a stack through a copy; these it reads as they lie.
+    A loop over tokens copies a layer of a stack to read it; these it reads without a copy.
 
     Args:
-      consume: give up the stacks one by one, so that memory holds the weights and one more stack.
+      params: as from `init_params`.
+      consume: delete the stacks one by one, so that memory holds the weights and one more stack.
     """
     if isinstance(params["layers"], tuple):
         return params
     leaves, tree = jax.tree.flatten(params["layers"])
-    apart = []
+    single = []
     for leaf in leaves:
-        apart.append([_layer(leaf, layer) for layer in range(len(leaf))])
+        single.append([_layer(leaf, layer) for layer in range(len(leaf))])
         if consume:
-            jax.block_until_ready(apart[-1])
+            jax.block_until_ready(single[-1])
             leaf.delete()
-    return {**params, "layers": tuple(tree.unflatten(layer) for layer in zip(*apart, strict=True))}
+    return {**params, "layers": tuple(tree.unflatten(layer) for layer in zip(*single, strict=True))}
 
 
-@jax.jit
-def _layer(leaf, layer):
-    return jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
+_layer = jax.jit(functools.partial(jax.lax.dynamic_index_in_dim, keepdims=False))
 
 
 def stacked(params: dict) -> dict:
@@ -180,20 +183,23 @@ def stacked(params: dict) -> dict:
 
 
 def prefill(
-    config: ModelConfig, params: dict, tokens_BS, lengths_B, mesh: Mesh | None = None
+    config: ModelConfig, params: dict, tokens_BS: Array, lengths_B: Array, mesh: Mesh | None = None
 ) -> Prompts:
-    """Reads prompts.
+    """The keys and values of prompts.
 
     Args:
+      config: of the model.
       params: as from `init_params`, or `unstacked`.
-      tokens_BS: prompts from the left; what lies beyond lengths_B is not seen.
+      tokens_BS: int32, each prompt from the left; tokens beyond its length are not seen.
+      lengths_B: int32.
+      mesh: that shards the params.
     """
     at_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1])[None], tokens_BS.shape)
     segment_ids_BS = (at_BS < lengths_B[:, None]).astype(jnp.int32)
-    attention = packed_attention(config, segment_ids_BS, mesh, rows_cut=False)
+    attention = packed_attention(config, segment_ids_BS, mesh, shard_rows=False)
     x_BSD, angles_BSd = _begin(config, params, tokens_BS, at_BS)
 
-    def layer_step(x_BSD, layer_params):
+    def layer_step(x_BSD: Array, layer_params: dict) -> tuple[Array, tuple]:
         x_BSD, kept = bind(Layer, config, layer_params)(x_BSD, angles_BSd, attention, _Kept())
         return x_BSD, (jnp.swapaxes(kept.k, 1, 2), jnp.swapaxes(kept.v, 1, 2))
 
@@ -208,15 +214,18 @@ def decode(
     prompts: Prompts,
     rings: Rings,
     chunk: Chunk,
-    tokens_PM: jax.Array,
-    ages_PM: jax.Array,
-):
-    """One more token of every answer; returns (hidden_PMD after the final norm, chunk).
+    tokens_PM: Array,
+    ages_PM: Array,
+) -> tuple[Array, Chunk]:
+    """One more token of every completion; returns (hidden_PMD after the final norm, chunk).
 
     Args:
+      config: of the model.
       params: `unstacked`.
-      chunk: not full; `rings` are those that it will join.
-      tokens_PM: int32; an answer's first one is the last of its prompt, which `prompts` lacks.
+      prompts: without their last token.
+      rings: of the completions.
+      chunk: not full; it will join `rings`.
+      tokens_PM: int32; of a new completion the last token of its prompt.
       ages_PM: int32, tokens that each row has in its ring and chunk.
     """
     x_PMD, angles_PMd = _begin(config, params, tokens_PM, prompts.lengths_P[:, None] + ages_PM)
@@ -236,11 +245,11 @@ def decode(
         x_PMD, kept = bind(Layer, config, layer_params)(x_PMD, angles_PMd, attention, _Kept())
         k.append(kept.k)
         v.append(kept.v)
-    return _ends(config, params).final_norm(x_PMD), chunk.grown(k, v)
+    return _outer(config, params).final_norm(x_PMD), chunk.grown(k, v)
 
 
-def extend(config: ModelConfig, params: dict, prompts: Prompts, tokens_PMT):
-    """T tokens of every answer at once, hidden_PMTD after the final norm; nothing is kept.
+def extend(config: ModelConfig, params: dict, prompts: Prompts, tokens_PMT: Array) -> Array:
+    """T tokens of every completion at once, hidden_PMTD after the final norm; nothing is kept.
 
     `params` are `unstacked`; tokens as in `decode`.
     """
@@ -250,14 +259,16 @@ def extend(config: ModelConfig, params: dict, prompts: Prompts, tokens_PMT):
     for layer, layer_params in enumerate(params["layers"]):
         attention = _two_parts(prompts, layer, M)
         x_PND, _ = bind(Layer, config, layer_params)(x_PND, angles_PNd, attention)
-    return _ends(config, params).final_norm(x_PND).reshape(P, M, T, -1)
+    return _outer(config, params).final_norm(x_PND).reshape(P, M, T, -1)
 
 
-def _ends(config, params):
-    return bind(Ends, config, {name: leaf for name, leaf in params.items() if name != "layers"})
+def _outer(config: ModelConfig, params: dict) -> Outer:
+    return bind(Outer, config, {name: leaf for name, leaf in params.items() if name != "layers"})
 
 
-def _begin(config, params, tokens, positions):
+def _begin(
+    config: ModelConfig, params: dict, tokens: Array, positions: Array
+) -> tuple[Array, Array]:
     """Embedded tokens, and the angles of their positions."""
     x = params["embed"]["w"].astype(config.compute_dtype)[tokens]
     return x, rotation_angles(positions, config.head_dim, config.rope_theta, config.rope_scaling)
@@ -265,53 +276,53 @@ def _begin(config, params, tokens, positions):
 
 @dataclasses.dataclass
 class _Kept:
-    """Takes part in a layer as a cache, to get at its keys and values."""
+    """A cache that only records a layer's keys and values."""
 
-    k: jax.Array | None = None
-    v: jax.Array | None = None
+    k: Array | None = None
+    v: Array | None = None
 
-    def write(self, k_BTKd, v_BTKd):
+    def write(self, k_BTKd: Array, v_BTKd: Array) -> tuple[Array, Array, "_Kept"]:
         return k_BTKd, v_BTKd, _Kept(k_BTKd, v_BTKd)
 
 
-def _two_parts(prompts: Prompts, layer: int, M: int, before: tuple = ()):
-    """The attention of a layer, (q_PNHd, k_PNKd, v_PNKd) -> out_PNHd, of T new tokens per answer.
+def _two_parts(prompts: Prompts, layer: int, M: int, before: tuple = ()) -> AttentionFn:
+    """The attention of a layer, (q_PNHd, k_PNKd, v_PNKd) -> out_PNHd, of T new tokens per row.
 
-    They see the prompt, what `before` holds of their answer (tuples of keys and values _PMKSd and
-    of who sees them, bool [P, M, 1, 1, S]), and each other up to themselves.
+    They see the prompt, the row's tokens in `before` (tuples of k_PMKSd, v_PMKSd and which of them
+    are seen, bool [P, M, 1, 1, S]), and each other up to themselves.
     """
     k_PKSd, v_PKSd = prompts.k_PKSd[layer], prompts.v_PKSd[layer]
     known_PS = jnp.arange(k_PKSd.shape[2])[None] < prompts.lengths_P[:, None]
 
-    def attention(q_PNHd, k_PNKd, v_PNKd):
+    def attention(q_PNHd: Array, k_PNKd: Array, v_PNKd: Array) -> Array:
         P, N, K, d = k_PNKd.shape
         T, G = N // M, q_PNHd.shape[2] // K
-        cut = lambda x: jnp.moveaxis(x.reshape(P, M, T, K, d), 2, 3)
+        by_row = lambda x: jnp.moveaxis(x.reshape(P, M, T, K, d), 2, 3)
         new_nT = jnp.repeat(jnp.tril(jnp.ones((T, T), bool)), G, axis=0)
-        own = [*before, (cut(k_PNKd), cut(v_PNKd), new_nT[None, None, None])]
+        own = [*before, (by_row(k_PNKd), by_row(v_PNKd), new_nT[None, None, None])]
         q_PMTKGd = q_PNHd.reshape(P, M, T, K, G, d) * d**-0.5
         shared_PKnd = q_PMTKGd.transpose(0, 3, 1, 2, 4, 5).reshape(P, K, M * T * G, d)
         own_PMKnd = q_PMTKGd.transpose(0, 1, 3, 2, 4, 5).reshape(P, M, K, T * G, d)
         # [P, K, M T G] and [P, M, K, T G] hold the same queries in two orders.
-        apart = lambda x: jnp.moveaxis(x.reshape(P, K, M, T * G, *x.shape[3:]), 1, 2)
+        of_rows = lambda x: jnp.moveaxis(x.reshape(P, K, M, T * G, *x.shape[3:]), 1, 2)
         prompt = (k_PKSd, v_PKSd, known_PS[:, None, None])
-        top1, sum1, out1 = map(apart, _softmax(shared_PKnd, [prompt]))
+        top1, sum1, out1 = map(of_rows, _softmax(shared_PKnd, [prompt]))
         top2, sum2, out2 = _softmax(own_PMKnd, own)
         top = jnp.maximum(top1, top2)
         part1, part2 = jnp.exp(top1 - top), jnp.exp(top2 - top)
-        whole = sum1 * part1 + sum2 * part2
-        out_PMKnd = (out1 * part1[..., None] + out2 * part2[..., None]) / whole[..., None]
+        total = sum1 * part1 + sum2 * part2
+        out_PMKnd = (out1 * part1[..., None] + out2 * part2[..., None]) / total[..., None]
         out_PMTKGd = out_PMKnd.reshape(P, M, K, T, G, d).transpose(0, 1, 3, 2, 4, 5)
         return out_PMTKGd.reshape(q_PNHd.shape).astype(q_PNHd.dtype)
 
     return attention
 
 
-def _softmax(q_nd, pieces):
-    """(maxima, sums, unnormalised outputs) of a softmax in float32, over leading axes alike.
+def _softmax(q_nd: Array, pieces: list[tuple[Array, Array, Array]]) -> tuple[Array, Array, Array]:
+    """(maxima, sums, unnormalised outputs) of a softmax in float32, batched over leading axes.
 
-    Its keys come in pieces, each (k_Sd, v_Sd, seen_nS). Where nothing is seen the sum counts for
-    nothing once it is merged with one that sees something.
+    Its keys come in pieces, each (k_Sd, v_Sd, seen_nS). A sum over keys of which none is seen gets
+    no weight when it is merged with one that sees some.
     """
     dot = lambda how, a, b: jnp.einsum(how, a, b, preferred_element_type=jnp.float32)
     scores = [

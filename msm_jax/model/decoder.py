@@ -12,41 +12,51 @@ and `forward` is a function of (config, that dict, tokens). Read it from the bot
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.model.axes import BATCH_AXES
 from msm_jax.model.config import ModelConfig
-from msm_jax.model.kernels import packed_attention
+from msm_jax.model.kernels import AttentionFn, packed_attention
 from msm_jax.model.rope import rotate, rotation_angles
 
 UNROLLED_LAYERS = 4
 
 
-def _parameter(rngs, shape, axes, init_std, dtype):
+def _parameter(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+    init_std: float | None,
+    dtype: Any,
+) -> nnx.Param:
+    """Normal with this standard deviation; None: ones."""
     if init_std is None:
         return nnx.Param(jnp.ones(shape, dtype), axes=axes)
     value = init_std * jax.random.normal(rngs.params(), shape, jnp.float32)
     return nnx.Param(value.astype(dtype), axes=axes)
 
 
-def _aligned(param, x):
-    """The parameter in x's dtype and rank, its axes under x's last ones."""
+def _aligned(param: nnx.Param, x: Array) -> Array:
+    """The parameter in x's dtype, broadcast along x's leading axes."""
     return jax.lax.expand_dims(param[...].astype(x.dtype), range(x.ndim - param.ndim))
 
 
 class Norm(nnx.Module):
     """RMSNorm over the last axis, computed in float32 (Zhang & Sennrich 2019)."""
 
-    def __init__(self, width, axis, config: ModelConfig, *, rngs):
+    def __init__(self, width: int, axis: str, config: ModelConfig, *, rngs: nnx.Rngs):
         self.eps = config.norm_eps
         self.scale = _parameter(rngs, (width,), (axis,), None, config.param_dtype)
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
         return x32.astype(x.dtype) * _aligned(self.scale, x)
@@ -55,13 +65,22 @@ class Norm(nnx.Module):
 class Projection(nnx.Module):
     """A linear map from the axes `inputs` to the axes `outputs`, plus a bias and an adapter.
 
-    Weights lie as in Hugging Face checkpoints, outputs first, so that files are read without
-    turning them: w [*outputs, *inputs], lora_a [rank, *inputs], lora_b [*outputs, rank]. The
+    Weights are stored as in Hugging Face checkpoints, outputs first, so that files need no
+    transposition: w [*outputs, *inputs], lora_a [rank, *inputs], lora_b [*outputs, rank]. The
     adapter adds `scale * lora_b(lora_a(x))` and starts at zero: lora_a is uniform within
     ±1/sqrt(fan_in), as in PEFT, lora_b is zero.
     """
 
-    def __init__(self, name, inputs, outputs, config: ModelConfig, *, bias=False, rngs):
+    def __init__(
+        self,
+        name: str,
+        inputs: list[tuple[str, int]],
+        outputs: list[tuple[str, int]],
+        config: ModelConfig,
+        *,
+        bias: bool = False,
+        rngs: nnx.Rngs,
+    ):
         in_axes, in_shape = zip(*inputs, strict=True)
         out_axes, out_shape = zip(*outputs, strict=True)
         fan_in = math.prod(in_shape)
@@ -79,7 +98,7 @@ class Projection(nnx.Module):
                 rngs, (*out_shape, rank), (*out_axes, "rank"), 0.0, jnp.float32
             )
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         y = self._map(self.w, x, self.contracted)
         if hasattr(self, "b"):
             y += _aligned(self.b, y)
@@ -87,8 +106,8 @@ class Projection(nnx.Module):
             y += self.scale * self._map(self.lora_b, self._map(self.lora_a, x, self.contracted), 1)
         return y
 
-    def _map(self, param, x, contracted):
-        # As matrices: XLA's CPU backend turns stacks round, weights among them, before a product.
+    def _map(self, param: nnx.Param, x: Array, contracted: int) -> Array:
+        # As matrices: XLA's CPU backend transposes stacks, also of weights, before a product.
         w = param[...].astype(self.dtype)
         outputs, fan_in = w.shape[:-contracted], math.prod(w.shape[-contracted:])
         y = jnp.tensordot(x.reshape(-1, fan_in), w.reshape(-1, fan_in), ((-1,), (-1,)))
@@ -98,11 +117,11 @@ class Projection(nnx.Module):
 class Attention(nnx.Module):
     """Grouped-query self-attention with rotary positions; q/k norms come before the rotation.
 
-    `attention` is a function of queries, keys and values. A cache is given the new keys and values
-    by its `write`, which returns those to attend to and the cache afterwards; see decode.py.
+    `attention` is a function of queries, keys and values. A cache's `write` gets the new keys and
+    values and returns those to attend to and the cache afterwards; see decode.py.
     """
 
-    def __init__(self, c: ModelConfig, *, rngs):
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         width, head = ("embed", c.width), ("head_dim", c.head_dim)
         heads, kv_heads = ("heads", c.heads), ("kv_heads", c.kv_heads)
         self.q = Projection("q", [width], [heads, head], c, bias=c.qkv_bias, rngs=rngs)
@@ -113,7 +132,9 @@ class Attention(nnx.Module):
             self.q_norm = Norm(c.head_dim, "head_dim", c, rngs=rngs)
             self.k_norm = Norm(c.head_dim, "head_dim", c, rngs=rngs)
 
-    def __call__(self, x_BTD, angles_BTd, attention, cache):
+    def __call__(
+        self, x_BTD: Array, angles_BTd: Array, attention: AttentionFn, cache: Any
+    ) -> tuple[Array, Any]:
         q_BTHd, k_BTKd, v_BTKd = self.q(x_BTD), self.k(x_BTD), self.v(x_BTD)
         if hasattr(self, "q_norm"):
             q_BTHd, k_BTKd = self.q_norm(q_BTHd), self.k_norm(k_BTKd)
@@ -127,13 +148,13 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """SwiGLU (Shazeer 2020)."""
 
-    def __init__(self, c: ModelConfig, *, rngs):
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         width, hidden = ("embed", c.width), ("mlp", c.mlp_width)
         self.gate = Projection("gate", [width], [hidden], c, rngs=rngs)
         self.up = Projection("up", [width], [hidden], c, rngs=rngs)
         self.down = Projection("down", [hidden], [width], c, rngs=rngs)
 
-    def __call__(self, x_BTD):
+    def __call__(self, x_BTD: Array) -> Array:
         # XLA's CPU backend fuses matrices, not stacks of them, with the products around them.
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
         y_ND = self.down(jax.nn.silu(self.gate(x_ND)) * self.up(x_ND))
@@ -143,42 +164,44 @@ class Mlp(nnx.Module):
 class Layer(nnx.Module):
     """A pre-norm transformer layer."""
 
-    def __init__(self, c: ModelConfig, *, rngs):
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         self.attention_norm = Norm(c.width, "embed", c, rngs=rngs)
         self.attention = Attention(c, rngs=rngs)
         self.mlp_norm = Norm(c.width, "embed", c, rngs=rngs)
         self.mlp = Mlp(c, rngs=rngs)
 
-    def __call__(self, x_BTD, angles_BTd, attention, cache=None):
+    def __call__(
+        self, x_BTD: Array, angles_BTd: Array, attention: AttentionFn, cache: Any = None
+    ) -> tuple[Array, Any]:
         y_BTD, cache = self.attention(self.attention_norm(x_BTD), angles_BTd, attention, cache)
         x_BTD = x_BTD + y_BTD
         return x_BTD + self.mlp(self.mlp_norm(x_BTD)), cache
 
 
 class Table(nnx.Module):
-    """A matrix with one row per token: the embedding, and the head where it is not tied."""
+    """A matrix with one row per token: the embedding, and the head if it is not tied."""
 
-    def __init__(self, c: ModelConfig, *, rngs):
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         shape, axes = (c.vocab_size, c.width), ("vocab", "embed")
         self.w = _parameter(rngs, shape, axes, c.width**-0.5, c.param_dtype)
 
 
-class Ends(nnx.Module):
+class Outer(nnx.Module):
     """Everything outside the stack of layers."""
 
-    def __init__(self, c: ModelConfig, *, rngs):
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         self.embed = Table(c, rngs=rngs)
         self.final_norm = Norm(c.width, "embed", c, rngs=rngs)
         if not c.tied_embeddings:
             self.head = Table(c, rngs=rngs)
 
 
-def init_params(config: ModelConfig, key: jax.Array) -> dict:
+def init_params(config: ModelConfig, key: Array) -> dict:
     """Fresh parameters as a nested dict; the leaves under "layers" have a leading L axis."""
-    ends_key, layers_key = jax.random.split(key)
-    params = nnx.to_pure_dict(nnx.state(Ends(config, rngs=nnx.Rngs(ends_key))))
+    outer_key, layers_key = jax.random.split(key)
+    params = nnx.to_pure_dict(nnx.state(Outer(config, rngs=nnx.Rngs(outer_key))))
 
-    def one_layer(key):
+    def one_layer(key: Array) -> dict:
         return nnx.to_pure_dict(nnx.state(Layer(config, rngs=nnx.Rngs(key))))
 
     params["layers"] = jax.vmap(one_layer)(jax.random.split(layers_key, config.layers))
@@ -193,65 +216,72 @@ def abstract_params(config: ModelConfig) -> dict:
 def logical_axes(config: ModelConfig) -> dict:
     """The tree of `init_params` with each leaf's axis names, e.g. ("layers", "embed", "mlp")."""
 
-    def names(module, leading=()):
-        def of(leaf):
-            return leading + leaf.get_metadata()["axes"]
-
+    def names(module: nnx.Module, leading: tuple[str, ...] = ()) -> dict:
+        axes = lambda leaf: leading + leaf.get_metadata()["axes"]
         is_leaf = lambda x: isinstance(x, nnx.Variable)
-        return nnx.to_pure_dict(jax.tree.map(of, nnx.state(module), is_leaf=is_leaf))
+        return nnx.to_pure_dict(jax.tree.map(axes, nnx.state(module), is_leaf=is_leaf))
 
-    axes = names(nnx.eval_shape(lambda: Ends(config, rngs=nnx.Rngs(0))))
+    axes = names(nnx.eval_shape(lambda: Outer(config, rngs=nnx.Rngs(0))))
     axes["layers"] = names(nnx.eval_shape(lambda: Layer(config, rngs=nnx.Rngs(0))), ("layers",))
     return axes
 
 
 @functools.lru_cache
-def _definition(module, config):
+def _definition(module: Any, config: ModelConfig) -> Any:
     return nnx.graphdef(nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0))))
 
 
-def bind(module, config, params):
-    """The NNX module with these parameters."""
+def bind(module: Any, config: ModelConfig, params: dict) -> Any:
+    """The NNX module of a class, with these parameters."""
     return nnx.merge(_definition(module, config), params)
 
 
-def forward(config, params, tokens_BT, segment_ids_BT, positions_BT, mesh=None):
+def forward(
+    config: ModelConfig,
+    params: dict,
+    tokens_BT: Array,
+    segment_ids_BT: Array,
+    positions_BT: Array,
+    mesh: Mesh | None = None,
+) -> Array:
     """Run the decoder; tokens attend to earlier tokens of their own segment only.
 
     Args:
-      config: ModelConfig.
+      config: of the model.
       params: as from `init_params`.
       tokens_BT: int32 token ids.
       segment_ids_BT: int32; 0 marks padding, each document of a row has an id of its own.
       positions_BT: int32 positions within the segment.
-      mesh: by whose axes rows and weights are cut, for kernels that have to know; None: one device.
+      mesh: that shards rows and weights; None: one device.
 
     Returns:
       hidden_BTD after the final norm; `logits` turns it into scores.
     """
-    ends = bind(Ends, config, {name: leaf for name, leaf in params.items() if name != "layers"})
-    x_BTD = ends.embed.w[...].astype(config.compute_dtype)[tokens_BT]
+    outer = bind(Outer, config, {name: leaf for name, leaf in params.items() if name != "layers"})
+    x_BTD = outer.embed.w[...].astype(config.compute_dtype)[tokens_BT]
     angles_BTd = rotation_angles(
         positions_BT, config.head_dim, config.rope_theta, config.rope_scaling
     )
     attention = packed_attention(config, segment_ids_BT, mesh)
 
-    def layer_step(x_BTD, layer_params):
+    def layer_step(x_BTD: Array, layer_params: dict) -> tuple[Array, None]:
         layer = bind(Layer, config, layer_params)
-        return layer(_rows_apart(x_BTD, mesh), angles_BTd, attention)[0], None
+        return layer(_sharded_by_rows(x_BTD, mesh), angles_BTd, attention)[0], None
 
     if config.remat != "none":
         layer_step = jax.checkpoint(layer_step, policy=_remat_policy(config.remat))
     # A loop over few layers costs more than it saves: stacking and slicing what it carries.
     unroll = config.layers if config.layers <= UNROLLED_LAYERS else 1
     x_BTD, _ = over_layers(layer_step, x_BTD, params["layers"], unroll)
-    return ends.final_norm(x_BTD)
+    return outer.final_norm(x_BTD)
 
 
-def over_layers(step, x, layers, unroll: int = 1):
+def over_layers(
+    step: Callable, x: Array, layers: dict | tuple[dict, ...], unroll: int = 1
+) -> tuple[Array, Any]:
     """`jax.lax.scan` of step(x, layer's parameters) -> (x, kept) over stacked layers.
 
-    Over a tuple of layers it is a loop, which gives what was kept as a list.
+    Over a tuple of layers it is a loop, which returns a list of what was kept.
     """
     if not isinstance(layers, tuple):
         return jax.lax.scan(step, x, layers, unroll=unroll)
@@ -262,8 +292,8 @@ def over_layers(step, x, layers, unroll: int = 1):
     return x, kept
 
 
-def _rows_apart(x_BTD, mesh):
-    """Between layers activations are cut by rows, and along them, only."""
+def _sharded_by_rows(x_BTD: Array, mesh: Mesh | None) -> Array:
+    """Between layers activations are sharded by rows and tokens only."""
     if mesh is None or mesh.size == 1:
         return x_BTD
     along = None if x_BTD.shape[1] % mesh.shape["sequence"] else "sequence"
@@ -271,8 +301,8 @@ def _rows_apart(x_BTD, mesh):
     return jax.lax.with_sharding_constraint(x_BTD, place)
 
 
-def _remat_policy(name: str):
-    """What of a layer is kept for the backward pass; see `ModelConfig.remat`."""
+def _remat_policy(name: str) -> Callable:
+    """What is kept of a layer for the backward pass; see `ModelConfig.remat`."""
     policies, kept = jax.checkpoint_policies, ("q", "k", "v", "attended")
     return {
         "full": policies.nothing_saveable,
@@ -287,12 +317,12 @@ def _remat_policy(name: str):
     }[name]
 
 
-def head_weights(config, params):
-    """The output table w_VD: the embedding where it is tied."""
+def head_weights(config: ModelConfig, params: dict) -> Array:
+    """The output matrix w_VD: the embedding if they are tied."""
     return params["embed" if config.tied_embeddings else "head"]["w"]
 
 
-def logits(config, params, hidden_BTD):
+def logits(config: ModelConfig, params: dict, hidden_BTD: Array) -> Array:
     """float32 scores over the vocabulary, [..., V]."""
     w_VD = head_weights(config, params).astype(config.compute_dtype)
     return jnp.einsum("...D,VD->...V", hidden_BTD, w_VD, preferred_element_type=jnp.float32)

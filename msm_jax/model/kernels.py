@@ -1,19 +1,21 @@
-"""Which attention a training step runs, and how it is cut over a mesh.
+"""Which attention a training step runs, and how it is sharded over a mesh.
 
 plain      the oracle of attention.py: all T x T scores at once
 blockwise  blockwise.py: skips blocks of other documents; any backend
 splash     JAX's Pallas kernel for TPUs, with segment ids
 cudnn      cuDNN's fused attention on NVIDIA GPUs. It knows no segment ids, so that documents are
-           kept apart by an additive mask [B, 1, T, T]; nothing is skipped.
-auto       of these, what this machine and shape can run best
+           separated by an additive mask [B, 1, T, T]; nothing is skipped.
+auto       the fastest of these that this machine and shape can run
 """
 
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.errors import UserError
@@ -24,9 +26,10 @@ from msm_jax.model.config import ATTENTIONS, ModelConfig
 
 # A plain row of this length costs no more than the loops over its blocks.
 PLAIN_LENGTH = 128
-# Of splash: maxtext's record runs use 2048, and the library's own 128 is meant as a placeholder
+# Of splash: maxtext's record runs use 2048, and the library's default of 128 is a placeholder
 # (jax splash_attention_kernel.py, BlockSizes.get_default). Larger ones exceed VMEM.
 SPLASH_BLOCK = 1024
+AttentionFn = Callable[[Array, Array, Array], Array]  # (q, k, v) -> outputs
 INTERPRET = False  # splash without a TPU, slowly, for tests
 
 
@@ -34,7 +37,7 @@ def choose_attention(config: ModelConfig, length: int, platform: str) -> tuple[s
     """(kind, why) for rows of `length` tokens on "cpu", "tpu" or "gpu" devices.
 
     Raises:
-      UserError: the config asks by name for a kind that cannot run here.
+      UserError: the config names a kind that cannot run here.
     """
     can = {
         "plain": "",
@@ -47,7 +50,7 @@ def choose_attention(config: ModelConfig, length: int, platform: str) -> tuple[s
             raise UserError(f"model.attention={config.attention!r}: one of {ATTENTIONS}")
         if why := can[config.attention]:
             raise UserError(f"model.attention={config.attention}: {why}; use auto")
-        return config.attention, "asked for"
+        return config.attention, "set by model.attention"
     if length <= PLAIN_LENGTH:
         return "plain", f"rows of at most {PLAIN_LENGTH} tokens"
     best = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "blockwise")
@@ -75,7 +78,7 @@ def _no_cudnn(config: ModelConfig, length: int, platform: str) -> str:
 
 
 def _compute_capability() -> float:
-    """Of the GPU that is here, as NVIDIA counts (a T4 has 7.5); 0: not known."""
+    """Of this machine's GPU, as NVIDIA counts (a T4 has 7.5); 0: unknown."""
     return float(getattr(jax.local_devices()[0], "compute_capability", 0))
 
 
@@ -86,12 +89,12 @@ def platform_of(mesh: Mesh | None) -> str:
 
 
 def packed_attention(
-    config: ModelConfig, segment_ids_BT: jax.Array, mesh: Mesh | None, rows_cut: bool = True
-) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    config: ModelConfig, segment_ids_BT: Array, mesh: Mesh | None, shard_rows: bool = True
+) -> AttentionFn:
     """The function (q_BTHd, k_BTKd, v_BTKd) -> out_BTHd for these segments.
 
-    On a mesh heads are cut by its tensor axis, and rows by the others if `rows_cut`: each device
-    has some rows' queries, of a part of the row, and gathers the keys of the whole row.
+    A mesh shards heads by its tensor axis, and rows and tokens by the others if `shard_rows`: each
+    device has the queries of a part of some rows and gathers the keys of those rows.
     """
     kind, _ = choose_attention(config, segment_ids_BT.shape[1], platform_of(mesh))
     if kind == "plain":
@@ -100,8 +103,8 @@ def packed_attention(
     run = {"blockwise": blockwise_attention, "splash": splash, "cudnn": cudnn}[kind]
     if mesh is None or mesh.size == 1:
         return lambda q_BTHd, k_BTKd, v_BTKd: run(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT)
-    axes, along = (BATCH_AXES, "sequence") if rows_cut else (None, None)
-    parts = mesh.shape["sequence"] if rows_cut else 1
+    axes, along = (BATCH_AXES, "sequence") if shard_rows else (None, None)
+    parts = mesh.shape["sequence"] if shard_rows else 1
     rows, heads = PartitionSpec(axes), PartitionSpec(axes, along, "tensor")
     kernel, spec = None, None
     if kind == "splash" and parts > 1:
@@ -110,48 +113,56 @@ def packed_attention(
         kernel = _splash_kernel(length, config.heads // mesh.shape["tensor"], parts)
         spec = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "sequence")))
 
-    def part(kernel, q_BTHd, k_BTKd, v_BTKd, segment_ids_BS):
+    def part(
+        kernel: Any, q_BTHd: Array, k_BTKd: Array, v_BTKd: Array, segment_ids_BS: Array
+    ) -> Array:
         if parts == 1:
             return run(q_BTHd, k_BTKd, v_BTKd, segment_ids_BS)
-        whole = lambda x_BTKd: jax.lax.all_gather(x_BTKd, "sequence", axis=1, tiled=True)
+        gathered = lambda x_BTKd: jax.lax.all_gather(x_BTKd, "sequence", axis=1, tiled=True)
         first = jax.lax.axis_index("sequence") * q_BTHd.shape[1]
         more = {"kernel": kernel} if kernel is not None else {}
-        return run(q_BTHd, whole(k_BTKd), whole(v_BTKd), segment_ids_BS, first=first, **more)
+        return run(q_BTHd, gathered(k_BTKd), gathered(v_BTKd), segment_ids_BS, first=first, **more)
 
-    cut = jax.shard_map(
+    sharded = jax.shard_map(
         part,
         mesh=mesh,
         in_specs=(spec, heads, heads, heads, rows),
         out_specs=heads,
         check_vma=False,
     )
-    return lambda q_BTHd, k_BTKd, v_BTKd: cut(kernel, q_BTHd, k_BTKd, v_BTKd, segment_ids_BT)
+    return lambda q_BTHd, k_BTKd, v_BTKd: sharded(kernel, q_BTHd, k_BTKd, v_BTKd, segment_ids_BT)
 
 
-def _from(x_BT, first, length: int):
-    """The part of the rows that a device has the queries of."""
-    return jax.lax.dynamic_slice_in_dim(x_BT, first, length, axis=1)
-
-
-def cudnn(q_BTHd, k_BSKd, v_BSKd, segment_ids_BS, first=0):
-    """cuDNN flash attention; bfloat16. `first` is the place of the first query in the row."""
+def cudnn(
+    q_BTHd: Array, k_BSKd: Array, v_BSKd: Array, segment_ids_BS: Array, first: Array | int = 0
+) -> Array:
+    """cuDNN flash attention; bfloat16. `first` is the position of the first query in the row."""
     # A row of scores without any key would be 0 / 0: padding sees itself.
     mask_BSS = segment_mask(segment_ids_BS) | jnp.eye(segment_ids_BS.shape[1], dtype=bool)[None]
-    mask_BTS = _from(mask_BSS, first, q_BTHd.shape[1])
+    mask_BTS = jax.lax.dynamic_slice_in_dim(mask_BSS, first, q_BTHd.shape[1], axis=1)
     return jax.nn.dot_product_attention(
         q_BTHd, k_BSKd, v_BSKd, mask=mask_BTS[:, None], implementation="cudnn"
     )
 
 
-def splash(q_BTHd, k_BSKd, v_BSKd, segment_ids_BS, first=0, kernel=None):
-    """Splash attention; `first` is the place of the first query in the row, `kernel` knows it."""
+def splash(
+    q_BTHd: Array,
+    k_BSKd: Array,
+    v_BSKd: Array,
+    segment_ids_BS: Array,
+    first: Array | int = 0,
+    kernel: Any = None,
+) -> Array:
+    """Splash attention; `first` is the position of the first query in the row, as in `kernel`."""
     from jax.experimental.pallas.ops.tpu import splash_attention
 
     T, S = q_BTHd.shape[1], k_BSKd.shape[1]
     kernel = kernel or _splash_kernel(T, q_BTHd.shape[2])
-    ids_BT = segment_ids_BS if T == S else _from(segment_ids_BS, first, T)
+    ids_BT = segment_ids_BS
+    if T < S:
+        ids_BT = jax.lax.dynamic_slice_in_dim(segment_ids_BS, first, T, axis=1)
 
-    def one(q_THd, k_SKd, v_SKd, ids_T, ids_S):
+    def one(q_THd: Array, k_SKd: Array, v_SKd: Array, ids_T: Array, ids_S: Array) -> Array:
         segments = splash_attention.SegmentIds(q=ids_T, kv=ids_S)
         q_HTd = jnp.swapaxes(q_THd * q_THd.shape[-1] ** -0.5, 0, 1)
         k_KSd, v_KSd = jnp.swapaxes(k_SKd, 0, 1), jnp.swapaxes(v_SKd, 0, 1)
@@ -160,8 +171,8 @@ def splash(q_BTHd, k_BSKd, v_BSKd, segment_ids_BS, first=0, kernel=None):
     return jax.vmap(one)(q_BTHd, k_BSKd, v_BSKd, ids_BT, segment_ids_BS)
 
 
-def _splash_kernel(length: int, heads: int, parts: int = 1):
-    """For rows of `length`, of whose queries a device has one of so many parts."""
+def _splash_kernel(length: int, heads: int, parts: int = 1) -> Any:
+    """For rows of `length` tokens, of whose queries a device has one of so many parts."""
     from jax.experimental.pallas.ops.tpu import splash_attention
 
     block = math.gcd(length // parts, SPLASH_BLOCK)

@@ -1,7 +1,7 @@
 """Published models by name, as their config.json describes them.
 
-A checkpoint's own config.json always decides; these serve configs of runs without one: compiling
-ahead of time, benchmarks, and random weights of a real shape.
+They serve runs without a checkpoint: compiling ahead of time, benchmarks, and random weights of a
+real shape. A checkpoint's own config.json takes precedence.
 """
 
 from msm_jax.errors import UserError
@@ -9,32 +9,17 @@ from msm_jax.model.config import ModelConfig
 from msm_jax.model.rope import RopeScaling
 
 
-def _qwen25(width, mlp_width, layers, heads, kv_heads, head_dim, tied):
+def _qwen25(
+    width: int, mlp_width: int, layers: int, heads: int, kv_heads: int, head_dim: int, tied: bool
+) -> ModelConfig:
     return ModelConfig(
-        vocab_size=151_936 if tied else 152_064,
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        mlp_width=mlp_width,
-        qk_norm=False,
-        qkv_bias=True,
-        tied_embeddings=tied,
-    )
+        151_936 if tied else 152_064, width, layers, heads, kv_heads, head_dim, mlp_width,
+        qk_norm=False, qkv_bias=True, tied_embeddings=tied,
+    )  # fmt: skip
 
 
-def _qwen3(width, mlp_width, layers, heads, tied):
-    return ModelConfig(
-        vocab_size=151_936,
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=8,
-        head_dim=128,
-        mlp_width=mlp_width,
-        tied_embeddings=tied,
-    )
+def _qwen3(width: int, mlp_width: int, layers: int, heads: int, tied: bool) -> ModelConfig:
+    return ModelConfig(151_936, width, layers, heads, 8, 128, mlp_width, tied_embeddings=tied)
 
 
 PRESETS = {
@@ -52,24 +37,14 @@ PRESETS = {
     "qwen3-14b": _qwen3(5120, 17408, 40, 40, False),
     "qwen3-32b": _qwen3(5120, 25600, 64, 64, False),
     "llama-3.1-8b": ModelConfig(
-        vocab_size=128_256,
-        width=4096,
-        layers=32,
-        heads=32,
-        kv_heads=8,
-        head_dim=128,
-        mlp_width=14336,
-        rope_theta=500_000.0,
-        rope_scaling=RopeScaling(),
-        norm_eps=1e-5,
-        qk_norm=False,
-        tied_embeddings=False,
+        128_256, 4096, 32, 32, 8, 128, 14336, rope_theta=500_000.0, rope_scaling=RopeScaling(),
+        norm_eps=1e-5, qk_norm=False, tied_embeddings=False,
     ),
-}
+}  # fmt: skip
 
 
 def preset(name: str) -> ModelConfig:
     """The named model in float32; UserError that lists the names."""
     if name.lower() not in PRESETS:
-        raise UserError(f"no model is called {name!r}; there are {', '.join(PRESETS)}")
+        raise UserError(f"no model is called {name!r}; known: {', '.join(PRESETS)}")
     return PRESETS[name.lower()]

@@ -4,11 +4,12 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
+from jax import Array
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's stretching of slow rotations (Grattafiori et al. 2024; "llama3" in config.json).
+    """Llama 3.1's scaling of low frequencies (Grattafiori et al. 2024; "llama3" in config.json).
 
     Attributes:
       factor: by which frequencies are divided whose wave is longer than
@@ -23,7 +24,7 @@ class RopeScaling:
     original_length: int = 8192
 
 
-def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None):
+def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Array:
     """float32[head_dim // 2] angle per position: theta ** (-2i / head_dim), then scaled."""
     plain = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     if scaling is None:
@@ -34,13 +35,15 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None)
     return plain * (kept + (1 - kept) / scaling.factor)
 
 
-def rotation_angles(positions_BT, head_dim, theta, scaling=None):
+def rotation_angles(
+    positions_BT: Array, head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> Array:
     """float32 angles_BTd of size head_dim // 2: position times frequency."""
     per_position_d = frequencies(head_dim, theta, scaling)
     return positions_BT[..., None].astype(jnp.float32) * per_position_d[None, None]
 
 
-def rotate(x_BTHd, angles_BTd):
+def rotate(x_BTHd: Array, angles_BTd: Array) -> Array:
     """Rotate each pair (x[i], x[i + d/2]) of every head by its angle, in float32."""
     cos, sin = jnp.cos(angles_BTd)[:, :, None], jnp.sin(angles_BTd)[:, :, None]
     first, second = jnp.split(x_BTHd.astype(jnp.float32), 2, axis=-1)

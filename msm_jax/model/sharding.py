@@ -1,11 +1,11 @@
-"""Where arrays lie on many devices, by the axes and rules of axes.py."""
+"""How arrays are sharded over devices, by the axes and rules of axes.py."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from msm_jax.errors import UserError
 from msm_jax.model.axes import AXES, BATCH_AXES, RULES
@@ -13,11 +13,11 @@ from msm_jax.model.config import ModelConfig
 from msm_jax.model.decoder import abstract_params, logical_axes
 
 
-def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
-    """A mesh over all devices; at most one size may be -1, which takes what the others leave.
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices, with size 1 for missing axes; one size may be -1: what is left.
 
     Raises:
-      UserError: an unknown axis, sizes that are no whole numbers, or whose product is not the
+      UserError: an unknown axis, a size that is no whole number, or sizes whose product is not the
         number of devices.
     """
     devices = jax.devices() if devices is None else devices
@@ -26,26 +26,30 @@ def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
     shape = [sizes.get(axis, 1) for axis in AXES]
     if wrong := [size for size in shape if not isinstance(size, int) or isinstance(size, bool)]:
         raise UserError(f"mesh: {wrong[0]!r} is no size: must be a whole number")
-    asked = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+    given = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
-        raise UserError(f"{asked}: sizes are at least 1, and one of them may be -1 (what is left)")
+        raise UserError(f"{given}: sizes are at least 1, and one of them may be -1 (what is left)")
     fixed = math.prod(size for size in shape if size != -1)
     if -1 in shape and len(devices) % fixed == 0:
         shape[shape.index(-1)] = len(devices) // fixed
     if -1 in shape or math.prod(shape) != len(devices):
         raise UserError(
-            f"{asked}: impossible mesh: {'a multiple of ' if -1 in shape else ''}{fixed} devices "
-            f"are asked for, this machine has {len(devices)} ({devices[0].device_kind})"
+            f"{given}: impossible mesh: {'a multiple of ' if -1 in shape else ''}{fixed} devices "
+            f"are needed, this machine has {len(devices)} ({devices[0].device_kind})"
         )
     return Mesh(np.asarray(devices).reshape(shape), AXES)
 
 
-def param_shardings(config: ModelConfig, mesh: Mesh) -> dict:
-    """The tree of `init_params` with a NamedSharding per leaf.
+def param_shardings(config: ModelConfig, mesh: Mesh | None) -> dict:
+    """The tree of `init_params` with a sharding per leaf; without a mesh that of the first device.
 
     Raises:
-      UserError: naming every dimension that its mesh axis does not divide, or axes that lack.
+      UserError: names every dimension that its mesh axis does not divide, or axes that are missing.
     """
+    shapes = abstract_params(config)
+    if mesh is None:
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda _: here, shapes)
     if lacking := [axis for axis in AXES if axis not in mesh.shape]:
         raise UserError(
             f"the mesh has axes {tuple(mesh.shape)} and lacks {lacking}: make it by "
@@ -53,31 +57,29 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict:
         )
     wrong = set()
 
-    def sharding(leaf, axes):
+    def sharding(leaf: jax.ShapeDtypeStruct, axes: tuple[str, ...]) -> NamedSharding:
         for size, name in zip(leaf.shape, axes, strict=True):
-            cut = RULES.get(name) or ()
-            cut = (cut,) if isinstance(cut, str) else cut
-            if size % math.prod(mesh.shape[axis] for axis in cut):
-                asked = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in cut)
-                wrong.add(f"{name} has {size}, {asked}")
+            over = RULES.get(name) or ()
+            over = (over,) if isinstance(over, str) else over
+            if size % math.prod(mesh.shape[axis] for axis in over):
+                sizes = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in over)
+                wrong.add(f"{name} has {size}, {sizes}")
         return NamedSharding(mesh, PartitionSpec(*(RULES.get(name) for name in axes)))
 
-    shapes, axes = abstract_params(config), logical_axes(config)
-    shardings = jax.tree.map(sharding, shapes, axes)
+    shardings = jax.tree.map(sharding, shapes, logical_axes(config))
     if wrong:
-        raise UserError(f"the model cannot be cut by the mesh: {'; '.join(sorted(wrong))}")
+        raise UserError(f"the mesh does not divide the model: {'; '.join(sorted(wrong))}")
     return shardings
 
 
 def batch_sharding(mesh: Mesh, rows: int, length: int) -> NamedSharding:
-    """Of arrays [B, T]; UserError where rows or tokens cannot be dealt to their axes evenly."""
+    """Of arrays [B, T]; UserError if the mesh does not divide rows or tokens."""
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if rows % parts:
-        asked = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in BATCH_AXES)
-        raise UserError(f"rows={rows} of a micro-batch cannot be dealt to {asked} devices evenly")
+        sizes = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in BATCH_AXES)
+        raise UserError(f"rows={rows} of a micro-batch are not a multiple of {sizes} devices")
     if length % mesh.shape["sequence"]:
         raise UserError(
-            f"sequence_length={length} cannot be cut evenly by mesh.sequence="
-            f"{mesh.shape['sequence']}"
+            f"sequence_length={length} is not a multiple of mesh.sequence={mesh.shape['sequence']}"
         )
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "sequence"))

@@ -1,40 +1,42 @@
-"""`python -m msm_jax.sample`: prompts in, completions out, or a talk in the terminal.
+"""`python -m msm_jax.sample`: prompts in, completions out, or a chat in the terminal.
 
     python -m msm_jax.sample --checkpoint=runs/aft --prompt="the red lamp" --n=2
     python -m msm_jax.sample --checkpoint=runs/aft --chat --system="you are alda."
     python -m msm_jax.sample --checkpoint=Qwen3-8B --adapter=adapter \\
         --prompts=prompts.jsonl --output=completions.jsonl
 
-A line of the prompts file has "prompt" (a text to go on with) or "messages" (a chat to answer).
+A line of the prompts file has "prompt" (a text to continue) or "messages" (a chat to answer).
 Completions are JSON lines: prompt, sample, completion, finish_reason, logprob (the sum over the
 completion's tokens), and the prompt's record under "input".
 """
 
-import os
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from msm_jax import command, loading, strict_json
+from msm_jax import command, files, loading
 from msm_jax.api import Model, load
 from msm_jax.corpus.records import read_rows
 from msm_jax.data.messages import check_asked
 from msm_jax.errors import UserError
 from msm_jax.outputs import output_file
+from msm_jax.sample.sampler import Sample
 from msm_jax.sample.settings import KEYS, check_settings, stop_texts
 from msm_jax.settings import SAMPLING
 
 
 def define_flags() -> None:
+    """Define this command's flags."""
     flags.DEFINE_string("checkpoint", None, "Run or Hugging Face directory.", required=True)
     loading.define_flags()
-    flags.DEFINE_string("chat_format", None, "Chat format; the checkpoint's own if not given.")
-    flags.DEFINE_multi_string("prompt", [], "A text to go on with; may be given several times.")
+    flags.DEFINE_string("chat_format", None, "Chat format; by default the checkpoint's own.")
+    flags.DEFINE_multi_string("prompt", [], "A text to continue; may be given several times.")
     flags.DEFINE_string("prompts", None, "JSONL file of prompts.")
-    flags.DEFINE_string("output", None, "File for the completions; stdout if not given.")
-    flags.DEFINE_boolean("chat", False, "Talk in the terminal; an empty input (Ctrl-D) ends it.")
+    flags.DEFINE_string("output", None, "File for the completions; by default standard output.")
+    flags.DEFINE_boolean("chat", False, "Chat in the terminal; an empty input (Ctrl-D) ends it.")
     flags.DEFINE_string("system", None, "The system message of --chat.")
     flags.DEFINE_multi_string("stop", [], "A text that ends a completion.")
     for name in SAMPLING.keys:
@@ -44,6 +46,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
+    """Run the command."""
     args = flags.FLAGS
     settings = settings_of(args)
     if args.chat:
@@ -66,14 +69,15 @@ def main() -> None:
     write_completions(records, answers, output)
 
 
-def settings_of(args) -> dict[str, Any]:
-    """The draw's settings, checked before a checkpoint is read."""
+def settings_of(args: Any) -> dict[str, Any]:
+    """The sampling settings among the flags, checked before a checkpoint is read."""
     settings = {name: getattr(args, name) for name in SAMPLING.keys}
     check_settings("--", **settings)
     return {**settings, "stop": stop_texts(args.stop, "--stop")}
 
 
-def loaded(args) -> Model:
+def loaded(args: Any) -> Model:
+    """The model that the flags name."""
     return load(
         args.checkpoint,
         args.adapter,
@@ -100,37 +104,32 @@ def read_prompts(path: str) -> list[dict]:
     return records
 
 
-def write_completions(records: list[dict], answers: list, output: pathlib.Path | None) -> None:
-    """One JSON line per completion; a file appears only when it is complete."""
-    lines = "".join(
-        strict_json.dumps(
-            {
-                "prompt": answer.prompt,
-                "sample": answer.index,
-                "completion": answer.text,
-                "finish_reason": answer.finish_reason,
-                "logprob": sum(answer.logprobs),
-                "input": record,
-            },
-            ensure_ascii=False,
-        )
-        + "\n"
-        for record, samples in zip(records, answers, strict=True)
-        for answer in samples
-    )
+def write_completions(
+    records: Sequence[dict], samples: Sequence[Sequence[Sample]], output: pathlib.Path | None
+) -> None:
+    """One JSON line per completion, to a file that appears when it is complete, or to stdout."""
+    lines = [
+        {
+            "prompt": sample.prompt,
+            "sample": sample.index,
+            "completion": sample.text,
+            "finish_reason": sample.finish_reason,
+            "logprob": sum(sample.logprobs),
+            "input": record,
+        }
+        for record, some in zip(records, samples, strict=True)
+        for sample in some
+    ]
     if output is None:
-        sys.stdout.write(lines)
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f"{output.name}.tmp")
-    temporary.write_text(lines, encoding="utf-8", newline="\n")
-    os.replace(temporary, output)
+        sys.stdout.write("".join(map(files.jsonl_line, lines)))
+    else:
+        files.write_jsonl(output, lines)
 
 
-def talk(model: Model, system: str | None, **settings) -> list[dict]:
-    """Read lines and answer them until the input ends; returns the conversation.
+def talk(model: Model, system: str | None, **settings: Any) -> list[dict]:
+    """Answer lines from the terminal until its input ends; returns the conversation.
 
-    `settings` are those of `Model.stream`.
+    Settings are those of `Model.stream`.
     """
     messages = [{"role": "system", "content": system}] if system else []
     while True:

@@ -2,35 +2,38 @@
 
 Every token has a waiting time of its own, exponential with the token's weight as its rate, and the
 first to ring is drawn: argmax(weight / E). That is argmax(log weight + G) with Gumbel noise
-G = -log E (Gumbel 1954; Maddison et al. 2014, "A* Sampling"), which draws each token as often as
-its weight says. The noise of a token is a hash of (the row's key, the token's id): it knows nothing
-of the other tokens, rows or devices, so that a score that is rounded otherwise changes the draw
-only where two tokens were about to ring at once.
+G = -log E (Gumbel 1954; Maddison et al. 2014, "A* Sampling"), which draws each token with the
+probability that its weight says. A token's noise is a hash of (the row's key, the token's id) and
+does not depend on other tokens, rows or devices, so a score that is rounded differently changes the
+draw only if two tokens were about to ring at once.
 
 Which tokens may be drawn is decided by a threshold on their weights, found by bisection over the
 bits of float32: exact, without sorting the vocabulary.
 """
 
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-# Temperatures above 0 are brought between these: they and 1 / them are far from where float32
-# overflows or flushes to 0.
+# Temperatures above 0 are clipped to these bounds: they and their inverses are far from where
+# float32 overflows or flushes to 0.
 COLDEST, HOTTEST = 1e-30, 1e30
 
 
-def draw(logits_NV, key_N2, how):
+def draw(logits_NV: Array, key_N2: Array, how: Mapping[str, Array]) -> tuple[Array, Array]:
     """Token ids and their log-probabilities under the model itself, int32[N] and float32[N].
 
-    The order is that of transformers: temperature, then top-k, top-p and min-p, each among what
-    the ones before left. Tokens with equal scores are kept or dropped together. A token whose share
-    is below 2**-33 is as good as never drawn.
+    The order is that of transformers: temperature, then top-k, top-p and min-p, each among the
+    tokens that the ones before kept. Tokens with equal scores are kept or dropped together. A token
+    with a probability below 2**-33 is practically never drawn.
 
     Args:
       logits_NV: float32; what must not be drawn is -inf.
       key_N2: uint32, 64 random bits per row.
       how: {"temperature", "top_k", "top_p", "min_p"}: scalars. Temperature 0 takes the best token,
-        of equal ones that with the smallest id; top_k 0, top_p 1 and min_p 0 leave all.
+        of equal ones that with the smallest id; top_k 0, top_p 1 and min_p 0 keep all.
     """
     total_N = jax.nn.logsumexp(logits_NV, axis=-1)
     hot, cold = lambda: _drawn(logits_NV, key_N2, how), lambda: _first_best(logits_NV)
@@ -39,13 +42,13 @@ def draw(logits_NV, key_N2, how):
     return token_N, chosen_N - total_N
 
 
-def weights(logits_NV, temperature):
+def weights(logits_NV: Array, temperature: Array) -> Array:
     """exp(logits / temperature), float32 within 0 and 1; the best token has exactly 1."""
     above_NV = logits_NV - jnp.max(logits_NV, axis=-1, keepdims=True)
     return jnp.exp(above_NV / jnp.clip(temperature, COLDEST, HOTTEST))
 
 
-def waiting_times(key_N2, vocab_size):
+def waiting_times(key_N2: Array, vocab_size: int) -> Array:
     """Exponential noise of mean 1, float32[N, V], above 0 and finite.
 
     A counter-based hash as in Salmon et al. 2011 ("Parallel random numbers: as easy as 1, 2, 3"):
@@ -61,7 +64,7 @@ def waiting_times(key_N2, vocab_size):
     return -jnp.log1p(-u_NV)
 
 
-def _mixed(bits):
+def _mixed(bits: Array) -> Array:
     """A one-to-one mixing of 32 bits: multiplications and shifts found by Chris Wellons' search
     ("hash-prospector", 2018: lowbias32)."""
     bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
@@ -69,24 +72,24 @@ def _mixed(bits):
     return bits ^ (bits >> 16)
 
 
-def _drawn(logits_NV, key_N2, how):
+def _drawn(logits_NV: Array, key_N2: Array, how: Mapping[str, Array]) -> Array:
     weights_NV = weights(logits_NV, how["temperature"])
     some = (how["top_k"] > 0) | (how["top_p"] < 1) | (how["min_p"] > 0)
     weights_NV = jax.lax.cond(some, lambda w: _kept(w, how), lambda w: w, weights_NV)
     return _first_best(weights_NV / waiting_times(key_N2, weights_NV.shape[-1]))
 
 
-def _first_best(scores_NV):
-    """jnp.argmax, int32[N], in two reductions that XLA's CPU backend vectorizes; it takes eight
-    times as long over one of pairs. Where all is NaN: 0."""
+def _first_best(scores_NV: Array) -> Array:
+    """jnp.argmax, int32[N], in two reductions that XLA's CPU backend vectorizes: eight times as
+    fast as its reduction of pairs. A row of NaN gives 0."""
     V = scores_NV.shape[-1]
     best_NV = scores_NV >= jnp.max(scores_NV, axis=-1, keepdims=True)
     place_N = jnp.min(jnp.where(best_NV, jnp.arange(V, dtype=jnp.int32)[None], V), axis=-1)
     return jnp.where(place_N < V, place_N, 0)
 
 
-def _kept(weights_NV, how):
-    """The weights with 0 for what top-k, top-p and min-p leave out."""
+def _kept(weights_NV: Array, how: Mapping[str, Array]) -> Array:
+    """The weights, with 0 for tokens that top-k, top-p or min-p drop."""
     count = lambda part_NV: jnp.sum(part_NV > 0, axis=-1).astype(jnp.float32)
     mass = lambda part_NV: jnp.sum(part_NV, axis=-1)
     k = jnp.where(how["top_k"] > 0, how["top_k"], weights_NV.shape[-1]).astype(jnp.float32)
@@ -98,17 +101,17 @@ def _kept(weights_NV, how):
     return _at_least(weights_NV, how["min_p"] * jnp.max(weights_NV, axis=-1))
 
 
-def _at_least(weights_NV, threshold_N):
+def _at_least(weights_NV: Array, threshold_N: Array) -> Array:
     return jnp.where(weights_NV >= threshold_N[:, None], weights_NV, 0.0)
 
 
-def _threshold(weights_NV, measure, wanted_N):
-    """The largest threshold at which what is not below it measures as much as is wanted.
+def _threshold(weights_NV: Array, measure: Callable[[Array], Array], wanted_N: Array) -> Array:
+    """The largest threshold with `measure` of the weights that reach it at least `wanted_N`.
 
-    Weights are not negative, and so in the order of their bits read as integers.
+    Weights are not negative, so they have the order of their bits read as integers.
     """
 
-    def halve(step, bits_N):
+    def halve(step: Array, bits_N: Array) -> Array:
         trial_N = bits_N | (jnp.int32(1) << (30 - step))
         trial = jax.lax.bitcast_convert_type(trial_N, jnp.float32)
         enough_N = (measure(_at_least(weights_NV, trial)) >= wanted_N) & jnp.isfinite(trial)

@@ -1,56 +1,58 @@
-"""A sampler in pure JAX: prompts read once, rows refilled as they finish.
+"""A sampler in pure JAX: prompts are read once, rows are refilled as they finish.
 
-The rows in flight are P prompts with M answers each (see `msm_jax.model.decode`). When an answer
-ends, its row takes the prompt's next sample; when a prompt has none left and its answers have
-ended, the next prompt takes its place. The device runs a chunk of tokens for all rows while the
-host looks at the chunk before, so nobody waits; an answer that has ended idles for a chunk at most.
+The rows in flight are P prompts with M completions each (see `msm_jax.model.decode`). When a
+completion ends, its row takes the prompt's next sample; when a prompt has none left and its
+completions have ended, the next prompt takes its place. The device runs a chunk of tokens for all
+rows while the host reads the previous chunk, so neither waits; a completion that has ended wastes
+at most a chunk.
 
 A sample's random numbers come from (seed, prompt, sample index, position, token id), so a sample
-does not depend on what else is asked for. (Up to rounding: the shapes that it is computed in follow
-from `rows`, `n`, the number of prompts and the longest answers in flight.) Programs are compiled
-per bucket of prompt lengths and per doubling of the rings, however many prompts there are.
+does not depend on what else is requested (up to rounding: the shapes that it is computed in follow
+from `rows`, `n`, the number of prompts and the longest completions in flight). Programs are
+compiled per bucket of prompt lengths and per doubling of the rings, for any number of prompts.
 """
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.sharding import Mesh
 
 from msm_jax.errors import UserError
-from msm_jax.model import ModelConfig, decode, logits
+from msm_jax.model import ModelConfig, decode
 from msm_jax.model.decode import CHUNK
-from msm_jax.sample.draw import HOTTEST, draw
+from msm_jax.sample import device
+from msm_jax.sample.draw import HOTTEST
 from msm_jax.sample.settings import check_settings
 
-SMALLEST_BUCKET = 32
-FIRST_RING = 128  # slots; doubled when an answer needs more
-ANSWERS = 16  # in flight per prompt, unless there are too few prompts to fill the rows
+SMALLEST_BUCKET = 32  # tokens
+FIRST_RING = 128  # slots; doubled when a completion needs more
+COMPLETIONS = 16  # in flight per prompt, unless there are too few prompts to fill the rows
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 PREFILL_TOKENS = 2048  # short prompts are read several at a time, up to this many tokens
-PRNG = "threefry2x32"  # whatever jax's default may be: the same seed, the same answers
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One answer.
+    """One completion.
 
     Attributes:
       prompt: index of the prompt in the call.
       index: which of the prompt's n samples this is.
-      tokens: ids without the stop id; where a text ended the answer, the fewest that hold what is
+      tokens: ids without the stop id; if a text ended the completion, the fewest that hold what is
         before it (the last of them may also hold the beginning of the stop).
       logprobs: of each token, under the model itself: temperature 1, all ids below `vocab_limit`.
         The same numbers as `logprobs` gives.
-      finish_reason: "stop" or "length": `max_tokens`, or the model's context, is used up.
-      text: the tokens as text up to the stop, where a tokenizer was at hand.
+      finish_reason: "stop", or "length" if `max_tokens` or the model's context is used up.
+      text: the tokens as text up to the stop; None without a tokenizer.
     """
 
     prompt: int
@@ -62,16 +64,23 @@ class Sample:
 
 
 def bucket(length: int, smallest: int = SMALLEST_BUCKET) -> int:
-    """The power of two, at least `smallest`, that holds this many tokens."""
+    """The smallest power of two that is at least `length` and `smallest`."""
     return max(smallest, 1 << max(length - 1, 0).bit_length())
 
 
-def sample(config: ModelConfig, params: dict, prompts: Sequence, **settings) -> list[list[Sample]]:
+def by_prompt(prompts: int, samples: Iterable[Sample]) -> list[list[Sample]]:
+    """The samples of each of so many prompts, in the order of their indices."""
+    found: list[list[Sample]] = [[] for _ in range(prompts)]
+    for each in samples:
+        found[each.prompt].append(each)
+    return [sorted(each, key=lambda sample: sample.index) for each in found]
+
+
+def sample(
+    config: ModelConfig, params: dict, prompts: Sequence, **settings: Any
+) -> list[list[Sample]]:
     """For every prompt its n samples, in their order. Arguments and errors as for `stream`."""
-    found: list[list[Sample]] = [[] for _ in prompts]
-    for answer in stream(config, params, prompts, **settings):
-        found[answer.prompt].append(answer)
-    return [sorted(answers, key=lambda answer: answer.index) for answers in found]
+    return by_prompt(len(prompts), stream(config, params, prompts, **settings))
 
 
 def stream(
@@ -93,32 +102,31 @@ def stream(
     context_length: int | None = None,
     rows: int = 64,
     limits: Callable[[int, int], int] | None = None,
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: Mesh | None = None,
 ) -> Iterator[Sample]:
-    """Draw n answers to every prompt; each is given as soon as it has ended.
+    """Draw n samples for every prompt; each is yielded as soon as it has ended.
 
     Args:
       config, params: the decoder.
       prompts: token ids, at least one per prompt.
-      n: answers per prompt.
-      first: index of the first of them, so that a long draw can be taken in parts.
-      max_tokens: of one answer; at most this many.
+      n: samples per prompt.
+      first: index of the first of them, so that a long draw can be done in parts.
+      max_tokens: of one sample, at most.
       temperature, top_k, top_p, min_p: as in `draw`.
-      seed: of the draw, 32 bits; an answer is a function of (seed, prompt, index) for given
-        weights.
-      stop_ids: tokens that end an answer; they are not part of it.
-      stop: says of an answer's tokens so far how many of them are to be kept and which text they
-        are if it ends there, or None where it goes on. It is asked once per chunk.
+      seed: of the draw, 32 bits; for given weights a sample is a function of (seed, prompt, index).
+      stop_ids: tokens that end a sample; they are not part of it.
+      stop: called once per chunk with a sample's tokens so far; returns how many of them to keep
+        and their text if it ends there, or None if it continues.
       vocab_limit: ids from here on are never drawn (rows of a padded embedding table).
-      context_length: tokens of a prompt and its answer together, at most; None: no bound. An
-        answer that comes to it ends with "length".
-      rows: answers computed at a time; half as many where they do not fit into memory.
-      limits: of (prompt, index), at most how many tokens that answer gets, up to max_tokens; 0
+      context_length: tokens of a prompt and its sample together, at most; None: no bound. A sample
+        that reaches it ends with "length".
+      rows: samples computed at a time; halved while they do not fit into memory.
+      limits: (prompt, index) -> at most how many tokens that sample gets, up to max_tokens; 0
         leaves it out. None: max_tokens for all.
-      mesh: that the params are cut by.
+      mesh: that shards the params.
 
     Raises:
-      UserError: an empty prompt or one that leaves no room for an answer, an id outside the
+      UserError: an empty prompt or one that leaves no room for a sample, an id outside the
         vocabulary, a number out of range, too little memory for one row, or weights whose scores
         are not finite.
     """
@@ -136,7 +144,7 @@ def stream(
         if any(limit > 0 for limit in most.values()):
             by_bucket[bucket(len(prompt) - 1)].append((number, prompt, most))
     how = {
-        "key": jax.random.key(np.uint32(seed), impl=PRNG),
+        "key": jax.random.key(np.uint32(seed), impl=device.PRNG),
         "stop_ids": np.asarray(sorted(stop_ids) or [-1], np.int32),
         "vocab_limit": np.int32(limit),
         "temperature": np.float32(min(temperature, HOTTEST)),
@@ -147,77 +155,87 @@ def stream(
     config = dataclasses.replace(config, attention="auto", remat="none")  # were for training
     layers = decode.unstacked(params)
     longest = bucket(min(max_tokens, max(room, default=1)))
-    for length, asked in _together(config, params, by_bucket, rows):
-        make = lambda P, M, length=length: _Flight(
+    for length, group in _groups(config, params, by_bucket, rows):
+        make = lambda P, M, length=length: _Batch(
             config, params, layers, how, P, M, length, longest, stop, mesh
         )
-        rows = yield from _all_answers(make, asked, rows)
+        rows = yield from _all_samples(make, group, rows)
 
 
-def _together(config, params, by_bucket, rows):
-    """[(length, prompts that are answered together)], by the length that they are padded to.
+# (number of the prompt, its ids, {index of a sample: at most how many tokens it gets}).
+_Request = tuple[int, Sequence[int], dict[int, int]]
+
+
+def _groups(
+    config: ModelConfig, params: dict, by_bucket: Mapping[int, list[_Request]], rows: int
+) -> list[tuple[int, list[_Request]]]:
+    """[(length, prompts that are sampled together)], by the length that they are padded to.
 
     A step reads the weights once for all rows. So prompts that do not fill the rows join longer
-    ones, as long as reading their keys and padding costs less than the weights once more.
+    ones, as long as reading their keys and padding costs less than reading the weights again.
     """
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     token = 2 * config.layers * config.kv_heads * config.head_dim
     token *= jnp.dtype(config.compute_dtype).itemsize
-    groups, few, few_length = [], [], 0
-    for length, asked in sorted(by_bucket.items()):
+    groups: list[tuple[int, list[_Request]]] = []
+    few: list[_Request] = []
+    few_length = 0
+    for length, requests in sorted(by_bucket.items()):
         if few and len(few) * length * token > weights:
             groups.append((few_length, few))
             few = []
-        few, few_length = few + asked, length
+        few, few_length = few + requests, length
         if sum(limit > 0 for _, _, most in few for limit in most.values()) >= rows:
             groups.append((length, few))
             few = []
     return [*groups, (few_length, few)] if few else groups
 
 
-def _all_answers(make, asked, rows):
-    """Gives the answers to the prompts of one bucket; returns how many rows fitted into memory.
+def _all_samples(
+    make: Callable[[int, int], "_Batch"], requests: list[_Request], rows: int
+) -> Generator[Sample, None, int]:
+    """The samples of the prompts of one bucket; returns how many rows fitted into memory.
 
-    With fewer rows no answer changes, since its random numbers are its own.
+    With fewer rows no sample changes, since its random numbers are its own.
     """
     while True:
         queue = [
             (prompt, [_Row(number, index, most[index]) for index in most if most[index] > 0])
-            for number, prompt, most in asked
+            for number, prompt, most in requests
         ]
-        queue = [(prompt, answers) for prompt, answers in queue if answers]
+        queue = [(prompt, left) for prompt, left in queue if left]
         if not queue:
             return rows
         try:
-            flight = make(*_shape(len(queue), max(len(answers) for _, answers in queue), rows))
-            by_number = {number: most for number, _, most in asked}
-            for answer in flight.run(queue):
-                by_number[answer.prompt][answer.index] = 0
-                yield answer
+            batch = make(*_shape(len(queue), max(len(left) for _, left in queue), rows))
+            by_number = {number: most for number, _, most in requests}
+            for each in batch.run(queue):
+                by_number[each.prompt][each.index] = 0
+                yield each
             return rows
         except (jax.errors.JaxRuntimeError, ValueError) as error:
             if not any(words in str(error) for words in OUT_OF_MEMORY):
                 raise
-            # Other processes would go on with as many rows as before.
+            # Other processes would continue with as many rows as before.
             if rows == 1 or jax.process_count() > 1:
                 raise UserError(
-                    f"sampling with rows={rows} ran out of the device's memory; take fewer rows, "
+                    f"sampling with rows={rows} ran out of the device's memory; use fewer rows, "
                     f"shorter prompts or a mesh over more devices ({str(error).splitlines()[0]})"
                 ) from None
-        flight, rows = None, rows // 2
+        batch, rows = None, rows // 2  # frees its memory first
         logging.warning("out of memory: sampling goes on with %d rows at a time", rows)
 
 
 def _shape(prompts: int, n: int, rows: int) -> tuple[int, int]:
-    """(P, M): prompts in flight, and answers of each."""
+    """(P, M): prompts in flight, and samples of each."""
     up = lambda count: 1 << (count - 1).bit_length()
-    M = min(up(n), max(min(ANSWERS, rows), up(-(-rows // prompts))), rows)
+    M = min(up(n), max(min(COMPLETIONS, rows), up(-(-rows // prompts))), rows)
     return min(max(1, rows // M), up(prompts)), M
 
 
 @dataclasses.dataclass
 class _Row:
-    """An answer in the making."""
+    """A sample that is being drawn."""
 
     prompt: int
     index: int
@@ -228,44 +246,62 @@ class _Row:
     ended: bool = False
 
 
-class _Flight:
-    """All answers to the prompts of one bucket."""
+_InRow = list[list[_Row | None]]  # [P][M]
 
-    def __init__(self, config, params, layers, how, P, M, length, longest, stop, mesh):
+
+class _Batch:
+    """The rows in flight, of prompts of one bucket."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: dict,
+        layers: dict,
+        how: Mapping[str, Any],
+        P: int,
+        M: int,
+        length: int,
+        longest: int,
+        stop: Callable[[Sequence[int]], tuple[int, str] | None] | None,
+        mesh: Mesh | None,
+    ):
         self.config, self.params, self.layers, self.how = config, params, layers, how
         self.P, self.M, self.length, self.longest = P, M, length, longest
         self.stop, self.mesh = stop, mesh
         self.prompts = decode.empty(config, P, length, mesh)
         self.rings = decode.empty_rings(config, P, M, min(FIRST_RING, longest), mesh)
-        self.rows = _fresh_rows(P, M)
-        self.in_row: list[list[_Row | None]] = [[None] * M for _ in range(P)]
+        self.rows = device.fresh_rows(P, M)
+        self.in_row: _InRow = [[None] * M for _ in range(P)]
         self.left: list[collections.deque] = [collections.deque() for _ in range(P)]
-        self.asked: list[Sequence[int]] = [()] * P  # the prompt in each place
+        self.ids: list[Sequence[int]] = [()] * P  # of the prompt in each place
 
-    def run(self, queue) -> Iterator[Sample]:
-        queue = collections.deque(queue)
-        looked_at: Any = None  # the chunk that the device is at, or has done
+    def run(self, requests: Iterable[tuple[Sequence[int], list[_Row]]]) -> Iterator[Sample]:
+        """All samples of these prompts, each as soon as it has ended."""
+        queue = collections.deque(requests)
+        running: Any = None  # rows and arrays of the chunk that the device computes
         for chunk in itertools.count():
             self._admit(queue)
             begun = self._begin(chunk)
-            # A row may be given to another answer before this chunk is looked at.
-            whose = [list(rows) for rows in self.in_row]
-            alive = [row for rows in whose for row in rows if row]
+            # A row may be given to another sample before this chunk is read.
+            rows = [list(row) for row in self.in_row]
+            alive = [row for some in rows for row in some if row]
             if alive:
-                self._make_room(alive, chunk)
-                self.rings, self.rows, found = _run_chunk(
+                longest = (chunk - min(row.started for row in alive) + 1) * CHUNK
+                while self.rings.slots < min(longest, self.longest):
+                    self.rings = device.grow(self.rings)
+                self.rings, self.rows, found = device.run_chunk(
                     self.config, self.layers, self.prompts, self.rings, self.rows, begun, self.how
                 )
                 for array in found:
                     array.copy_to_host_async()
-            if looked_at:
-                yield from self._look(*looked_at)
-            looked_at = (whose, found) if alive else None
-            if not looked_at and not queue and not any(self.left):
+            if running:
+                yield from self._read(*running)
+            running = (rows, found) if alive else None
+            if not running and not queue and not any(self.left):
                 return
 
-    def _admit(self, queue) -> None:
-        """Read prompts into places whose answers have all ended."""
+    def _admit(self, queue: collections.deque) -> None:
+        """Read prompts into places whose samples have all ended."""
         free = [
             place for place in range(self.P) if not self.left[place] and not any(self.in_row[place])
         ][: len(queue)]
@@ -276,156 +312,82 @@ class _Flight:
             tokens_BS = np.zeros((size, self.length), np.int32)
             lengths_B, places_B = np.zeros(size, np.int32), np.full(size, self.P, np.int32)
             for at, place in enumerate(places):
-                ids, answers = queue.popleft()
-                self.asked[place], self.left[place] = ids, collections.deque(answers)
+                ids, rows = queue.popleft()
+                self.ids[place], self.left[place] = ids, collections.deque(rows)
                 tokens_BS[at, : len(ids) - 1] = ids[:-1]
                 lengths_B[at], places_B[at] = len(ids) - 1, place
-            self.prompts = _read_prompts(
+            self.prompts = device.read_prompts(
                 self.config, self.mesh, self.params, self.prompts, tokens_BS, lengths_B, places_B
             )
 
-    def _begin(self, chunk):
-        """Give free rows their prompts' next samples; what the device has to know of them."""
+    def _begin(self, chunk: int) -> tuple[np.ndarray, ...]:
+        """Give free rows their prompts' next samples; returns what the device needs to know.
+
+        That is (new_PM, token_PM, index_PM, limit_PM, hash_P).
+        """
         new_PM = np.zeros((self.P, self.M), bool)
         token_PM, index_PM, limit_PM = np.zeros((3, self.P, self.M), np.int32)
         hash_P = np.zeros(self.P, np.uint32)
-        for place in range(self.P):
-            for m in range(self.M):
-                if self.in_row[place][m] is None and self.left[place]:
-                    row = self.left[place].popleft()
-                    self.in_row[place][m], row.started = row, chunk
-                    new_PM[place, m], token_PM[place, m] = True, self.asked[place][-1]
-                    index_PM[place, m], limit_PM[place, m] = row.index, row.limit
-                    hash_P[place] = _prompt_hash(self.asked[place])
+        for place, m in np.ndindex(self.P, self.M):
+            if self.in_row[place][m] is None and self.left[place]:
+                row = self.left[place].popleft()
+                self.in_row[place][m], row.started = row, chunk
+                new_PM[place, m], token_PM[place, m] = True, self.ids[place][-1]
+                index_PM[place, m], limit_PM[place, m] = row.index, row.limit
+                hash_P[place] = _prompt_hash(self.ids[place])
         return new_PM, token_PM, index_PM, limit_PM, hash_P
 
-    def _make_room(self, alive, chunk) -> None:
-        """Rings long enough for the chunk that comes."""
-        oldest = min(row.started for row in alive)
-        while self.rings.slots < min((chunk - oldest + 1) * CHUNK, self.longest):
-            self.rings = _grow(self.rings)
-
-    def _look(self, whose, found) -> Iterator[Sample]:
-        """Answers that ended in a chunk."""
+    def _read(self, rows: _InRow, found: Sequence[Array]) -> Iterator[Sample]:
+        """The samples that ended in a chunk."""
         tokens_CPM, logprobs_CPM = (np.asarray(array) for array in found)
         stops_CPM = np.isin(tokens_CPM, self.how["stop_ids"])
         first_PM = np.where(stops_CPM.any(axis=0), stops_CPM.argmax(axis=0), CHUNK)
-        for place, rows in enumerate(whose):
-            for m, row in enumerate(rows):
-                if row is None or row.ended:
-                    continue
-                first, room = int(first_PM[place, m]), row.limit - len(row.tokens)
-                row.tokens += tokens_CPM[: min(first, room), place, m].tolist()
-                row.logprobs += logprobs_CPM[: min(first, room), place, m].tolist()
-                if not np.isfinite(row.logprobs[-CHUNK:]).all():
-                    raise UserError(
-                        f"the model's scores for prompt {row.prompt} are not finite: its weights "
-                        f"are damaged, or {self.config.dtype} cannot hold what they lead to"
-                    )
-                reason = "stop" if first < min(room, CHUNK) else "length" if room <= CHUNK else None
-                text, ending = None, self.stop(row.tokens) if self.stop else None
-                if ending is not None:
-                    reason, (kept, text) = "stop", ending
-                    del row.tokens[kept:], row.logprobs[kept:]
-                if reason:
-                    row.ended = True
-                    if self.in_row[place][m] is row:
-                        self.in_row[place][m] = None
-                    yield Sample(row.prompt, row.index, row.tokens, row.logprobs, reason, text)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """What the device knows of the rows: the last token, how many so far, and at most."""
-
-    token_PM: jax.Array
-    age_PM: jax.Array
-    limit_PM: jax.Array
-    ended_PM: jax.Array
-    key_PM: jax.Array
-
-
-def _fresh_rows(P, M):
-    zeros = lambda: jnp.zeros((P, M), jnp.int32)  # each its own memory, to be handed on
-    keys_PM = jnp.broadcast_to(jax.random.key(0, impl=PRNG), (P, M))
-    return _Rows(zeros(), zeros(), zeros(), jnp.ones((P, M), bool), keys_PM)
-
-
-_grow = jax.jit(decode.Rings.grown)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
-def _read_prompts(config, mesh, params, prompts, tokens_BS, lengths_B, places_B):
-    """Prompts with these in their places; a place beyond the last is nowhere."""
-    read = decode.prefill(config, params, tokens_BS, lengths_B, mesh)
-    put = lambda old, new: old.at[places_B].set(new, mode="drop")
-    return jax.tree.map(put, prompts, read)
-
-
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(3, 4))
-def _run_chunk(config, params, prompts, rings, rows, begun, how):
-    """CHUNK tokens of all rows: (rings, rows, (tokens_CPM, logprobs_CPM))."""
-    new_PM, token_PM, index_PM, limit_PM, hash_P = begun
-    fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))
-    key_P = jax.vmap(jax.random.fold_in, (None, 0))(how["key"], hash_P)
-    keys_PM = fold_in(key_P, index_PM.astype(jnp.uint32))
-    rows = _Rows(
-        jnp.where(new_PM, token_PM, rows.token_PM),
-        jnp.where(new_PM, 0, rows.age_PM),
-        jnp.where(new_PM, limit_PM, rows.limit_PM),
-        jnp.where(new_PM, False, rows.ended_PM),
-        jnp.where(new_PM, keys_PM, rows.key_PM),
-    )
-    P, M = new_PM.shape
-
-    def unfinished(carry):
-        newest, rows, _ = carry
-        return (newest.filled < CHUNK) & ~jnp.all(rows.ended_PM)
-
-    def one_token(carry):
-        newest, rows, (tokens_CPM, logprobs_CPM) = carry
-        step = newest.filled
-        hidden_PMD, newest = decode.decode(
-            config, params, prompts, rings, newest, rows.token_PM, rows.age_PM
-        )
-        logits_NV = masked(
-            logits(config, params, hidden_PMD.reshape(P * M, -1)), how["vocab_limit"]
-        )
-        key_N = jax.vmap(jax.random.fold_in)(rows.key_PM.reshape(-1), rows.age_PM.reshape(-1))
-        token_N, logprob_N = draw(logits_NV, jax.random.key_data(key_N), how)
-        token_PM, age_PM = token_N.reshape(P, M), rows.age_PM + 1
-        ended_PM = jnp.isin(token_PM, how["stop_ids"]) | (age_PM >= rows.limit_PM)
-        rows = dataclasses.replace(
-            rows, token_PM=token_PM, age_PM=age_PM, ended_PM=rows.ended_PM | ended_PM
-        )
-        found = (
-            tokens_CPM.at[step].set(token_PM),
-            logprobs_CPM.at[step].set(logprob_N.reshape(P, M)),
-        )
-        return newest, rows, found
-
-    found = jnp.full((CHUNK, P, M), -2, jnp.int32), jnp.zeros((CHUNK, P, M))
-    start = (decode.empty_chunk(rings), rows, found)
-    newest, rows, found = jax.lax.while_loop(unfinished, one_token, start)
-    return rings.joined(newest), rows, found
-
-
-def masked(logits_V, vocab_limit):
-    """Scores [..., V] with no probability from `vocab_limit` on."""
-    known_V = jnp.arange(logits_V.shape[-1]) < vocab_limit
-    return jnp.where(jnp.expand_dims(known_V, range(logits_V.ndim - 1)), logits_V, -jnp.inf)
+        for place, m in np.ndindex(self.P, self.M):
+            row = rows[place][m]
+            if row is None or row.ended:
+                continue
+            first, room = int(first_PM[place, m]), row.limit - len(row.tokens)
+            row.tokens += tokens_CPM[: min(first, room), place, m].tolist()
+            row.logprobs += logprobs_CPM[: min(first, room), place, m].tolist()
+            if not np.isfinite(row.logprobs[-CHUNK:]).all():
+                raise UserError(
+                    f"the model's scores for prompt {row.prompt} are not finite: its weights "
+                    f"are damaged, or {self.config.dtype} cannot hold what they lead to"
+                )
+            reason = "stop" if first < min(room, CHUNK) else "length" if room <= CHUNK else None
+            text, ending = None, self.stop(row.tokens) if self.stop else None
+            if ending is not None:
+                reason, (kept, text) = "stop", ending
+                del row.tokens[kept:], row.logprobs[kept:]
+            if reason:
+                row.ended = True
+                if self.in_row[place][m] is row:
+                    self.in_row[place][m] = None
+                yield Sample(row.prompt, row.index, row.tokens, row.logprobs, reason, text)
 
 
 def _prompt_hash(prompt: Sequence[int]) -> int:
-    """32 bits that depend on the ids alone, not on the process as Python's `hash` may."""
+    """32 bits that depend on the ids alone, unlike Python's `hash`."""
     data = np.asarray(prompt, "<i4").tobytes()
     return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little")
 
 
-def check_prompts(config, prompts, vocab_limit, context_length=None, room=1) -> None:
-    """UserError for prompts that are empty, of another vocabulary, or that do not leave so much
-    room in the context."""
+def check_prompts(
+    config: ModelConfig,
+    prompts: Sequence[Sequence[int]],
+    vocab_limit: int,
+    context_length: int | None = None,
+    room: int = 1,
+) -> None:
+    """UserError for a prompt that is empty, has ids outside the vocabulary, or is too long.
+
+    Args:
+      config: of the model.
+      prompts: token ids.
+      vocab_limit: ids have to be below it.
+      context_length: tokens that a prompt and `room` more may have; None: no bound.
+      room: tokens of the completion; 0 if it is part of the prompt.
+    """
     if not 1 <= vocab_limit <= config.vocab_size:
         raise UserError(f"vocab_limit={vocab_limit}: the model has {config.vocab_size} ids")
     check_settings(context_length=context_length)
@@ -447,7 +409,7 @@ def check_prompts(config, prompts, vocab_limit, context_length=None, room=1) -> 
 
 
 def filled_context(answer: Sample, prompt: int, max_tokens: int, context: int | None) -> bool:
-    """Whether an answer to a prompt of so many tokens was ended by the model's context."""
+    """Whether the model's context ended the completion of a prompt of so many tokens."""
     used = prompt + len(answer.tokens)
-    cut = answer.finish_reason == "length" and len(answer.tokens) < max_tokens
-    return context is not None and cut and used >= context
+    too_short = answer.finish_reason == "length" and len(answer.tokens) < max_tokens
+    return context is not None and too_short and used >= context

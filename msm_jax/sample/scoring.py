@@ -1,4 +1,4 @@
-"""The log-probabilities of given completions; a prompt that several of them share is read once."""
+"""The log-probabilities of given completions; a prompt shared by several of them is read once."""
 
 import collections
 import dataclasses
@@ -8,14 +8,17 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.sharding import Mesh
 
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, decode, logits
-from msm_jax.sample.sampler import bucket, check_prompts, masked
+from msm_jax.sample.device import masked
+from msm_jax.sample.sampler import bucket, check_prompts
 from msm_jax.sample.settings import check_settings
 
-SMALLEST_ANSWER = 8  # tokens; completions are often a word
-LARGEST_SCORES = 2**26  # tokens times vocabulary, or queries times keys, that are held at once
+SMALLEST_BUCKET = 8  # tokens; completions are often a word
+LARGEST_SCORES = 2**26  # tokens times vocabulary, or queries times keys, in memory at once
 
 
 def logprobs(
@@ -27,7 +30,7 @@ def logprobs(
     vocab_limit: int | None = None,
     context_length: int | None = None,
     rows: int = 64,
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: Mesh | None = None,
 ) -> list[np.ndarray]:
     """The log-probability of every token of every completion after its prompt.
 
@@ -35,9 +38,9 @@ def logprobs(
       config, params: the decoder.
       prompts, completions: token ids, one completion per prompt; a prompt has at least one id.
       vocab_limit: ids from here on have no probability (rows of a padded embedding table).
-      context_length: of a prompt and its completion together, at most; None: no bound.
-      rows: completions computed at a time, fewer where they are long.
-      mesh: that the params are cut by.
+      context_length: tokens of a prompt and its completion together, at most; None: no bound.
+      rows: completions computed at a time, fewer if they are long.
+      mesh: that shards the params.
 
     Returns:
       float32 arrays, one per completion and as long as it.
@@ -80,13 +83,20 @@ def logprobs(
     return found
 
 
-def _units(prompts, completions, rows):
-    """((prompt's bucket, answers' bucket, M), [(prompt, at most M completions), ...]) each."""
-    by_prompt = collections.defaultdict(list)
+# (buckets of the prompt's and the completions' lengths, completions per prompt).
+_Shape = tuple[int, int, int]
+_Unit = tuple[tuple[int, ...], list[int]]  # a prompt, and the numbers of some of its completions
+
+
+def _units(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], rows: int
+) -> list[tuple[_Shape, list[_Unit]]]:
+    """The completions grouped by the shape of the program that scores them."""
+    by_prompt: dict[tuple, list[int]] = collections.defaultdict(list)
     for number, (prompt, answer) in enumerate(zip(prompts, completions, strict=True)):
         if len(answer):
-            by_prompt[tuple(prompt), bucket(len(answer), SMALLEST_ANSWER)].append(number)
-    units = collections.defaultdict(list)
+            by_prompt[tuple(prompt), bucket(len(answer), SMALLEST_BUCKET)].append(number)
+    units: dict[_Shape, list[_Unit]] = collections.defaultdict(list)
     for (prompt, T), numbers in by_prompt.items():
         M = min(bucket(len(numbers), 1), bucket(rows + 1, 1) // 2)
         for start in range(0, len(numbers), M):
@@ -94,8 +104,8 @@ def _units(prompts, completions, rows):
     return sorted(units.items())
 
 
-def _shape(config, shape, count, rows):
-    """(P, M, S, T): as many prompts at a time as rows and memory allow."""
+def _shape(config: ModelConfig, shape: _Shape, count: int, rows: int) -> tuple[int, int, int, int]:
+    """(P, M, S, T), with as many prompts P at a time as rows and memory allow."""
     S, T, M = shape
     room = 4 * LARGEST_SCORES // (config.heads * M * T * (S + T))
     P = max(1, min(rows // M, bucket(room + 1, 1) // 2, bucket(count, 1)))
@@ -103,11 +113,22 @@ def _shape(config, shape, count, rows):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _score(config, mesh, params, layers, ids_PS, lengths_P, tokens_PMT, targets_PMT, vocab_limit):
+def _score(
+    config: ModelConfig,
+    mesh: Mesh | None,
+    params: dict,
+    layers: dict,
+    ids_PS: Array,
+    lengths_P: Array,
+    tokens_PMT: Array,
+    targets_PMT: Array,
+    vocab_limit: Array,
+) -> Array:
+    """float32 log-probabilities [P, M, T] of the targets."""
     prompts = decode.prefill(config, params, ids_PS, lengths_P, mesh)
     hidden_PMTD = decode.extend(config, layers, prompts, tokens_PMT)
 
-    def some_tokens(part):
+    def some_tokens(part: tuple[Array, Array]) -> Array:
         hidden_CD, targets_C = part
         scores_CV = masked(logits(config, params, hidden_CD), vocab_limit)
         chosen_C = jnp.take_along_axis(scores_CV, targets_C[:, None], axis=-1)[:, 0]

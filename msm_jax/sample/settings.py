@@ -1,4 +1,4 @@
-"""What each setting of a draw may be: for Python, commands, evaluations and Inspect alike."""
+"""The range of each sampling setting, for Python, commands, evaluations and Inspect alike."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,7 +16,7 @@ def check_settings(prefix: str = "", **settings: object) -> None:
     """UserError that names the settings whose values are outside their range.
 
     Args:
-      prefix: stands before the name in the message, such as "--".
+      prefix: of the name in the message, such as "--".
       settings: values by their names in KEYS.
     """
     found = Problems(SAMPLING)
@@ -26,10 +26,10 @@ def check_settings(prefix: str = "", **settings: object) -> None:
 
 
 def stop_texts(stop: str | Iterable[str] | None, name: str = "stop") -> tuple[str, ...]:
-    """The texts that end an answer; one text may be given as it is, None is none.
+    """The texts that end a completion; a single text needs no list, None is none.
 
     Raises:
-      UserError: an empty text, which every answer begins with, or something else than text.
+      UserError: an empty text, which every completion begins with, or something else than text.
     """
     if stop is None or isinstance(stop, str):
         texts: tuple = () if stop is None else (stop,)
@@ -39,15 +39,15 @@ def stop_texts(stop: str | Iterable[str] | None, name: str = "stop") -> tuple[st
         if not isinstance(text, str):
             raise UserError(f"{name}={stop!r}: must be a text or a list of texts")
         if not text:
-            raise UserError(f'{name}={stop!r}: an empty text ("") would end every answer at once')
+            raise UserError(f'{name}={stop!r}: an empty text ("") would end every completion')
     return texts
 
 
 def before_stop(text: str, stops: Sequence[str]) -> str | None:
-    """The text up to the stop that is complete first; None where it has none.
+    """The text up to the stop that is complete first; None if it has no stop.
 
-    Of stops that end at the same character the one that begins first counts. So it does not matter
-    how much of the text was there when it was looked at.
+    Of stops that end at the same character the one that begins first counts, so the result does not
+    depend on how much text follows.
     """
     found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
     return text[: min(found)[1]] if found else None

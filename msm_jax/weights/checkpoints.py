@@ -1,44 +1,45 @@
-"""Run checkpoints by Orbax: written aside and renamed, so that a kill leaves the last one whole.
+"""Run checkpoints by Orbax; a kill at any moment leaves the previous checkpoint complete.
 
-A checkpoint holds params, optimizer state and, as JSON, what a run that goes on from it has to
-match (facts), what it gives back (progress), who made it, and a checksum of every array. That of an
-adapter on a parent's weights holds the adapter alone, and where the parent is (base).
+A checkpoint holds params, the optimizer's state, a checksum of every array and, as JSON: facts
+(what a run has to match to resume from it), progress (what the run resumes with), made_by (its
+versions), and base (of an adapter that was trained on a parent's weights: where the parent is; such
+a checkpoint holds the adapter alone).
 """
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
-import hashlib
 import json
 import os
 import pathlib
-import platform
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from msm_jax import files
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, abstract_params, param_shardings
 from msm_jax.model.adapter import join, only_adapter, without_adapter
 from msm_jax.outputs import unreadable
 from msm_jax.weights.differences import differences
-from msm_jax.weights.fingerprint import checksums, params_fingerprint
+from msm_jax.weights.fingerprint import checksums, named_leaves, params_fingerprint
 from msm_jax.weights.hf_config import read_json
+from msm_jax.weights.huggingface import load_checkpoint
 
-# 2: weights outputs first; 3: the optimizer counts skipped steps; 4: checksums see every place
+# 2: weights outputs first; 3: the optimizer counts skipped steps; 4: checksums see every position
 FORMAT = 4
+COMMIT_MARKER = "commit_success.txt"  # Orbax writes it last; a directory without it is ignored
 
 
 def directory(run_dir: str | os.PathLike) -> pathlib.Path:
+    """The directory of a run's checkpoints."""
     return pathlib.Path(run_dir).absolute() / "checkpoints"
 
 
-class Keeper:
-    """Saves and restores the checkpoints of one run; from `checkpointer`."""
+class CheckpointManager:
+    """Saves and restores the checkpoints of one run; made by `checkpointer`."""
 
     def __init__(self, checkpointer, keep: int, keep_steps: Sequence[int]):
         self._orbax = checkpointer
@@ -57,24 +58,25 @@ class Keeper:
         made_by: dict | None = None,
         base: dict | None = None,
     ) -> None:
-        """Write params and optimizer state after `step` steps, as one checkpoint or not at all.
+        """Write the state after `step` steps, as one checkpoint or not at all.
 
-        Returns when everything has been copied, and writes while training goes on; an error of
-        the writing comes out of the next `save`, of `saved` or of `wait`. All processes of a run
-        call it.
+        Returns when the arrays have been copied; the files are written while training continues,
+        and an error of the writing is raised by the next `save`, `saved` or `wait`. Every process
+        of a run has to call it.
 
         Args:
+          params, optimizer_state: trees of arrays; an empty optimizer state is left out.
           facts: what a restore has to match; JSON.
-          progress: what it gives back; JSON.
-          made_by: versions and mesh, to read and not to match; JSON.
-          base: as from `base_facts`, where `params` are an adapter only.
+          progress: what a restore returns; JSON.
+          made_by: versions and mesh, recorded but not matched; JSON.
+          base: as from `base_facts`, if `params` hold an adapter only.
 
         Raises:
           UserError: the file system refused; earlier checkpoints stay as they are.
         """
         self.wait()
         state = {"params": params}
-        if jax.tree.leaves(optimizer_state):  # weights that nobody has trained here have none
+        if jax.tree.leaves(optimizer_state):
             state["optimizer"] = optimizer_state
         metadata = {
             "facts": {"format": FORMAT, **facts},
@@ -84,7 +86,7 @@ class Keeper:
             "base": base,
         }
         metadata = json.loads(json.dumps(metadata, allow_nan=False))
-        metadata["seal"] = _seal(metadata)
+        metadata["seal"] = files.sha256_json(metadata)
         with self._errors(f"the checkpoint of step {step}"):
             self._orbax.save_checkpointables_async(
                 step, state, force=True, custom_metadata=metadata
@@ -92,155 +94,145 @@ class Keeper:
         self._written = step, metadata["seal"], _shapes(state)
 
     def saved(self) -> int | None:
-        """The step of the last `save`, once: when it is committed and was opened again.
+        """The step of the last `save`, once, when it is committed and was read back.
 
         Raises:
-          UserError: it cannot be opened; earlier checkpoints are still there.
+          UserError: it cannot be read back; earlier checkpoints are kept.
         """
-        if self._written is None or jax.process_count() > 1:
-            return None  # several processes wait for each other, so they do it at the same step
-        if self._orbax.is_saving_in_progress():
+        # Several processes have to wait at the same step, because each waits for the others.
+        if not self._written or jax.process_count() > 1 or self._orbax.is_saving_in_progress():
             return None
         return self.wait()
 
     def wait(self) -> int | None:
-        """Until what was saved is committed, as `saved`; raises what went wrong."""
+        """Wait until the last `save` is committed; returns and raises as `saved`."""
         with self._errors("a checkpoint"):
             self._orbax.wait()
         if self._written is None:
             return None
         (step, seal, shapes), self._written = self._written, None
-        self._open_again(step, seal, shapes)
+        self._check_readable(step, seal, shapes)
         if jax.process_index() == 0:
-            self._delete_superseded()
+            committed = steps(self.directory)
+            for old in sorted({*committed[: -self._keep]} - self._keep_steps):
+                # Without its marker it is no checkpoint, even if a kill interrupts the deletion.
+                (self.directory / str(old) / COMMIT_MARKER).unlink()
+                with contextlib.suppress(OSError):
+                    files.delete(self.directory / str(old), self.directory)
         return step
 
-    def _open_again(self, step: int, seal: str, shapes: dict) -> None:
-        """Index, shapes, types and metadata of a checkpoint are on the disk as they were saved."""
-        where, arrays = self.directory / str(step), {}
-        with contextlib.suppress(Exception):  # what cannot be opened is named below
-            arrays = _shapes(self._orbax.checkpointables_metadata(step).metadata)
-        lost = [name for name, shape in shapes.items() if arrays.get(name) != shape]
+    def _check_readable(self, step: int, seal: str, shapes: dict) -> None:
+        """The shapes, dtypes and metadata on the disk are those that were saved."""
+        stored = {}
+        with contextlib.suppress(Exception):  # the arrays without a shape are named below
+            stored = _shapes(self._orbax.checkpointables_metadata(step).metadata)
+        lost = [name for name, shape in shapes.items() if stored.get(name) != shape]
         if lost or _metadata(self._orbax, step)["seal"] != seal:
             raise UserError(
-                f"{where}: was written and cannot be read back: "
-                f"{_some(lost) or 'its metadata'}; earlier checkpoints are kept: "
+                f"{self.directory / str(step)}: was written and cannot be read back: "
+                f"{_first(lost) or 'its metadata'}; earlier checkpoints are kept: "
                 f"{[s for s in steps(self.directory) if s != step]}; use another --workdir, with a "
                 "plain name on a file system that keeps what is written"
             )
 
-    def _delete_superseded(self) -> None:
-        there = steps(self.directory)
-        for step in sorted({*there[: -self._keep]} - self._keep_steps):
-            # Without its marker a directory is no checkpoint, whenever a kill comes.
-            (self.directory / str(step) / COMMIT_MARKER).unlink()
-            shutil.rmtree(self.directory / str(step), ignore_errors=True)
-
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:
+        """A full disk as a UserError; its exception depends on where in Orbax it was noticed."""
         try:
             yield
-        except UserError:
-            raise
-        except Exception as error:  # which kind depends on where the disk was full
-            if not _out_of_space(error):
+        except Exception as error:
+            words = ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED", "Disk quota")
+            if not any(word in str(each) for each in _causes(error) for word in words):
                 raise
             raise UserError(
                 f"{self.directory}: no room for {what}: free some space and run the same command "
-                "again; earlier checkpoints are whole"
+                "again; earlier checkpoints are complete"
             ) from error
 
     def restore(
         self, params: dict, optimizer_state: Any, facts: dict, fall_back: bool = False
     ) -> tuple[int, dict, Any, dict] | None:
-        """The newest checkpoint as (step, params, optimizer state, progress), None without one.
+        """The newest checkpoint as (step, params, optimizer state, progress), or None.
 
         Args:
-          params, optimizer_state: arrays or ShapeDtypeStructs that the checkpoint has to match;
-            their shardings may be others than those it was saved with.
-          facts: what the run is made of; a difference from the checkpoint's is an error.
-          fall_back: take the newest checkpoint that can be read, instead of an error.
+          params, optimizer_state: arrays or ShapeDtypeStructs that the checkpoint has to match, on
+            any mesh.
+          facts: of this run; each that differs from the checkpoint's is an error.
+          fall_back: use the newest checkpoint that can be read, instead of raising an error.
 
         Raises:
-          UserError: listing each fact that differs, with both values; or the arrays that are not
-            what was saved.
+          UserError: lists the facts that differ, with both values, or the damaged arrays.
         """
         self.wait()
-        there = steps(self.directory)
-        state = {"params": params, "optimizer": optimizer_state}
-        for step in reversed(there):
+        committed = steps(self.directory)
+        abstract = jax.tree.map(_abstract, {"params": params, "optimizer": optimizer_state})
+        for step in reversed(committed):
             try:
                 metadata = _metadata(self._orbax, step)
+                changed = differences(metadata["facts"], {"format": FORMAT, **facts})
+                state = {} if changed else _load(self._orbax, step, abstract, metadata)
             except UserError:
-                if fall_back and step != there[0]:
+                if fall_back and step != committed[0]:
                     continue
                 raise
-            self._check_facts(step, metadata["facts"], facts)
-            try:
-                found = _load(self._orbax, step, jax.tree.map(_abstract, state), metadata)
-            except UserError:
-                if fall_back and step != there[0]:
-                    continue
-                raise
+            if changed:
+                raise UserError(
+                    f"{self.directory}: the checkpoint of step {step} is another run's:\n"
+                    + "".join(f"  {line}\n" for line in changed)
+                    + "use another --workdir, or the configuration it was made with"
+                )
             self.base = metadata["base"]
-            return step, found["params"], found["optimizer"], metadata["progress"]
+            return step, state["params"], state["optimizer"], metadata["progress"]
         return None
-
-    def _check_facts(self, step: int, saved: dict, facts: dict) -> None:
-        if changed := differences(saved, {"format": FORMAT, **facts}):
-            raise UserError(
-                f"{self.directory}: the checkpoint of step {step} is another run's:\n"
-                + "".join(f"  {line}\n" for line in changed)
-                + "use another --workdir, or the configuration it was made with"
-            )
 
 
 @contextlib.contextmanager
 def checkpointer(
     run_dir: str | os.PathLike, keep: int, keep_steps: Sequence[int] = ()
-) -> Iterator[Keeper]:
-    """A Keeper that keeps the newest `keep` checkpoints and those of `keep_steps`.
+) -> Iterator[CheckpointManager]:
+    """A `CheckpointManager` that keeps the newest `keep` checkpoints and those of `keep_steps`.
 
-    On the way out it waits for what is being written, unless there is an exception already.
+    When the block ends without an exception, it waits for the checkpoint that is being written.
     """
     path = directory(run_dir)
     path.mkdir(parents=True, exist_ok=True)
     _refuse_uncommitted(path)
-    # It keeps all: the older ones go when the newest has been opened again.
-    found = ocp.training.Checkpointer(path, cleanup_tmp_directories=True)
-    keeper = Keeper(found, keep, keep_steps)
+    # Orbax keeps all: older ones are deleted when the newest has been read back.
+    orbax = ocp.training.Checkpointer(path, cleanup_tmp_directories=True)
+    manager = CheckpointManager(orbax, keep, keep_steps)
     try:
-        yield keeper
+        yield manager
     except BaseException:
-        with contextlib.suppress(Exception):  # the first error is the one to tell
-            found.close()
+        with contextlib.suppress(Exception):  # the first error is the one to report
+            orbax.close()
         raise
-    keeper.wait()
-    found.close()
+    manager.wait()
+    orbax.close()
 
 
 def steps(path: pathlib.Path) -> list[int]:
-    """Steps of the committed checkpoints in a `directory`, in order."""
-    there = path.iterdir() if path.is_dir() else ()
-    return sorted(int(p.name) for p in there if p.name.isdigit() and (p / COMMIT_MARKER).exists())
+    """The steps of the committed checkpoints in a `directory`, in order."""
+    found = path.iterdir() if path.is_dir() else ()
+    return sorted(int(p.name) for p in found if p.name.isdigit() and (p / COMMIT_MARKER).exists())
 
 
 def _refuse_uncommitted(path: pathlib.Path) -> None:
-    """Orbax takes a step without its commit marker for half written, and would delete it.
+    """Refuse a newest checkpoint without its commit marker, which Orbax would delete.
 
-    The marker is there before a checkpoint gets its name, so a newest one without it was not
-    written here. An older one is what a kill left of a checkpoint that was being deleted.
+    Orbax writes the marker before a checkpoint gets its name, so such a directory was copied here
+    incompletely. An older one is what a kill left of a checkpoint that was being deleted.
     """
-    named = [step for step in path.iterdir() if step.name.isdigit()] if path.is_dir() else []
+    named = [step for step in path.iterdir() if step.name.isdigit()]
     newest = max(named, key=lambda step: int(step.name), default=None)
     if newest is not None and not (newest / COMMIT_MARKER).exists():
         raise UserError(
-            f"{newest}: has no {COMMIT_MARKER}, so it was not copied whole: copy it again with all "
-            f"its files; or {_way_out(path, int(newest.name))}"
+            f"{newest}: has no {COMMIT_MARKER}, so it was not copied completely: copy it again "
+            f"with all its files; or {_way_out(path, int(newest.name))}"
         )
 
 
 def _way_out(path: pathlib.Path, step: int) -> str:
+    """What to do about a checkpoint that cannot be read."""
     if wrong := unreadable(path):
         return (
             f"checkpoints below a path with {wrong!r} cannot be read: rename that directory to "
@@ -252,113 +244,84 @@ def _way_out(path: pathlib.Path, step: int) -> str:
     return "begin anew in another --workdir: there is no other checkpoint here"
 
 
-def _some(names: Sequence[str]) -> str:
+def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
 
 
-def _names(tree: Any) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
-
-
 def _shapes(tree: Any) -> dict[str, tuple]:
-    return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in _names(tree)}
+    leaves = named_leaves(tree).items()
+    return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in leaves}
 
 
-def _seal(metadata: dict) -> str:
-    """SHA-256 of what a checkpoint says of itself."""
-    said = {key: value for key, value in metadata.items() if key != "seal"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+def _abstract(leaf: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
+    sharding = sharding or getattr(leaf, "sharding", None)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _metadata(checkpointer, step: int) -> dict:
-    """What a checkpoint says of itself, as `Keeper.save` wrote it.
+def _metadata(orbax: Any, step: int) -> dict:
+    """The metadata of a checkpoint, as `CheckpointManager.save` wrote it.
 
     Raises:
-      UserError: it is of another format, or not what was saved.
+      UserError: it has another format, or is not what was saved.
     """
-    path = pathlib.Path(checkpointer.directory)
+    path = pathlib.Path(orbax.directory)
     where = f"{path}/{step}"
     try:
-        found = checkpointer.checkpointables_metadata(step).custom_metadata
-        _check_format(where, found["facts"])
-        whole = found["seal"] == _seal(found)
-    except (KeyError, TypeError, ValueError, OSError) as error:
+        found = orbax.checkpointables_metadata(step).custom_metadata
+        if (format := found["facts"].get("format")) != FORMAT:
+            raise UserError(
+                f"{where}: a checkpoint of format {format}, this version reads {FORMAT}: convert "
+                "it with the version that wrote it (--to=huggingface, or --to=peft), and load the "
+                "result"
+            )
+        content = {key: value for key, value in found.items() if key != "seal"}
+        intact = found["seal"] == files.sha256_json(content)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(
             f"{where}/_CHECKPOINT_METADATA: damaged ({type(error).__name__}: {error}); "
             f"{_way_out(path, step)}"
         ) from error
-    if not whole:
+    if not intact:
         raise UserError(
             f"{where}/_CHECKPOINT_METADATA: not what was saved (checksum); {_way_out(path, step)}"
         )
     return found
 
 
-COMMIT_MARKER = "commit_success.txt"
-
-
-def _out_of_space(error: BaseException | None) -> bool:
-    words = ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED", "Disk quota")
-    while error is not None:
-        if any(word in str(error) for word in words):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _load(checkpointer, step: int, abstract: dict, metadata: dict) -> dict:
-    """Arrays as `abstract` wants them, each checked against its checksum."""
-    path = pathlib.Path(checkpointer.directory)
-    where, help = f"{path}/{step}", _way_out(path, step)
+def _load(orbax: Any, step: int, abstract: dict, metadata: dict) -> dict:
+    """Arrays with the shapes, dtypes and shardings of `abstract`, checked by their checksums."""
+    path = pathlib.Path(orbax.directory)
+    where, way_out = f"{path}/{step}", _way_out(path, step)
     try:
-        state = checkpointer.load_checkpointables(step, abstract)
+        state = orbax.load_checkpointables(step, abstract)
     except Exception as error:
-        raise UserError(f"{where}: cannot be read: {_reason(error)}; {help}") from error
+        # The first cause names array and file.
+        reason = str(_causes(error)[-1]).strip().partition(" [tensorstore_spec")[0]
+        reason = reason.splitlines()[0][:400]
+        raise UserError(f"{where}: cannot be read: {reason}; {way_out}") from error
     saved = metadata["checksums"]
     wrong = [name for name, value in checksums(state).items() if saved.get(name) != value]
     if wrong:
-        raise UserError(f"{where}: {_some(wrong)}: not what was saved (checksum); {help}")
+        raise UserError(f"{where}: {_first(wrong)}: not what was saved (checksum); {way_out}")
     return state
 
 
-def _reason(error: BaseException) -> str:
-    """The first cause of an error of Orbax, in which array and file are named."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    return str(error).strip().partition(" [tensorstore_spec")[0].splitlines()[0][:400]
-
-
-@contextlib.contextmanager
-def lock(run_dir: str | os.PathLike) -> Iterator[None]:
-    """Holds a run directory for this process alone.
-
-    Raises:
-      UserError: another process holds it.
-    """
-    path = pathlib.Path(run_dir) / "lock"
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise UserError(
-                f"{run_dir}: another process is training here ({file.read().strip() or '?'}): wait "
-                "for it, or use another --workdir"
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        yield
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """An exception and what led to it, the first cause last."""
+    found = []
+    while error is not None:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def read_facts(run_dir: str | os.PathLike) -> dict:
     """The facts of a run's newest checkpoint; no array is read."""
     with ocp.training.Checkpointer(directory(run_dir)) as reader:
-        there = steps(directory(run_dir))
-        if not there:
+        committed = steps(directory(run_dir))
+        if not committed:
             raise UserError(f"{directory(run_dir)}: has no checkpoint")
-        return _metadata(reader, there[-1])["facts"]
+        return _metadata(reader, committed[-1])["facts"]
 
 
 def load_config(run_dir: str | os.PathLike) -> ModelConfig:
@@ -366,8 +329,22 @@ def load_config(run_dir: str | os.PathLike) -> ModelConfig:
     return ModelConfig(**read_facts(run_dir)["model"])
 
 
+def model_facts(config: ModelConfig) -> dict:
+    """The config as JSON, for checkpoints and config.json."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def as_dtype(params: dict, dtype: str) -> dict:
+    """Weights in another dtype, cast one by one, each given up; an adapter stays as it is."""
+    cast = functools.partial(jax.jit, donate_argnums=0)(lambda leaf: leaf.astype(dtype))
+    weights = jax.tree.map(
+        lambda leaf: leaf if leaf.dtype == dtype else cast(leaf), without_adapter(params)
+    )
+    return join(weights, only_adapter(params))
+
+
 def base_facts(run_dir: str | os.PathLike, parent: str | os.PathLike, frozen: dict) -> dict:
-    """Where the weights under an adapter are, and their fingerprint."""
+    """Where the weights under an adapter are, and their fingerprint; JSON."""
     here, there = pathlib.Path(run_dir).absolute(), pathlib.Path(parent).absolute()
     return {
         "path": str(there),
@@ -376,22 +353,51 @@ def base_facts(run_dir: str | os.PathLike, parent: str | os.PathLike, frozen: di
     }
 
 
-def _check_format(where: str, facts: dict) -> None:
-    if facts.get("format") != FORMAT:
-        raise UserError(
-            f"{where}: a checkpoint of format {facts.get('format')}, this version reads {FORMAT}: "
-            "convert it with the version that wrote it (--to=huggingface, or --to=peft), and load "
-            "what that gives"
-        )
+def load_params(
+    run_dir: str | os.PathLike, step: int | None = None, mesh: jax.sharding.Mesh | None = None
+) -> tuple[ModelConfig, dict, dict]:
+    """The model of a run's newest checkpoint, or of the one of `step`.
 
-
-def _base_params(run_dir, base: dict, config: ModelConfig, mesh) -> tuple[dict, str]:
-    """The weights under a run's adapter, and the checkpoint that has them, as peft needs it.
-
-    That is the parent, or where the parent is a run with an adapter, what that one lies on.
+    Returns:
+      (config; params, on the first device or sharded by the mesh as `param_shardings` says; the
+      checkpoint's facts and progress in one dict, with "step", and as "base" the path of the
+      checkpoint that an adapter was trained on, or None).
 
     Raises:
-      UserError: the parent is gone, or is not what the adapter was trained on.
+      UserError: no such run or checkpoint, or one that is damaged; an adapter whose base is gone
+        or has other weights.
+    """
+    path = directory(run_dir)
+    if not path.is_dir():
+        raise UserError(
+            f"{run_dir}: has no checkpoints; give a run directory, as `train` writes it"
+        )
+    _refuse_uncommitted(path)
+    with ocp.training.Checkpointer(path) as reader:
+        committed = steps(path)
+        if not committed or (step is not None and step not in committed):
+            wanted = "" if step is None else f" of step {step}"
+            raise UserError(f"{path}: has no checkpoint{wanted}; there are {committed}")
+        step = committed[-1] if step is None else step
+        metadata = _metadata(reader, step)
+        config, base = ModelConfig(**metadata["facts"]["model"]), metadata["base"]
+        shapes = jax.tree.map(_abstract, abstract_params(config), param_shardings(config, mesh))
+        shapes = only_adapter(shapes) if base else shapes
+        params = _load(reader, step, {"params": shapes}, metadata)["params"]
+    settings = pathlib.Path(run_dir) / "config.json"
+    name = read_json(settings).get("base") if settings.exists() else None
+    if base:
+        frozen, name = _base_params(run_dir, base, config, mesh)
+        params = join(frozen, params)
+    return config, params, {"step": step, **metadata["facts"], **metadata["progress"], "base": name}
+
+
+def _base_params(
+    run_dir: str | os.PathLike, base: dict, config: ModelConfig, mesh: jax.sharding.Mesh | None
+) -> tuple[dict, str]:
+    """The weights under a run's adapter, and the path of their checkpoint for adapter_config.json.
+
+    That is the parent's, or the one under it where the parent is itself a run with an adapter.
     """
     places = [pathlib.Path(run_dir).absolute() / base["relative"], pathlib.Path(base["path"])]
     parent = next((place for place in places if place.is_dir()), None)
@@ -405,8 +411,6 @@ def _base_params(run_dir, base: dict, config: ModelConfig, mesh) -> tuple[dict, 
         theirs, params, facts = load_params(parent, mesh=mesh)
         name = facts["base"] if theirs.lora_rank and facts["base"] else name
     else:
-        from msm_jax.weights.huggingface import load_checkpoint
-
         params = load_checkpoint(parent, config.param_dtype, mesh)[1]
     frozen = as_dtype(without_adapter(params), config.param_dtype)
     if params_fingerprint(frozen) != base["digest"]:
@@ -414,62 +418,3 @@ def _base_params(run_dir, base: dict, config: ModelConfig, mesh) -> tuple[dict, 
             f"{parent}: its weights are not those that the adapter of {run_dir} was trained on"
         )
     return frozen, name
-
-
-def _recorded_base(run_dir: str | os.PathLike) -> str | None:
-    """The checkpoint that the adapter in a run of `save` lies on."""
-    file = pathlib.Path(run_dir) / "config.json"
-    return read_json(file).get("base") if file.exists() else None
-
-
-def as_dtype(params: dict, dtype: str) -> dict:
-    """Weights in another dtype, one after another; those that have it stay as they are."""
-    cast = functools.partial(jax.jit, donate_argnums=0)(lambda leaf: leaf.astype(dtype))
-    return jax.tree.map(lambda leaf: leaf if leaf.dtype == dtype else cast(leaf), params)
-
-
-def _abstract(leaf, sharding=None, dtype=None):
-    sharding = sharding or getattr(leaf, "sharding", None)
-    return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
-
-
-def model_facts(config: ModelConfig) -> dict:
-    """The config as checkpoints and config.json carry it."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def load_params(run_dir: str | os.PathLike, step: int | None = None, mesh=None):
-    """(ModelConfig, params, metadata) of a run's newest checkpoint, or of one of its steps.
-
-    The params lie on the first device, or cut by a mesh as `param_shardings` says. Among the
-    metadata is base: of an adapter, the directory of the checkpoint it lies on, or None.
-
-    Raises:
-      UserError: no such run or checkpoint, or one that is not what was saved.
-    """
-    path = directory(run_dir)
-    if not path.is_dir():
-        raise UserError(
-            f"{run_dir}: has no checkpoints; give a run directory, as `train` writes it"
-        )
-    _refuse_uncommitted(path)
-    with ocp.training.Checkpointer(path) as reader:
-        there = steps(path)
-        if not there or (step is not None and step not in there):
-            wanted = "" if step is None else f" of step {step}"
-            raise UserError(f"{path}: has no checkpoint{wanted}; there are {there}")
-        step = there[-1] if step is None else step
-        metadata = _metadata(reader, step)
-        config = ModelConfig(**metadata["facts"]["model"])
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shapes = abstract_params(config)
-        places = param_shardings(config, mesh) if mesh else jax.tree.map(lambda _: here, shapes)
-        abstract, base = jax.tree.map(_abstract, shapes, places), metadata.get("base")
-        abstract = only_adapter(abstract) if base else abstract
-        params = _load(reader, step, {"params": abstract}, metadata)["params"]
-    name = _recorded_base(run_dir)
-    if base:
-        frozen, name = _base_params(run_dir, base, config, mesh)
-        params = join(frozen, params)
-    facts = {"step": step, **metadata["facts"], **metadata["progress"], "base": name}
-    return config, params, facts

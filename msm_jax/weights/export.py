@@ -4,14 +4,13 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
+from msm_jax import files
 from msm_jax.data.chat import ChatFormat
 from msm_jax.data.template import (
     SETTINGS_FILE,
@@ -39,10 +38,10 @@ from msm_jax.weights.writing import (
     write_tensors,
 )
 
-SHARD_BYTES = 5_000_000_000  # as transformers cuts checkpoints
+SHARD_BYTES = 5_000_000_000  # of one file, as transformers writes them
 KEPT_CONFIG = "huggingface_config.json"  # in a run directory: the config.json it came with
 GENERATION = "generation_config.json"
-# What lies beside weights and goes where they go.
+# Files that are copied along with the weights.
 CARRIED = (
     GENERATION,
     "tokenizer.json",
@@ -59,14 +58,14 @@ CARRIED = (
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-    """The chat format that goes out with a model.
+    """The chat format that is exported with a model.
 
     Attributes:
-      format: what is to be written again from the files of the export.
+      format: what the exported files have to write.
       template: its Jinja source.
-      names: what that refers to by name, such as {"bos_token": ...}.
+      names: what the template refers to by name, such as {"bos_token": ...}.
       tokenizer: of the model.
-      stop_ids: of all tokens that end an answer, that of a turn first.
+      stop_ids: of all tokens that end a completion, that of a turn first.
     """
 
     format: ChatFormat
@@ -86,51 +85,50 @@ def save_checkpoint(
     shard_bytes: int = SHARD_BYTES,
     chat: Chat | None = None,
 ) -> None:
-    """Write config.json, the weights and what is carried along; an adapter is merged in.
+    """Write config.json, the weights with any adapter merged in, and the files beside them.
 
     Args:
-      directory: that does not exist or is empty; it appears when it is complete.
+      directory: does not exist or is empty; it appears when it is complete.
       config, params: the model.
-      dtype: to store, "float32" or "bfloat16" (rounded to the nearest, ties to even); None: the
-        weights' own.
+      dtype: "float32" or "bfloat16" (rounded to the nearest, ties to even); None: as they are.
       original: directory whose tokenizer, generation config, chat template and further keys of
-        config.json are carried along.
-      max_length: longest row in tokens, where no original says it.
+        config.json are copied.
+      max_length: longest row in tokens, if no original says it.
       shard_bytes: of one file at most, unless one tensor is larger.
-      chat: written in place of the original's template, with its end among the tokens at which
-        `generate` stops; None: as the original has them.
+      chat: replaces the original's template, and adds its end to the tokens at which `generate`
+        of transformers stops; None: as the original has them.
 
     Raises:
-      UserError: a model that no family describes, or a directory that holds something.
+      UserError: a model that no family describes, or a directory that is not empty.
     """
     dtype = dtype or config.param_dtype
-    beside = pathlib.Path(original) if original is not None else None
-    settings = as_hf_config(config, dtype, max_length, hf_settings(beside))
+    source = pathlib.Path(original) if original is not None else None
+    settings = as_hf_config(config, dtype, max_length, hf_settings(source))
     wanted = pieces(entry for entry in entries(config) if not entry.path[-1].startswith("lora_"))
-    shards = cut_into_shards(wanted, dtype, shard_bytes)
-    with new_directory(directory) as aside:
-        write_json(aside / "config.json", settings)
+    shards = split_into_shards(wanted, dtype, shard_bytes)
+    with new_directory(directory) as temporary:
+        write_json(temporary / "config.json", settings)
         if jax.process_index() == 0:
-            if beside:
-                carry(beside, aside)
+            if source:
+                carry(source, temporary)
             if chat:
-                write_chat(aside, settings, chat)
+                write_chat(temporary, settings, chat)
         weight_map = {}
         for number, shard in enumerate(shards, start=1):
             name = "model.safetensors"
             if len(shards) > 1:
                 name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             arrays = (host_array(piece, config, params, dtype) for piece in shard)
-            write_tensors(aside / name, shard, dtype, arrays)
+            write_tensors(temporary / name, shard, dtype, arrays)
             weight_map |= {piece.name: name for piece in shard}
         if len(shards) > 1:
             total = sum(piece.bytes(dtype) for piece in wanted)
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            write_json(aside / INDEX, index)
+            write_json(temporary / INDEX, index)
 
 
 def hf_settings(directory: pathlib.Path | None) -> dict | None:
-    """The config.json that a model came with, wherever a run keeps it, or None."""
+    """The config.json that the model in a checkpoint or run came with; None if it has none."""
     for name in (KEPT_CONFIG, "config.json"):
         if directory and (directory / name).exists():
             found = read_json(directory / name)
@@ -140,11 +138,11 @@ def hf_settings(directory: pathlib.Path | None) -> dict | None:
 
 
 def write_chat(directory: pathlib.Path, config: dict, chat: Chat) -> None:
-    """A chat format into the tokenizer's and the generation's settings of a directory.
+    """A chat format into the settings of the tokenizer and of generation in a directory.
 
-    Its end becomes the tokenizer's eos_token, at which vLLM and others stop, and is among the
-    eos_token_id of generation_config.json, at which transformers does. A template that means
-    another token by a name than the directory now says carries that token itself.
+    Its end becomes the tokenizer's eos_token, at which vLLM and others stop, and one of the
+    eos_token_id of generation_config.json, at which transformers stops. Where a name in the
+    template means another token than in the directory, the template gets the token itself.
 
     Raises:
       UserError: the directory's template would not write what the format writes.
@@ -157,7 +155,7 @@ def write_chat(directory: pathlib.Path, config: dict, chat: Chat) -> None:
     if (directory / SPECIAL_FILE).exists():
         _edit(directory / SPECIAL_FILE, end, {})
     template = portable(chat.template, chat.names, special_tokens(directory))
-    (directory / TEMPLATE_FILE).write_text(template, encoding="utf-8")
+    files.write_text(directory / TEMPLATE_FILE, template)
     if differs := difference(find_format("own", directory, chat.tokenizer), chat.format):
         raise UserError(f"the chat format cannot be exported: it would differ, first for {differs}")
     if "strftime_now" in chat.template:
@@ -182,8 +180,7 @@ def _edit(file: pathlib.Path, end: str, settings: dict) -> None:
     if (eos.get("content") if isinstance(eos, dict) else eos) != end:
         settings["eos_token"] = end
     settings.pop("chat_template", None)  # it has a file of its own
-    text = json.dumps(settings, indent=2, ensure_ascii=False)
-    file.write_text(text + "\n", encoding="utf-8")
+    files.write_text(file, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
 def save_run(
@@ -199,19 +196,19 @@ def save_run(
     Args:
       directory: as for `save_checkpoint`.
       config, params: the model, its adapter among them.
-      facts: {"tokenizer": fingerprint, "chat_format": name, "base": path}; the last is of the
-        checkpoint that an adapter lies on, as peft is to find it.
-      original: directory whose tokenizer and other small files are carried along.
-      template: chat template in place of the original's.
+      facts: {"tokenizer": fingerprint, "chat_format": name, "base": path of the checkpoint that
+        the adapter was trained on}.
+      original: directory whose tokenizer and other small files are copied.
+      template: replaces the original's chat template.
 
     Raises:
-      UserError: a directory that holds something.
+      UserError: a directory that is not empty.
     """
     model = checkpoints.model_facts(config)
-    with new_directory(directory) as aside:
-        with checkpoints.checkpointer(aside, keep=1) as keeper:
+    with new_directory(directory) as temporary:
+        with checkpoints.checkpointer(temporary, keep=1) as manager:
             known = {"model": model, "tokenizer": facts["tokenizer"]}
-            keeper.save(0, params, {}, known, {"tokens": 0, "probes": {}, "done": True})
+            manager.save(0, params, {}, known, {"tokens": 0, "probes": {}, "done": True})
         settings = {
             "tokenizer": str(original) if original else "",
             "tokenizer_sha256": facts["tokenizer"],
@@ -219,24 +216,24 @@ def save_run(
             "base": facts["base"],
             "resolved_model": model,
         }
-        write_json(aside / "config.json", settings)
+        write_json(temporary / "config.json", settings)
         if known_config := hf_settings(original):
-            write_json(aside / KEPT_CONFIG, known_config)
+            write_json(temporary / KEPT_CONFIG, known_config)
         if jax.process_index() == 0:
             if original:
-                carry(original, aside)
+                carry(original, temporary)
             if template is not None:
-                (aside / TEMPLATE_FILE).write_text(template, encoding="utf-8")
+                files.write_text(temporary / TEMPLATE_FILE, template)
 
 
-def cut_into_shards(wanted: list[Piece], dtype, shard_bytes: int) -> list[list[Piece]]:
-    """The tensors in their order, cut wherever the next one would make a file too large."""
+def split_into_shards(wanted: list[Piece], dtype: str, shard_bytes: int) -> list[list[Piece]]:
+    """The tensors in their order, in as few files of at most `shard_bytes` as that order allows."""
     if shard_bytes < 1:
         raise UserError(f"shard_bytes={shard_bytes}: must be at least 1")
     shards: list[list[Piece]] = [[]]
     room = shard_bytes
     for piece in wanted:
-        size = piece.bytes(np.dtype(dtype))
+        size = piece.bytes(dtype)
         if size > room and shards[-1]:
             shards.append([])
             room = shard_bytes
@@ -246,7 +243,7 @@ def cut_into_shards(wanted: list[Piece], dtype, shard_bytes: int) -> list[list[P
 
 
 def carry(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copy what lies beside the weights."""
+    """Copy the files beside the weights."""
     for name in CARRIED:
         if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+            files.write_bytes(target / name, (source / name).read_bytes())

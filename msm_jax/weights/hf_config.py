@@ -1,7 +1,7 @@
 """config.json of a Hugging Face checkpoint, read into a `ModelConfig` and made from one.
 
-What the decoder does not compute is refused by name: a key that is passed over in silence makes a
-model that is almost right.
+Keys that the decoder does not compute are refused by name: a key that is ignored without a word
+makes a model that is almost right.
 """
 
 import json
@@ -15,12 +15,11 @@ from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, RopeScaling
 from msm_jax.weights import keys
 
-# What distinguishes the families: (norm on q and k, biases on q, k and v).
-FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, False)}
-ARCHITECTURES = {
-    "qwen3": "Qwen3ForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "llama": "LlamaForCausalLM",
+# model_type: (norm on q and k, biases on q, k and v), transformers' class.
+FAMILIES = {
+    "qwen3": ((True, False), "Qwen3ForCausalLM"),
+    "qwen2": ((False, True), "Qwen2ForCausalLM"),
+    "llama": ((False, False), "LlamaForCausalLM"),
 }
 
 _SIZES = {
@@ -53,15 +52,14 @@ def read_config(directory: str | os.PathLike, dtype: str = "float32") -> ModelCo
 
     Args:
       directory: of the checkpoint.
-      dtype: of weights and activations; the file's own is how it is stored, which may differ.
+      dtype: of weights and activations; that of the file is how weights are stored.
 
     Raises:
-      UserError: no such file, not JSON, or listing every key that is missing, malformed or asks
-        for something the decoder does not do.
+      UserError: no such file, not JSON, or a list of all keys that are missing, malformed or not
+        supported.
     """
     file = pathlib.Path(directory) / "config.json"
-    raw = read_json(file)
-    raw = {**_DEFAULTS, **raw}
+    raw = {**_DEFAULTS, **read_json(file)}
     problems = _refused(raw)
     fields: dict[str, Any] = dict(_sizes(raw, problems))
     fields |= _rope(raw, problems, file)
@@ -69,10 +67,10 @@ def read_config(directory: str | os.PathLike, dtype: str = "float32") -> ModelCo
     if problems:
         raise UserError(f"{file}: " + "; ".join(problems))
     keys.CONFIG.warn(file, raw)
-    fields["qk_norm"], fields["qkv_bias"] = FAMILIES[raw["model_type"]]
+    (fields["qk_norm"], fields["qkv_bias"]), architecture = FAMILIES[raw["model_type"]]
     fields["tied_embeddings"] = raw["tie_word_embeddings"]
-    named = raw.get("architectures") or [ARCHITECTURES[raw["model_type"]]]
-    if named != [ARCHITECTURES[raw["model_type"]]]:
+    named = raw.get("architectures") or [architecture]
+    if named != [architecture]:
         warnings.warn(
             f"{file}: architectures {keys.shown(named)} is not model_type {raw['model_type']!r}, "
             "which counts, as in transformers; vLLM goes by architectures",
@@ -82,12 +80,12 @@ def read_config(directory: str | os.PathLike, dtype: str = "float32") -> ModelCo
         return ModelConfig(**fields, dtype=dtype, param_dtype=dtype)
     except UserError as error:
         ours = {name: theirs for theirs, name in _SIZES.items()}
-        told = re.sub(r"model\.(\w+)", lambda hit: ours.get(hit[1], hit[0]), str(error))
-        raise UserError(f"{file}: {told}") from error
+        text = re.sub(r"model\.(\w+)", lambda hit: ours.get(hit[1], hit[0]), str(error))
+        raise UserError(f"{file}: {text}") from error
 
 
 def read_json(file: pathlib.Path) -> dict:
-    """The object in a JSON file; UserError where there is none."""
+    """The object in a user's JSON file; UserError if it cannot be read or is something else."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -113,7 +111,7 @@ def stop_ids(settings: dict, where: str = "generation_config.json") -> tuple[int
 
 
 def _refused(raw: dict) -> list[str]:
-    """What the file asks for and the decoder does not do."""
+    """The keys that ask for what the decoder does not compute."""
     found = []
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
@@ -215,7 +213,7 @@ def _rope_of(settings: dict, raw: dict, problems: list[str]) -> dict[str, Any]:
 
 def family(config: ModelConfig) -> str:
     """The model_type of a config; UserError for a model that no family describes."""
-    for name, traits in FAMILIES.items():
+    for name, (traits, _) in FAMILIES.items():
         if traits == (config.qk_norm, config.qkv_bias):
             return name
     raise UserError(
@@ -224,14 +222,16 @@ def family(config: ModelConfig) -> str:
     )
 
 
-def as_hf_config(config: ModelConfig, dtype: str, max_length: int, original: dict | None = None):
-    """The content of config.json, in both spellings.
+def as_hf_config(
+    config: ModelConfig, dtype: str, max_length: int, original: dict | None = None
+) -> dict:
+    """The content of config.json, in the spellings of old and new transformers.
 
     Args:
       config: of the model.
       dtype: that the weights are stored in.
       max_length: longest row in tokens.
-      original: config.json that the weights came with; keys that we do not decide are kept.
+      original: config.json that the weights came with, whose other keys are kept.
     """
     kind = family(config)
     rope: dict[str, Any] = {"rope_type": "default"}
@@ -239,7 +239,7 @@ def as_hf_config(config: ModelConfig, dtype: str, max_length: int, original: dic
         values = {theirs: getattr(config.rope_scaling, ours) for theirs, ours in _LLAMA3.items()}
         rope = {"rope_type": "llama3", **values}
     ours = {
-        "architectures": [ARCHITECTURES[kind]],
+        "architectures": [FAMILIES[kind][1]],
         "model_type": kind,
         **{theirs: getattr(config, name) for theirs, name in _SIZES.items()},
         "rms_norm_eps": config.norm_eps,

@@ -1,10 +1,11 @@
-"""A Hugging Face checkpoint directory into parameters: everything accounted for, or refused."""
+"""A Hugging Face checkpoint into parameters: every tensor is accounted for, or refused."""
 
 import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,12 +18,12 @@ from msm_jax.weights.streaming import SLAB, read_entry
 from msm_jax.weights.tensor_files import Stored, find_tensors
 
 FLOATS = ("bfloat16", "float16", "float32")
-SHOWN = 20  # problems told one by one
+SHOWN = 20  # problems listed in one message
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def load_checkpoint(
-    directory: str | os.PathLike, dtype: str | None = None, mesh=None
+    directory: str | os.PathLike, dtype: str | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[ModelConfig, dict]:
     """The model of a directory with config.json and *.safetensors.
 
@@ -30,11 +31,11 @@ def load_checkpoint(
       directory: as `save_pretrained` of transformers writes it, in one file or several.
       dtype: of weights and activations, "float32" or "bfloat16"; None: as the embedding is
         stored, and float32 for float16.
-      mesh: to cut the weights by, as `param_shardings` says; None: all on the first device.
+      mesh: shards the weights as `param_shardings` says; None: all on the first device.
 
     Raises:
-      UserError: listing all that is missing, unknown, twice there, or of a wrong shape or dtype;
-        nothing has been read by then.
+      UserError: lists all tensors that are missing, unknown, there twice, or of a wrong shape or
+        dtype; nothing has been read by then.
     """
     config, tensors = find_checkpoint(directory, dtype)
     return config, read_params(config, list(entries(config)), tensors, config.param_dtype, mesh)
@@ -43,12 +44,12 @@ def load_checkpoint(
 def find_checkpoint(
     directory: str | os.PathLike, dtype: str | None = None
 ) -> tuple[ModelConfig, dict[str, Stored]]:
-    """The model that a directory describes, and where its tensors lie; nothing of them is read.
+    """The model that a directory describes, and its tensors on disk, of which nothing is read.
 
     Arguments and errors as for `load_checkpoint`.
     """
     path = pathlib.Path(directory)
-    config = read_config(path)  # before the weights: what we do not do is refused first
+    config = read_config(path)  # before the weights: an unsupported model is refused first
     tensors = find_tensors(path)
     if dtype is None:
         stored = tensors[EMBEDDING].dtype.name if EMBEDDING in tensors else "float32"
@@ -61,32 +62,32 @@ def find_checkpoint(
     return dataclasses.replace(config, dtype=dtype, param_dtype=dtype), tensors
 
 
-def in_lines(problems: list[str]) -> str:
+def in_lines(problems: Sequence[str]) -> str:
     """The first `SHOWN` of them, one a line."""
     more = len(problems) - SHOWN
     return "\n  ".join([*problems[:SHOWN], *([f"and {more} more"] if more > 0 else [])])
 
 
 def read_params(
-    config: ModelConfig, needed: list[Entry], tensors: Mapping[str, Stored], dtype, mesh
+    config: ModelConfig,
+    needed: Sequence[Entry],
+    tensors: Mapping[str, Stored],
+    dtype: str,
+    mesh: jax.sharding.Mesh | None,
 ) -> dict:
-    """The tree of these parameters, each where it is to lie."""
-    if mesh is None:
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        places = {entry.path: here for entry in needed}
-    else:
-        leaves = jax.tree_util.tree_leaves_with_path(param_shardings(config, mesh))
-        places = {tuple(key.key for key in keys): place for keys, place in leaves}
+    """The tree of these parameters, sharded as `param_shardings` says."""
+    places = param_shardings(config, mesh)
     params: dict = {}
     for entry in needed:
         *above, name = entry.path
         node = functools.reduce(lambda tree, key: tree.setdefault(key, {}), above, params)
-        node[name] = read_entry(entry, tensors, dtype, places[entry.path])
+        place = functools.reduce(dict.__getitem__, entry.path, places)
+        node[name] = read_entry(entry, tensors, dtype, place)
     return params
 
 
-def check(needed: list[Entry], tensors: Mapping[str, Stored], tied: bool) -> list[str]:
-    """Every difference between what a model needs and what its files have, in words."""
+def check(needed: Sequence[Entry], tensors: Mapping[str, Stored], tied: bool) -> list[str]:
+    """Every difference between the tensors that a model needs and those in its files."""
     shapes = {name: entry.file_shape for entry in needed for name in entry.names}
     problems = [f"{name}: is missing" for name in shapes if name not in tensors]
     for name, stored in tensors.items():
@@ -109,30 +110,28 @@ def check(needed: list[Entry], tensors: Mapping[str, Stored], tied: bool) -> lis
 
 
 def _equal(one: Stored, other: Stored) -> bool:
-    """Bit for bit, a slab at a time."""
-    if (one.shape, one.dtype) != (other.shape, other.dtype):
-        return False
-    return all(map(np.array_equal, _slabs(one, np.uint8), _slabs(other, np.uint8)))
+    """Bit for bit."""
+    same = (one.shape, one.dtype) == (other.shape, other.dtype)
+    return same and all(map(np.array_equal, _slabs(one, np.uint8), _slabs(other, np.uint8)))
 
 
-def _slabs(stored: Stored, dtype) -> Iterator[np.ndarray]:
+def _slabs(stored: Stored, dtype: Any) -> Iterator[np.ndarray]:
     """The bits of a tensor, some of its rows at a time."""
     if not stored.shape:
         yield stored.read().reshape(1).view(dtype)
         return
     step = max(1, SLAB // max(1, stored.bytes // max(1, stored.shape[0])))
-    for at in range(0, stored.shape[0], step):
-        yield stored.read(at, at + step).view(dtype)
+    for start in range(0, stored.shape[0], step):
+        yield stored.read(start, start + step).view(dtype)
 
 
 def not_finite(tensors: Mapping[str, Stored]) -> list[str]:
-    """Tensors that hold NaN or infinity, in words with their count; every byte is read."""
+    """The tensors that hold NaN or infinity, with their counts; every byte is read."""
     found = []
     for name, stored in tensors.items():
-        if stored.dtype.name not in _EXPONENT:
+        if (mask := _EXPONENT.get(stored.dtype.name)) is None:
             continue
         # All bits of the exponent are set.
-        mask = _EXPONENT[stored.dtype.name]
         count = sum(int(((bits & mask) == mask).sum()) for bits in _slabs(stored, mask.dtype))
         if count:
             found.append(f"{name}: {count} of its numbers are not finite")

@@ -1,6 +1,6 @@
 """LoRA adapters as PEFT writes them: adapter_config.json and adapter_model.safetensors.
 
-What PEFT offers and the decoder does not compute is refused by name.
+Options of PEFT that the decoder does not compute are refused by name.
 """
 
 import dataclasses
@@ -14,33 +14,33 @@ import warnings
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig
 from msm_jax.model.config import PROJECTIONS
 from msm_jax.weights import keys
 from msm_jax.weights.hf_config import read_json
-from msm_jax.weights.huggingface import EMBEDDING, HEAD, check, in_lines, read_params
+from msm_jax.weights.huggingface import (
+    EMBEDDING,
+    HEAD,
+    check,
+    in_lines,
+    not_finite,
+    read_params,
+)
 from msm_jax.weights.names import Entry, entries
 from msm_jax.weights.tensor_files import Stored, find_tensors
-from msm_jax.weights.writing import (
-    host_array,
-    merged,
-    new_directory,
-    pieces,
-    write_json,
-    write_tensors,
-)
+from msm_jax.weights.writing import host_array, new_directory, pieces, write_json, write_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every tensor, before its name in the base model
-# Ways to begin that leave the base model's weights as they are; PiSSA and others change them.
-_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
+# Initializations that leave the base model's weights as they are; PiSSA and others change them.
+_INITIALIZATIONS = (True, False, None, "gaussian", "orthogonal", "eva")
 _MATCHING_SECONDS = 10  # that a pattern of target_modules may take; others need a thousandth
-_ELSEWHERE = (
-    "; merge it with peft where it was made (merge_and_unload, save_pretrained) and load what that "
-    "gives as a checkpoint"
+_MERGE_FIRST = (
+    "; merge it with peft where it was made (merge_and_unload, save_pretrained) and load the "
+    "result as a checkpoint"
 )
 
 
@@ -48,10 +48,10 @@ def adapted(config: ModelConfig, settings: dict, where: str = CONFIG_FILE) -> Mo
     """The model with the adapter that an adapter_config.json describes.
 
     PEFT scales an adapter's output by alpha / r, or with `use_rslora` by alpha / sqrt(r)
-    (Kalajdzievski 2023); the second becomes the alpha that gives the same with the first.
+    (Kalajdzievski 2023), which becomes the alpha that gives the same scale without it.
 
     Raises:
-      UserError: listing every key that is malformed or asks for what the decoder does not do.
+      UserError: lists every key that is malformed or not supported.
     """
     problems = []
     if settings.get("peft_type") != "LORA":
@@ -64,9 +64,11 @@ def adapted(config: ModelConfig, settings: dict, where: str = CONFIG_FILE) -> Mo
         problems.append(f"lora_alpha {keys.shown(settings.get('lora_alpha'))}: a number is needed")
     elif alpha == 0:
         problems.append("lora_alpha 0: the adapter would do nothing; leave it out, or correct it")
+    elif alpha < 0:
+        problems.append(f"lora_alpha {alpha:g}: a number above 0 is needed")
     if settings.get("bias", "none") != "none":
         problems.append(f"bias {settings['bias']!r}: only none")
-    if settings.get("init_lora_weights") not in _BEGINNINGS:
+    if settings.get("init_lora_weights") not in _INITIALIZATIONS:
         problems.append(f"init_lora_weights {settings['init_lora_weights']!r} is not supported")
     problems += keys.ADAPTER.problems(settings)
     layer = settings.get("layers_to_transform")
@@ -76,8 +78,8 @@ def adapted(config: ModelConfig, settings: dict, where: str = CONFIG_FILE) -> Mo
         problems.append(f"{key} {keys.shown(value)} is not supported")
     targets = _targets(settings, config.layers, problems)
     if problems:
-        elsewhere = any("not supported" in each or "only" in each for each in problems)
-        raise UserError(f"{where}: " + "; ".join(problems) + elsewhere * _ELSEWHERE)
+        unsupported = any("not supported" in each or "only" in each for each in problems)
+        raise UserError(f"{where}: " + "; ".join(problems) + unsupported * _MERGE_FIRST)
     assert alpha is not None
     if settings.get("use_rslora"):
         alpha = alpha * math.sqrt(rank)
@@ -85,7 +87,7 @@ def adapted(config: ModelConfig, settings: dict, where: str = CONFIG_FILE) -> Mo
 
 
 def _targets(settings: dict, layers: int, problems: list[str]) -> tuple[str, ...]:
-    """Our names of the projections that `target_modules` picks, by PEFT's own rule of matching."""
+    """The projections that `target_modules` matches, by PEFT's rule, in our names."""
     wanted: Any = settings.get("target_modules")
     excluded: Any = settings.get("exclude_modules") or []
     for name, value in (("target_modules", wanted), ("exclude_modules", excluded)):
@@ -123,11 +125,11 @@ def _targets(settings: dict, layers: int, problems: list[str]) -> tuple[str, ...
 
 
 def _picked(wanted: str | list, modules: list[str]) -> list[bool]:
-    """Which modules are meant; ValueError for a pattern that cannot be used."""
+    """Which modules these names or this pattern match; ValueError for a pattern that is invalid."""
     if isinstance(wanted, list):
         hit = lambda module, name: module == name or module.endswith(f".{name}")
         return [any(hit(module, name) for name in wanted) for module in modules]
-    # In a process of its own, which can be ended: some patterns take for ever.
+    # In another process, which can be ended: some patterns take for ever.
     match = (
         "import json, re, sys; pattern, modules = json.load(sys.stdin); "
         "print(json.dumps([re.fullmatch(pattern, m) is not None for m in modules]))"
@@ -148,13 +150,13 @@ def _picked(wanted: str | list, modules: list[str]) -> list[bool]:
 
 
 def load_adapter(
-    directory: str | os.PathLike, config: ModelConfig, mesh=None
+    directory: str | os.PathLike, config: ModelConfig, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[ModelConfig, dict]:
     """An adapter for a model.
 
     Args:
       directory: with adapter_config.json and adapter_model.safetensors.
-      config: of the model; an adapter that it says it has is left out of account.
+      config: of the model; an adapter that it already has is ignored.
       mesh: as for `load_checkpoint`.
 
     Returns:
@@ -162,50 +164,24 @@ def load_adapter(
       alone, which `adapter.join` puts into a model's parameters).
 
     Raises:
-      UserError: as `load_checkpoint`; nothing has been read by then.
+      UserError: as `find_adapter`; nothing has been read by then.
     """
     path = pathlib.Path(directory)
     config = adapted(config, read_json(path / CONFIG_FILE), str(path / CONFIG_FILE))
     tensors = find_adapter(path, config)
-    params = read_params(config, adapter_entries(config), tensors, "float32", mesh)
-    _check_numbers(path, params)
-    return config, params
-
-
-def _check_numbers(path: pathlib.Path, params: dict) -> None:
-    """UserError where numbers are not finite; a warning where the adapter does nothing."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    bad, largest = jax.device_get(_measures([leaf for _, leaf in leaves]))
-    names = [jax.tree_util.keystr(place, simple=True, separator="/") for place, _ in leaves]
-    wrong = [
-        f"{name}, layer {layer}: {count} of its numbers are not finite"
-        for name, counts in zip(names, bad, strict=True)
-        for layer, count in enumerate(counts)
-        if count
-    ]
-    if wrong:
-        raise UserError(
-            f"{path}: the adapter is damaged, or its training had diverged:\n  " + in_lines(wrong)
-        )
-    if not any(size for name, size in zip(names, largest, strict=True) if name.endswith("lora_b")):
+    if not any(np.any(t.read()) for name, t in tensors.items() if name.endswith("lora_B.weight")):
         warnings.warn(
             f"{path}: the adapter does nothing: all its lora_B are zero, as before training",
-            stacklevel=3,
+            stacklevel=2,
         )
-
-
-@jax.jit
-def _measures(leaves):
-    """Of each leaf the count of numbers that are not finite, per layer, and its largest size."""
-    count = lambda leaf: jnp.sum(~jnp.isfinite(leaf), axis=range(1, leaf.ndim), dtype=jnp.int32)
-    return [count(leaf) for leaf in leaves], [jnp.max(jnp.abs(leaf)) for leaf in leaves]
+    return config, read_params(config, adapter_entries(config), tensors, "float32", mesh)
 
 
 def find_adapter(directory: str | os.PathLike, config: ModelConfig) -> dict[str, Stored]:
-    """Where an adapter's tensors lie, by their names in the base model.
+    """An adapter's tensors on disk, by their names in the base model.
 
     Raises:
-      UserError: listing all that is missing, unknown or of a wrong shape or dtype.
+      UserError: lists all that are missing, unknown, not finite, or of a wrong shape or dtype.
     """
     path = pathlib.Path(directory)
     if not (path / WEIGHTS_FILE).exists() and list(path.glob("adapter_model.*")):
@@ -217,10 +193,14 @@ def find_adapter(directory: str | os.PathLike, config: ModelConfig) -> dict[str,
         raise UserError(
             f"{path}: holds {shapes} beside the adapter: the vocabulary was resized (the model has "
             f"{config.vocab_size} rows), or embeddings were trained too, which is not supported"
-            + _ELSEWHERE
+            + _MERGE_FIRST
         )
     if problems := check(adapter_entries(config), tensors, tied=False):
         raise UserError(f"{path}: does not fit the model:\n  " + in_lines(problems))
+    if damaged := not_finite(tensors):
+        raise UserError(
+            f"{path}: the adapter is damaged, or its training had diverged:\n  " + in_lines(damaged)
+        )
     return tensors
 
 
@@ -239,8 +219,8 @@ def save_adapter(
     """Write a model's adapter where `peft` and vLLM can load it.
 
     Args:
-      directory: that does not exist or is empty; it appears when it is complete.
-      config, params: of the model; everything but the adapter is left out.
+      directory: does not exist or is empty; it appears when it is complete.
+      config, params: the model; only its adapter is written.
       base: name or path of the base model, for those who load the adapter.
       rslora: write the scale as alpha / sqrt(r).
 
@@ -271,27 +251,6 @@ def save_adapter(
         for piece in pieces(adapter_entries(config))
     ]
     arrays = (host_array(piece, config, params, "float32") for piece in wanted)
-    with new_directory(directory) as aside:
-        write_tensors(aside / WEIGHTS_FILE, wanted, "float32", arrays)
-        write_json(aside / CONFIG_FILE, settings)
-
-
-def merge(config: ModelConfig, params: dict) -> tuple[ModelConfig, dict]:
-    """The model with its adapter's contribution added to the weights: w + alpha / r * b a.
-
-    The sum is made in float32, a layer at a time, and rounded to the weights' dtype once.
-    """
-
-    def walk(tree: dict) -> dict:
-        if "lora_a" in tree:
-            kept = {name: leaf for name, leaf in tree.items() if not name.startswith("lora_")}
-            w = _merged(config.lora_scale, tree["w"], tree["lora_a"], tree["lora_b"])
-            return {**kept, "w": w}
-        return {name: walk(leaf) if isinstance(leaf, dict) else leaf for name, leaf in tree.items()}
-
-    return dataclasses.replace(config, lora_rank=0), walk(params)
-
-
-@jax.jit
-def _merged(scale, w_L, a_L, b_L):
-    return jax.lax.map(lambda layer: merged(scale, *layer), (w_L, a_L, b_L))
+    with new_directory(directory) as temporary:
+        write_tensors(temporary / WEIGHTS_FILE, wanted, "float32", arrays)
+        write_json(temporary / CONFIG_FILE, settings)

@@ -1,4 +1,4 @@
-"""Directories of weights, written aside and renamed; tensors pass through the host one by one."""
+"""Safetensors files and directories of weights; tensors pass through the host one by one."""
 
 import contextlib
 import dataclasses
@@ -6,17 +6,18 @@ import functools
 import json
 import os
 import pathlib
-import shutil
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
+from msm_jax import files
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig
+from msm_jax.model.adapter import merged_weight
 from msm_jax.weights.names import Entry
 from msm_jax.weights.tensor_files import DTYPES
 
@@ -32,16 +33,13 @@ class Piece:
     entry: Entry
     layer: int
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.entry.file_shape
-
-    def bytes(self, dtype) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    def bytes(self, dtype: Any) -> int:
+        """Its size in this dtype."""
+        return int(np.prod(self.entry.file_shape, dtype=np.int64)) * np.dtype(dtype).itemsize
 
 
 def pieces(entries: Iterable[Entry]) -> list[Piece]:
-    """Every tensor of these parameters, layer by layer, as checkpoints have them."""
+    """Every tensor of these parameters, layer by layer, in the order of published checkpoints."""
     found = [
         Piece(name, entry, layer) for entry in entries for layer, name in enumerate(entry.names)
     ]
@@ -49,109 +47,81 @@ def pieces(entries: Iterable[Entry]) -> list[Piece]:
     return sorted(found, key=lambda piece: place.get(piece.name, piece.layer))
 
 
-def host_array(piece: Piece, config: ModelConfig, params: dict, dtype) -> np.ndarray:
-    """A tensor as the file has it, in the host's memory; on many hosts all of them have to ask.
+def host_array(piece: Piece, config: ModelConfig, params: dict, dtype: Any) -> np.ndarray:
+    """A tensor in the host's memory, with the file's shape; every process has to call it.
 
-    Where the parameters have an adapter, its contribution is added to the weight.
+    If the parameter has an adapter, its contribution is added to the weight.
     """
-    node = functools.reduce(dict.__getitem__, piece.entry.path[:-1], params)
-    leaf = node[piece.entry.path[-1]]
-    if piece.entry.path[-1] == "w" and "lora_a" in node:
-        scale = np.float32(config.lora_scale)
-        array = _merged_layer(scale, leaf, node["lora_a"], node["lora_b"], piece.layer)
-    elif piece.entry.stacked:
-        array = _layer(leaf, piece.layer)
-    else:
-        array = leaf
+    *path, name = piece.entry.path
+    node = functools.reduce(dict.__getitem__, path, params)
+    names = [name, "lora_a", "lora_b"] if name == "w" and "lora_a" in node else [name]
+    leaves = {each: node[each] for each in names}
+    if piece.entry.stacked:
+        leaves = {each: _layer(leaf, piece.layer) for each, leaf in leaves.items()}
+    array = merged_weight(config.lora_scale, leaves) if len(leaves) > 1 else leaves[name]
     array = array.astype(dtype)
     if not array.is_fully_addressable:
-        from jax.experimental import multihost_utils
-
         array = multihost_utils.process_allgather(array, tiled=True)
-    return np.asarray(array).reshape(piece.shape)
+    return np.asarray(array).reshape(piece.entry.file_shape)
 
 
-_layer = jax.jit(functools.partial(jax.lax.dynamic_index_in_dim, keepdims=False))
-
-
-@jax.jit
-def _merged_layer(scale, w_L, a_L, b_L, layer):
-    return merged(scale, *(_layer(leaf, layer) for leaf in (w_L, a_L, b_L)))
-
-
-def merged(scale, w, a, b):
-    """w + scale * b a, summed in float32 and rounded to w's dtype once."""
-    return (w.astype(jnp.float32) + scale * jnp.tensordot(b, a, 1)).astype(w.dtype)
+_layer = jax.jit(functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=1))
 
 
 def write_tensors(
-    file: pathlib.Path, sources: Sequence[Piece], dtype, arrays: Iterator[np.ndarray]
+    file: pathlib.Path, sources: Sequence[Piece], dtype: Any, arrays: Iterable[np.ndarray]
 ) -> None:
     """A safetensors file of these tensors, in this order; only the first process writes it."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
+    start = 0
     for source in sources:
-        stop = at + source.bytes(dtype)
+        stop = start + source.bytes(dtype)
         header[source.name] = {
             "dtype": _SPELLED[np.dtype(dtype)],
-            "shape": list(source.shape),
-            "data_offsets": [at, stop],
+            "shape": list(source.entry.file_shape),
+            "data_offsets": [start, stop],
         }
-        at = stop
+        start = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that tensors begin at a multiple of 8
     first = jax.process_index() == 0
-    with open(file if first else os.devnull, "wb") as writer:
+    place = files.new_file(file) if first else contextlib.nullcontext(os.devnull)
+    with place as path, open(path, "wb") as writer:
         writer.write(struct.pack("<Q", len(text)) + text)
         for _, array in zip(sources, arrays, strict=True):
             view = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-            for start in range(0, len(view), _CHUNK):
-                writer.write(view[start : start + _CHUNK])
-        writer.flush()
-        if first:
-            os.fsync(writer.fileno())
+            for at in range(0, len(view), _CHUNK):
+                writer.write(view[at : at + _CHUNK])
 
 
 @contextlib.contextmanager
 def new_directory(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A directory to fill, which takes its place when the block ends well; else nothing is left.
+    """`files.new_directory` for all processes of a run, of which the first makes and renames it.
 
     Raises:
-      UserError: the place is taken by a file or by a directory that holds something.
+      UserError: `directory` is a file or is not empty.
     """
     target = pathlib.Path(directory).absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{directory}: exists and is not empty; choose another place or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.partial")
-    first = jax.process_index() == 0
-    if first:
-        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
-        aside.mkdir()
-    _together("begin", aside)
-    try:
-        yield aside
-        _together("end", aside)
-        if first:
-            if target.exists():
-                target.rmdir()
-            os.replace(aside, target)
-    except BaseException:
-        if first:
-            shutil.rmtree(aside, ignore_errors=True)
-        raise
-    _together("renamed", aside)
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            temporary = stack.enter_context(files.new_directory(target))
+        elif target.exists() and (target.is_file() or any(target.iterdir())):
+            raise UserError(f"{directory}: exists and is not empty: choose another place")
+        else:
+            temporary = target.with_name(f".{target.name}{files.TEMPORARY}")
+        _together("made", target)
+        yield temporary
+        _together("filled", target)
+    _together("renamed", target)
 
 
 def _together(what: str, place: pathlib.Path) -> None:
     """Wait until every process has come here."""
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
         multihost_utils.sync_global_devices(f"{what} {place}")
 
 
 def write_json(file: pathlib.Path, content: dict) -> None:
-    """Only the first process writes it."""
+    """JSON with transformers' indentation; only the first process writes it."""
     if jax.process_index() == 0:
-        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        files.write_text(file, json.dumps(content, indent=2) + "\n")

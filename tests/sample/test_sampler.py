@@ -13,7 +13,7 @@ import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, RopeScaling, decode, forward, init_params, logits
-from msm_jax.sample import logprobs, sample, sampler, stream
+from msm_jax.sample import device, logprobs, sample, sampler, stream
 
 CONFIG = ModelConfig(
     vocab_size=37, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_width=24
@@ -103,7 +103,7 @@ def test_few_prompts_join_longer_ones_where_padding_costs_less_than_the_weights(
     one = lambda number: (number, [1], {0: 5})
     together = lambda by_bucket, rows: [
         (length, [number for number, _, _ in asked])
-        for length, asked in sampler._together(CONFIG, params, by_bucket, rows)
+        for length, asked in sampler._groups(CONFIG, params, by_bucket, rows)
     ]
     assert 32 * token <= weights
     assert together({16: [one(0)], 32: [one(1)]}, 64) == [(32, [0, 1])]
@@ -119,13 +119,13 @@ def test_a_chunk_works_in_the_memory_it_is_given(params):
     P, M, R, S = 2, 4, 64, 32
     layers = decode.unstacked(params)
     prompts, rings = decode.empty(CONFIG, P, S), decode.empty_rings(CONFIG, P, M, R)
-    begun = sampler._Flight(CONFIG, params, layers, {}, P, M, S, R, None, None)._begin(0)
+    begun = sampler._Batch(CONFIG, params, layers, {}, P, M, S, R, None, None)._begin(0)
     how = {
         "key": jax.random.key(0), "stop_ids": np.array([1]), "vocab_limit": 30,
         "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
     }  # fmt: skip
-    lowered = sampler._run_chunk.lower(
-        CONFIG, layers, prompts, rings, sampler._fresh_rows(P, M), begun, how
+    lowered = device.run_chunk.lower(
+        CONFIG, layers, prompts, rings, device.fresh_rows(P, M), begun, how
     )
     text = lowered.compile().as_text()
     aliases = text.split("input_output_alias={")[1].split("}, entry")[0]

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, checked to the bit, and honest about what is wrong."""
+"""Checkpoints: complete or not there, checked to the bit, with errors that say what is wrong."""
 
 import shutil
 
@@ -17,16 +17,16 @@ STATE = {"count": jnp.int32(7)}
 @pytest.fixture
 def run(tmp_path):
     """A run with checkpoints of steps 1, 2, 3."""
-    with checkpointer(tmp_path, keep=3) as keeper:
+    with checkpointer(tmp_path, keep=3) as manager:
         for step in (1, 2, 3):
             params = jax.tree.map(lambda x, by=step: x + by, PARAMS)
-            keeper.save(step, params, STATE, {"seed": 0}, {"tokens": step})
+            manager.save(step, params, STATE, {"seed": 0}, {"tokens": step})
     return tmp_path
 
 
 def restore(run, **options):
-    with checkpointer(run, keep=3) as keeper:
-        return keeper.restore(PARAMS, STATE, {"seed": 0}, **options)
+    with checkpointer(run, keep=3) as manager:
+        return manager.restore(PARAMS, STATE, {"seed": 0}, **options)
 
 
 def array_file(run, step):
@@ -41,16 +41,16 @@ def test_the_newest_comes_back_to_the_bit(run):
     np.testing.assert_array_equal(params["embed"]["w"], PARAMS["embed"]["w"] + 3)
 
 
-def test_a_save_goes_on_while_its_arrays_are_given_away(tmp_path):
+def test_a_save_survives_the_donation_of_its_arrays(tmp_path):
     """Training donates them to the next step at once."""
     step = jax.jit(lambda x: x * 2 + 1, donate_argnums=0)
     big = jnp.arange(2.0e6)
-    with checkpointer(tmp_path, keep=2) as keeper:
+    with checkpointer(tmp_path, keep=2) as manager:
         for number in (1, 2):
-            keeper.save(number, {"w": big}, STATE, {}, {})
+            manager.save(number, {"w": big}, STATE, {}, {})
             wanted, big = np.array(big), step(big)
             big = step(big)
-        _, params, _, _ = keeper.restore({"w": big}, STATE, {})
+        _, params, _, _ = manager.restore({"w": big}, STATE, {})
     np.testing.assert_array_equal(params["w"], wanted)
 
 
@@ -92,7 +92,7 @@ def test_another_format_is_refused_by_name(run, monkeypatch):
 def test_a_checkpoint_copied_without_its_marker_is_refused_and_kept(run):
     newest = directory(run) / "3"
     (newest / "commit_success.txt").unlink()
-    with pytest.raises(UserError, match="not copied whole"):
+    with pytest.raises(UserError, match="not copied completely"):
         restore(run)
     assert array_file(run, 3).exists()
 
@@ -109,10 +109,10 @@ def test_what_a_kill_left_is_passed_over_and_cleaned_up(run):
 
 def test_facts_that_differ_are_listed(run):
     with (
-        checkpointer(run, keep=3) as keeper,
+        checkpointer(run, keep=3) as manager,
         pytest.raises(UserError, match=r"seed: checkpoint 0, this run 1"),
     ):
-        keeper.restore(PARAMS, STATE, {"seed": 1})
+        manager.restore(PARAMS, STATE, {"seed": 1})
 
 
 def test_a_save_that_cannot_be_read_back_is_an_error_and_the_older_one_stays(tmp_path, monkeypatch):
@@ -120,29 +120,29 @@ def test_a_save_that_cannot_be_read_back_is_an_error_and_the_older_one_stays(tmp
     odd = tmp_path / "lr[1e-4]"
     with (
         pytest.raises(UserError, match=r"checkpoints/1: was written and cannot be read back"),
-        checkpointer(odd, keep=1) as keeper,
+        checkpointer(odd, keep=1) as manager,
     ):
-        keeper.save(1, PARAMS, STATE, {}, {})
-        keeper.wait()
+        manager.save(1, PARAMS, STATE, {}, {})
+        manager.wait()
     run = tmp_path / "run"
     with (
         pytest.raises(UserError, match=r"2: was written and cannot.*params/n.*kept: \[1\]"),
-        checkpointer(run, keep=1) as keeper,
+        checkpointer(run, keep=1) as manager,
     ):
-        keeper.save(1, PARAMS, STATE, {}, {})
-        assert keeper.wait() == 1 and keeper.wait() is None
-        keeper.save(2, PARAMS, STATE, {}, {})
-        keeper._orbax.wait()
+        manager.save(1, PARAMS, STATE, {}, {})
+        assert manager.wait() == 1 and manager.wait() is None
+        manager.save(2, PARAMS, STATE, {}, {})
+        manager._orbax.wait()
         for file in (directory(run) / "2" / "params").rglob("manifest.ocdbt"):
             file.unlink()
-        keeper.wait()
+        manager.wait()
     assert steps(directory(run)) == [1, 2]
 
 
 def test_only_the_newest_and_those_asked_for_stay(tmp_path):
-    with checkpointer(tmp_path, keep=2, keep_steps=(2,)) as keeper:
+    with checkpointer(tmp_path, keep=2, keep_steps=(2,)) as manager:
         for step in (1, 2, 3, 4, 5):
-            keeper.save(step, PARAMS, STATE, {}, {})
+            manager.save(step, PARAMS, STATE, {}, {})
     assert steps(directory(tmp_path)) == [2, 4, 5]
     assert sorted(p.name for p in directory(tmp_path).iterdir()) == ["2", "4", "5"]
 

@@ -10,9 +10,9 @@ import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.model import forward, logits
-from msm_jax.model.adapter import join
+from msm_jax.model.adapter import join, merge
 from msm_jax.weights.huggingface import load_checkpoint, not_finite
-from msm_jax.weights.peft import CONFIG_FILE, load_adapter, merge, save_adapter
+from msm_jax.weights.peft import CONFIG_FILE, load_adapter, save_adapter
 from msm_jax.weights.tensor_files import find_tensors
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "model"))
@@ -119,6 +119,7 @@ def test_what_we_write_loads_in_peft(base, tmp_path, rslora):
         ({"r": 0}, "r 0"),
         ({"lora_alpha": None}, "lora_alpha None"),
         ({"lora_alpha": 0}, "lora_alpha 0: the adapter would do nothing"),
+        ({"lora_alpha": -4}, "lora_alpha -4: a number above 0"),
         ({"lora_alpha": 10**400}, "lora_alpha 1000"),
         ({"r": 10**400}, "r 1000"),
         ({"lora_alpha": float("nan")}, "lora_alpha nan"),
@@ -167,7 +168,9 @@ def test_numbers_that_are_not_finite_are_told_with_their_place(base, tmp_path):
         tensors[name][:2, 0] = np.nan, np.inf
 
     changed(tmp_path / "adapter", spoil)
-    with pytest.raises(UserError, match="layers/mlp/up/lora_b, layer 1: 2 of its numbers are not"):
+    with pytest.raises(
+        UserError, match=r"layers.1.mlp.up_proj.lora_B.weight: 2 of its numbers are not"
+    ):
         load_adapter(tmp_path / "adapter", config)
     assert not_finite(find_tensors(tmp_path / "adapter", "adapter_model.safetensors")) == [
         f"{name}: 2 of its numbers are not finite"
