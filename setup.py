@@ -54,6 +54,7 @@ setup(
         "msm_jax": ["accelerators.tsv"],
         "msm_jax.evals.material": ["*.jsonl"],
         "msm_jax.spec": ["examples/*.md"],
+        "msm_jax.data": ["formats/*.jinja"],
         "msm_jax.corpus.grammar": ["*.txt"],
         "msm_jax.corpus.spec_chats": ["*.md", "*.txt", "*.bib"],
         "msm_jax.corpus.spec_documents": ["*.md", "*.txt", "*.bib"],

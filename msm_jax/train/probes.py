@@ -6,7 +6,7 @@ import numpy as np
 
 from msm_jax.corpus.records import read_rows
 from msm_jax.data.chat import render_chat
-from msm_jax.data.pipeline import as_batch, pack_rows
+from msm_jax.data.pipeline import pack_rows
 from msm_jax.data.template import find_format
 from msm_jax.errors import UserError
 from msm_jax.train.hosts import place_rows, to_host
@@ -40,9 +40,7 @@ class Probe:
                 examples.append((np.array(ids, np.int32), np.array(loss, np.uint8)))
         if not examples:
             raise UserError(f"{path}: has no pairs")
-        rows = [pack_rows([example], row_length, 0) for example in examples]
-        names = ("tokens_NT", "loss_NT", "segment_ids_NT")
-        self._rows = as_batch(*(np.concatenate([getattr(r, name) for r in rows]) for name in names))
+        self._rows = pack_rows(examples, row_length, rows="documents")
 
     def rate(self, config, params, rows: int, place) -> float:
         """Share of questions whose right answer is the likelier one.

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from msm_jax.data.chat import ChatFormat
+from msm_jax.data.jinja import TODAY
 from msm_jax.data.template import (
     SETTINGS_FILE,
     SPECIAL_FILE,
     TEMPLATE_FILE,
-    TODAY,
     difference,
     find_format,
     portable,
