@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from msm_jax.data import pipeline, store
+from msm_jax.data import packing, pipeline, store
 
 
 def main():
@@ -44,24 +44,25 @@ def main():
 def write(where: pathlib.Path, lengths: np.ndarray, rng) -> None:
     """A store as `load_store` makes it."""
     ids = (rng.integers(1, 150_000, n, np.uint32) for n in lengths)
-    rows = (store.Tokens(x, np.full(len(x), store.SAID, np.uint8)) for x in ids)
+    rows = (store.Tokens(x, np.full(len(x), store.ASSISTANT, np.uint8)) for x in ids)
+    where.mkdir()
     store._write(where, rows, {})
 
 
 def measure(name: str, where: pathlib.Path, row_length: int, rows: int = 16) -> None:
     started = time.perf_counter()
     found = store._open(where, store.OTHER)
-    pieces = pipeline.cut_pieces(found, np.arange(len(found.lengths)), row_length)
-    packing = pipeline.Packing([pieces], row_length, 0)
-    data = pipeline.Data({"x": packing}, {"x": 1.0}, rows, row_length, 0, 1.0)
+    pieces = packing.find_pieces(found, np.arange(len(found.lengths)), row_length)
+    index = packing.Packing([pieces], row_length, 0)
+    data = pipeline.Data({"x": index}, {"x": 1.0}, rows, row_length, 0, 1.0)
     opened, tokens, step = time.perf_counter(), 0, 0
     while time.perf_counter() - opened < 3.0 and step < data.steps:
-        tokens += int(np.count_nonzero(data.batches[step]["segment_ids"]))
+        tokens += int(np.count_nonzero(data.rows(step)["segment_ids"]))
         step += 1
     speed = tokens / (time.perf_counter() - opened)
     print(
-        f"{name:12s} {len(found.lengths):,} documents, {packing.tokens / 1e6:.1f}M tokens, rows of "
-        f"{row_length}: start {opened - started:.2f} s, real share {packing.fill:.3f}, "
+        f"{name:12s} {len(found.lengths):,} documents, {index.tokens / 1e6:.1f}M tokens, rows of "
+        f"{row_length}: start {opened - started:.2f} s, real share {index.fill:.3f}, "
         f"{speed / 1e6:.1f}M tokens/s"
     )
 

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from msm_jax import sample as sampling
-from msm_jax.data.builtin_templates import BUILTIN_TEMPLATES
-from msm_jax.data.chat import ChatFormat, render_chat
+from msm_jax.data.chat import ChatFormat, builtin_template, render_chat
 from msm_jax.data.messages import check_asked
 from msm_jax.data.template import (
     OWN,
@@ -375,7 +374,7 @@ class Model:
     def _template(self) -> tuple[str, dict]:
         """The chat format as Jinja, and what the template refers to by name."""
         if self.chat_format not in OWN:
-            return BUILTIN_TEMPLATES[self.chat_format], {}
+            return builtin_template(self.chat_format), {}
         names = template_names(self._place, OWN[self.chat_format], self.directory)
         return str(find_template(self._place)), names
 

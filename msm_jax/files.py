@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -38,21 +39,31 @@ def new_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def new_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def new_directory(path: str | os.PathLike, racing: bool = False) -> Iterator[pathlib.Path]:
     """A temporary directory to fill, which becomes `path` when the block ends without an error.
+
+    Args:
+      path: missing, or an empty directory.
+      racing: several processes may make the same content at once, and the first one wins.
 
     Raises:
       UserError: `path` is a file, or a directory that is not empty.
     """
     target = pathlib.Path(path).absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if not racing and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{path}: exists and is not empty: choose another place or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}{TEMPORARY}")
-    delete(temporary, target.parent)
-    temporary.mkdir()
+    if racing:
+        temporary = pathlib.Path(tempfile.mkdtemp(TEMPORARY, f".{target.name}.", target.parent))
+    else:
+        delete(temporary, target.parent)
+        temporary.mkdir()
     try:
         yield temporary
+        if racing and target.exists() and any(target.iterdir()):
+            delete(temporary, target.parent)
+            return
         if target.exists():
             target.rmdir()
         os.replace(temporary, target)

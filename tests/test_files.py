@@ -40,6 +40,14 @@ def test_a_directory_appears_complete_and_never_over_another(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d"]
 
 
+def test_of_racing_makers_of_a_directory_the_first_wins(tmp_path):
+    make = lambda: files.new_directory(tmp_path / "d", racing=True)
+    with make() as slow, make() as fast:
+        (slow / "x").write_text("the same")
+        (fast / "x").write_text("the same")
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["d", "d/x"]
+
+
 def test_jsonl_round_trip_with_what_breaks_readers(tmp_path):
     rows = [{"a": "x\u2028y\nz"}, {"a": "\ud800"}, {"a": "é"}]
     files.write_jsonl(tmp_path / "a.jsonl", rows)

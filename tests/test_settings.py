@@ -238,7 +238,7 @@ def test_choices_are_those_that_the_code_knows():
     choices = lambda form, path: (form.paths()[path].item or form.paths()[path]).choices
     for path, known in {
         "mixture": pipeline.MIXTURES,
-        "packing.rows": pipeline.ROWS,
+        "packing.rows": packing.ROWS,
         "packing.too_long": packing.TOO_LONG,
         "trainable": optimizer.TRAINABLE,
         "optimizer.schedule": optimizer.SCHEDULES,

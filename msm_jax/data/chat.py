@@ -1,21 +1,22 @@
-"""Chat formats: how messages become token ids, and which of them carry loss.
+"""Chat formats: how messages become token ids, and which of the tokens carry loss.
 
-A format writes a conversation as one text. Names of control tokens become control tokens only
-where the format wrote them: in the messages they are disguised while the format is at work, and
-plain text again before anything is encoded. The one exception is the block of thoughts that an
-assistant's message may begin with: its two tags are what the model writes, not what is told to it.
+A format writes a conversation as one text. The name of a control token becomes the control token
+only where the format wrote it: in messages such names are disguised while the format writes, and
+are plain text again before anything is encoded. The one exception is the block of thoughts that an
+assistant's message may begin with, because the model itself writes its two tags.
 """
 
 import collections
 import dataclasses
 import functools
-import hashlib
 import json
+import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msm_jax.data import spans
+from msm_jax.data.jinja import Write, writer
 from msm_jax.data.messages import (
     DISGUISE,
     ROLES,
@@ -30,17 +31,18 @@ from msm_jax.data.messages import (
 )
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
+from msm_jax.files import sha256_json
 
-_ASK, _SYSTEM = {"role": "user", "content": "?"}, {"role": "system", "content": "Be brief."}
+_USER, _SYSTEM = {"role": "user", "content": "?"}, {"role": "system", "content": "Be brief."}
 _ANSWER = {"role": "assistant", "content": "Yes, 3 of 10.\n\n- one\n"}
 _THOUGHTFUL = {"role": "assistant", "content": "<think>\nhm\n</think>\n\nYes."}
 # Conversations that tell formats apart: default system lines, later turns, thoughts.
 PROBES: tuple[Messages, ...] = (
-    [_ASK],
-    [_SYSTEM, _ASK],
-    [_ASK, _ANSWER, _ASK],
-    [_SYSTEM, _ASK, _ANSWER],
-    [_ASK, _THOUGHTFUL, _ASK, _THOUGHTFUL],
+    [_USER],
+    [_SYSTEM, _USER],
+    [_USER, _ANSWER, _USER],
+    [_SYSTEM, _USER, _ANSWER],
+    [_USER, _THOUGHTFUL, _USER, _THOUGHTFUL],
 )
 
 
@@ -49,15 +51,14 @@ class ChatFormat:
     """How a conversation is written.
 
     Attributes:
-      write: (messages, generation prompt wanted) -> text with the names of control tokens in it;
-        a template's takes tools as a third argument.
+      write: (messages, generation prompt wanted, tools) -> text with names of control tokens.
       end: the control token after a message.
       control_tokens: those that the tokenizer must have.
-      source: of a template that the format was made from; "" for a built-in format.
+      source: of a checkpoint's own template; "" for a built-in format.
       other_ends: control tokens after answers that are not the last one, where they differ.
     """
 
-    write: Callable[[Messages, bool], str]
+    write: Write
     end: str
     control_tokens: tuple[str, ...]
     source: str = ""
@@ -68,13 +69,13 @@ class ChatFormat:
         """SHA-256 of what is written for `PROBES`: system lines, headers, thoughts, ends.
 
         Formats of the same fingerprint write these conversations alike; `template.difference`
-        says where two formats part. It does not depend on the date.
+        says where two formats differ. It does not depend on the date.
         """
         texts = [self.attempt(chat, prompt) for chat in PROBES for prompt in (True, False)]
-        return hashlib.sha256(json.dumps([self.end, *texts]).encode()).hexdigest()
+        return sha256_json([self.end, *texts])
 
     def attempt(self, messages: Messages, generation_prompt: bool) -> str:
-        """What is written, without marks, or why the format refuses the conversation."""
+        """The text without marks, or why the format refuses the conversation."""
         try:
             return unmarked(self.write(messages, generation_prompt))[0]
         except UserError as error:
@@ -87,7 +88,7 @@ class ChatFormat:
 
     @functools.cached_property
     def is_tagged(self) -> bool:
-        """Whether a template marks by {% generation %} what is learned."""
+        """Whether a template marks the tokens with loss by {% generation %}."""
         turns = [Turn("user", (("content", "?"),)), Turn("assistant", (("content", "!"),))]
         return "generation" in self.source and bool(
             spans.Written(self.write, turns, False).generated
@@ -108,92 +109,47 @@ class ChatFormat:
         """Whether arguments of a call may be JSON text, which others write as a text in quotes."""
         call = {"type": "function", "function": {"name": "f", "arguments": '{"a": "b"}'}}
         answer = {"role": "assistant", "content": "", "tool_calls": [call]}
-        return '{"a": "b"}' in self.attempt([_ASK, answer], False)
+        return '{"a": "b"}' in self.attempt([_USER, answer], False)
 
 
-def _compact(messages: Messages, generation_prompt: bool) -> str:
-    """One control token before each message, by role, and one after it."""
-    text = "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in messages)
-    return text + ("<|assistant|>" if generation_prompt else "")
-
-
-def _chatml(messages: Messages, generation_prompt: bool) -> str:
-    """ChatML as Qwen writes it."""
-    text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
-    return text + ("<|im_start|>assistant\n" if generation_prompt else "")
-
-
-# Qwen2.5-Instruct was trained with this line wherever no system message was given.
-QWEN25_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-
-
-def _qwen25(messages: Messages, generation_prompt: bool) -> str:
-    if not messages or messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": QWEN25_SYSTEM}, *messages]
-    return _chatml(messages, generation_prompt)
-
-
-def _qwen3(messages: Messages, generation_prompt: bool, thinking: bool) -> str:
-    """Thoughts before the last question are dropped; an answer after it has a block of them."""
-    questions = [i for i, m in enumerate(messages) if m["role"] == "user"]
-    last = max(questions, default=len(messages) - 1)
-    written = []
-    for number, message in enumerate(messages):
-        content = message["content"]
-        if message["role"] == "assistant":
-            thought, answer = _split_thought(content)
-            thought = message.get("reasoning_content", thought).strip("\n")
-            if number > last and (thought or number == len(messages) - 1):
-                answer = f"<think>\n{thought}\n</think>\n\n" + answer.lstrip("\n")
-            content = answer
-        written.append({"role": message["role"], "content": content})
-    text = _chatml(written, generation_prompt)
-    return text + ("<think>\n\n</think>\n\n" if generation_prompt and not thinking else "")
-
-
-def _split_thought(content: str) -> tuple[str, str]:
-    """(thought, answer) of an assistant's message; further tags in it are disguised."""
-    if "</think>" not in content:
-        return "", content
-    thought, _, answer = content.partition("</think>")
-    return thought.rpartition("<think>")[2].strip("\n"), answer.lstrip("\n")
-
-
-_LLAMA_PART = "<|start_header_id|>{}<|end_header_id|>\n\n".format
-
-# Llama 3.1 was trained with these lines at the head of every conversation.
-LLAMA31_SYSTEM = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
-
-
-def _llama31(messages: Messages, generation_prompt: bool) -> str:
-    own = messages[0]["content"].strip() if messages and messages[0]["role"] == "system" else ""
-    rest = messages[1:] if messages and messages[0]["role"] == "system" else messages
-    head = _llama3([], False) + _LLAMA_PART("system") + f"{LLAMA31_SYSTEM}{own}<|eot_id|>"
-    return head + _llama3(rest, generation_prompt).removeprefix(_llama3([], False))
-
-
-def _llama3(messages: Messages, generation_prompt: bool) -> str:
-    part = _LLAMA_PART
-    text = "<|begin_of_text|>" + "".join(
-        f"{part(m['role'])}{m['content'].strip()}<|eot_id|>" for m in messages
-    )
-    return text + (part("assistant") if generation_prompt else "")
-
-
-_COMPACT = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 _IM = ("<|im_start|>", "<|im_end|>")
 _THINK = ("<think>", "</think>")
 _LLAMA = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-CHAT_FORMATS: dict[str, ChatFormat] = {
-    "compact": ChatFormat(_compact, "<|end|>", _COMPACT),
-    "chatml": ChatFormat(_chatml, "<|im_end|>", _IM),
-    "qwen2.5": ChatFormat(_qwen25, "<|im_end|>", _IM),
-    "qwen3": ChatFormat(functools.partial(_qwen3, thinking=True), "<|im_end|>", (*_IM, *_THINK)),
-    "qwen3-no-thinking": ChatFormat(
-        functools.partial(_qwen3, thinking=False), "<|im_end|>", (*_IM, *_THINK)
-    ),
-    "llama3": ChatFormat(_llama3, "<|eot_id|>", _LLAMA),
-    "llama3.1": ChatFormat(_llama31, "<|eot_id|>", _LLAMA),
+# Name -> the token that ends a message, and all control tokens.
+_BUILTIN = {
+    "compact": ("<|end|>", ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")),
+    "chatml": ("<|im_end|>", _IM),
+    "qwen2.5": ("<|im_end|>", _IM),
+    "qwen3": ("<|im_end|>", (*_IM, *_THINK)),
+    "qwen3-no-thinking": ("<|im_end|>", (*_IM, *_THINK)),
+    "llama3": ("<|eot_id|>", _LLAMA),
+    "llama3.1": ("<|eot_id|>", _LLAMA),
+}
+
+
+@functools.cache
+def builtin_template(name: str) -> str:
+    """The Jinja source of a built-in format, which is exported with weights trained on it."""
+    folder = pathlib.Path(__file__).parent / "formats"
+    thinking = name.removesuffix("-no-thinking")
+    text = (folder / f"{thinking}.jinja").read_text(encoding="utf-8").rstrip("\n")
+    return text if thinking == name else "{%- set enable_thinking = false %}\n" + text
+
+
+@functools.cache
+def _writer(name: str) -> Write:
+    return writer(builtin_template(name), {})
+
+
+def _write(
+    name: str, messages: Messages, generation_prompt: bool, tools: Sequence | None = None
+) -> str:
+    return _writer(name)(messages, generation_prompt, tools)
+
+
+CHAT_FORMATS = {
+    name: ChatFormat(functools.partial(_write, name), end, controls)
+    for name, (end, controls) in _BUILTIN.items()
 }
 
 
@@ -205,51 +161,50 @@ def render_chat(
     tools: Sequence[Mapping] | None = None,
     notes: collections.Counter | None = None,
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a conversation, and a mask that is 1 on what an assistant has to say.
+    """Token ids of a conversation, and a mask that is 1 on what the assistant writes.
 
-    The conversation is written whole, cut at its control tokens, and what lies between them is
-    encoded. The mask covers everything from the end of each assistant's header to its end token,
-    see `spans`; a token that begins in the header is not covered.
+    The conversation is written as one text and split at its control tokens; the texts between them
+    are encoded one by one. The mask covers everything from the end of each assistant's header to
+    its end token (see `spans`); a token that begins in the header is not covered.
 
     Args:
       messages: as `messages.read_turn` takes them; at least {"role", "content"} each.
-      generation_prompt: append the header after which an assistant is to speak.
+      generation_prompt: append the header that asks for an assistant's message.
       tools: that the assistant may call, as JSON schemas; for templates that write them.
       notes: gets counts of what is worth a warning: thoughts that the format drops, control
         tokens' names in messages, which stay text.
 
     Raises:
-      UserError: a message that cannot be read or that says what the format does not write, by
-        number and key; a mask that is not certain; a tokenizer without the format's control
-        tokens.
+      UserError: a message that cannot be read or holds what the format does not write, by number
+        and key; a mask that is not certain; a tokenizer without the format's control tokens.
     """
     for name in format.control_tokens:
         tokenizer.control(name)
-    controls = _pattern(tokenizer.control_names)
+    controls = control_pattern(tokenizer.control_names)
     turns = [_turn(format, number, message, controls) for number, message in enumerate(messages)]
     tools = [hidden(named(tool, "tools"), controls) for tool in tools or ()]
     if tools and not format.source:
         raise UserError(f"'tools': {_NO_TOOLS}")
-    text, learned = spans.said(format, turns, generation_prompt, tools, notes)
+    text, with_loss = spans.assistant_spans(format, turns, generation_prompt, tools, notes)
     if notes is not None:
         notes.update(_names_in(turns))
         notes[NULLS] += has_null([tools, *(turn.calls for turn in turns)])
         notes += collections.Counter()  # without what is 0
-    said = bytearray(len(text))
-    for start, stop in learned:
-        said[start:stop] = b"\1" * (stop - start)
+    marked = bytearray(len(text))
+    for start, stop in with_loss:
+        marked[start:stop] = b"\1" * (stop - start)
     ids: list[int] = []
     loss: list[int] = []
     at = 0
     for found in [*controls.finditer(text), None]:
         stop = found.start() if found else len(text)
         if stop > at:
-            tokens, mask = _encoded(tokenizer, text[at:stop], bytes(said[at:stop]))
+            tokens, mask = _encoded(tokenizer, text[at:stop], bytes(marked[at:stop]))
             ids += tokens
             loss += mask
         if found:
             ids.append(tokenizer.control(found[0]))
-            loss.append(said[stop])
+            loss.append(marked[stop])
             at = found.end()
     return ids, loss
 
@@ -265,7 +220,7 @@ _NO_TOOLS = (
 
 
 def _turn(format: ChatFormat, number: int, message: Any, controls: re.Pattern) -> Turn:
-    """A message, of which the format can write every key."""
+    """A message of which the format writes every key."""
     try:
         turn = read_turn(message, controls)
         if not format.source and (turn.role == "tool" or turn.calls):
@@ -280,7 +235,7 @@ def _turn(format: ChatFormat, number: int, message: Any, controls: re.Pattern) -
 
 
 def _with_object(call: Mapping) -> dict:
-    """A call whose arguments are an object, where they were JSON text."""
+    """A call whose arguments are an object, also where they were JSON text."""
     inner = call.get("function", call)
     if not isinstance(inner.get("arguments"), str):
         return dict(call)
@@ -289,7 +244,7 @@ def _with_object(call: Mapping) -> dict:
 
 
 def _names_in(turns: Sequence[Turn]) -> list[str]:
-    """Notes on control tokens' names that messages hold as text."""
+    """Notes on names of control tokens that messages hold as text."""
     return [
         f"control tokens' names in a message of role {turn.role!r} stay text"
         for turn in turns
@@ -297,17 +252,18 @@ def _names_in(turns: Sequence[Turn]) -> list[str]:
     ]
 
 
-def _encoded(tokenizer: Tokenizer, text: str, said: bytes) -> tuple[list[int], list[int]]:
-    """Ids of a text between two control tokens, and the mask of its characters for each."""
+def _encoded(tokenizer: Tokenizer, text: str, marked: bytes) -> tuple[list[int], list[int]]:
+    """Ids of a text between two control tokens, and for each the mask of its first character."""
     plain = text.replace(DISGUISE, "")
-    if said.count(said[0]) == len(said):
+    if marked.count(marked[0]) == len(marked):
         ids = tokenizer.encode(plain)
-        return ids, [said[0]] * len(ids)
+        return ids, [marked[0]] * len(ids)
     places = [place for place, letter in enumerate(text) if letter != DISGUISE]
     ids, starts = tokenizer.encode_with_starts(plain)
-    return ids, [said[places[start]] for start in starts]
+    return ids, [marked[places[start]] for start in starts]
 
 
 @functools.lru_cache
-def _pattern(control_names: tuple[str, ...]) -> re.Pattern:
+def control_pattern(control_names: tuple[str, ...]) -> re.Pattern:
+    """Matches the name of any control token."""
     return re.compile("|".join(map(re.escape, control_names)) or r"\Z.")

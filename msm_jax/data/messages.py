@@ -1,13 +1,13 @@
-"""What a message of a chat may hold, read into `Turn`s; nothing with a meaning is passed over.
+"""What a message of a chat may hold, read into `Turn`s; no key with a meaning is ignored.
 
     role               system, user, assistant or tool; for templates that write it also
                        developer, ipython or function
     content            a text, or a list of {"type": "text", "text": ...}, which are joined
     reasoning_content  an assistant's thoughts; also called thinking or reasoning
     tool_calls         an assistant's calls, as {"function": {"name", "arguments"}} or without the
-                       outer object; arguments are an object or its JSON text, or not there for {}
+                       outer object; arguments are an object or its JSON text, or absent for {}
     name               of who speaks; beside role "tool": of the function, with tool_call_id
-    weight, train, loss  0 or false: an assistant's message is written and not learned
+    weight, train, loss  0 or false: an assistant's message is written and carries no loss
 
 A null, an empty list and an empty text count as absent. `HARMLESS` keys say nothing to a model;
 every other key is refused by name.
@@ -45,6 +45,7 @@ _MARKS = re.compile(f"{_OPEN}([\ufdd6-\ufddf]*)|[{_CLOSE}{''.join(GENERATION)}]"
 # writes only how it ends. Its two tags are what the model writes, so they stay control tokens.
 _THOUGHT = re.compile(r"(\s*(?:<think>)?)((?:(?!</?think>).)*)(</think>)", re.DOTALL)
 Wrap = Callable[[str, str], str]
+NO_CONTROLS = re.compile("(?!)")  # matches nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +55,10 @@ class Turn:
     Attributes:
       pieces: (kind, text) that make up the content: "content", "thought", or "" for the tags of
         thoughts.
-      thought: what stood under a key of `THOUGHTS`.
+      thought: the text under a key of `THOUGHTS`.
       calls: tool calls.
       more: name and tool_call_id, where given.
-      learned: whether an assistant's message carries loss.
+      has_loss: whether an assistant's message carries loss.
     """
 
     role: str
@@ -65,7 +66,7 @@ class Turn:
     thought: str = ""
     calls: tuple[dict, ...] = ()
     more: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    learned: bool = True
+    has_loss: bool = True
 
     def message(self, wrap: Wrap = lambda text, kind: text) -> dict[str, Any]:
         """As a chat template takes it; `wrap` is given each text and its kind."""
@@ -91,30 +92,27 @@ def renamed(tool: Mapping, wrap: Wrap, kind: str) -> dict:
     return {**tool, "name": wrap(tool["name"], kind)}
 
 
-class Marks:
-    """Puts a mark around texts, so that they are found again in what a template makes of them."""
+def marker(kinds: list[tuple[int, str]], message: int, after_spaces: bool) -> Wrap:
+    """The `wrap` of `Turn.message` that puts a mark around each text, so that it is found again.
 
-    def __init__(self, after_spaces: bool = True):
-        self.kinds: list[tuple[int, str]] = []  # (number of the message, kind) by number of mark
-        self._after_spaces = after_spaces
+    Spaces at the ends stay outside, for templates trim them.
 
-    def around(self, message: int) -> Wrap:
-        """For `Turn.message` of a message.
+    Args:
+      kinds: gets (message, kind) of each mark, in the order of their numbers.
+      message: its number.
+      after_spaces: in a text of nothing but spaces, whether the mark is after or before them.
+    """
 
-        Spaces at the ends stay outside, for templates trim them; of a text of nothing but spaces
-        they stand before the mark or after it, as `after_spaces` says.
-        """
+    def wrap(text: str, kind: str) -> str:
+        core = text.strip()
+        if not core and kind == "thought":
+            return text  # an empty block of thoughts is not what one with a mark in it is
+        at = len(text) - len(text.lstrip()) if core or after_spaces else 0
+        number = str(len(kinds)).translate(_DIGITS)
+        kinds.append((message, kind))
+        return f"{text[:at]}{_OPEN}{number}{core}{_CLOSE}{text[at + len(core) :]}"
 
-        def wrap(text: str, kind: str) -> str:
-            core = text.strip()
-            if not core and kind == "thought":
-                return text  # an empty block of thoughts is not what one with a mark in it is
-            at = len(text) - len(text.lstrip()) if core or self._after_spaces else 0
-            number = str(len(self.kinds)).translate(_DIGITS)
-            self.kinds.append((message, kind))
-            return f"{text[:at]}{_OPEN}{number}{core}{_CLOSE}{text[at + len(core) :]}"
-
-        return wrap
+    return wrap
 
 
 def unmarked(text: str) -> tuple[str, dict[int, list[tuple[int, int]]], list[tuple[int, int]]]:
@@ -190,7 +188,7 @@ def read_turn(message: Any, controls: re.Pattern) -> Turn:
         )
     calls = _calls(held.pop("tool_calls", []), role, controls)
     content = _text(held.pop("content", "" if calls else None), "content")
-    thought, learned = _thought(held, role), _learned(held, role)
+    thought, has_loss = _thought(held, role), _has_loss(held, role)
     more = {key: _text(held[key], key) for key in ("name", "tool_call_id") if key in held}
     pieces = [("content", content)]
     if role == "assistant" and (block := _THOUGHT.match(content)):
@@ -204,11 +202,8 @@ def read_turn(message: Any, controls: re.Pattern) -> Turn:
         hidden(thought, controls),
         calls,
         hidden(more, controls),
-        learned,
+        has_loss,
     )
-
-
-_NOTHING = re.compile("(?!)")
 
 
 def check_asked(messages: Any) -> None:
@@ -221,7 +216,7 @@ def check_asked(messages: Any) -> None:
     turns = []
     for place, message in enumerate(messages):
         try:
-            turns.append(read_turn(message, _NOTHING))
+            turns.append(read_turn(message, NO_CONTROLS))
         except UserError as error:
             raise UserError(f"message {place}: {error}") from error
     if turns[-1].role == "assistant":
@@ -260,7 +255,7 @@ def _thought(held: dict, role: str) -> str:
     return next(iter(found.values()), "")
 
 
-def _learned(held: dict, role: str) -> bool:
+def _has_loss(held: dict, role: str) -> bool:
     found = {key: held.pop(key) for key in WEIGHTS if key in held}
     for key, value in found.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):

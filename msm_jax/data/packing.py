@@ -1,12 +1,15 @@
-"""Which documents share a row: an index computed once, before any batch is made."""
+"""Which documents share a row: an index over token stores, computed once before any batch."""
 
 import bisect
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
+from msm_jax.data.store import CHAT, DOCUMENT, Store
 from msm_jax.errors import UserError
 
+ROWS = ("packed", "documents")
 TOO_LONG = ("split", "cut", "drop", "error")  # what becomes of a document longer than a row
 LONG_CHATS = ("error", "drop", "cut")  # and of a chat, which is never split
 _MEANING = {
@@ -14,6 +17,7 @@ _MEANING = {
     "cut": "what does not fit is lost, and counted",
     "drop": "they are left out, and counted",
 }
+FATES = {"split": "split", "cut": "cut", "drop": "dropped"}  # in accounts
 
 
 def split_lengths(
@@ -34,7 +38,7 @@ def split_lengths(
       long_chats: the same for chats; they cannot be split.
 
     Raises:
-      UserError: an unknown policy, or an "error".
+      UserError: there are such documents and the policy is "error".
     """
     lengths = np.asarray(lengths, np.int64)
     chats = np.zeros(len(lengths), bool) if chats is None else chats
@@ -43,8 +47,6 @@ def split_lengths(
         ("documents", "too_long", too_long, TOO_LONG, ~chats),
         ("chats", "long_chats", long_chats, LONG_CHATS, chats),
     ):
-        if policy not in known:
-            raise UserError(f"packing.{key}={policy!r}: one of {known}")
         longer = those & (lengths > row_length)
         if policy == "error" and longer.any():
             others = ", ".join(f"{each!r} ({_MEANING[each]})" for each in known if each != "error")
@@ -62,12 +64,12 @@ def split_lengths(
 
 
 def pack(lengths: Sequence[int], row_length: int, seed: int) -> list[list[int]]:
-    """Best-fit decreasing: each piece goes, longest first, where it leaves the least room.
+    """Best-fit decreasing: each piece, longest first, goes into the row with the least room left.
 
     Args:
       lengths: of the pieces, each within 1..row_length.
       row_length: T.
-      seed: of the order among pieces of one length, so that rows are not made of neighbours.
+      seed: of the order among pieces of one length, so that neighbours do not share rows.
 
     Returns:
       Rows, each a list of piece numbers.
@@ -98,3 +100,117 @@ def pack(lengths: Sequence[int], row_length: int, seed: int) -> list[list[int]]:
             bisect.insort(rooms, left)
         rows_with_room[left].append(row)
     return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """The pieces of a store's documents that are to be packed into rows.
+
+    Attributes:
+      store: of the documents.
+      starts, sizes: int64[pieces], the first token of each in the store, and how many they are.
+      trained: int64[pieces], how many of them carry loss.
+      account: counts of the documents; see `pipeline.Data`.
+    """
+
+    store: Store
+    starts: np.ndarray
+    sizes: np.ndarray
+    trained: np.ndarray
+    account: dict
+
+    def repeated(self, times: int) -> "Pieces":
+        """Each piece several times; the account stays that of one pass."""
+        names = ("starts", "sizes", "trained")
+        changes = {name: np.tile(getattr(self, name), times) for name in names}
+        return dataclasses.replace(self, **changes)
+
+
+def find_pieces(
+    store: Store,
+    numbers: np.ndarray,
+    row_length: int,
+    too_long: str = "split",
+    long_chats: str = "error",
+) -> Pieces:
+    """The pieces of some documents of a store, as `split_lengths` makes them.
+
+    Args:
+      numbers: int64, of the documents.
+    """
+    lengths, shapes, begins = store.lengths[numbers], store.shapes[numbers], store.offsets[numbers]
+    chats = shapes != DOCUMENT
+    pieces = split_lengths(lengths, row_length, too_long, chats, long_chats)
+    starts, sizes = begins[pieces[:, 0]] + pieces[:, 1], pieces[:, 2] - pieces[:, 1]
+    trained = store.loss_tokens(starts, starts + sizes)
+    longer = lengths > row_length
+    account: dict = {
+        "documents": len(numbers),
+        "chats": int((shapes == CHAT).sum()),
+        "tokens": int(lengths.sum()),
+        "loss_tokens": int(trained.sum()),
+        "assistant_tokens": store.assistant_tokens(numbers),
+    }
+    for policy, those in ((too_long, longer & ~chats), (long_chats, longer & chats)):
+        if those.any():
+            account[FATES[policy]] = account.get(FATES[policy], 0) + int(those.sum())
+    if longer.any():
+        cost = store.loss_tokens(begins, begins + lengths).sum() - trained.sum()
+        account["lost_loss_tokens"] = int(cost)
+    return Pieces(store, starts, sizes, trained, account)
+
+
+class Packing:
+    """Which pieces of which documents are in which row.
+
+    Attributes:
+      count, tokens: rows, and tokens in all of them.
+      has_loss: bool[rows], which of them have a token with loss.
+      fill: share of token slots that are not padding.
+    """
+
+    def __init__(self, parts: Sequence[Pieces], row_length: int, seed: int, rows: str = "packed"):
+        """Packs the pieces of all parts together; with rows="documents" each has its own row.
+
+        Raises:
+          UserError: no row has a token with loss.
+        """
+        self._stores, self._row_length = [part.store for part in parts], row_length
+        sizes = np.concatenate([part.sizes for part in parts])
+        trained = np.concatenate([part.trained for part in parts])
+        if not trained.any():
+            raise UserError(
+                f"no row of {row_length} tokens has a token with loss: raise sequence_length"
+            )
+        if rows == "packed":
+            found = pack(sizes, row_length, seed)
+        else:
+            found = [[number] for number in range(len(sizes))]
+        order = np.concatenate([np.asarray(row, np.int64) for row in found])
+        self._bounds = np.concatenate([[0], np.cumsum([len(row) for row in found])])
+        self.count, self.tokens = len(found), int(sizes.sum())
+        self.fill = self.tokens / (self.count * row_length)
+        self.has_loss = np.add.reduceat(trained[order], self._bounds[:-1]) > 0
+        # Of each piece, in the order of the rows: its store, and its tokens there.
+        self._store = np.repeat(np.arange(len(parts)), [len(part.sizes) for part in parts])[order]
+        self._start = np.concatenate([part.starts for part in parts])[order]
+        self._size = sizes[order]
+
+    def fill_row(
+        self, number: int, tokens_T: np.ndarray, loss_T: np.ndarray, segment_ids_T: np.ndarray
+    ) -> None:
+        """Writes a row into int32, uint8 and int32 [T] that are 0, which is padding.
+
+        A token with loss is 1 in `loss_T`; pieces have segment ids 1, 2, ... A number beyond the
+        last row is a row of padding.
+        """
+        if number >= self.count:
+            return
+        at, pieces = 0, range(self._bounds[number], self._bounds[number + 1])
+        for segment, piece in enumerate(pieces, start=1):
+            store, size = self._stores[self._store[piece]], self._size[piece]
+            here, there = slice(at, at + size), slice(self._start[piece], self._start[piece] + size)
+            tokens_T[here] = store.tokens[there]
+            loss_T[here] = store.kinds[there] >= store.least
+            segment_ids_T[here] = segment
+            at += size

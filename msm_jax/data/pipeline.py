@@ -1,15 +1,13 @@
-"""From token stores to batches: choose, pack, shuffle, mix.
+"""From token stores to batches: choose documents, pack, shuffle, mix.
 
 A batch is a function of (seed, step), and so is each of its rows: `Data.rows(step, start, stop)`
-makes any of them without the others, whoever asks. Packing is an index computed once, and what
-follows is a Grain `MapDataset` over row numbers, so that the position of a run in its data is one
-integer, on any number of hosts.
+makes any of them without the others. Packing is an index computed once. What follows is a Grain
+`MapDataset` over row numbers, so that a run's position in its data is one integer, on any number of
+hosts.
 """
 
 import contextlib
-import dataclasses
 import functools
-import math
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,173 +15,24 @@ from collections.abc import Iterator, Mapping, Sequence
 import grain
 import numpy as np
 
-from msm_jax.data.packing import pack, split_lengths
-from msm_jax.data.store import CHAT, DOCUMENT, Store, load_store
+from msm_jax.data.packing import FATES, Packing, Pieces, find_pieces
+from msm_jax.data.store import Store, load_store
 from msm_jax.data.template import PROMPT_DIFFERS, find_format, unprompted
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 
 MIXTURES = ("weights", "epochs")
-ROWS = ("packed", "documents")
+Batch = dict[str, np.ndarray]  # of `as_batch`
 
 
-@dataclasses.dataclass(frozen=True)
-class PackedRows:
-    """Rows of isolated documents.
+def as_batch(tokens_BT: np.ndarray, loss_BT: np.ndarray, segment_ids_BT: np.ndarray) -> Batch:
+    """The one batch type: {"tokens", "targets", "loss_weights", "segment_ids", "positions"}.
 
-    Attributes:
-      tokens_NT: int32; padding is 0.
-      loss_NT: uint8, 1 where a token is to be learned.
-      segment_ids_NT: int32, 1, 2, ... within a row; 0 is padding.
-    """
+    Each is int32 [B, T], loss_weights float32. A token's target and loss weight are those of its
+    successor in its own segment, and 0 where a segment ends: no document is predicted from another.
 
-    tokens_NT: np.ndarray
-    loss_NT: np.ndarray
-    segment_ids_NT: np.ndarray
-
-    @property
-    def fill(self) -> float:
-        """Share of token slots that are not padding."""
-        return float(np.count_nonzero(self.segment_ids_NT) / self.segment_ids_NT.size)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pieces:
-    """What of a store's documents is to lie in rows.
-
-    Attributes:
-      store: that they are of.
-      starts, sizes: int64[pieces], the first token of each in the store, and how many they are.
-      trained: int64[pieces], how many of them a loss is on.
-      account: of the documents that they are of; see `Data`.
-    """
-
-    store: Store
-    starts: np.ndarray
-    sizes: np.ndarray
-    trained: np.ndarray
-    account: dict
-
-
-def cut_pieces(
-    store: Store,
-    numbers: np.ndarray,
-    row_length: int,
-    too_long: str = "split",
-    long_chats: str = "error",
-) -> Pieces:
-    """The pieces of some documents of a store, as `split_lengths` makes them.
-
-    Raises:
-      UserError: a document that is longer than a row, and packing says that this is an error.
-    """
-    lengths, shapes, begins = store.lengths[numbers], store.shapes[numbers], store.offsets[numbers]
-    chats = shapes != DOCUMENT
-    pieces = split_lengths(lengths, row_length, too_long, chats, long_chats)
-    starts, sizes = begins[pieces[:, 0]] + pieces[:, 1], pieces[:, 2] - pieces[:, 1]
-    trained = store.trained(starts, starts + sizes)
-    longer = lengths > row_length
-    account: dict = {
-        "documents": len(numbers),
-        "chats": int((shapes == CHAT).sum()),
-        "tokens": int(lengths.sum()),
-        "loss_tokens": int(trained.sum()),
-        "said_tokens": store.said(numbers),
-    }
-    for policy, those in ((too_long, longer & ~chats), (long_chats, longer & chats)):
-        if those.any():
-            account[_FATE[policy]] = account.get(_FATE[policy], 0) + int(those.sum())
-    if longer.any():
-        cost = store.trained(begins, begins + lengths).sum() - trained.sum()
-        account["lost_loss_tokens"] = int(cost)
-    return Pieces(store, starts, sizes, trained, account)
-
-
-_FATE = {"split": "split", "cut": "cut", "drop": "dropped"}
-
-
-class Packing:
-    """Which pieces of which documents lie in which row: an index over stores.
-
-    Attributes:
-      count, tokens: rows, and tokens in all of them.
-      taught: bool[rows], which of them have a token that is learned.
-    """
-
-    def __init__(self, parts: Sequence[Pieces], row_length: int, seed: int, rows: str = "packed"):
-        """`parts` are the pieces of each store, one as often as it is to be there.
-
-        Raises:
-          UserError: an unknown `rows`, or nothing that is learned in any row.
-        """
-        if rows not in ROWS:
-            raise UserError(f"packing.rows={rows!r}: one of {ROWS}")
-        self._stores, self._row_length = [part.store for part in parts], row_length
-        sizes = np.concatenate([part.sizes for part in parts])
-        trained = np.concatenate([part.trained for part in parts])
-        if rows == "packed":
-            found = pack(sizes, row_length, seed)
-        else:
-            found = [[number] for number in range(len(sizes))]
-        if not trained.any():
-            raise UserError(
-                f"no row of {row_length} tokens has a token that is learned: raise sequence_length"
-            )
-        order = np.concatenate([np.asarray(row, np.int64) for row in found])
-        self._bounds = np.concatenate([[0], np.cumsum([len(row) for row in found])])
-        self.count, self.tokens = len(found), int(sizes.sum())
-        self.taught = np.add.reduceat(trained[order], self._bounds[:-1]) > 0
-        # Of each piece, in the order of the rows: its store, and its tokens there.
-        whose = np.repeat(np.arange(len(parts)), [len(part.sizes) for part in parts])
-        self._store = whose[order]
-        self._start = np.concatenate([part.starts for part in parts])[order]
-        self._size = sizes[order]
-
-    @property
-    def fill(self) -> float:
-        """Share of token slots that are not padding."""
-        return self.tokens / (self.count * self._row_length)
-
-    def read(self, rows: Sequence[int]) -> PackedRows:
-        """Some rows; a number beyond the last is a row of padding."""
-        shape = (len(rows), self._row_length)
-        tokens_NT, segment_ids_NT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        loss_NT = np.zeros(shape, np.uint8)
-        for row, number in enumerate(rows):
-            if number < self.count:
-                self._fill(number, tokens_NT[row], loss_NT[row], segment_ids_NT[row])
-        return PackedRows(tokens_NT, loss_NT, segment_ids_NT)
-
-    def _fill(self, number: int, tokens_T, loss_T, segment_ids_T) -> None:
-        at = 0
-        first, last = self._bounds[number], self._bounds[number + 1]
-        for segment, piece in enumerate(range(first, last), start=1):
-            store, start, size = self._stores[self._store[piece]], *self._span(piece)
-            here, there = slice(at, at + size), slice(start, start + size)
-            tokens_T[here] = store.tokens[there]
-            loss_T[here] = store.kinds[there] >= store.least
-            segment_ids_T[here] = segment
-            at += size
-
-    def _span(self, piece: int) -> tuple[int, int]:
-        return self._start[piece], self._size[piece]
-
-
-def pack_rows(examples, row_length: int, seed: int) -> PackedRows:
-    """Lay (ids, loss mask) examples into rows, as `Packing` does with those of a store."""
-    ids, kinds = zip(*examples, strict=True)
-    offsets = np.concatenate([[0], np.cumsum([len(each) for each in ids])]).astype(np.int64)
-    shapes, facts = np.zeros(len(ids), np.uint8), {"said": 0}
-    store = Store(np.concatenate(ids), np.concatenate(kinds), offsets, shapes, 1, facts)
-    packing = Packing([cut_pieces(store, np.arange(len(ids)), row_length)], row_length, seed)
-    return packing.read(range(packing.count))
-
-
-def as_batch(tokens_BT, loss_BT, segment_ids_BT) -> dict[str, np.ndarray]:
-    """The one batch type of the house, each int32 or float32 [B, T].
-
-    A token's target is its successor in its own segment; its loss weight is the successor's, and
-    0 where a segment ends: documents are never predicted from each other.
+    Args:
+      tokens_BT, loss_BT, segment_ids_BT: int32, uint8, int32 [B, T], as of `Packing.fill_row`.
     """
     same_Bt = (segment_ids_BT[:, 1:] == segment_ids_BT[:, :-1]) & (segment_ids_BT[:, 1:] > 0)
     targets_BT = np.zeros(tokens_BT.shape, np.int32)
@@ -202,119 +51,146 @@ def as_batch(tokens_BT, loss_BT, segment_ids_BT) -> dict[str, np.ndarray]:
     }
 
 
-class _Shuffled:
-    """The rows of one packing, as (its number, number of the row), every epoch in another order.
+def read_rows(picked: Sequence[tuple[Packing, int]], row_length: int) -> Batch:
+    """The batch of some rows, each a packing and a number of its rows."""
+    shape = (len(picked), row_length)
+    tokens_BT, segment_ids_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    loss_BT = np.zeros(shape, np.uint8)
+    for at, (packing, row) in enumerate(picked):
+        packing.fill_row(row, tokens_BT[at], loss_BT[at], segment_ids_BT[at])
+    return as_batch(tokens_BT, loss_BT, segment_ids_BT)
 
-    The order is a function of (seed, epoch). Without `length` there is no end; beyond a length
-    rows are padding.
+
+def pack_rows(
+    examples: Sequence[tuple[np.ndarray, np.ndarray]],
+    row_length: int,
+    seed: int = 0,
+    rows: str = "packed",
+) -> Batch:
+    """The batch of (token ids, loss mask) examples, packed as `Packing` does, or one to a row."""
+    ids, kinds = zip(*examples, strict=True)
+    offsets = np.concatenate([[0], np.cumsum([len(each) for each in ids])]).astype(np.int64)
+    shapes, facts = np.zeros(len(ids), np.uint8), {"assistant_tokens": 0}
+    store = Store(np.concatenate(ids), np.concatenate(kinds), offsets, shapes, 1, facts)
+    pieces = find_pieces(store, np.arange(len(ids)), row_length)
+    packing = Packing([pieces], row_length, seed, rows)
+    return read_rows([(packing, row) for row in range(packing.count)], row_length)
+
+
+class _Shuffled:
+    """The rows of one packing, as (its name, number of the row), every epoch in another order.
+
+    The order is a function of (seed, epoch). Without `length` there is no end; rows beyond it are
+    padding.
     """
 
-    def __init__(self, number: int, rows: int, seed: int, length: int = sys.maxsize):
-        self._number, self._rows, self._length = number, rows, length
+    def __init__(self, name: str, rows: int, seed: int, length: int = sys.maxsize):
+        self._name, self._rows, self._length = name, rows, length
         draw = lambda epoch: np.random.default_rng((seed, epoch)).permutation(rows)
         self._order = functools.lru_cache(maxsize=2)(draw)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return sys.maxsize  # how Grain writes "endless"
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[str, int]:
         if index >= self._length:
-            return self._number, self._rows
+            return self._name, self._rows
         epoch, at = divmod(index, self._rows)
-        return self._number, self._order(epoch)[at]
+        return self._name, self._order(epoch)[at]
 
 
 class Data:
     """The mixture of a training stage.
 
     Attributes:
-      batches: `grain.MapDataset`; `batches[step]` is the global batch of that step.
       steps: after which everything was seen as often as `epochs` says; None where rows are drawn
         by weight, and there is no end.
+      packings: by name of their source; one named "" where all sources are packed together.
       accounts: for config.json: name -> counts of one pass over a source ("repeat" in
         mixture="epochs" is not in them): "documents", of them "chats"; "tokens"; "loss_tokens", on
-        which there is a loss; "said_tokens", see `store.Store`; how many documents were "split",
-        "cut" or "dropped" because they are longer than a row, and the "lost_loss_tokens" that this
-        cost; "refused" rows; "unused_keys", name -> rows; "notes", sentence -> how often; and of a
-        packing "rows", "fill", and
-        "empty_rows" in which nothing is learned.
+        which there is a loss; "assistant_tokens", see `store.Store`; how many documents were
+        "split", "cut" or "dropped" because they are longer than a row, and the "lost_loss_tokens"
+        that this cost; "refused" rows; "unused_keys", name -> rows; "notes", sentence -> how often;
+        and of a packing "rows", "fill", and "empty_rows" without a token with loss.
       notes: the same in sentences, where there is something to know, for log.txt.
       examples: source -> (token ids, loss mask) of its first document or chat.
-      contents: name -> {"content": SHA-256 of the files, "format": of the tokens' making}: with the
-        stage's keys all that a batch depends on; kept in checkpoints.
+      contents: name -> {"content": SHA-256 of the files, "format": version of tokenization}: with
+        the stage's keys all that a batch depends on; kept in checkpoints.
     """
 
-    def __init__(self, packings: Mapping[str, Packing], weights, rows, row_length, seed, epochs):
-        self.packings, self._rows = dict(packings), rows
+    def __init__(
+        self,
+        packings: Mapping[str, Packing],
+        weights: Mapping[str, float],
+        rows: int,
+        row_length: int,
+        seed: int,
+        epochs: float | None,
+    ):
+        """Mixes the rows of packings by weight; with `epochs` of one packing, as often as that.
+
+        Args:
+          rows, row_length: B and T of the global batch.
+
+        Raises:
+          UserError: fewer epochs than make one row.
+        """
+        self.packings, self._rows, self._row_length = dict(packings), rows, row_length
         self.accounts: dict[str, dict] = {}
         self.notes: list[str] = []
         self.examples: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.contents: dict[str, dict] = {}
         self.steps: int | None = None
-        names = list(packings)
-
-        def source(number, name):
-            # A seed by name: a source's order does not change when another one comes or goes.
-            own_seed = zlib.crc32(f"{seed} {name}".encode())
+        parts = []
+        for name, packing in packings.items():
             length = sys.maxsize
             if epochs is not None:
-                length = round(epochs * packings[name].count)
+                length = round(epochs * packing.count)
                 self.steps = -(-length // rows)
                 if not length:
                     raise UserError(
-                        f"epochs={epochs} of {packings[name].count} rows make not one row: raise "
-                        "epochs"
+                        f"epochs={epochs} of {packing.count} rows make not one row: raise epochs"
                     )
-            order = _Shuffled(number, packings[name].count, own_seed, length)
-            return grain.MapDataset.source(order)
+            # A seed by name: a source's order does not change when another one comes or goes.
+            own_seed = zlib.crc32(f"{seed} {name}".encode())
+            order = _Shuffled(name, packing.count, own_seed, length)
+            parts.append(grain.MapDataset.source(order))
+        self._mixed = grain.MapDataset.mix(parts, [weights[name] for name in packings])
 
-        def assemble(picked):
-            shape = (len(picked), row_length)
-            tokens_BT, segment_ids_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-            loss_BT = np.zeros(shape, np.uint8)
-            for at, (number, row) in enumerate(picked):
-                packing = packings[names[number]]
-                if row < packing.count:
-                    packing._fill(row, tokens_BT[at], loss_BT[at], segment_ids_BT[at])
-            return as_batch(tokens_BT, loss_BT, segment_ids_BT)
+    def rows(self, step: int, start: int = 0, stop: int | None = None) -> Batch:
+        """Rows start..stop of the global batch of a step, by default all; see `as_batch`."""
+        picked = self._picked(step, start, self._rows if stop is None else stop)
+        return read_rows(picked, self._row_length)
 
-        parts = [source(number, name) for number, name in enumerate(names)]
-        self._mixed = grain.MapDataset.mix(parts, [weights[name] for name in names])
-        self._assemble = assemble
-        self.batches = self._mixed.batch(rows, drop_remainder=True, batch_fn=assemble)
+    def _picked(self, step: int, start: int, stop: int) -> list[tuple[Packing, int]]:
+        found = [self._mixed[step * self._rows + row] for row in range(start, stop)]
+        return [(self.packings[name], row) for name, row in found]
 
-    def stage_steps(self, asked: int) -> int:
-        """The optimizer steps of a stage: as many as asked for, or, for 0, all that there are.
+    def stage_steps(self, steps: int) -> int:
+        """The optimizer steps of a stage: the number given, or, for 0, all that there are.
 
         Raises:
-          UserError: there are fewer, or, for 0, there is no end; a step that would learn nothing.
+          UserError: there are fewer, or, for 0, there is no end; a step has no token with loss.
         """
-        if self.steps is None and asked < 1:
-            raise UserError(f'steps={asked}: mixture="weights" has no end: set steps')
-        if self.steps is not None and asked > self.steps:
+        if self.steps is None and steps < 1:
+            raise UserError(f'steps={steps}: mixture="weights" has no end: set steps')
+        if self.steps is not None and steps > self.steps:
             raise UserError(
-                f'steps={asked}: mixture="epochs" has data for {self.steps} steps only: set '
+                f'steps={steps}: mixture="epochs" has data for {self.steps} steps only: set '
                 'steps=0 for all of them, raise epochs, or set mixture="weights"'
             )
-        steps = asked or self.steps or 0
-        if not all(packing.taught.all() for packing in self.packings.values()):
+        steps = steps or self.steps or 0
+        if not all(packing.has_loss.all() for packing in self.packings.values()):
             for step in range(steps):
-                if not any(map(self._is_taught, range(step * self._rows, (step + 1) * self._rows))):
+                picked = self._picked(step, 0, self._rows)
+                if not any(
+                    row < packing.count and packing.has_loss[row] for packing, row in picked
+                ):
                     raise UserError(
-                        f"step {step}: none of its {self._rows} rows has a token that is learned: "
+                        f"step {step}: none of its {self._rows} rows has a token with loss: "
                         'raise rows or sequence_length, or set packing.too_long="cut"'
                     )
         return steps
-
-    def _is_taught(self, row: int) -> bool:
-        number, at = self._mixed[row]
-        taught = list(self.packings.values())[number].taught
-        return at < len(taught) and bool(taught[at])
-
-    def rows(self, step: int, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Rows start..stop of the global batch of a step."""
-        first = step * self._rows
-        return self._assemble([self._mixed[first + row] for row in range(start, stop)])
 
 
 def load_data(
@@ -330,14 +206,14 @@ def load_data(
     cache: str = "",
     where: str = "data",
 ) -> Data:
-    """Tokenize, choose, pack and mix the sources of a stage.
+    """Tokenizes, chooses, packs and mixes the sources of a stage.
 
     Args:
-      config: name -> keys as in `msm_jax.train.config.source`.
+      config: name -> keys as in `msm_jax.train.config.source`, whose ranges are checked there.
       chat_format: a name that `find_format` knows.
       row_length, rows: T and B of the global batch.
       seed: of packing, order and mixture.
-      mixture: "weights": every source is packed by itself, rows are drawn by its weight, which
+      mixture: "weights": every source is packed by itself, and rows are drawn by its weight, which
         since packed rows are full is its share of tokens, without end. "epochs": all documents
         are packed together, and seen `epochs` times.
       packing: {"rows": "packed" or "documents", one to a row; "too_long", "long_chats": see
@@ -346,58 +222,47 @@ def load_data(
       where: the config's key, for messages.
 
     Raises:
-      UserError: no source, a weight below 0, an unreadable file or row, too few documents, a chat
-        longer than a row, nothing that is learned.
+      UserError: no source, an unreadable file or row, too few documents, a chat longer than a row,
+        no token with loss.
     """
-    if mixture not in MIXTURES:
-        raise UserError(f"mixture={mixture!r}: one of {MIXTURES}")
     used = {name: dict(source) for name, source in config.items() if source["weight"] != 0}
     if not used:
         raise UserError(
             f"{where}: no source with a weight above 0; set {where}.NAME.path and .weight"
         )
-    if not 0 < epochs < math.inf:
-        raise UserError(f"epochs={epochs}: must be above 0, and finite")
-    packing = {"rows": "packed", "too_long": "split", "long_chats": "error", **(packing or {})}
-    policy = {key: packing[key] for key in ("too_long", "long_chats")}
+    policy = {"rows": "packed", **(packing or {})}
+    layout = policy.pop("rows")
     parts: dict[str, Pieces] = {}
-    weights, accounts, notes, examples, contents = {}, {}, [], {}, {}
+    accounts, notes, examples, contents = {}, [], {}, {}
     for name, source in sorted(used.items()):
         here = f"{where}.{name}"
-        if source["weight"] < 0:
-            raise UserError(f"{here}.weight={source['weight']}: must not be negative")
-        if source.get("repeat", 1) < 1:
-            raise UserError(f"{here}.repeat={source['repeat']}: must be at least 1")
         store, _ = load_store(source, tokenizer, chat_format, cache)
         numbers = _chosen(here, source, store)
         with _at(here):
-            pieces = cut_pieces(store, numbers, row_length, **policy)
-        parts[name] = _repeated(pieces, source.get("repeat", 1))
-        weights[name] = float(source["weight"])
-        accounts[name] = {**parts[name].account, **_rows_account(store)}
-        notes += _in_words(here, accounts[name], store)
+            pieces = find_pieces(store, numbers, row_length, **policy)
+        parts[name] = pieces.repeated(source.get("repeat", 1))
+        accounts[name] = {**pieces.account, **_rows_account(store)}
+        notes += _sentences(here, accounts[name], store)
         examples[name] = store.document(int(numbers[0]))
-        contents[name] = {key: store.facts["asked"][key] for key in ("content", "format")}
+        contents[name] = {key: store.facts["recipe"][key] for key in ("content", "format")}
     if any(account["chats"] for account in accounts.values()):
         format = find_format(chat_format, tokenizer.directory or ".", tokenizer)
         if differs := unprompted(format):
             notes.append(f"chat_format={chat_format}: {PROMPT_DIFFERS}: {differs}")
-    if mixture == "epochs":
-        with _at(where):
-            together = Packing(list(parts.values()), row_length, seed, packing["rows"])
-        data = Data({"": together}, {"": 1.0}, rows, row_length, seed, epochs)
-    else:
-        packings = {}
-        for name, part in parts.items():
-            with _at(f"{where}.{name}"):
-                packings[name] = Packing([part], row_length, seed, packing["rows"])
-        data = Data(packings, weights, rows, row_length, seed, None)
-    for name, found in data.packings.items():
-        facts = {"rows": found.count, "fill": round(found.fill, 4)}
-        if count := int(np.count_nonzero(~found.taught)):
-            facts["empty_rows"] = count
-            notes.append(f"{where}: in {count} of {found.count} rows nothing is learned")
-        accounts.setdefault(name or "all", {}).update(facts)
+    together = mixture == "epochs"
+    groups = {"": [*parts.values()]} if together else {name: [p] for name, p in parts.items()}
+    packings = {}
+    for name, group in groups.items():
+        with _at(f"{where}.{name}" if name else where):
+            packings[name] = Packing(group, row_length, seed, layout)
+    weights = {"": 1.0, **{name: float(source["weight"]) for name, source in used.items()}}
+    data = Data(packings, weights, rows, row_length, seed, epochs if together else None)
+    for name, found in packings.items():
+        counts = {"rows": found.count, "fill": round(found.fill, 4)}
+        if empty := int(np.count_nonzero(~found.has_loss)):
+            counts["empty_rows"] = empty
+            notes.append(f"{where}: {empty} of {found.count} rows have no token with loss")
+        accounts.setdefault(name or "all", {}).update(counts)
     data.accounts, data.notes = accounts, notes
     data.examples, data.contents = examples, contents
     return data
@@ -405,38 +270,29 @@ def load_data(
 
 @contextlib.contextmanager
 def _at(where: str) -> Iterator[None]:
-    """Errors that do not know which source they are about, with its name."""
+    """Puts the source's name before errors that do not know it."""
     try:
         yield
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
 
 
-def _repeated(pieces: Pieces, times: int) -> Pieces:
-    changes = {key: np.tile(getattr(pieces, key), times) for key in ("starts", "sizes", "trained")}
-    return dataclasses.replace(pieces, **changes)
-
-
 def _chosen(where: str, source: Mapping, store: Store) -> np.ndarray:
-    """The documents of a source, by `take` or `take_tokens`; a smaller choice lies in a larger."""
+    """The documents of a source, by `take` or `take_tokens`; a larger choice holds a smaller."""
     count, tokens = source.get("take", 0), source.get("take_tokens", 0)
     everything = np.arange(len(store.lengths))
     if not count and not tokens:
         return everything
     if count and tokens:
         raise UserError(f"{where}: take={count} and take_tokens={tokens}: give one of them")
-    if count < 0 or tokens < 0:
-        raise UserError(f"{where}: take={count}, take_tokens={tokens}: must not be negative")
     order = np.random.default_rng(source.get("take_seed", 0)).permutation(everything)
-    if count:
-        have = len(everything)
-    else:
+    key, wanted, have = "take", count, len(everything)
+    if tokens:
         sums = np.cumsum(store.lengths[order])
-        have, count = int(sums[-1]), int(np.searchsorted(sums, tokens, side="right"))
-    asked = tokens or count
-    if asked > have:
-        what = "take_tokens" if tokens else "take"
-        raise UserError(f"{where}.{what}={asked}: {source['path']} has only {have}")
+        count = int(np.searchsorted(sums, tokens, side="right"))
+        key, wanted, have = "take_tokens", tokens, int(sums[-1])
+    if wanted > have:
+        raise UserError(f"{where}.{key}={wanted}: {source['path']} has only {have}")
     if not count:
         raise UserError(
             f"{where}.take_tokens={tokens}: the first document drawn has {sums[0]} tokens: raise it"
@@ -446,15 +302,11 @@ def _chosen(where: str, source: Mapping, store: Store) -> np.ndarray:
 
 def _rows_account(store: Store) -> dict:
     """What the store counted of the rows of its file, where there is something."""
-    counts = {
-        "refused": store.facts["skipped"],
-        "unused_keys": store.facts["unused"],
-        "notes": store.facts["notes"],
-    }
-    return {name: value for name, value in counts.items() if value}
+    names = {"refused": "skipped", "unused_keys": "unused", "notes": "notes"}
+    return {name: store.facts[key] for name, key in names.items() if store.facts[key]}
 
 
-def _in_words(where: str, account: Mapping, store: Store) -> list[str]:
+def _sentences(where: str, account: Mapping, store: Store) -> list[str]:
     """What a user has to know of a source, for log.txt."""
     listed = lambda counts: ", ".join(f"{name!r} ({count})" for name, count in counts.items())
     found = []
@@ -463,12 +315,12 @@ def _in_words(where: str, account: Mapping, store: Store) -> list[str]:
     if counts := account.get("unused_keys"):
         found.append(f"{where}: keys not used (rows): {listed(counts)}")
     found += [f"{where}: {note}: {count}" for note, count in account.get("notes", {}).items()]
-    fates = [f"{account[fate]} {fate}" for fate in _FATE.values() if fate in account]
+    fates = [f"{account[fate]} {fate}" for fate in FATES.values() if fate in account]
     if fates:
         what = "chats" if account["chats"] == account["documents"] else "documents"
         found.append(
             f"{where}: {', '.join(fates)} of {account['documents']} {what}, longer than a row: "
-            f"{account['lost_loss_tokens']} learned tokens lost, "
-            f"{account['loss_tokens']} are trained"
+            f"{account['lost_loss_tokens']} tokens with loss are left out, "
+            f"{account['loss_tokens']} are trained on"
         )
     return found

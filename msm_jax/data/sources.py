@@ -1,4 +1,4 @@
-"""Where rows come from: JSONL, Parquet, ArrayRecord and TFDS, behind one iterator.
+"""The rows of data files: JSONL, Parquet, ArrayRecord and TFDS, behind one iterator.
 
     NAME.jsonl, NAME.jsonl.gz, NAME.jsonl.zst   one JSON object a line
     NAME.parquet                                columns are keys
@@ -10,14 +10,14 @@ What a row may be: `corpus/rows.py`.
 """
 
 import glob
-import hashlib
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from msm_jax.corpus.records import file_hash, parse_row, read_lines, read_parquet
+from msm_jax.corpus.records import parse_row, read_lines, read_parquet
 from msm_jax.errors import UserError
+from msm_jax.files import sha256_file, sha256_text
 
 TFDS = "tfds:"
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".array_record")
@@ -49,11 +49,9 @@ def source_files(path: str) -> list[pathlib.Path]:
 
 
 def source_hash(path: str) -> str:
-    """SHA-256 of the content of a source, wherever it lies."""
-    files = source_files(path)
-    if len(files) == 1:
-        return file_hash(files[0])
-    return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
+    """SHA-256 of the content of a source, wherever its files are."""
+    hashes = [sha256_file(file) for file in source_files(path)]
+    return hashes[0] if len(hashes) == 1 else sha256_text("".join(hashes))
 
 
 def read_source(

@@ -1,36 +1,37 @@
-"""Which characters of a written chat an assistant has to say.
+"""Which characters of a written chat are the assistant's, and so carry loss.
 
-The chat is written twice: as it is, and with a mark around the text of every message. Without the
-marks both must be the same text; then the marks tell where each message lies, whatever the template
-makes of headers, and whatever a message imitates. Between two messages stands only what the format
-writes, so that the header of an answer is found there with certainty:
+The chat is written twice: as it is, and with a mark around the text of every message. Both must be
+the same text once the marks are removed. The marks then show where each message is, whatever
+headers the template writes and whatever a message imitates. Only the format writes between two
+messages, so the header of an answer is found there with certainty:
 
-1. where a generation prompt adds something, that is the header (also a part of it, where a template
-   writes less in earlier turns: Qwen3's empty block of thoughts);
-2. else, where the template writes the header by itself with the answer, what stands there;
-3. else the header is what follows the last message where the chat ends before the answer: the
-   end of the turn before it (Llama 2, Mistral);
-4. where a template writes another header than it asks with, the answer's own first word is its
-   beginning.
+1. If a generation prompt adds something, that is the header (or a part of it, where a template
+   writes less in earlier turns: Qwen3's empty block of thoughts).
+2. Else, if the template writes the header together with the answer, it is what precedes the answer.
+3. Else the header is what follows the last message of a chat that ends before the answer: the end
+   of the turn before it (Llama 2, Mistral).
+4. If a template writes another header than its generation prompt, the answer begins with its own
+   first word.
 
-An answer ends with the first end token after it, before the next message. A template with
-{% generation %} tags says itself what is learned, and its tags are checked in the same way.
+An answer ends with the first end token after it, before the next message. {% generation %} tags of
+a template say themselves what carries loss, and are checked in the same way.
 """
 
 import collections
 import contextlib
 import dataclasses
+import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from msm_jax.data.messages import Marks, Turn, renamed, unmarked
+from msm_jax.data.jinja import Write
+from msm_jax.data.messages import Turn, marker, renamed, unmarked
 from msm_jax.errors import UserError
 
 # At the end of what is before an answer's first word: what a template writes of its thoughts.
 _OWN_WORDS = re.compile(r"(?:<think>\s*(?:</think>\s*)?| *)\Z")
-Write = Callable[..., str]  # (messages, generation prompt wanted[, tools]) -> text
 DROPPED = "thoughts that the chat format does not write, so that they are not learned"
 UNTAGGED = (
     "answers that the template's {% generation %} tags leave out, in part or with their end token, "
@@ -53,29 +54,33 @@ class Written:
       generated: (start, stop) of each generation tag.
     """
 
-    def __init__(self, write: Write, turns: Sequence[Turn], prompt: bool, tools: Sequence = ()):
-        def give(messages, tools):
-            more = (tools,) if tools else ()  # built-in formats take none
-            return unmarked(write(messages, prompt, *more))
+    def __init__(
+        self, write: Write, turns: Sequence[Turn], prompt: bool, tools: Sequence[Mapping] = ()
+    ):
+        """Writes `turns`, and the header of a next answer where `prompt` is true.
 
-        self.text, _, self.generated = give([turn.message() for turn in turns], tools)
+        Raises:
+          UserError: the text depends on what messages say, so that the places are not certain.
+        """
+        plain = [turn.message() for turn in turns]
+        self.text, _, self.generated = unmarked(write(plain, prompt, tools))
         for after_spaces in (True, False):
-            marks = Marks(after_spaces)
-            marked = [turn.message(marks.around(number)) for number, turn in enumerate(turns)]
-            named = [renamed(tool, marks.around(-1), "tool") for tool in tools]
-            text, self._places, generated = give(marked, named)
-            self._kinds = marks.kinds
+            self._kinds: list[tuple[int, str]] = []
+            around = functools.partial(marker, self._kinds, after_spaces=after_spaces)
+            marked = [turn.message(around(number)) for number, turn in enumerate(turns)]
+            named = [renamed(tool, around(-1), "tool") for tool in tools]
+            text, self._places, generated = unmarked(write(marked, prompt, named))
             if (text, generated) == (self.text, self.generated):
                 return
         at = len(os.path.commonprefix([text, self.text]))
         raise UserError(
             f"what the chat format writes depends on what a message says, near "
-            f"{self.text[max(0, at - 20) : at + 20]!r}: what an assistant said is not certain; "
-            f"use a built-in chat_format instead"
+            f"{self.text[max(0, at - 20) : at + 20]!r}: which tokens are the assistant's is not "
+            f"certain; use a built-in chat_format instead"
         )
 
     def places(self, message: int, kind: str = "") -> list[tuple[int, int]]:
-        """Where the texts of a message stand; all of them, or of a kind."""
+        """(start, stop) of the texts of a message; all of them, or of a kind."""
         return sorted(
             place
             for mark, (number, what) in enumerate(self._kinds)
@@ -83,8 +88,14 @@ class Written:
             for place in self._places.get(mark, ())
         )
 
+    def own(self, message: int) -> list[tuple[int, int]]:
+        """The same without names, which belong to the header."""
+        return [
+            place for kind in ("thought", "content", "call") for place in self.places(message, kind)
+        ]
+
     def missing(self, message: int) -> set[str]:
-        """Kinds of a message's texts of which at least one is not written."""
+        """Kinds of which at least one text of a message is not written."""
         marks = enumerate(self._kinds)
         return {kind for mark, (n, kind) in marks if n == message and mark not in self._places}
 
@@ -98,8 +109,7 @@ class Written:
         Raises:
           UserError: it is not written, or another message stands within it.
         """
-        kinds = ("thought", "content", "call")  # a name belongs to the header
-        own = [place for kind in kinds for place in self.places(message, kind)]
+        own = self.own(message)
         if not own:
             raise LeftOut("the chat format writes nothing of a message")
         start, stop = min(own)[0], max(stop for _, stop in own)
@@ -117,11 +127,11 @@ class Written:
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """Of an answer.
+    """The header of an answer.
 
     Attributes:
-      text: what stands before every answer; "" where that is the end of the turn before.
-      asked: it is what a generation prompt writes, so that a model is asked with it.
+      text: what is written before every answer; "" where that is the end of the turn before.
+      asked: whether a generation prompt writes it.
     """
 
     text: str
@@ -129,7 +139,7 @@ class Header:
 
 
 def find_header(write: Write) -> Header:
-    """By rule 1 or 2; with an empty text where rule 3 is needed.
+    """The header by rule 1 or 2; with an empty text where rule 3 is needed.
 
     Raises:
       UserError: the format refuses a question with an answer.
@@ -181,20 +191,20 @@ def find_ends(write: Write, find: Callable[[str], str | None], eos: str | None) 
 
 
 def _answered(write: Write, turns: list[Turn]) -> str:
-    """What stands after the answer of a chat, before any further message."""
+    """What is written after the answer of a chat, before any further message."""
     written = Written(write, turns, False)
     _, _, stop, after = written.around(1)
     return written.text[stop:after]
 
 
-def said(
+def assistant_spans(
     format: Any,
     turns: Sequence[Turn],
     prompt: bool = False,
     tools: Sequence = (),
     notes: collections.Counter | None = None,
 ) -> tuple[str, list[tuple[int, int]]]:
-    """A written chat, and (start, stop) of what is learned of it.
+    """A written chat, and (start, stop) of its characters with loss.
 
     Args:
       format: a `ChatFormat`.
@@ -204,8 +214,8 @@ def said(
       notes: counts `DROPPED` thoughts and `UNTAGGED` answers.
 
     Raises:
-      UserError: the format refuses the chat, or leaves out what a message says; or it cannot be
-        told with certainty what an assistant said.
+      UserError: the format refuses the chat, or leaves out what a message says; or which
+        characters are the assistant's is not certain.
     """
     written = Written(format.write, turns, prompt, tools)
     if tools and written.missing(-1):
@@ -214,7 +224,7 @@ def said(
     for number, turn in enumerate(turns):
         try:
             _check_written(format, written, number, turn, notes)
-            if turn.role == "assistant" and turn.learned and not format.is_tagged:
+            if turn.role == "assistant" and turn.has_loss and not format.is_tagged:
                 start = _start(format, written, turns, number, tools)
                 stop = _stop(format, written, number, turn)
                 if written.text.count("</think>", start, stop) > 1:
@@ -232,7 +242,9 @@ def said(
     return written.text, spans
 
 
-def _check_written(format, written: Written, number: int, turn: Turn, notes) -> None:
+def _check_written(
+    format: Any, written: Written, number: int, turn: Turn, notes: collections.Counter | None
+) -> None:
     missing = written.missing(number)
     if "thought" in missing and (not turn.thought or format.writes_thoughts):
         missing.discard("thought")
@@ -247,7 +259,9 @@ def _check_written(format, written: Written, number: int, turn: Turn, notes) -> 
         )
 
 
-def _start(format, written: Written, turns: Sequence[Turn], number: int, tools) -> int:
+def _start(
+    format: Any, written: Written, turns: Sequence[Turn], number: int, tools: Sequence[Mapping]
+) -> int:
     """Where an answer begins: where its header ends."""
     before, first, _, _ = written.around(number)
     gap = written.text[before:first]
@@ -265,13 +279,13 @@ def _start(format, written: Written, turns: Sequence[Turn], number: int, tools) 
     if written.places(number, "content") or written.places(number, "thought"):
         return before + _OWN_WORDS.search(gap).start()  # type: ignore[union-attr]
     raise UserError(
-        "where this call's header ends cannot be told with certainty: the chat format writes "
+        "the end of this call's header is not certain: the chat format writes "
         f"{gap!r} before it, and {own!r} where an answer is asked for; give it a content, or use "
         "another chat_format"
     )
 
 
-def _stop(format, written: Written, number: int, turn: Turn) -> int:
+def _stop(format: Any, written: Written, number: int, turn: Turn) -> int:
     """Where an answer ends: after its end token."""
     _, _, stop, after = written.around(number)
     tail = written.text[stop:after]
@@ -285,7 +299,7 @@ def _stop(format, written: Written, number: int, turn: Turn) -> int:
 
 
 def _tagged(written: Written, turns: Sequence[Turn]) -> list[tuple[int, int]]:
-    """What a template's own tags mark, without answers that are not to be learned."""
+    """What a template's own tags mark, without answers that carry no loss."""
     spans = []
     for start, stop in written.generated:
         inside = [
@@ -296,22 +310,23 @@ def _tagged(written: Written, turns: Sequence[Turn]) -> list[tuple[int, int]]:
         ]
         if any(turn.role != "assistant" for turn in inside):
             raise UserError("the template's {% generation %} tags hold what no assistant said")
-        if len({turn.learned for turn in inside}) > 1:
+        if len({turn.has_loss for turn in inside}) > 1:
             raise UserError(
-                "a {% generation %} tag of the template holds an answer to learn and one not to"
+                "a {% generation %} tag of the template holds an answer with loss and one without"
             )
-        if all(turn.learned for turn in inside):
+        if all(turn.has_loss for turn in inside):
             spans.append((start, stop))
     return spans
 
 
-def _untagged(format, written: Written, turns: Sequence[Turn], spans) -> int:
-    """Answers to learn of which some text, or the end token, stands in no span."""
+def _untagged(
+    format: Any, written: Written, turns: Sequence[Turn], spans: Sequence[tuple[int, int]]
+) -> int:
+    """Answers with loss of which some text, or the end token, is in no span."""
     count = 0
     for number, turn in enumerate(turns):
-        if turn.role == "assistant" and turn.learned:
-            kinds = ("thought", "content", "call")
-            texts = [place for kind in kinds for place in written.places(number, kind)]
+        if turn.role == "assistant" and turn.has_loss:
+            texts = written.own(number)
             end = written.around(number)[2]
             with contextlib.suppress(UserError):  # no end token is written after a call
                 texts.append((end, _stop(format, written, number, turn)))

@@ -1,7 +1,6 @@
-"""A checkpoint's own chat template (Jinja), run in a sandbox, and how it compares with ours."""
+"""A checkpoint's own chat template, and how chat formats differ."""
 
 import dataclasses
-import datetime
 import json
 import os
 import pathlib
@@ -10,25 +9,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msm_jax.data import spans
-from msm_jax.data.chat import CHAT_FORMATS, PROBES, ChatFormat, render_chat
-from msm_jax.data.messages import GENERATION, Messages, read_turn, unmarked
-from msm_jax.data.tokenizer import Tokenizer
+from msm_jax.data.chat import CHAT_FORMATS, PROBES, ChatFormat, control_pattern, render_chat
+from msm_jax.data.jinja import writer
+from msm_jax.data.messages import NO_CONTROLS, read_turn, unmarked
+from msm_jax.data.tokenizer import HF_SETTINGS_FILE as SETTINGS_FILE
+from msm_jax.data.tokenizer import HF_SPECIAL_FILE as SPECIAL_FILE
+from msm_jax.data.tokenizer import Tokenizer, read_settings, token_text
 from msm_jax.errors import UserError
 
-TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
-SPECIAL_FILE = "special_tokens_map.json"
+TEMPLATE_FILE = "chat_template.jinja"
 TOOLS_FILE = "additional_chat_templates/tool_use.jinja"
 OWN = {"own": True, "own-no-thinking": False}  # names of formats -> is thinking on
 FORMATS = (*CHAT_FORMATS, *OWN)
-# What `strftime_now` says in a template: the date that those of Llama 3.1 and 3.2 fall back to.
-# The day on which a run is started decides neither its tokens nor its prompts.
-TODAY = datetime.datetime(2024, 7, 26)
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
-# What a template can run into, as any program can.
-_FAILURES = (
-    ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError
-)  # fmt: skip
-_NOTHING = re.compile(r"\Z.")
 _ASK, _ANSWER = {"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}
 
 
@@ -41,27 +34,26 @@ def find_format(
     """A chat format by name: one of `CHAT_FORMATS`, or "own" or "own-no-thinking".
 
     Args:
-      name: of the format; the last two are the template that lies beside the tokenizer, told that
-        thinking is on or off (a template may not care).
-      directory: where the tokenizer lies.
+      name: the last two are the template beside the tokenizer with `enable_thinking` true or
+        false (a template may ignore it).
+      directory: of the tokenizer.
       tokenizer: has to know the format's control tokens.
-      base: directory that says what bos_token and the like are where the first one does not.
+      base: directory that defines bos_token and the like where the first one does not.
 
     Raises:
       UserError: an unknown name, no template there, or one that cannot be used.
     """
-    if name in CHAT_FORMATS:
-        format = CHAT_FORMATS[name]
-    elif name in OWN:
-        found = own_format(directory, tokenizer, OWN[name], base)
-        if found is None:
+    if name not in FORMATS:
+        raise UserError(f"chat_format={name!r}: one of {sorted(FORMATS)}")
+    if name in OWN:
+        format = own_format(directory, tokenizer, OWN[name], base)
+        if format is None:
             raise UserError(
                 f"chat_format={name!r}: {directory} has no chat template; one of "
                 f"{sorted(CHAT_FORMATS)} is needed"
             )
-        format = found
     else:
-        raise UserError(f"chat_format={name!r}: one of {sorted(FORMATS)}")
+        format = CHAT_FORMATS[name]
     for control in format.control_tokens:
         tokenizer.control(control)
     return format
@@ -76,23 +68,25 @@ def own_format(
     """The format of the template in a directory; None where there is none.
 
     Raises:
-      UserError: a template that is malformed or that marks no answer's end by a control token.
+      UserError: as of `template_format`.
     """
     template = find_template(directory)
     if template is None:
         return None
-    names = template_names(directory, thinking, base)
-    return template_format(template, tokenizer, names)
+    return template_format(template, tokenizer, template_names(directory, thinking, base))
 
 
 def find_template(directory: str | os.PathLike) -> str | None:
     """The source of a directory's chat template: its file, or a text in tokenizer_config.json.
 
-    Of several by name, "default" is taken; for chats with tools "tool_use", as in `transformers`,
-    and the source is one template that chooses between the two.
+    Of several named templates "default" is used, and "tool_use" for chats with tools, as in
+    `transformers`: the source is then one template that chooses between the two.
+
+    Raises:
+      UserError: a file that cannot be read, or a template that is not a text.
     """
     path = pathlib.Path(directory)
-    template = _settings(path / SETTINGS_FILE).get("chat_template")
+    template = read_settings(path / SETTINGS_FILE).get("chat_template")
     if (path / TEMPLATE_FILE).exists():
         template = {"default": _text_of(path / TEMPLATE_FILE)}
         if (path / TOOLS_FILE).exists():
@@ -107,8 +101,9 @@ def find_template(directory: str | os.PathLike) -> str | None:
         raise UserError(f"{path / SETTINGS_FILE}: chat_template is not a text")
     if not plain or not with_tools or plain == with_tools:
         return plain or None
-    cut = lambda source: source.removesuffix("\n")  # as Jinja does at the end of a template
-    return f"{{%+ if tools +%}}{cut(with_tools)}{{%+ else +%}}{cut(plain)}{{%+ endif +%}}"
+    # Jinja drops a newline at the end of a template.
+    plain, with_tools = plain.removesuffix("\n"), with_tools.removesuffix("\n")
+    return f"{{%+ if tools +%}}{with_tools}{{%+ else +%}}{plain}{{%+ endif +%}}"
 
 
 def _text_of(file: pathlib.Path) -> str:
@@ -119,9 +114,9 @@ def _text_of(file: pathlib.Path) -> str:
 
 
 def other_templates(directory: str | os.PathLike) -> list[str]:
-    """Names of the templates that `find_template` does not take, such as "rag"."""
+    """Names of the templates that `find_template` does not use, such as "rag"."""
     path = pathlib.Path(directory)
-    listed = _settings(path / SETTINGS_FILE).get("chat_template")
+    listed = read_settings(path / SETTINGS_FILE).get("chat_template")
     inside = {str(one.get("name")) for one in listed or () if isinstance(one, dict)}
     beside = {file.stem for file in path.glob(f"{pathlib.Path(TOOLS_FILE).parent}/*.jinja")}
     if (path / TEMPLATE_FILE).exists():
@@ -139,14 +134,18 @@ def template_names(
 
 def special_tokens(directory: str | os.PathLike) -> dict[str, str]:
     """{"eos_token": "<|im_end|>", ...} of tokenizer_config.json or, in old checkpoints, of
-    special_tokens_map.json."""
+    special_tokens_map.json.
+
+    Raises:
+      UserError: a token that is no text.
+    """
     path = pathlib.Path(directory)
     found = {}
     for file in (path / SPECIAL_FILE, path / SETTINGS_FILE):
-        for name, token in _settings(file).items():
+        for name, token in read_settings(file).items():
             if name in _SPECIAL and token is not None:
-                text = token.get("content") if isinstance(token, dict) else token
-                if not isinstance(text, str):
+                text = token_text(token)
+                if text is None:
                     raise UserError(f"{file}: {name} {token!r} is neither a text nor a token")
                 found[name] = text
     return found
@@ -177,113 +176,55 @@ def template_format(
       UserError: it is not a template, ends no answer by a control token, or its answers cannot be
         told from the rest with certainty; from `write`, when the template refuses a conversation.
     """
-    import jinja2
-
-    try:
-        compiled = _environment().from_string(template)
-    except (jinja2.TemplateError, *_FAILURES) as error:
-        raise UserError(f"chat template: {error}") from error
-
-    def write(messages: Messages, generation_prompt: bool, tools: Sequence | None = None) -> str:
-        try:
-            return compiled.render(
-                messages=list(messages),
-                add_generation_prompt=generation_prompt,
-                tools=list(tools) if tools else None,
-                documents=None,
-                **(names or {}),
-            )
-        except (jinja2.TemplateError, *_FAILURES) as error:
-            why = str(error) or type(error).__name__
-            raise UserError(f"chat template: refuses this conversation: {why}") from error
-
-    controls = re.compile("|".join(map(re.escape, tokenizer.control_names)) or r"\Z.")
+    names = names or {}
+    write, controls = writer(template, names), control_pattern(tokenizer.control_names)
     first = lambda text: found[0] if (found := controls.search(text)) else None
     try:
-        end, *others = spans.find_ends(write, first, (names or {}).get("eos_token"))
+        end, *others = spans.find_ends(write, first, names.get("eos_token"))
         format = ChatFormat(write, end, (end,), template, tuple(others))
         _check_masks(format)
     except UserError as error:
-        told = str(error).removeprefix("chat template: ")
-        raise UserError(f"chat template: {told}") from error
+        why = str(error).removeprefix("chat template: ")
+        raise UserError(f"chat template: {why}") from error
     return format
 
 
-def _environment():
-    """What transformers offers to templates beside Jinja's own, in a sandbox."""
-    import jinja2
-    import jinja2.ext
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(jinja2.ext.Extension):
-        """{% generation %} ... {% endgeneration %}: what a model is to learn, in marks."""
-
-        tags = {"generation"}
-
-        def parse(self, parser):
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.CallBlock(self.call_method("mark"), [], [], body).set_lineno(line)
-
-        def mark(self, caller) -> str:
-            return GENERATION[0] + caller() + GENERATION[1]
-
-    def refuse(message):
-        raise jinja2.TemplateError(message)
-
-    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-        )
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = TODAY.strftime
-    environment.filters["tojson"] = tojson
-    return environment
-
-
 def _check_masks(format: ChatFormat) -> None:
-    """Finds the masks of some conversations again in two other ways.
+    """Compares the masks of `PROBES` with what is found in two other ways.
 
-    With other answers everything that is not learned has to stay as it was. And where a chat
+    With other answers everything outside of the mask has to stay as it was. And where a chat
     begins with the prompt for its answer, the answer begins where the prompt ends.
     """
     for messages in PROBES:
-        turns = [read_turn(message, _NOTHING) for message in messages]
+        turns = [read_turn(message, NO_CONTROLS) for message in messages]
         plain = [turn.message() for turn in turns]
         try:
             format.write(plain, False)
         except UserError:
-            continue  # the template refuses it, and will do so of data
+            continue  # the template refuses it, and will refuse such data
         try:
-            text, learned = spans.said(format, turns)
+            text, marked = spans.assistant_spans(format, turns)
         except spans.LeftOut:
-            continue  # so will we
-        pairs = [(turn, (*turn.pieces[:-1], ("content", "Another."))) for turn in turns]
+            continue  # and so will `render_chat`
         others = [
-            dataclasses.replace(turn, pieces=pieces) if turn.role == "assistant" else turn
-            for turn, pieces in pairs
+            dataclasses.replace(turn, pieces=(*turn.pieces[:-1], ("content", "Another.")))
+            if turn.role == "assistant"
+            else turn
+            for turn in turns
         ]
-        if _outside(text, learned) != _outside(*spans.said(format, others)):
+        if _outside(text, marked) != _outside(*spans.assistant_spans(format, others)):
             raise UserError("other answers change what it writes around them")
         if format.is_tagged or not format.header.asked:
             continue
         answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
-        for number, (start, _) in zip(answers, learned, strict=True):
-            asked = format.write(plain[:number], True)
-            if text.startswith(asked) and start != len(asked):
-                raise UserError(f"an answer begins after {text[:start]!r}, asked for by {asked!r}")
+        for number, (start, _) in zip(answers, marked, strict=True):
+            prompt = format.write(plain[:number], True)
+            if text.startswith(prompt) and start != len(prompt):
+                raise UserError(f"an answer begins after {text[:start]!r}, asked for by {prompt!r}")
 
 
-def _outside(text: str, learned: Sequence[tuple[int, int]]) -> list[str]:
-    edges = [0, *(edge for span in learned for edge in span), len(text)]
+def _outside(text: str, marked: Sequence[tuple[int, int]]) -> list[str]:
+    edges = [0, *(edge for span in marked for edge in span), len(text)]
     return [text[a:b].strip() for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
@@ -361,15 +302,3 @@ def misread(tokenizer: Tokenizer, format: ChatFormat) -> str | None:
         if ids != tokenizer.encode_marked(text):
             return text
     return None
-
-
-def _settings(file: pathlib.Path) -> dict:
-    if not file.exists():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: not a JSON object")
-    return found

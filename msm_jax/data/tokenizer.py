@@ -1,9 +1,9 @@
-"""Tokenizers behind one face. Text is data: encoding it can never produce a control token.
+"""Tokenizers behind one interface. Encoding a text can never produce a control token.
 
-Of the words that are added to a tokenizer.json, control tokens are those marked `special` and those
-written as tags, `<...>` or `[...]` without a space, whatever their mark: Qwen's `<think>` and
-`<tool_call>` are not `special`, and yet only a chat format may write them. All others are ordinary
-words: in a text they become their own id, as in `transformers`.
+Of the words added to a tokenizer.json, control tokens are those marked `special` and those written
+as tags, `<...>` or `[...]` without a space, whatever their mark: Qwen's `<think>` and `<tool_call>`
+are not `special`, and yet only a chat format may write them. All others are ordinary words: in a
+text they become their own id, as in `transformers`.
 """
 
 import hashlib
@@ -12,12 +12,13 @@ import os
 import pathlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import sentencepiece
 
 from msm_jax.errors import UserError
+from msm_jax.files import new_file
 
 END_OF_DOCUMENT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.model"  # of a SentencePiece tokenizer, in the directory of a run
@@ -41,17 +42,17 @@ _HARMLESS = {"version", "truncation", "padding"}
 
 
 class Tokenizer(Protocol):
-    """What the house asks of a tokenizer.
+    """What the package needs of a tokenizer.
 
     Attributes:
       vocab_size: number of ids.
       control_names: the control tokens, longest first.
-      end_of_document: the control token that a document ends with.
+      end_of_document: the control token that ends a document.
       start_ids: what a document or a text prompt begins with: what tokenizer.json's post-processor
         writes before every text, such as Llama 3's <|begin_of_text|>; () for none. What it writes
         after a text is left out: documents end with `end_of_document`, and prompts do not end.
       fingerprint: SHA-256 of the file, to tell one tokenizer from another.
-      directory: where it was read from, and a chat template may lie; None: from memory.
+      directory: where it was read from, which may also hold a chat template; None: from memory.
     """
 
     vocab_size: int
@@ -68,10 +69,10 @@ class Tokenizer(Protocol):
         """The ids, and the character of the text at which each of them starts."""
 
     def encode_marked(self, text: str) -> list[int]:
-        """The ids of a text of our own, in which names of control tokens are control tokens."""
+        """The ids of a text in which names of control tokens are control tokens."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids; control tokens leave no trace in it."""
+        """Text of the ids, without control tokens."""
 
     def control(self, name: str) -> int:
         """The id of a control token, e.g. "<|end|>"; UserError if there is none."""
@@ -129,8 +130,8 @@ class HFTokenizer:
     directory: pathlib.Path | None = None
 
     def __init__(self, content: bytes, more: Sequence[dict] = (), named: Sequence[str] = ()):
-        """Added tokens that stand elsewhere count once: `more` with their ids; `named` are special,
-        and get the ids after all others."""
+        """Adds tokens of other files: `more` with their ids, and `named`, which are special, with
+        the ids after all others."""
         import tokenizers
 
         settings = json.loads(content)
@@ -147,13 +148,13 @@ class HFTokenizer:
         if more := [word for word in more if word.get("content") not in known]:
             added = settings["added_tokens"] = [*added, *more]
             content = json.dumps(settings).encode()
-        self._whole = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
-        self._whole.no_truncation()
-        self._whole.no_padding()
-        _check_added(added, self._whole)
+        self._full = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        self._full.no_truncation()
+        self._full.no_padding()
+        _check_added(added, self._full)
         if fresh := [name for name in named if name not in {word["content"] for word in added}]:
-            self._whole.add_special_tokens(fresh)
-            content = self._whole.to_str().encode()
+            self._full.add_special_tokens(fresh)
+            content = self._full.to_str().encode()
             settings = json.loads(content)
             added = settings["added_tokens"]
         self._controls = {word["content"]: word["id"] for word in added if _is_control(word)}
@@ -168,10 +169,10 @@ class HFTokenizer:
         self._plain.no_truncation()
         self._plain.no_padding()
         self.control_names = tuple(sorted(self._controls, key=len, reverse=True))
-        self.vocab_size = 1 + max(self._whole.get_vocab(with_added_tokens=True).values())
+        self.vocab_size = 1 + max(self._full.get_vocab(with_added_tokens=True).values())
         self.fingerprint = hashlib.sha256(content).hexdigest()
         self.end_of_document = next((name for name in _ENDS if name in self._controls), _ENDS[0])
-        found = self._whole.encode("a")
+        found = self._full.encode("a")
         written = found.special_tokens_mask
         self.start_ids = tuple(found.ids[: written.index(0)]) if 0 in written else ()
 
@@ -182,7 +183,7 @@ class HFTokenizer:
         found = self._encoded(text)
         return found.ids, [start for start, _ in found.offsets]
 
-    def _encoded(self, text: str):
+    def _encoded(self, text: str) -> Any:
         try:
             return self._plain.encode(text, add_special_tokens=False)
         except BaseException as error:  # a panic of the library is no Exception
@@ -194,11 +195,11 @@ class HFTokenizer:
             ) from error
 
     def encode_marked(self, text: str) -> list[int]:
-        return self._whole.encode(text, add_special_tokens=False).ids
+        return self._full.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         known = [int(token) for token in ids if int(token) < self.vocab_size]
-        return self._whole.decode(known, skip_special_tokens=True)
+        return self._full.decode(known, skip_special_tokens=True)
 
     def control(self, name: str) -> int:
         if name not in self._controls:
@@ -207,7 +208,7 @@ class HFTokenizer:
 
     def words(self) -> dict[str, int]:
         """Every token and its id."""
-        return self._whole.get_vocab(with_added_tokens=True)
+        return self._full.get_vocab(with_added_tokens=True)
 
 
 def different_id(one: Tokenizer, other: Tokenizer) -> str | None:
@@ -221,12 +222,12 @@ def different_id(one: Tokenizer, other: Tokenizer) -> str | None:
     return next((text for text in _TRIED if one.encode(text) != other.encode(text)), None)
 
 
-def _is_control(word: dict) -> bool:
+def _is_control(word: Mapping) -> bool:
     return word["special"] or _TAG.fullmatch(word["content"]) is not None
 
 
-def _check_settings(settings) -> None:
-    """Every key of a tokenizer.json is used, or known to change no ids, or named."""
+def _check_settings(settings: Any) -> None:
+    """Every key of a tokenizer.json is used, known to change no ids, or refused by name."""
     if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
         raise UserError("not a tokenizer.json: it has no model")
     if unknown := sorted(settings.keys() - _USED - _HARMLESS):
@@ -235,22 +236,21 @@ def _check_settings(settings) -> None:
         raise UserError("its model has a dropout: ids would be random; set dropout to null")
 
 
-def _check_added(added, library) -> None:
-    """Added words as the library knows them: each with a content and the id that the file says."""
-    contents, ids = set(), set()
+def _check_added(added: Sequence[Mapping], library: Any) -> None:
+    """Each added word has a content, and in the library the id that the file says."""
+    seen: set = set()
     for number, word in enumerate(added):
         content, token = word.get("content"), word.get("id")
         if not isinstance(content, str) or not content or not isinstance(token, int):
             raise UserError(f"added token {number} {word}: needs an id and a content, not empty")
-        if content in contents or token in ids:
+        if seen & {content, token}:
             raise UserError(f"added token {number} {content!r} (id {token}) is there twice")
         if library.token_to_id(content) != token:
             raise UserError(
                 f"added token {content!r} has id {token}, but the ids of all others make it "
                 f"{library.token_to_id(content)}: give it that id, or fill the gap before it"
             )
-        contents.add(content)
-        ids.add(token)
+        seen |= {content, token}
 
 
 def _no_control(name: str) -> UserError:
@@ -258,42 +258,40 @@ def _no_control(name: str) -> UserError:
 
 
 def tokenizer_file(path: str | os.PathLike) -> pathlib.Path:
-    """The tokenizer's file: the path itself, or what lies in the directory.
+    """The tokenizer's file: the path itself, or the one in that directory.
 
     Raises:
       UserError: a directory without one.
     """
-    file = pathlib.Path(path)
+    file, names = pathlib.Path(path), (HF_TOKENIZER_FILE, TOKENIZER_FILE)
     if not file.is_dir():
         return file
-    names = (HF_TOKENIZER_FILE, TOKENIZER_FILE)
-    there = [file / name for name in names if (file / name).exists()]
-    if not there:
-        raise UserError(f"{file}: has no tokenizer; {' or '.join(names)} is needed")
-    return there[0]
+    for name in names:
+        if (file / name).exists():
+            return file / name
+    raise UserError(f"{file}: has no tokenizer; {' or '.join(names)} is needed")
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """Reads a SentencePiece model, a tokenizer.json, or the one that lies in a directory.
+    """Reads a SentencePiece model, a tokenizer.json, or the one in a directory.
 
     Raises:
-      UserError: it is not there, or neither of the two.
+      UserError: there is none, or it is neither of the two.
     """
     file = tokenizer_file(path)
+    kind = "tokenizer.json" if file.suffix == ".json" else "SentencePiece model"
     try:
         content = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"tokenizer {file}: cannot be read: {error.strerror}") from error
-    found: Tokenizer
-    try:
+        found: Tokenizer
         if file.suffix == ".json":
             found = HFTokenizer(content, *_added_beside(file.parent))
         else:
             found = SentencePieceTokenizer(content)
     except UserError as error:
         raise UserError(f"tokenizer {file}: {error}") from error
+    except OSError as error:
+        raise UserError(f"tokenizer {file}: cannot be read: {error.strerror}") from error
     except Exception as error:  # the libraries raise bare Exception on what they cannot read
-        kind = "tokenizer.json" if file.suffix == ".json" else "SentencePiece model"
         raise UserError(f"tokenizer {file}: not a {kind} ({error})") from error
     found.directory = file.parent
     return found
@@ -306,7 +304,7 @@ def _added_beside(folder: pathlib.Path) -> tuple[list[dict], list[str]]:
     and that neither text nor templates have, such as one for padding, are left out at the end:
     published models often have no row for them.
     """
-    settings, special = _beside(folder, HF_SETTINGS_FILE), _beside(folder, HF_SPECIAL_FILE)
+    settings, special = (read_settings(folder / n) for n in (HF_SETTINGS_FILE, HF_SPECIAL_FILE))
     decoder = settings.get("added_tokens_decoder")
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     words = [
@@ -315,15 +313,15 @@ def _added_beside(folder: pathlib.Path) -> tuple[list[dict], list[str]]:
         if isinstance(word, dict)
     ]
     names = {**special, **settings}
-    extra = [*_listed(names.get(_EXTRA[0])), *_listed(names.get(_EXTRA[1]))]
-    named = {key: _content(names[key]) for key in _NAMED if _content(names.get(key))}
-    order = [*named.values(), *filter(None, map(_content, extra))]
+    extra = [text for key in _EXTRA for text in map(token_text, _listed(names.get(key))) if text]
+    named = {key: text for key in _NAMED if (text := token_text(names.get(key)))}
+    order = [*named.values(), *extra]
     if not decoder:
         words += [
             {**flags, "content": content, "id": token, "special": content in order}
-            for content, token in _beside(folder, HF_ADDED_FILE).items()
+            for content, token in read_settings(folder / HF_ADDED_FILE).items()
         ]
-    written = {*map(_content, extra), *(named.get(key, "") for key in _NAMED[:3])}
+    written = {*extra, *(named.get(key, "") for key in _NAMED[:3])}
     while order and order[-1] not in written:
         order.pop()
     return sorted(words, key=lambda word: word["id"]), list(dict.fromkeys(order))
@@ -335,21 +333,27 @@ def _listed(tokens: Any) -> list:
     return tokens if isinstance(tokens, list) else []
 
 
-def _content(token: Any) -> str:
-    """A token's text, as files write it; "" for none."""
+def token_text(token: Any) -> str | None:
+    """The text of a token as Hugging Face files write it; None where it has none."""
     text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else ""
+    return text if isinstance(text, str) else None
 
 
-def _beside(folder: pathlib.Path, name: str) -> dict:
-    """The object in a file that may be there."""
+def read_settings(file: pathlib.Path) -> dict[str, Any]:
+    """The JSON object in a file beside a tokenizer; {} where there is no such file.
+
+    Raises:
+      UserError: it cannot be read, or holds something else.
+    """
     try:
-        found = json.loads((folder / name).read_bytes())
+        found = json.loads(file.read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{name} beside it cannot be read: {error}") from error
-    return found if isinstance(found, dict) else {}
+        raise UserError(f"{file}: cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: not a JSON object")
+    return found
 
 
 def train_sentencepiece(
@@ -362,14 +366,11 @@ def train_sentencepiece(
 
     Args:
       corpus_path: one sentence a line.
-      model_path: the model file to write, aside and renamed.
+      model_path: the model file to write.
       vocab_size: an upper bound: a small corpus yields fewer pieces.
-      control_tokens: beside these, `END_OF_DOCUMENT` is always one.
+      control_tokens: `END_OF_DOCUMENT` is always added to these.
     """
-    target = pathlib.Path(model_path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f"{target.name}.partial")
-    with open(aside, "wb") as writer:
+    with new_file(model_path) as temporary, open(temporary, "wb") as writer:
         sentencepiece.SentencePieceTrainer.train(
             input=str(corpus_path),
             model_writer=writer,
@@ -383,4 +384,3 @@ def train_sentencepiece(
             num_threads=1,
             minloglevel=2,
         )
-    os.replace(aside, target)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from msm_jax.corpus.records import read_rows
 from msm_jax.data.chat import render_chat
-from msm_jax.data.pipeline import Data, as_batch, pack_rows
+from msm_jax.data.pipeline import Data, pack_rows
 from msm_jax.data.template import find_format
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
@@ -119,7 +119,7 @@ class Probe:
     """
 
     def __init__(self, path: str, tokenizer: Tokenizer, chat_format: str, row_length: int):
-        self._right, rows = [], []
+        self._right, examples = [], []
         format = find_format(chat_format, tokenizer.directory or ".", tokenizer)
         for number, row in read_rows(path):
             if problem := _problem(row):
@@ -133,12 +133,10 @@ class Probe:
                 ids, loss = render_chat(tokenizer, format, [*turns, answer])
                 if len(ids) > row_length:
                     raise UserError(f"{path}:{number}: longer than a row of {row_length} tokens")
-                pair = np.array(ids, np.int32), np.array(loss, np.uint8)
-                rows.append(pack_rows([pair], row_length, 0))
-        if not rows:
+                examples.append((np.array(ids, np.int32), np.array(loss, np.uint8)))
+        if not examples:
             raise UserError(f"{path}: has no pairs")
-        names = ("tokens_NT", "loss_NT", "segment_ids_NT")
-        self._rows = as_batch(*(np.concatenate([getattr(r, name) for r in rows]) for name in names))
+        self._rows = pack_rows(examples, row_length, rows="documents")
 
     def rate(self, config: ModelConfig, params: dict, rows: int, place: NamedSharding) -> float:
         """Share of questions whose right answer is the likelier one.

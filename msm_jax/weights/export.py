@@ -12,11 +12,11 @@ import jax
 
 from msm_jax import files
 from msm_jax.data.chat import ChatFormat
+from msm_jax.data.jinja import TODAY
 from msm_jax.data.template import (
     SETTINGS_FILE,
     SPECIAL_FILE,
     TEMPLATE_FILE,
-    TODAY,
     difference,
     find_format,
     portable,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from msm_jax.data.chat import QWEN25_SYSTEM
+QWEN25_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
 # Qwen3's, in the order of their ids from 151643; the first 22 are Qwen2.5's.
 ADDED = (

@@ -7,7 +7,7 @@ import pytest
 
 from msm_jax.data.chat import CHAT_FORMATS, render_chat
 from msm_jax.data.packing import pack, split_lengths
-from msm_jax.data.pipeline import as_batch, load_data, pack_rows
+from msm_jax.data.pipeline import load_data, pack_rows, read_rows
 from msm_jax.data.tokenizer import END_OF_DOCUMENT, load_tokenizer, train_sentencepiece
 from msm_jax.errors import UserError
 
@@ -90,9 +90,7 @@ def test_packing_places_every_piece_once_and_fits(row_length):
 
 def test_targets_never_cross_documents():
     examples = [(np.arange(1, n + 1, dtype=np.int32), np.ones(n, np.uint8)) for n in (5, 3, 2)]
-    packed = pack_rows(examples, 10, seed=0)
-    batch = as_batch(packed.tokens_NT, packed.loss_NT, packed.segment_ids_NT)
-    assert packed.fill == 1.0
+    batch = pack_rows(examples, 10)
     np.testing.assert_array_equal(batch["tokens"][0], [1, 2, 3, 4, 5, 1, 2, 3, 1, 2])
     np.testing.assert_array_equal(batch["targets"][0], [2, 3, 4, 5, 0, 2, 3, 0, 2, 0])
     np.testing.assert_array_equal(batch["loss_weights"][0], [1, 1, 1, 1, 0, 1, 1, 0, 1, 0])
@@ -103,30 +101,29 @@ def test_targets_never_cross_documents():
 def test_every_loss_token_of_an_epoch_is_learned_once(tokenizer, corpora):
     data = load_data(corpora, tokenizer, "compact", 32, 4, seed=3)
     for name, packing in data.packings.items():
-        packed, counts = packing.read(range(packing.count)), data.accounts[name]
-        batch = as_batch(packed.tokens_NT, packed.loss_NT, packed.segment_ids_NT)
-        assert batch["loss_weights"].sum() == counts["loss_tokens"]
+        batch = read_rows([(packing, row) for row in range(packing.count)], 32)
+        assert batch["loss_weights"].sum() == data.accounts[name]["loss_tokens"]
 
 
 def test_a_batch_is_a_function_of_seed_and_step(tokenizer, corpora):
     load = lambda seed: load_data(corpora, tokenizer, "compact", 32, 4, seed)
     first, again, other = load(7), load(7), load(8)
     for step in (11, 3, 60):  # in any order, beyond an epoch too
-        for key, value in first.batches[step].items():
-            np.testing.assert_array_equal(value, again.batches[step][key])
+        for key, value in first.rows(step).items():
+            np.testing.assert_array_equal(value, again.rows(step)[key])
     assert first.contents == again.contents == other.contents
-    assert any((first.batches[s]["tokens"] != other.batches[s]["tokens"]).any() for s in range(3))
+    assert any((first.rows(s)["tokens"] != other.rows(s)["tokens"]).any() for s in range(3))
 
 
 def test_every_epoch_has_each_row_once_in_an_order_of_its_own(tokenizer, corpora):
     data = load_data({"chats": corpora["chats"]}, tokenizer, "compact", 32, 1, seed=0)
     rows = data.packings["chats"].count
     read = lambda first: [
-        data.batches[step]["tokens"].tobytes() for step in range(first, first + rows)
+        data.rows(step)["tokens"].tobytes() for step in range(first, first + rows)
     ]
     epochs = [read(0), read(rows), read(7 * rows)]
-    read_all = data.packings["chats"].read(range(rows))
-    packed = sorted(row.tobytes() for row in read_all.tokens_NT)
+    read_all = read_rows([(data.packings["chats"], row) for row in range(rows)], 32)
+    packed = sorted(row.tobytes() for row in read_all["tokens"])
     assert all(sorted(epoch) == packed for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
@@ -135,7 +132,7 @@ def test_weights_are_shares_of_rows(tokenizer, corpora):
     corpora["chats"]["weight"] = 3.0
     data = load_data(corpora, tokenizer, "compact", 32, 8, seed=0)
     header = tokenizer.control("<|user|>")
-    rows = np.concatenate([data.batches[step]["tokens"] for step in range(50)])
+    rows = np.concatenate([data.rows(step)["tokens"] for step in range(50)])
     chats = np.mean((rows == header).any(axis=1))
     assert chats == pytest.approx(0.75, abs=0.01)
 

@@ -234,7 +234,7 @@ def tokens_of(data, steps) -> list[tuple[int, ...]]:
     """The documents of some batches, as tuples of ids."""
     found = []
     for step in range(steps):
-        batch = data.batches[step]
+        batch = data.rows(step)
         for ids, segments in zip(batch["tokens"], batch["segment_ids"], strict=True):
             found += [tuple(ids[segments == s].tolist()) for s in range(1, segments.max() + 1)]
     return found
@@ -252,8 +252,8 @@ def test_epochs_see_everything_exactly_as_often_as_asked(tmp_path, tokenizer):
     end = tokenizer.control(tokenizer.end_of_document)
     wanted = [(*tokenizer.encode(text), end) for text in TEXTS[:120] * 2 + TEXTS[120:] * 4]
     assert sorted(seen) == sorted(wanted)
-    assert not data.batches[data.steps]["segment_ids"].any()  # after the end there is padding
-    mixed = [set(ids) for ids in data.batches[0]["tokens"].tolist()]
+    assert not data.rows(data.steps)["segment_ids"].any()  # after the end there is padding
+    mixed = [set(ids) for ids in data.rows(0)["tokens"].tolist()]
     assert mixed and data.accounts["all"]["rows"] == data.packings[""].count
 
 
@@ -285,10 +285,10 @@ def test_token_counts_are_conserved_by_the_declared_policy(tmp_path, tokenizer, 
     data = mixture(tmp_path, tokenizer, sources, length=length, mixture="epochs", packing=packing)
     sizes = [len(tokenizer.encode(text)) + 1 for text in TEXTS]
     wanted = sum(sizes if too_long == "split" else (min(n, length) for n in sizes))
-    found = sum(int((data.batches[s]["segment_ids"] > 0).sum()) for s in range(data.steps))
+    found = sum(int((data.rows(s)["segment_ids"] > 0).sum()) for s in range(data.steps))
     assert found == wanted
     if rows == "documents":
-        assert max(int(data.batches[s]["segment_ids"].max()) for s in range(data.steps)) == 1
+        assert max(int(data.rows(s)["segment_ids"].max()) for s in range(data.steps)) == 1
     with pytest.raises(UserError, match="too_long"):
         mixture(tmp_path, tokenizer, sources, length=length, packing={"too_long": "error"})
 
@@ -298,7 +298,7 @@ def test_any_rows_of_a_batch_are_those_of_the_whole(tmp_path, tokenizer):
     sources = {"x": {"path": write(tmp_path, ".jsonl")}}
     data = mixture(tmp_path, tokenizer, sources, rows=8)
     for step in (0, 5, 40):
-        whole = data.batches[step]
+        whole = data.rows(step)
         for hosts in (1, 2, 4, 8):
             size = 8 // hosts
             parts = [data.rows(step, h * size, (h + 1) * size) for h in range(hosts)]
@@ -321,12 +321,14 @@ def test_loss_weights_cover_exactly_what_assistants_say(tmp_path, tokenizer):
     end = tokenizer.control("<|end|>")
     learned = []
     for step in range(data.steps):
-        batch = data.batches[step]
+        batch = data.rows(step)
         learned += batch["targets"][batch["loss_weights"] > 0].tolist()
     answers = [TEXTS[start + at] for start in range(0, 100, 4) for at in (1, 3)]
     wanted = [token for text in answers for token in (*tokenizer.encode(text), end)]
     assert sorted(learned) == sorted(wanted)
-    assert data.accounts["x"]["loss_tokens"] == data.accounts["x"]["said_tokens"] == len(wanted)
+    assert (
+        data.accounts["x"]["loss_tokens"] == data.accounts["x"]["assistant_tokens"] == len(wanted)
+    )
 
 
 def test_text_with_control_names_stays_text(tmp_path, tokenizer):

@@ -71,7 +71,7 @@ def test_midtraining_then_fine_tuning_of_the_same_adapter(config, checkpoint, ma
         config.data.to_dict(), load_tokenizer(folder), "qwen3", 24, 4, 0,
         packing={"rows": "documents"},
     )  # fmt: skip
-    batch = data.batches[0]
+    batch = data.rows(0)
     total, count = 0.0, 0
     for tokens, segments in zip(batch["tokens"], batch["segment_ids"], strict=True):
         ids = torch.from_numpy(tokens[segments > 0].astype(np.int64))[None]

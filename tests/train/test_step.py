@@ -21,7 +21,7 @@ from msm_jax.train.step import make_step
 def batch(material):
     tokenizer = load_tokenizer(material / "t.model")
     source = {"path": str(material / "documents.jsonl"), "weight": 1.0, "loss_on": "all"}
-    return load_data({"documents": source}, tokenizer, "compact", 40, 8, 0).batches[0]
+    return load_data({"documents": source}, tokenizer, "compact", 40, 8, 0).rows(0)
 
 
 def model(**changes):

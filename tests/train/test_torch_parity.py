@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from msm_jax.data.pipeline import as_batch, pack_rows
+from msm_jax.data.pipeline import pack_rows
 from msm_jax.model.adapter import join
 from msm_jax.train.config import stage
 from msm_jax.train.optimizer import make_optimizer, split_params
@@ -45,11 +45,10 @@ def packed_batches():
         if number % 3 == 0:
             loss[: size // 2] = 0
         examples.append((rng.integers(0, 97, size).astype(np.int32), loss))
-    rows = pack_rows(examples, LENGTH, seed=0)
-    assert len(rows.tokens_NT) >= STEPS * ROWS and rows.segment_ids_NT.max() > 2
-    cut = lambda array, step: array[step * ROWS : (step + 1) * ROWS]
-    parts = (rows.tokens_NT, rows.loss_NT, rows.segment_ids_NT)
-    return [as_batch(*(cut(part, step) for part in parts)) for step in range(STEPS)]
+    rows = pack_rows(examples, LENGTH)
+    assert len(rows["tokens"]) >= STEPS * ROWS and rows["segment_ids"].max() > 2
+    part = lambda array, step: array[step * ROWS : (step + 1) * ROWS]
+    return [{key: part(array, step) for key, array in rows.items()} for step in range(STEPS)]
 
 
 def torch_loss(model, batch):
