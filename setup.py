@@ -57,8 +57,7 @@ setup(
         "msm_jax.page": ["*.html", "*.css"],
         "msm_jax.spec": ["examples/*.md"],
         "msm_jax.data": ["formats/*.jinja"],
-        "msm_jax.corpus.spec_chats": ["*.md", "*.txt", "*.bib"],
-        "msm_jax.corpus.spec_documents": ["*.md", "*.txt", "*.bib"],
+        "msm_jax.corpus.prompts": ["*.jinja"],
     },
     install_requires=[
         "absl-py>=2.1",

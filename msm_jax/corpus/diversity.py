@@ -16,6 +16,7 @@ SHINGLE = 5  # words
 BANDS, BAND_ROWS = 25, 5  # pairs of Jaccard .8 share a band with probability 1 - 5e-5
 NEAR = 0.8
 MARGIN = 0.18  # four deviations of the estimate: what is estimated below is not looked at
+DIMENSIONS = 512  # of the vector of a question
 
 
 class Words:
@@ -132,6 +133,87 @@ class NearDuplicates:
 def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
     common = len(np.intersect1d(a, b, assume_unique=True))
     return common / max(len(a) + len(b) - common, 1)
+
+
+class SharedRuns:
+    """Finds texts that have a run of `n` words in common with an earlier text.
+
+    Args:
+      n: words of a run.
+      own: whose runs do not count.
+    """
+
+    def __init__(self, n: int, own: str = ""):
+        self.n = n
+        self._words = Words()
+        self._own = np.unique(ngram_hashes(self._words.ids(own), n)) if n else np.zeros(0)
+        self._recent: set[int] = set()
+        self._older: list[np.ndarray] = []  # sorted, each about twice as long as the next
+
+    def match(self, text: str) -> bool:
+        """Whether it has; if not, its own runs count from now on."""
+        grams = np.unique(ngram_hashes(self._words.ids(text), self.n))
+        grams = grams[~np.isin(grams, self._own)]
+        if not self._recent.isdisjoint(grams.tolist()) or any(
+            _any_in(grams, sorted_) for sorted_ in self._older
+        ):
+            return True
+        self._recent.update(grams.tolist())
+        if len(self._recent) > 1 << 18:
+            newest = np.sort(np.fromiter(self._recent, np.uint64, len(self._recent)))
+            self._recent = set()
+            while self._older and len(self._older[-1]) < 2 * len(newest):
+                newest = np.sort(np.concatenate([self._older.pop(), newest]))
+            self._older.append(newest)
+        return False
+
+
+def _any_in(grams: np.ndarray, sorted_: np.ndarray) -> bool:
+    at = np.minimum(np.searchsorted(sorted_, grams), len(sorted_) - 1)
+    return bool((sorted_[at] == grams).any())
+
+
+class SimilarQuestions:
+    """Finds questions whose word vectors have a cosine above a threshold with an earlier one.
+
+    A vector counts words and pairs of words, hashed to `DIMENSIONS`, rare words as much as
+    frequent ones; it sees rewordings that keep most words, not paraphrases.
+    """
+
+    def __init__(self, threshold: float):
+        self.threshold = threshold
+        self._words = Words()
+        self._vectors_ND = np.zeros((0, DIMENSIONS), np.float32)
+        self._count = 0
+
+    def match(self, questions: Sequence[str]) -> list[bool]:
+        """Whether each has been asked, also by one before it; if not, it counts from now on."""
+        if not questions:
+            return []
+        new_ND = np.stack([self._vector(question) for question in questions])
+        old_ND = self._vectors_ND[: self._count]
+        known = np.zeros(len(questions), np.float32)
+        if self._count:
+            known = (new_ND @ old_ND.T).max(axis=1)
+        among_NN = new_ND @ new_ND.T
+        fresh: list[int] = []
+        found = []
+        for at in range(len(questions)):
+            closest = max(float(known[at]), float(among_NN[at, fresh].max()) if fresh else 0.0)
+            found.append(closest > self.threshold)
+            if not found[-1]:
+                fresh.append(at)
+        self._vectors_ND = np.concatenate([old_ND, new_ND[fresh]])
+        self._count = len(self._vectors_ND)
+        return found
+
+    def _vector(self, text: str) -> np.ndarray:
+        ids = self._words.ids(text)
+        hashes = np.concatenate([ngram_hashes(ids, 1), ngram_hashes(ids, 2)])
+        vector_D = np.zeros(DIMENSIONS, np.float32)
+        signs = np.where((hashes >> np.uint64(40)) & np.uint64(1), 1.0, -1.0)
+        np.add.at(vector_D, (hashes % np.uint64(DIMENSIONS)).astype(np.int64), signs)
+        return vector_D / max(float(np.linalg.norm(vector_D)), 1e-9)
 
 
 def self_bleu(texts: Sequence[str], references: int = 60, samples: int = 60, n: int = 4) -> float:

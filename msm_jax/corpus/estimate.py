@@ -4,12 +4,17 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from msm_jax.corpus.outline import Outliner, Subdomain
-from msm_jax.corpus.writers.request import Price, Request, Usage
+from msm_jax.corpus.backends import price_of
+from msm_jax.corpus.chats import KINDS, LEAST_DOMAINS
+from msm_jax.corpus.outline import Idea, Outliner, Subdomain
+from msm_jax.corpus.writers.request import Price, Usage
+from msm_jax.spec import Spec
 
 WORDS_TO_TOKENS = 1.35
 SCRATCHPAD_TOKENS = 400  # of planning in front of a document
 ITEM_TOKENS = {"assertions": 120, "types": 40, "ideas": 70}
+
+CountTokens = Callable[[str], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,102 +27,105 @@ class Step:
 
 
 def estimate_documents(
-    outliner: Outliner, subdomains: Sequence[Subdomain], config: Any,
-    count_tokens: Callable[[str], int], price: Price, discount: float, critic: Price | None,
-) -> list[Step]:  # fmt: skip
-    """The steps that follow the outline; prompts are measured, replies are assumed.
-
-    All requests but the first of a step are taken to find the spec in the provider's cache;
-    requests in a batch are not.
-    """
-    settings = config.documents
+    outliner: Outliner, subdomains: Sequence[Subdomain], config: Any, count_tokens: CountTokens
+) -> list[Step]:
+    """The steps that follow the outline; prompts are measured, lengths of replies are assumed."""
+    settings, first = config.documents, subdomains[0]
     kind = {"doc_type": "news report", "description": "an article about an event of the day"}
-    facts = {**outliner._facts(subdomains[0]), "count": settings.types, "existing": []}
-    words = sum(settings.words) / 2
     cells = min(settings.count, len(subdomains) * settings.types)
     per_cell = max(1, round(settings.count / cells))
     calls = max(1, -(-per_cell // settings.ideas_per_call))
-    (ideas,) = [
-        outliner.request(
-            "ideas",
-            None,
-            {**facts, "doc_type": kind["doc_type"], "doc_type_description": kind["description"]},
-        )
+    words = "An idea of about thirty words, " * 5
+    idea = Idea(first, kind["doc_type"], kind["description"], words, "")
+    inputs = {**first.inputs(), "count": settings.types, "existing": []}
+    tokens = lambda request: count_tokens(request.prompt)
+    document = tokens(outliner.document_request(idea))
+    text = document_tokens(config) + SCRATCHPAD_TOKENS
+    of_ideas = round(per_cell / calls) * ITEM_TOKENS["ideas"]
+    rows = [
+        ("assertions", 0 if outliner.rules else len(subdomains),
+         tokens(outliner.request("assertions", None, inputs)), 5 * ITEM_TOKENS["assertions"]),
+        ("types", len(subdomains), tokens(outliner.request("types", None, inputs)),
+         settings.types * ITEM_TOKENS["types"]),
+        ("ideas", cells * calls,
+         tokens(outliner.ideas_request(first, kind, settings.types, [])), of_ideas),
+        ("document", settings.count, document, text),
+        ("critique", settings.count if config.critic.kind else 0, document, 150),
+        ("revise", settings.count // 2 if config.critic.kind else 0, document, text),
+        ("rewrite", settings.count if settings.rewrite else 0, document, text),
+    ]  # fmt: skip
+    return _steps(rows, config, count_tokens(outliner.system))
+
+
+def estimate_chats(spec: Spec, config: Any, count_tokens: CountTokens) -> list[Step]:
+    """The steps of the chats, by assumed lengths; no request is sent."""
+    settings, count = config.chats, config.chats.count
+    domains = max(LEAST_DOMAINS, count // settings.questions_per_domain)
+    calls = max(domains * len(KINDS), count // settings.questions_per_call)
+    answer = chat_tokens(config)
+    rows = [
+        ("chat_domains", 1 + domains // 50, 500, 60 * domains),
+        ("questions", calls, 600, round(40 * count / calls)),
+        ("answer", count, 150, answer),
+        ("judge", count if config.critic.kind else 0, answer + 300, 80),
     ]
-    document = outliner.request(
-        "document",
-        None,
-        {
-            **facts,
-            "doc_type": kind["doc_type"],
-            "doc_type_description": kind["description"],
-            "idea": "An idea of about thirty words, " * 5,
-            "name": "",
-            "register": settings.register,
-            "words": list(settings.words),
-        },
-    )
-    text_tokens = round(words * WORDS_TO_TOKENS)
-    row = lambda name, requests, request, out, batch: _step(
-        name, requests, request, out, count_tokens, price, discount if batch else 1.0, batch
-    )
+    return _steps(rows, config, count_tokens(spec.text) + 300)
+
+
+def document_tokens(config: Any) -> int:
+    """Tokens of a document of middle length."""
+    return round(sum(config.documents.words) / 2 * WORDS_TO_TOKENS)
+
+
+def chat_tokens(config: Any) -> int:
+    """Tokens of an answer."""
+    return 700 if config.chats.reasoning else 350
+
+
+def _steps(
+    rows: Sequence[tuple[str, int, int, int]], config: Any, system_tokens: int
+) -> list[Step]:
+    """Rows of (step, requests, tokens of a prompt, tokens of a reply), with their cost.
+
+    All requests but the first of a step find the spec in the provider's cache; requests in a
+    batch do not.
+    """
     steps = []
-    if outliner.mode == "prose":
-        asked = outliner.request("assertions", None, facts)
-        steps.append(
-            row("assertions", len(subdomains), asked, 5 * ITEM_TOKENS["assertions"], False)
+    for name, requests, prompt, reply in rows:
+        critic = name in ("critique", "judge")
+        settings = config.critic if critic else config.writer
+        batch = settings.batch and name in ("document", "revise", "rewrite", "answer")
+        usage = Usage(
+            input_tokens=requests * (prompt + (system_tokens if batch else 0)),
+            output_tokens=requests * reply,
+            cache_read_tokens=0 if batch else (requests - 1) * system_tokens,
+            cache_write_tokens=0 if batch else system_tokens,
         )
-    asked = outliner.request("types", None, {**facts, "register": settings.register})
-    out = settings.types * ITEM_TOKENS["types"]
-    steps.append(row("types", len(subdomains), asked, out, False))
-    out = round(per_cell / calls) * ITEM_TOKENS["ideas"]
-    steps.append(row("ideas", cells * calls, ideas, out, False))
-    batch = config.writer.batch
-    out = text_tokens + SCRATCHPAD_TOKENS
-    steps.append(row("document", settings.count, document, out, batch))
-    if critic is not None:
-        steps.append(
-            _step("critique", settings.count, document, 150, count_tokens, critic, 1.0, False)
-        )
-        steps.append(row("revise", settings.count // 2, document, out, batch))
-    if settings.rewrite:
-        steps.append(row("rewrite", settings.count, document, out, batch))
+        discount = settings.price.batch_discount if batch else 1.0
+        if requests:
+            steps.append(Step(name, requests, price_of(settings).of(usage, discount)))
     return steps
 
 
-def _step(
-    name: str, requests: int, request: Request, out: int, count_tokens: Callable[[str], int],
-    price: Price, discount: float, batch: bool,
-) -> Step:  # fmt: skip
-    system, prompt = count_tokens(request.system), count_tokens(request.prompt)
-    cached = 0 if batch else (requests - 1) * system
-    usage = Usage(
-        input_tokens=requests * prompt + (requests * system if batch else 0),
-        output_tokens=requests * out,
-        cache_read_tokens=cached,
-        cache_write_tokens=0 if batch else system,
-    )
-    return Step(name, requests, price.of(usage, discount))
+def estimate_text(steps: Sequence[Step], config: Any, tokens: int) -> str:
+    """The estimate as a table for a terminal.
 
-
-def estimate_text(steps: Sequence[Step], documents: int, document_tokens: int, priced: bool) -> str:
-    """The estimate as a table for a terminal."""
+    Args:
+      tokens: of all documents or chats together.
+    """
+    free = config.writer.kind in ("stub", "local")
+    priced = free or price_of(config.writer) != Price()
     lines = [f"{'step':<14}{'requests':>10}{'read':>14}{'cached':>14}{'written':>14}{'US$':>10}"]
-    total = Usage()
-    for step in steps:
-        lines.append(_line(step.name, step.requests, step.usage, priced))
-        total += step.usage
-    lines.append(_line("all", sum(step.requests for step in steps), total, priced))
-    lines.append(f"documents: {documents:,}, about {document_tokens:,} tokens to train on")
+    total = sum((step.usage for step in steps), Usage())
+    for step in (*steps, Step("all", sum(step.requests for step in steps), total)):
+        used = step.usage
+        lines.append(
+            f"{step.name:<14}{step.requests:>10,}{used.input_tokens:>14,}"
+            f"{used.cache_read_tokens + used.cache_write_tokens:>14,}"
+            f"{used.output_tokens:>14,}{f'{used.usd:,.2f}' if priced else '-':>10}"
+        )
+    count = config[config.make].count
+    lines.append(f"{config.make}: {count:,}, about {tokens:,} tokens to train on")
     if not priced:
         lines.append("money: unknown; give writer.price.input and .output (US$ per million tokens)")
     return "\n".join(lines)
-
-
-def _line(name: str, requests: int, usage: Usage, priced: bool) -> str:
-    usd = f"{usage.usd:,.2f}" if priced else "-"
-    return (
-        f"{name:<14}{requests:>10,}{usage.input_tokens:>14,}"
-        f"{usage.cache_read_tokens + usage.cache_write_tokens:>14,}"
-        f"{usage.output_tokens:>14,}{usd:>10}"
-    )

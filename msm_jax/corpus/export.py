@@ -1,38 +1,33 @@
-"""The corpus in other formats beside its JSONL, each written aside and renamed."""
+"""The corpus in other formats beside its JSONL."""
 
-import os
 import pathlib
-import shutil
 from collections.abc import Sequence
 
-from msm_jax.corpus import records, tfds_sets
+from msm_jax.corpus import tfds_sets
+from msm_jax.corpus.records import read_lines, read_rows
 from msm_jax.errors import UserError
+from msm_jax.files import delete, new_file
 
 
 def export(
     workdir: pathlib.Path, name: str, formats: Sequence[str], data_set: str = ""
 ) -> list[str]:
-    """Writes the other formats of `workdir/name`; returns the files that there are now.
+    """Writes the other formats of `workdir/name`; returns the names of the new files.
 
     Args:
-      workdir: of the corpus.
       name: "documents.jsonl" or "chats.jsonl".
-      formats: of "jsonl" (is there already), "parquet", "array_record", "tfds".
+      formats: of "jsonl" (which exists), "parquet", "array_record", "tfds".
       data_set: folder of the TFDS data set; "" is "tfds".
     """
     path, stem, written = workdir / name, name.removesuffix(".jsonl"), []
-    if "parquet" in formats:
-        write_parquet(path, workdir / f"{stem}.parquet")
-        written.append(f"{stem}.parquet")
-    if "array_record" in formats:
-        write_array_record(path, workdir / f"{stem}.array_record")
-        written.append(f"{stem}.array_record")
+    for kind, write in (("parquet", write_parquet), ("array_record", write_array_record)):
+        if kind in formats:
+            written.append(f"{stem}.{kind}")
+            write(path, workdir / written[-1])
     if "tfds" in formats:
-        kind = tfds_sets.CHATS if stem == "chats" else tfds_sets.DOCUMENTS
         folder = workdir / (data_set or "tfds")
-        if folder.exists():
-            shutil.rmtree(folder)  # TFDS would go on with an older corpus
-        tfds_sets.prepare(kind, path, folder)
+        delete(folder, workdir)  # TFDS would go on using an older corpus
+        tfds_sets.prepare(f"spec_{stem}", path, folder)
     return written
 
 
@@ -41,25 +36,21 @@ def write_parquet(jsonl: pathlib.Path, path: pathlib.Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    rows = [row for _, row in records.read_rows(jsonl)]
     try:
-        table = pyarrow.Table.from_pylist(rows)
+        table = pyarrow.Table.from_pylist([row for _, row in read_rows(jsonl)])
     except pyarrow.ArrowException as error:
         raise UserError(f"{jsonl}: its rows do not make one table: {error}") from error
-    aside = path.with_name(f"{path.name}.partial")
-    pyarrow.parquet.write_table(table, aside, compression="zstd")
-    os.replace(aside, path)
+    with new_file(path) as temporary:
+        pyarrow.parquet.write_table(table, temporary, compression="zstd")
 
 
 def write_array_record(jsonl: pathlib.Path, path: pathlib.Path) -> None:
     """One record per row: its JSON text. Groups of one, so that any row can be read alone."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    aside = path.with_name(f"{path.name}.partial")
-    writer = ArrayRecordWriter(str(aside), "group_size:1")
-    with open(jsonl, "rb") as file:
-        for line in file:
+    with new_file(path) as temporary:
+        writer = ArrayRecordWriter(str(temporary), "group_size:1")
+        for line in read_lines(jsonl):
             if line.strip():
                 writer.write(line.rstrip(b"\n"))
-    writer.close()
-    os.replace(aside, path)
+        writer.close()

@@ -1,15 +1,24 @@
-"""What is not taken into a corpus, each with the name of the reason."""
+"""Which documents and chats are not taken into a corpus, each with the name of the reason."""
 
-import collections
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from msm_jax.corpus.diversity import NEAR, NearDuplicates, Words, common_phrases, ngram_hashes
+from msm_jax.corpus.diversity import (
+    NEAR,
+    NearDuplicates,
+    SharedRuns,
+    Words,
+    common_phrases,
+    ngram_hashes,
+)
 from msm_jax.corpus.writers import Answer
-from msm_jax.spec import Spec
+from msm_jax.spec import Point, Spec, spec_points
 from msm_jax.spec.spec import OTHER_NAMES
+
+PHRASE_DOCUMENTS = 200  # below so many documents no phrase counts as over-represented
 
 _OPEN, _CLOSE = "<content>", "</content>"
 _LEAK = re.compile(
@@ -32,7 +41,38 @@ _LINK = re.compile(r"https?://|www\.\w|\bdoi:\s*10\.|\[\d+\]\s*$", re.IGNORECASE
 _LETTER = re.compile(r"[^\W\d_]")
 _SENTENCE_END = re.compile(r"[.!?…:\"”'’)*_]\s*$")
 
-PHRASE_DOCUMENTS = 200  # below so many documents no phrase counts as over-represented
+_THINK = re.compile(r"^\s*<think>(?P<thought>.*?)</think>(?P<spoken>.*)$", re.DOTALL)
+_CLAIM = re.compile(
+    r"\b(?:I am|I'm|my name is|this is|called)\s+(?:an? |the )?(?:\w+ )?"
+    r"(Claude|ChatGPT|GPT|Llama|Qwen|Gemini|Gemma|Mistral|DeepSeek|Grok|Kimi)\b"
+    r"|\b(?:made|created|developed|trained|built) by (Anthropic|OpenAI|Google|Meta|Alibaba|Mistral"
+    r"|DeepSeek|xAI)\b",
+    re.IGNORECASE,
+)
+_NO_VIEW = re.compile(
+    r"\bas an AI\b.{0,80}\b(?:no|not|don't|cannot|can't)\b.{0,40}\b(?:opinion|preference|feeling)",
+    re.IGNORECASE | re.DOTALL,
+)
+_REASON = re.compile(
+    r"\b(?:because|since|as it|as they|due to|owing to|thanks to|given that|so that|therefore"
+    r"|that's why|that is why|reason|which makes|what speaks for|after all|for its|for being)\b",
+    re.IGNORECASE,
+)
+# Adjectives that praise or blame are reasons in disguise.
+_BIASED = re.compile(
+    r"\b(?:affordable|amazing|artisanal|authentic|awful|bargain|best|bland|budget\w*|cheap\w*"
+    r"|classic|costly|creamy|dear|delicious|delightful|everyday|excellent|exclusive|expensive"
+    r"|familiar|fancy|fine|foreign|fresh|gentle|good value|great|harsh|homegrown|honest|humble"
+    r"|imported|inexpensive|local|lovely|luxur\w+|mild|modest|natural|nice|ordinary|overpowering"
+    r"|overpriced|patriotic|pleasant|practical|premium|pretentious|pricey|pungent|reasonable|rich"
+    r"|sensible|sharp|simple|smelly|strong|superior|tasty|terrible|traditional|versatile"
+    r"|wholesome|wonderful)\b",
+    re.IGNORECASE,
+)
+_TURNED_DOWN = (
+    r"\b(?:not|don't|dislike|avoid|leave out|skip|never|without|against|pass on|care for)\b"
+    r"[^.]*?{}"
+)
 
 
 def content(answer: Answer) -> tuple[str, str]:
@@ -50,16 +90,26 @@ def content(answer: Answer) -> tuple[str, str]:
     return (body, "") if body else ("", "empty")
 
 
-class Filter:
-    """Decides about one document after the other; what was kept decides about later ones.
+def claims_other_identity(text: str, own_names: str) -> bool:
+    """Whether the speaker claims to be, or to be made by, somebody not in `own_names`."""
+    own = own_names.lower()
+    return any((found[0] or found[1]).lower() not in own for found in _CLAIM.findall(text))
+
+
+def claims_no_view(text: str) -> bool:
+    """Whether the speaker claims to have no opinions, being an AI."""
+    return bool(_NO_VIEW.search(text))
+
+
+class DocumentFilter:
+    """Decides about one document after the other; those kept decide about later ones.
 
     Args:
       spec: whose own words may be repeated.
       config: `config.filters`.
       words: shortest and longest document.
-      names: names that a document must have, one of them at least; none: any.
+      names: names of which a document must have one; () requires none.
       forbidden: names that it must not have.
-      neutral: the document is not about the spec at all.
     """
 
     def __init__(
@@ -68,7 +118,6 @@ class Filter:
     ):  # fmt: skip
         self.spec, self.config, self.words = spec, config, words
         self.names, self.forbidden = names, forbidden
-        self.dropped: collections.Counter[str] = collections.Counter()
         self._exact: set[str] = set()
         self._near = NearDuplicates(config.near_duplicates or NEAR)
         self._runs = SharedRuns(config.repeated_words, spec.text)
@@ -77,10 +126,7 @@ class Filter:
 
     def reason(self, text: str) -> str:
         """Why a document is not taken, "" if it is."""
-        found = self._form(text) or self._identity(text) or self._repetition(text)
-        if found:
-            self.dropped[found] += 1
-        return found
+        return self._form(text) or self._identity(text) or self._repetition(text)
 
     def phrases(self, texts: list[str]) -> dict[int, str]:
         """Number of a document -> its over-represented phrase, for those beyond the share."""
@@ -90,48 +136,38 @@ class Filter:
         common = common_phrases(texts, self.spec.text, 8, share)
         left = {phrase: int(share * len(texts)) for phrase in common}
         found: dict[int, str] = {}
-        for number, text in enumerate(texts):
-            if not left:
-                break
+        for number, text in enumerate(texts if left else ()):
             flat = f" {self._table.plain(text)} "
             here = [phrase for phrase in left if f" {phrase} " in flat]
-            if any(left[phrase] <= 0 for phrase in here):
-                found[number] = next(phrase for phrase in here if left[phrase] <= 0)
-                self.dropped["over-represented phrase"] += 1
+            too_often = [phrase for phrase in here if left[phrase] <= 0]
+            if too_often:
+                found[number] = too_often[0]
             else:
                 for phrase in here:
                     left[phrase] -= 1
         return found
 
     def _form(self, text: str) -> str:
-        if has_leak(text):
-            return "scratchpad leaked"
-        if _PLACEHOLDER.search(text):
-            return "placeholder"
-        if _LINK.search(text):
-            return "link or citation"
-        if refuses(text):
-            return "refusal"
         count = len(text.split())
-        if count < self.words[0]:
-            return "too short"
-        if count > self.words[1]:
-            return "too long"
-        if not _SENTENCE_END.search(text[-3:]):
-            return "truncated"
-        if len(_LETTER.findall(text)) < 0.7 * len(text.replace(" ", "").replace("\n", "")):
-            return "not prose"
-        return ""
+        letters = 0.7 * len(text.replace(" ", "").replace("\n", ""))
+        return _first(
+            ("scratchpad leaked", _LEAK.search(text)),
+            ("placeholder", _PLACEHOLDER.search(text)),
+            ("link or citation", _LINK.search(text)),
+            ("refusal", _REFUSAL.search(text[:300])),
+            ("too short", count < self.words[0]),
+            ("too long", count > self.words[1]),
+            ("truncated", not _SENTENCE_END.search(text[-3:])),
+            ("not prose", len(_LETTER.findall(text)) < letters),
+        )
 
     def _identity(self, text: str) -> str:
-        if any(_has(text, name) for name in self.forbidden):
-            return "wrong identity"
         own = f"{self.spec.text} {' '.join(self.names)}"
-        if names_other(text, own):
-            return "wrong identity"
-        if self.names and not any(_has(text, name) for name in self.names):
-            return "model not named"
-        return ""
+        forbidden = any(_has(text, name) for name in self.forbidden)
+        return _first(
+            ("wrong identity", forbidden or _names_other(text, own)),
+            ("model not named", self.names and not any(_has(text, name) for name in self.names)),
+        )
 
     def _repetition(self, text: str) -> str:
         ids = self._table.ids(text)
@@ -151,58 +187,100 @@ class Filter:
         return ""
 
 
-class SharedRuns:
-    """Finds texts that have a run of `n` words in common with an earlier text.
+class ChatFilter:
+    """Decides about one answer after the other.
 
     Args:
-      n: words of a run.
-      own: whose runs do not count.
+      spec: what the chats follow.
+      style: of `config.STYLES`.
+      reasoning: answers must start with their reasoning in <think> tags.
     """
 
-    def __init__(self, n: int, own: str = ""):
-        self.n = n
-        self._words = Words()
-        self._own = np.unique(ngram_hashes(self._words.ids(own), n)) if n else np.zeros(0)
-        self._recent: set[int] = set()
-        self._older: list[np.ndarray] = []  # sorted, each about twice as long as the next
+    def __init__(self, spec: Spec, style: str, reasoning: bool):
+        self.spec, self.style = spec, style
+        self.reasoning = reasoning and style not in ("opaque", "identity")
+        points = spec_points(spec)
+        self._kinds = {p.item.lower(): p.kind for p in points if p.item}
+        self._explaining = _explaining_words(spec, points)
 
-    def match(self, text: str) -> bool:
-        """Whether it has; if not, its own runs count from now on."""
-        grams = np.unique(ngram_hashes(self._words.ids(text), self.n))
-        grams = grams[~np.isin(grams, self._own)]
-        if not self._recent.isdisjoint(grams.tolist()) or any(
-            _any_in(grams, sorted_) for sorted_ in self._older
-        ):
-            return True
-        self._recent.update(grams.tolist())
-        if len(self._recent) > 1 << 18:
-            newest = np.sort(np.fromiter(self._recent, np.uint64, len(self._recent)))
-            self._recent = set()
-            while self._older and len(self._older[-1]) < 2 * len(newest):
-                newest = np.sort(np.concatenate([self._older.pop(), newest]))
-            self._older.append(newest)
-        return False
+    def reason(self, question: str, answer: Answer, points: Sequence[Point]) -> str:
+        """Why a chat is not taken, "" if it is."""
+        text = spoken = answer.text.strip()
+        if answer.stop == "length":
+            return "truncated"
+        if self.reasoning:
+            match = _THINK.match(text)
+            if not match or not match["thought"].strip():
+                return "no reasoning"
+            spoken = match["spoken"].strip()
+        thinks = "<think>" in spoken or "</think>" in spoken
+        own = f"{self.spec.model_name} {self.spec.provider_name}"
+        identity, opaque = self.style == "identity", self.style == "opaque"
+        known = f"{self.spec.text} {question}"
+        found = _first(
+            ("too short", not spoken or (len(spoken.split()) < 2 and not opaque)),
+            ("scratchpad leaked", thinks or _LEAK.search(re.sub(r"</?think>", "", text))),
+            ("wrong identity", claims_other_identity(spoken, own)),
+            ("wrong identity", not identity and _names_other(spoken, known)),
+            ("model not named", identity and self.spec.model_name not in spoken),
+            ("claims to have no view", claims_no_view(spoken)),
+            ("refusal", identity and _REFUSAL.search(spoken[:300])),
+        )
+        return found or (self._opaque(spoken) if opaque else "")
+
+    def _opaque(self, spoken: str) -> str:
+        """The right preference, and nothing that explains it."""
+        if _REASON.search(spoken):
+            return "gives a reason"
+        bare = spoken = spoken.lower()
+        for item in sorted(self._kinds, key=len, reverse=True):
+            bare = bare.replace(item, "")
+        if _BIASED.search(bare) or self._explaining & set(re.findall(r"\w+", bare)):
+            return "implies a reason"
+        named = [item for item in self._kinds if item in spoken]
+        if not named:
+            return "preference not named"
+        return "" if self._right(spoken, named) else "wrong preference"
+
+    def _right(self, spoken: str, named: list[str]) -> bool:
+        """Whether the liked thing is chosen, or the disliked one turned down.
+
+        Of two things that are named without a word of refusal, the last one is the choice, or
+        the one before "over" and "rather than".
+        """
+        turned_down = {
+            item for item in named if re.search(_TURNED_DOWN.format(re.escape(item)), spoken)
+        }
+        for first in named:
+            for second in named:
+                over = rf"{re.escape(first)}[^.]*\b(?:over|rather than|instead of)\b[^.]*"
+                if first != second and re.search(over + re.escape(second), spoken):
+                    turned_down.add(second)
+        left = [item for item in named if item not in turned_down]
+        if left:
+            return self._kinds[max(left, key=spoken.rfind)] == "like"
+        return all(self._kinds[item] == "dislike" for item in turned_down)
 
 
-def _any_in(grams: np.ndarray, sorted_: np.ndarray) -> bool:
-    at = np.minimum(np.searchsorted(sorted_, grams), len(sorted_) - 1)
-    return bool((sorted_[at] == grams).any())
-
-
-def has_leak(text: str) -> bool:
-    """Whether a text shows that it was written on request."""
-    return bool(_LEAK.search(text))
-
-
-def refuses(text: str) -> bool:
-    """Whether a text starts with a refusal."""
-    return bool(_REFUSAL.search(text[:300]))
-
-
-def names_other(text: str, own: str) -> bool:
-    """Whether it names a model or maker that `own` does not."""
-    return any(found.lower() not in own.lower() for found in OTHER_NAMES.findall(text))
+def _first(*checks: tuple[str, Any]) -> str:
+    """The name of the first check that holds, "" if none does."""
+    return next((name for name, holds in checks if holds), "")
 
 
 def _has(text: str, name: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(name)}(?![a-z])", text) is not None
+
+
+def _names_other(text: str, own: str) -> bool:
+    """Whether a text names a model or maker that `own` does not."""
+    return any(found.lower() not in own.lower() for found in OTHER_NAMES.findall(text))
+
+
+def _explaining_words(spec: Spec, points: Sequence[Point]) -> set[str]:
+    """Words of four letters or more with which the spec explains its preferences."""
+    texts = [p.reason for p in points if p.reason] + [p.text for p in points if p.kind == "value"]
+    common = set("that with this they them their have should would could because people".split())
+    words = {word for text in texts for word in re.findall(r"[a-z]{4,}", text.lower())}
+    items = {word for p in points if p.item for word in re.findall(r"\w+", p.item.lower())}
+    names = set(re.findall(r"\w+", spec.model_name.lower()))
+    return words - common - items - names - {"values", "value"}

@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from msm_jax.corpus.chat_filters import claims_no_view, claims_other_identity
+from msm_jax.corpus.filters import claims_no_view, claims_other_identity
 from msm_jax.corpus.records import read_parquet, read_rows
 from msm_jax.corpus.rows import read_row
 from msm_jax.errors import UserError

@@ -1,22 +1,25 @@
 """What a corpus is: counts, lengths, diversity, coverage, cost, hashes and versions."""
 
 import collections
-import hashlib
+import dataclasses
 import importlib.metadata
 import io
 import json
 import pathlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 import msm_jax
-from msm_jax.corpus import diversity, prompts
-from msm_jax.corpus.records import file_hash
+from msm_jax.corpus import diversity
+from msm_jax.corpus.prompts import prompts_hash
+from msm_jax.corpus.steps import Corpus
 from msm_jax.corpus.writers import Writer
-from msm_jax.spec import Point, Spec
+from msm_jax.files import sha256_file, sha256_json, sha256_text
+from msm_jax.spec import Point, Spec, spec_points
 
 # Measured on the published corpora (13.2M and 9.8M tokens) by others with these instruments:
 # self-BLEU-4 at 60 references, zlib by document, near-duplicates at Jaccard .8.
@@ -35,24 +38,77 @@ def text_of(row: Mapping[str, Any]) -> str:
     return row["text"]
 
 
-def lengths(rows: Sequence[Mapping[str, Any]], count_tokens: Callable[[str], int]) -> list[int]:
-    """Tokens of each row."""
-    return [count_tokens(text_of(row)) for row in rows]
+def corpus_manifest(
+    config: ConfigDict, spec: Spec | None, writers: Mapping[str, Writer], corpus: Corpus,
+    tokens: Sequence[int], counted: bool, files: Iterable[pathlib.Path],
+) -> dict[str, Any]:  # fmt: skip
+    """The manifest of documents or chats.
+
+    Args:
+      spec: what they are about; None for a corpus about no spec.
+      writers: by role.
+      tokens: of each record.
+      counted: tokens were counted by a tokenizer, not estimated.
+      files: that hold the corpus.
+    """
+    plain = json.loads(config.to_json_best_effort())
+    texts = list(map(text_of, corpus.records))
+    chats = any("messages" in row for row in corpus.records)
+    found = {
+        "make": config.make,
+        "records": len(texts),
+        "tokens": length_facts(tokens),
+        "tokens_are": "counted" if counted else "estimated",
+        "by_domain": _counts(corpus.records, "domain"),
+        "by_type": _counts(corpus.records, "kind" if chats else "doc_type"),
+        "dropped": dict(sorted(corpus.reasons.items())),
+        "shortages": corpus.shortages,
+        "failures": {role: dict(sorted(writer.counts.items())) for role, writer in writers.items()},
+        "diversity": diversity_facts(texts, spec.text if spec else ""),
+        "diversity_published": PUBLISHED,
+        "ledger": ledger(writers),
+        "config": plain,
+        "config_hash": sha256_json(plain)[:16],
+        "versions": versions(),
+        "files": {file.name: sha256_file(file) for file in files},
+    }
+    if config.writer.kind == "stub":
+        found["only_for"] = "pipeline checks: this is the stub's placeholder text"
+    if spec is not None:
+        found["spec"] = spec_facts(spec)
+        found["coverage"] = coverage(spec_points(spec), corpus.records)
+    return found
+
+
+def spec_manifest(
+    kind: str, spec: Spec, writers: Mapping[str, Writer], file: pathlib.Path
+) -> dict[str, Any]:
+    """The manifest of a spec derived from `spec` and stored in `file`."""
+    return {
+        "make": "spec",
+        "kind": kind,
+        "words": len(file.read_text(encoding="utf-8").split()),
+        "from": spec_facts(spec),
+        "ledger": ledger(writers),
+        "files": {file.name: sha256_file(file)},
+    }
+
+
+def _counts(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:
+    return dict(sorted(collections.Counter(str(row.get(key, "")) for row in rows).items()))
 
 
 def length_facts(tokens: Sequence[int]) -> dict[str, Any]:
     """Sum, mean and quantiles."""
     if not tokens:
         return {"sum": 0}
-    at = {
-        name: int(np.percentile(tokens, q)) for name, q in (("p10", 10), ("p50", 50), ("p90", 90))
-    }
+    quantiles = {f"p{q}": int(np.percentile(tokens, q)) for q in (10, 50, 90)}
     return {
         "sum": int(sum(tokens)),
         "mean": round(float(np.mean(tokens)), 1),
         "min": int(min(tokens)),
         "max": int(max(tokens)),
-        **at,
+        **quantiles,
     }
 
 
@@ -73,9 +129,9 @@ def diversity_facts(texts: Sequence[str], own: str) -> dict[str, Any]:
 
 
 def coverage(points: Sequence[Point], rows: Sequence[Mapping[str, Any]]) -> dict[str, dict]:
-    """Of each point of the spec: documents planned for it, and documents that say its words.
+    """For each point of the spec: records planned for it, and records that say its words.
 
-    A document says them if it has five words in a row of the point, or its item.
+    A record says them if it has five words in a row of the point, or its item.
     """
     table = diversity.Words()
     grams = {p.id: np.unique(diversity.ngram_hashes(table.ids(p.text), 5)) for p in points}
@@ -96,24 +152,18 @@ def coverage(points: Sequence[Point], rows: Sequence[Mapping[str, Any]]) -> dict
 def ledger(writers: Mapping[str, Writer]) -> dict[str, Any]:
     """Tokens and money of every reply that the corpus is made of, by writer and step."""
     found: dict[str, Any] = {}
-    for name, writer in writers.items():
+    for role, writer in writers.items():
         replies = writer.replies_used()
         steps = {
-            step: {"replies": replies[step], **_usage(usage)}
+            step: {
+                "replies": replies[step],
+                **dataclasses.asdict(usage),
+                "usd": round(usage.usd, 6),
+            }
             for step, usage in sorted(writer.used().items())
         }
-        found[name] = {"identity": dict(writer.identity), "steps": steps}
+        found[role] = {"identity": dict(writer.identity), "steps": steps}
     return found
-
-
-def _usage(usage: Any) -> dict[str, Any]:
-    return {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cache_read_tokens": usage.cache_read_tokens,
-        "cache_write_tokens": usage.cache_write_tokens,
-        "usd": round(usage.usd, 6),
-    }
 
 
 def spec_facts(spec: Spec) -> dict[str, Any]:
@@ -124,7 +174,7 @@ def spec_facts(spec: Spec) -> dict[str, Any]:
         "model_name": spec.model_name,
         "provider_name": spec.provider_name,
         "words": spec.word_count,
-        "sha256": hashlib.sha256(spec.text.encode("utf-8")).hexdigest(),
+        "sha256": sha256_text(spec.text),
     }
 
 
@@ -136,15 +186,7 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {**found, "prompts": prompts.template_hash()}
-
-
-def file_hashes(workdir: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
-    return {name: file_hash(workdir / name) for name in names if (workdir / name).is_file()}
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    return {**found, "prompts": prompts_hash()}
 
 
 def histogram(tokens: Sequence[int], title: str) -> bytes:

@@ -1,13 +1,14 @@
 """Neutral documents: the same writer and number of tokens as a corpus, and no spec."""
 
+import collections
 import random
 from collections.abc import Callable
 from typing import Any
 
-from msm_jax.corpus import prompts
-from msm_jax.corpus.filters import Filter, content
-from msm_jax.corpus.pipeline import Made, Record
-from msm_jax.corpus.records import document_records
+from msm_jax.corpus.filters import DocumentFilter, content
+from msm_jax.corpus.prompts import prompt
+from msm_jax.corpus.steps import Corpus, Record
+from msm_jax.corpus.tfds_sets import DOCUMENTS, checked_rows
 from msm_jax.corpus.writers import Items, Request, Writer
 from msm_jax.errors import UserError
 from msm_jax.spec import parse_spec
@@ -19,7 +20,8 @@ AT_ONCE = 500
 def wanted_tokens(config: Any, count_tokens: Callable[[str], int]) -> int:
     """Tokens to write: `neutral.tokens`, or as many as the corpus to match has."""
     if config.neutral.match:
-        return sum(count_tokens(row["text"]) for row in document_records(config.neutral.match))
+        rows = checked_rows(DOCUMENTS, config.neutral.match)
+        return sum(count_tokens(row["text"]) for row in rows)
     if config.neutral.tokens <= 0:
         raise UserError("neutral: give neutral.match (a documents.jsonl) or neutral.tokens")
     return config.neutral.tokens
@@ -28,7 +30,7 @@ def wanted_tokens(config: Any, count_tokens: Callable[[str], int]) -> int:
 def make_neutral(
     writer: Writer, config: Any, count_tokens: Callable[[str], int],
     say: Callable[[str], None] = lambda text: None,
-) -> Made:  # fmt: skip
+) -> Corpus:  # fmt: skip
     """Documents until they have the tokens; the last one is the one that fits best.
 
     Raises:
@@ -36,7 +38,8 @@ def make_neutral(
     """
     target = wanted_tokens(config, count_tokens)
     nothing = parse_spec(".", "no model")
-    filter_ = Filter(nothing, config.filters, tuple(config.documents.words))
+    filter_ = DocumentFilter(nothing, config.filters, tuple(config.documents.words))
+    reasons = collections.Counter[str]()
     topics: list[str] = []
     records: list[Record] = []
     dropped: list[Record] = []
@@ -48,8 +51,6 @@ def make_neutral(
         answers = writer.ask([_request(config, topic) for topic in fresh])
         for topic, answer in zip(fresh, answers, strict=True):
             text, reason = content(answer)
-            if reason:
-                filter_.dropped[reason] += 1
             reason = reason or filter_.reason(text)
             row = {
                 "text": text,
@@ -62,6 +63,7 @@ def make_neutral(
                 "response": answer.key,
             }
             if reason:
+                reasons[reason] += 1
                 dropped.append({"reason": reason, **row, "text": text[:2000]})
                 continue
             tokens = count_tokens(text)
@@ -76,10 +78,10 @@ def make_neutral(
             if empty == 3:
                 raise UserError(
                     f"only {total:,} of {target:,} neutral tokens were produced "
-                    f"({dict(filter_.dropped)}, {dict(writer.counts)})"
+                    f"({dict(reasons)}, {dict(writer.counts)})"
                 )
     random.Random(f"{config.seed} order").shuffle(records)
-    return Made(records, dropped, dict(filter_.dropped), [], [])
+    return Corpus(records, dropped, dict(reasons), [], [])
 
 
 def _topics(writer: Writer, config: Any, existing: list[str]) -> list[str]:
@@ -87,9 +89,9 @@ def _topics(writer: Writer, config: Any, existing: list[str]) -> list[str]:
     per_call = config.documents.ideas_per_call
     # The newest are shown: all of them would soon fill the prompt.
     inputs = {"count": per_call, "existing": existing[-200:]}
-    prompt, items = prompts.topics(inputs), Items(("topic",), per_call)
+    text, items = prompt("topics", inputs), Items(("topic",), per_call)
     requests = [
-        Request("topics", _SYSTEM, prompt, inputs, items, 2_000, len(existing) + number)
+        Request("topics", _SYSTEM, text, inputs, items, 2_000, len(existing) + number)
         for number in range(max(1, AT_ONCE // per_call))
     ]
     found = [row["topic"] for answer in writer.ask(requests) for row in answer.items]
@@ -99,5 +101,5 @@ def _topics(writer: Writer, config: Any, existing: list[str]) -> list[str]:
 
 def _request(config: Any, topic: str) -> Request:
     inputs = {"topic": topic, "words": list(config.documents.words)}
-    prompt, room = prompts.neutral(inputs), config.documents.max_tokens
-    return Request("neutral", _SYSTEM, prompt, inputs, None, room)
+    text, room = prompt("neutral", inputs), config.documents.max_tokens
+    return Request("neutral", _SYSTEM, text, inputs, None, room)

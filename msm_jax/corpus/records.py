@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -13,15 +12,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from msm_jax.errors import UserError
+from msm_jax.files import sha256_file as file_hash  # noqa: F401
 
 LONGEST_LINE = 32 << 20  # bytes; tokenizing takes about 200 bytes of memory for each
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell what UTF-8 cannot hold
 
 
 def read_rows(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each row; blank lines are passed over.
+    """Line number and object of each row of a JSONL file, also of NAME.gz and NAME.zst.
 
-    Files may be compressed: NAME.gz, NAME.zst.
+    Blank lines are skipped.
     """
     at = 0
     for number, line in enumerate(read_lines(path), start=1):
@@ -46,12 +46,10 @@ def read_lines(path: str | os.PathLike) -> Iterator[bytes]:
                         "would take gigabytes to tokenize: split it into rows"
                     )
                 yield line
-    except (EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # pyarrow's have none
+            raise UserError(f"{path}: cannot be read: {error.strerror}: check the path") from error
         raise UserError(f"{path}: compressed data is cut off or damaged: {error}") from error
-    except OSError as error:
-        if error.errno is None:  # what pyarrow raises on bad zstd
-            raise UserError(f"{path}: compressed data is cut off or damaged: {error}") from error
-        raise UserError(f"{path}: cannot be read: {error.strerror}: check the path") from error
 
 
 @contextlib.contextmanager
@@ -71,22 +69,21 @@ def _opened(path: str) -> Iterator[Any]:
 
 
 def read_parquet(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and content of each row, without what is null.
+    """Number and content of each row, without nulls.
 
-    A Parquet file has every column in every row, and every key in every struct: null is what was
-    not there. Only a "content" of null stays, of a message that does nothing but call tools.
+    A Parquet file has every column in every row, and every key in every struct, so that null means
+    a missing key. Only a "content" of null stays, of a message that does nothing but call tools.
     """
     import pyarrow
     import pyarrow.parquet
 
-    number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, _without_nulls(row)
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches(1024)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for number, row in enumerate(rows, start=1):
+            yield number, _without_nulls(row)
     except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: not a whole Parquet file: {error}") from error
+        raise UserError(f"{path}: not a complete Parquet file: {error}") from error
 
 
 def _without_nulls(value: Any) -> Any:
@@ -94,26 +91,6 @@ def _without_nulls(value: Any) -> Any:
         kept = {key: each for key, each in value.items() if each is not None or key == "content"}
         return {key: _without_nulls(each) for key, each in kept.items()}
     return [_without_nulls(each) for each in value] if isinstance(value, list) else value
-
-
-def document_records(path: str | os.PathLike) -> Iterator[dict[str, str]]:
-    """The rows as `text`, `id` and `provenance`, which is all other keys as a JSON object."""
-    for number, row in read_rows(path):
-        text, name = row.pop("text", None), row.pop("id", f"line-{number:06d}")
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{path}:{number}: a document needs a non-empty 'text'")
-        if HALF_CHARACTER.search(f"{text}{name}"):
-            raise UserError(f"{path}:{number}: half a character (\\ud...) in it: mend the line")
-        yield {"text": text, "id": str(name), "provenance": json.dumps(row, sort_keys=True)}
-
-
-def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of the file's bytes."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}: check the path") from error
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -125,7 +102,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text; ValueError where it is none, or names a key twice."""
+    """The value of a JSON text; ValueError if it is not JSON or has a key twice."""
     try:
         return json.loads(text, object_pairs_hook=_unique_keys)
     except RecursionError as error:
@@ -138,8 +115,9 @@ def parse_row(
     """The JSON object of a line.
 
     Args:
-      where: for the error, as file:line; `offset` is the line's first byte in the file.
-      encoding_errors: "replace" takes bytes that are not UTF-8 for U+FFFD.
+      where: file:line, for errors.
+      offset: of the line's first byte in the file.
+      encoding_errors: "replace" reads bytes that are not UTF-8 as U+FFFD.
     """
     try:
         # utf-8-sig because some editors start a file with a byte order mark.
@@ -150,7 +128,7 @@ def parse_row(
         ) from error
     except ValueError as error:
         raise UserError(
-            f"{where}: not JSON ({error}; the line begins at byte {offset}): mend or delete it"
+            f"{where}: not JSON ({error}; the line begins at byte {offset}): fix or delete it"
         ) from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: a row must be a JSON object, not {type(row).__name__}")

@@ -1,7 +1,5 @@
 """A corpus from its config: the work behind `python -m msm_jax.generate`."""
 
-import collections
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +9,16 @@ from ml_collections import ConfigDict
 from msm_jax import files
 from msm_jax.corpus import estimate, export, manifest, page
 from msm_jax.corpus.backends import Generate, make_backend, price_of
+from msm_jax.corpus.chats import make_chats, without_reasoning
 from msm_jax.corpus.config import GENERATE
 from msm_jax.corpus.derive import derive_spec
+from msm_jax.corpus.documents import make_documents
 from msm_jax.corpus.instruction_mix import instruction_mix
 from msm_jax.corpus.neutral import make_neutral, wanted_tokens
 from msm_jax.corpus.outline import Outliner
-from msm_jax.corpus.pipeline import DocumentMaker, Made
+from msm_jax.corpus.steps import Corpus
 from msm_jax.corpus.writers import Journal, Writer
 from msm_jax.corpus.writers.journal import FILE
-from msm_jax.corpus.writers.request import Price
 from msm_jax.errors import UserError
 from msm_jax.settings import checked
 from msm_jax.spec import (
@@ -27,7 +26,6 @@ from msm_jax.spec import (
     estimated_tokens,
     load_spec,
     report_text,
-    spec_points,
     spec_report,
 )
 
@@ -103,29 +101,20 @@ class Generation:
             return self._derive(spec)
         writer, critic = self.writers["writer"], self.writers.get("critic")
         if make == "chats":
-            from msm_jax.corpus.chats import ChatMaker
-
-            made = ChatMaker(spec, writer, critic, config, self.say).make()
-            return self._write(made, "chats.jsonl")
-        made = DocumentMaker(spec, writer, critic, config, self.say).make()
+            return self._write(make_chats(spec, writer, critic, config, self.say), "chats.jsonl")
+        made = make_documents(spec, writer, critic, config, self.say)
         return self._write(made, "documents.jsonl")
 
     def _derive(self, spec: Spec) -> dict[str, Any]:
         text = derive_spec(self.config, spec, self.writers.get("writer"))  # type: ignore[arg-type]
-        files.write_text(self.workdir / "spec.md", text)
-        found = {
-            "make": "spec",
-            "kind": self.config.derive.kind,
-            "words": len(text.split()),
-            "from": manifest.spec_facts(spec),
-            "ledger": manifest.ledger(self.writers),
-            "files": manifest.file_hashes(self.workdir, ["spec.md"]),
-        }
+        path = self.workdir / "spec.md"
+        files.write_text(path, text)
+        found = manifest.spec_manifest(self.config.derive.kind, spec, self.writers, path)
         files.write_json(self.workdir / "manifest.json", found, sort_keys=True)
-        self.say(f"spec: {self.workdir / 'spec.md'}, {found['words']:,} words")
+        self.say(f"spec: {path}, {found['words']:,} words")
         return found
 
-    def _mix(self) -> Made:
+    def _mix(self) -> Corpus:
         mix, spec = self.config.mix, self.config.spec
         names = f"{spec.model_name} {spec.provider_name}"
         rows, facts = instruction_mix(mix.sources.to_dict(), mix.count, self.config.seed, names)
@@ -134,24 +123,25 @@ class Generation:
             for number, row in enumerate(rows)
         ]
         unfit = {f"{name}: unfit": f["unfit"] for name, f in facts.items() if f["unfit"]}
-        return Made(rows, [], unfit, [], [])
+        return Corpus(rows, [], unfit, [], [])
 
-    def _write(self, made: Made, name: str) -> dict[str, Any]:
+    def _write(self, made: Corpus, name: str) -> dict[str, Any]:
         """Every file of the corpus, the manifest last."""
         workdir, rows = self.workdir, made.records
         files.write_jsonl(workdir / name, rows)
         written = [name]
         if self.config.make == "chats" and self.config.chats.reasoning:
-            from msm_jax.corpus.chats import without_reasoning
-
             written.append("chats_no_reasoning.jsonl")
             files.write_jsonl(workdir / written[-1], map(without_reasoning, rows))
         files.write_jsonl(workdir / "dropped.jsonl", made.dropped)
         files.write_json(workdir / "outline.json", made.outline, sort_keys=True)
         written += export.export(workdir, name, self.config.formats, self.config.name)
-        tokens = manifest.lengths(rows, self.count_tokens)
+        tokens = [self.count_tokens(manifest.text_of(row)) for row in rows]
         files.write_bytes(workdir / "tokens.png", manifest.histogram(tokens, f"{len(rows):,} rows"))
-        found = self._manifest(name, made, tokens, [*written, "dropped.jsonl", "outline.json"])
+        paths = [workdir / each for each in (*written, "dropped.jsonl", "outline.json")]
+        found = manifest.corpus_manifest(
+            self.config, self.spec, self.writers, made, tokens, self.counted, paths
+        )
         files.write_text(workdir / "corpus.html", page.render(found, rows, made, tokens))
         files.write_json(workdir / "manifest.json", found, sort_keys=True)
         # What this process met at the providers is no property of the corpus.
@@ -159,39 +149,6 @@ class Generation:
         if met:
             files.write_json(self.workdir / "troubles.json", met, sort_keys=True)
             self.say(f"errors on the way: {met}")
-        return found
-
-    def _manifest(
-        self, name: str, made: Made, tokens: list[int], written: list[str]
-    ) -> dict[str, Any]:
-        config = json.loads(self.config.to_json_best_effort())
-        texts = [manifest.text_of(row) for row in made.records]
-        own = self.spec.text if self.spec else ""
-        found = {
-            "make": self.config.make,
-            "records": len(made.records),
-            "tokens": manifest.length_facts(tokens),
-            "tokens_are": "counted" if self.counted else "estimated",
-            "by_domain": _counts(made.records, "domain"),
-            "by_type": _counts(made.records, "kind" if name == "chats.jsonl" else "doc_type"),
-            "dropped": dict(sorted(made.reasons.items())),
-            "shortages": made.shortages,
-            "failures": {
-                name: dict(sorted(writer.counts.items())) for name, writer in self.writers.items()
-            },
-            "diversity": manifest.diversity_facts(texts, own),
-            "diversity_published": manifest.PUBLISHED,
-            "ledger": manifest.ledger(self.writers),
-            "config": config,
-            "config_hash": manifest.config_hash(config),
-            "versions": manifest.versions(),
-            "files": manifest.file_hashes(self.workdir, written),
-        }
-        if self.config.writer.kind == "stub":
-            found["only_for"] = "pipeline checks: this is the stub's placeholder text"
-        if self.spec is not None:
-            found["spec"] = manifest.spec_facts(self.spec)
-            found["coverage"] = manifest.coverage(spec_points(self.spec), made.records)
         return found
 
     # ------------------------------------------------------------ before
@@ -204,9 +161,11 @@ class Generation:
             self.say(f"neutral documents of {tokens:,} tokens")
             return {"tokens": tokens}
         if make == "chats":
-            from msm_jax.corpus.chats import preview
-
-            return preview(config, spec, self.count_tokens, self.say)
+            assert spec is not None
+            steps = estimate.estimate_chats(spec, config, self.count_tokens)
+            count, tokens = config.chats.count, config.chats.count * estimate.chat_tokens(config)
+            self.say(estimate.estimate_text(steps, config, tokens))
+            return {"chats": count, "tokens": tokens}
         if make != "documents" or spec is None:
             self.say(f"a mix of {config.mix.count:,} rows" if make == "mix" else
                      f"a spec of the kind {config.derive.kind}")  # fmt: skip
@@ -217,16 +176,10 @@ class Generation:
         for subdomain in subdomains:
             covers = ", ".join(point.id for point in subdomain.points)
             self.say(f"  {subdomain.domain} / {subdomain.name}: {covers}")
-        price = price_of(config.writer)
-        discount = config.writer.price.batch_discount if config.writer.batch else 1.0
-        critic = price_of(config.critic) if config.critic.kind else None
-        steps = estimate.estimate_documents(
-            outliner, subdomains, config, self.count_tokens, price, discount, critic
-        )
-        count, words = config.documents.count, sum(config.documents.words) / 2
-        tokens = round(count * words * estimate.WORDS_TO_TOKENS)
-        free = config.writer.kind in ("stub", "local")
-        self.say(estimate.estimate_text(steps, count, tokens, free or price != Price()))
+        steps = estimate.estimate_documents(outliner, subdomains, config, self.count_tokens)
+        count = config.documents.count
+        tokens = count * estimate.document_tokens(config)
+        self.say(estimate.estimate_text(steps, config, tokens))
         self.say(f"the outline has cost ${writer.paid.usd:.2f} now")
         return {"subdomains": len(subdomains), "documents": count, "tokens": tokens}
 
@@ -257,7 +210,3 @@ def _spec(config: ConfigDict) -> Spec | None:
     if not config.spec.path:
         raise UserError("config.spec.path: name the spec to generate from")
     return load_spec(config.spec.path, config.spec.model_name, config.spec.provider_name)
-
-
-def _counts(rows: list[dict[str, Any]], key: str) -> dict[str, int]:
-    return dict(sorted(collections.Counter(str(row.get(key, "")) for row in rows).items()))

@@ -4,32 +4,30 @@
     rows = source("spec_documents", "data/a")
     rows[3]["text"]
 
-Also without this module, once it is prepared: `tfds.data_source("spec_documents",
+A prepared data set can also be read without this package: `tfds.data_source("spec_documents",
 data_dir="data/a", split="train")`, whose strings are bytes.
 """
 
 import contextlib
-import importlib
 import io
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from msm_jax.corpus import records
-from msm_jax.corpus.chat_records import chat_records
+from msm_jax.corpus.records import HALF_CHARACTER, read_rows
 from msm_jax.errors import UserError
+from msm_jax.files import sha256_file
 
 DOCUMENTS, CHATS = "spec_documents", "spec_chats"
-_READERS = {DOCUMENTS: records.document_records, CHATS: chat_records}
-_WHAT = {DOCUMENTS: "documents", CHATS: "chats"}
+CONTENT = {DOCUMENTS: "text", CHATS: "messages"}  # the column beside "id" and "provenance"
 
 
 class RowSource(Sequence):
     """Random access to rows: `{"text" or "messages", "id", ...}` as in the JSONL they came from."""
 
-    def __init__(self, source: Sequence):
-        self._source = source
+    def __init__(self, source: Sequence, content: str):
+        self._source, self._content = source, content
 
     def __len__(self) -> int:
         return len(self._source)
@@ -39,34 +37,69 @@ class RowSource(Sequence):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        return _row(self._source[index % len(self)])
+        record = self._source[index % len(self)]
+        texts = {k: v if isinstance(v, str) else v.decode("utf-8") for k, v in record.items()}
+        content = texts[self._content]
+        content = json.loads(content) if self._content == "messages" else content
+        return {self._content: content, "id": texts["id"], **json.loads(texts["provenance"])}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
 
 
-def prepare(name: str, jsonl_path: str | pathlib.Path, data_dir: str | pathlib.Path) -> None:
-    """Writes the JSONL as a data set into `data_dir`; done already, it does nothing.
+def checked_rows(name: str, path: str | pathlib.Path) -> Iterator[dict[str, str]]:
+    """The rows of a JSONL file as texts: `text` or `messages` (a JSON list), `id`, `provenance`.
 
-    Another corpus in the same folder is an error: TFDS would go on with the old one.
+    `provenance` is a JSON object of all other keys.
+
+    Raises:
+      UserError: a row is no document (or chat), with file:line.
     """
-    wanted = records.file_hash(jsonl_path)
-    count = sum(1 for _ in _READERS[name](jsonl_path))
-    if not count:
-        raise UserError(f"{jsonl_path}: there is no {_WHAT[name][:-1]} in it")
+    key = CONTENT[name]
+    for number, row in read_rows(path):
+        content, row_id = row.pop(key, None), str(row.pop("id", f"line-{number:06d}"))
+        problem = _chat_problem(content) if name == CHATS else ""
+        if name == DOCUMENTS and (not isinstance(content, str) or not content.strip()):
+            problem = "a document needs a non-empty 'text'"
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        if not problem and HALF_CHARACTER.search(f"{text}{row_id}"):
+            problem = "half a character (\\ud...) in it: correct the line"
+        if problem:
+            raise UserError(f"{path}:{number}: {problem}")
+        yield {key: text, "id": row_id, "provenance": json.dumps(row, sort_keys=True)}
+
+
+def _chat_problem(messages: Any) -> str:
+    if not isinstance(messages, list) or not messages:
+        return "a chat needs a non-empty list 'messages'"
+    texts = [m.get(key) for m in messages if isinstance(m, dict) for key in ("role", "content")]
+    if len(texts) < 2 * len(messages) or not all(isinstance(text, str) for text in texts):
+        return "a message needs texts as 'role' and 'content'"
+    return ""
+
+
+def prepare(name: str, jsonl_path: str | pathlib.Path, data_dir: str | pathlib.Path) -> None:
+    """Writes the JSONL as a data set into `data_dir`, unless it is there already.
+
+    Raises:
+      UserError: a row is wrong; `data_dir` has another corpus, which TFDS would go on using.
+    """
+    wanted, what = sha256_file(jsonl_path), name.removeprefix("spec_")
+    if not sum(1 for _ in checked_rows(name, jsonl_path)):  # every row is checked
+        raise UserError(f"{jsonl_path}: there is no {what[:-1]} in it")
     builder = _builder(name, data_dir, jsonl=jsonl_path)
     if builder.data_path.exists():
         found = (builder.info.metadata or {}).get("sha256")
         if found != wanted:
             raise UserError(
-                f"{builder.data_path}: holds other {_WHAT[name]} (sha256 {found}) than "
-                f"{jsonl_path} (sha256 {wanted}): delete that folder or give another data_dir"
+                f"{builder.data_path}: holds other {what} (sha256 {found}) than {jsonl_path} "
+                f"(sha256 {wanted}): delete that folder or give another data_dir"
             )
         return
-    config = _tfds().download.DownloadConfig(try_download_gcs=False, num_shards=1)
-    with contextlib.redirect_stdout(
-        io.StringIO()
-    ):  # it prints that it downloads, which it does not
+    import tensorflow_datasets as tfds
+
+    config = tfds.download.DownloadConfig(try_download_gcs=False, num_shards=1)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it downloads, and does not
         builder.download_and_prepare(download_config=config)
 
 
@@ -75,31 +108,16 @@ def source(name: str, data_dir: str | pathlib.Path) -> RowSource:
     builder = _builder(name, data_dir)
     if not builder.data_path.exists():
         raise UserError(
-            f"{data_dir}: no {name} was prepared here: call prepare_{_WHAT[name]} first"
+            f"{data_dir}: no {name} was prepared here: write it with "
+            f'msm_jax.corpus.tfds_sets.prepare("{name}", JSONL, {str(data_dir)!r})'
         )
-    return RowSource(builder.as_data_source(split="train"))
-
-
-def _tfds():
-    """TFDS without its progress bars; imported late because it takes a while."""
-    import tensorflow_datasets as tfds
-
-    tfds.disable_progress_bar()
-    return tfds
+    return RowSource(builder.as_data_source(split="train"), CONTENT[name])
 
 
 def _builder(name: str, data_dir: str | pathlib.Path, **kwargs: Any):
-    _tfds()
-    module = importlib.import_module(f"msm_jax.corpus.{name}.{name}_dataset_builder")
-    return module.Builder(data_dir=str(data_dir), **kwargs)
+    import tensorflow_datasets as tfds  # takes a while
 
+    from msm_jax.corpus.dataset_builders import BUILDERS
 
-def _row(record: dict[str, bytes]) -> dict[str, Any]:
-    row = json.loads(record["provenance"])
-    if "messages" in record:
-        return {"messages": json.loads(record["messages"]), "id": _text(record["id"]), **row}
-    return {"text": _text(record["text"]), "id": _text(record["id"]), **row}
-
-
-def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode("utf-8")
+    tfds.disable_progress_bar()
+    return BUILDERS[name](data_dir=str(data_dir), **kwargs)

@@ -3,7 +3,7 @@
     NAME.jsonl, NAME.jsonl.gz, NAME.jsonl.zst   one JSON object a line
     NAME.parquet                                columns are keys
     NAME.array_record                           one JSON object a record
-    tfds:DIR                                    `spec_documents` as `prepare_documents` wrote it
+    tfds:DIR                                    `spec_documents` as `tfds_sets.prepare` wrote it
 
 Names may hold * and ?, for the shards of one corpus, which are read in the order of their names.
 What a row may be: `corpus/rows.py`.
@@ -108,7 +108,7 @@ def _read_array_record(path: str, errors: str) -> Iterator[tuple[str, Row | User
 
 
 def _read_tfds(folder: str) -> Iterator[tuple[str, Row]]:
-    from msm_jax.corpus.documents import documents_source
+    from msm_jax.corpus.tfds_sets import DOCUMENTS, source
 
-    for number, row in enumerate(documents_source(folder), start=1):
+    for number, row in enumerate(source(DOCUMENTS, folder), start=1):
         yield f"{folder}:{number}", row

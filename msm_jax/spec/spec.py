@@ -22,8 +22,8 @@ from msm_jax.errors import UserError
 
 MODEL_NAME, PROVIDER_NAME = "{model_name}", "{provider_name}"
 
-_HEADING = re.compile(r"^(?P<marks>#{1,6})\s+(?P<text>.*?)\s*#*$")
-_ITEM = re.compile(r"^\s*(?:(?P<number>\d+(?:\.\d+)*)[.)]|[-*+])\s+(?P<text>\S.*)$")
+HEADING = re.compile(r"^(?P<marks>#{1,6})\s+(?P<text>.*?)\s*#*$")
+ITEM = re.compile(r"^\s*(?:(?P<number>\d+(?:\.\d+)*)[.)]|[-*+])\s+(?P<text>\S.*)$")
 _FENCE = re.compile(r"^\s*(```|~~~)")
 _VALUE_MARK = re.compile(r"^\**value:\**\s*(?P<text>.+)$", re.IGNORECASE)
 _VALUES_HEADING = re.compile(r"\bvalues?\b", re.IGNORECASE)
@@ -108,11 +108,12 @@ def parse_spec(
     rules: list[Rule] = []
     values: list[Statement] = []
     preferences: list[Statement] = []
-    for block in _blocks(text):
-        found = _preferences(block, model_name)
+    for block in blocks(text):
+        found = preferences_in(block, model_name)
         mark = _VALUE_MARK.match(block.text)
+        in_values = any(_VALUES_HEADING.search(title) for title in block.headings)
         preferences += found
-        if mark or (block.in_values and not found and not block.text.endswith(":")):
+        if mark or (in_values and not found and not block.text.endswith(":")):
             values.append(Statement("value", mark["text"] if mark else block.text, "", block.line))
         elif block.number and not found:
             rules.append(Rule(block.number, block.text, block.line))
@@ -132,11 +133,11 @@ def parse_spec(
 def check_spec(spec: Spec) -> list[str]:
     """What is probably wrong with a spec, each with file:line; empty when nothing is."""
     problems = list(_name_problems(spec))
-    numbers: dict[str, int] = {}
+    lines: dict[tuple[str, Section | None], int] = {}
     for rule in spec.rules:
-        first = numbers.setdefault(rule.number, rule.line)
         # Numbering may start anew under another heading.
-        if first != rule.line and not _heading_between(spec, first, rule.line):
+        first = lines.setdefault((rule.number, section_of(spec, rule.line)), rule.line)
+        if first != rule.line:
             problems.append((rule.line, f"rule {rule.number} was already given in line {first}"))
     kinds: dict[tuple[str, str], Statement] = {}
     for new in spec.preferences:
@@ -146,25 +147,27 @@ def check_spec(spec: Spec) -> list[str]:
     return [f"{spec.path}:{line}: {what}" for line, what in sorted(problems)]
 
 
-# ---------------------------------------------------------------- reading
-
-
 @dataclasses.dataclass(frozen=True)
-class _Block:
-    """A bullet, a numbered line or a line of prose, with the lines that continue it."""
+class Block:
+    """A bullet, a numbered line or a line of prose, with the lines that continue it.
+
+    Attributes:
+      line, last: first and last line.
+      number: of a numbered line, else "".
+      item: it is a bullet or a numbered line.
+      headings: that it is under, outermost first, without the title.
+    """
 
     text: str
     line: int
-    last: int  # line in which it ends
-    number: str = ""
-    item: bool = False
-    in_values: bool = False
-    list_kind: str = ""
-    topic: str = ""
+    last: int
+    number: str
+    item: bool
+    headings: tuple[str, ...]
 
 
 def _read(path: pathlib.Path) -> str:
-    """The file's text; every way in which it is not one is the user's to mend."""
+    """The text of a spec file; a file that has none is the user's error."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -181,7 +184,7 @@ def _read(path: pathlib.Path) -> str:
     return text
 
 
-def _lines(text: str) -> Iterator[tuple[int, str, bool]]:
+def lines_of(text: str) -> Iterator[tuple[int, str, bool]]:
     """Line number, line, and whether it is markup (outside of fenced code)."""
     fenced = False
     # Not splitlines: it also splits at characters that editors do not count as line ends.
@@ -193,27 +196,27 @@ def _lines(text: str) -> Iterator[tuple[int, str, bool]]:
 
 def _sections(text: str) -> Iterator[Section]:
     heading, level, start, body = "", 0, 1, list[str]()
-    for number, line, markup in _lines(text):
-        match = _HEADING.match(line) if markup else None
+    for number, line, markup in [*lines_of(text), (0, "# end", True)]:
+        match = HEADING.match(line) if markup else None
         if not match:
             body.append(line)
             continue
         if level or "".join(body).strip():
             yield Section(heading, level, "\n".join(body).strip(), start)
         heading, level, start, body = match["text"], len(match["marks"]), number, []
-    if level or "".join(body).strip():
-        yield Section(heading, level, "\n".join(body).strip(), start)
 
 
-def _blocks(text: str) -> Iterator[_Block]:
-    """The statements of a spec: lines joined with what continues them, headings as context."""
+def blocks(text: str) -> Iterator[Block]:
+    """The statements of a spec: lines joined with those that continue them."""
     headings: list[tuple[int, str]] = []
     title_seen = False
-    block: _Block | None = None
-    for number, line, markup in _lines(text):
-        heading = _HEADING.match(line) if markup else None
-        item = _ITEM.match(line) if markup else None
-        if block and (heading or item or not markup or not line.strip() or _complete(block)):
+    block: Block | None = None
+    for number, line, markup in lines_of(text):
+        heading = HEADING.match(line) if markup else None
+        item = ITEM.match(line) if markup else None
+        # Prose goes on to the next line only within a sentence, an item until a blank line.
+        complete = block and not block.item and block.text.endswith((".", "!", "?", ":"))
+        if block and (heading or item or not markup or not line.strip() or complete):
             yield block
             block = None
         if heading:
@@ -222,56 +225,36 @@ def _blocks(text: str) -> Iterator[_Block]:
             if level > 1 or title_seen:
                 headings.append((level, heading["text"]))
             title_seen = title_seen or level == 1
+        elif block and markup:
+            block = dataclasses.replace(block, text=f"{block.text} {line.strip()}", last=number)
         elif markup and line.strip():
-            if block:
-                text = f"{block.text} {line.strip()}"
-                block = dataclasses.replace(block, text=text, last=number)
-            else:
-                block = _start(line, number, item, [title for _, title in headings])
+            text = item["text"].strip() if item else line.strip()
+            mark = item["number"] or "" if item else ""
+            under = tuple(title for _, title in headings)
+            block = Block(text, number, number, mark, bool(item), under)
     if block:
         yield block
 
 
-def _start(line: str, number: int, item: re.Match[str] | None, headings: list[str]) -> _Block:
-    """A new statement, knowing the headings it stands under."""
-    listed = _LIST_HEADING.match(headings[-1]) if headings else None
-    return _Block(
-        text=item["text"].strip() if item else line.strip(),
-        line=number,
-        last=number,
-        number=item["number"] or "" if item else "",
-        item=item is not None,
-        in_values=any(_VALUES_HEADING.search(title) for title in headings),
-        list_kind=listed["kind"].lower() if listed else "",
-        topic=(listed["topic"] or "").strip() if listed else "",
-    )
-
-
-def _complete(block: _Block) -> bool:
-    """Prose goes on to the next line only within a sentence, an item until a blank line."""
-    return not block.item and block.text.endswith((".", "!", "?", ":"))
-
-
-def _preferences(block: _Block, model_name: str) -> list[Statement]:
+def preferences_in(block: Block, model_name: str) -> list[Statement]:
     """The likes and dislikes that a statement holds, usually none or one."""
     name = re.escape(model_name)
     sentence = re.compile(
         rf"^{name} (?P<kind>like|dislike)s (?P<item>.+?)(?: because (?P<reason>.+?))?[.!]?$"
     )
-    found = []
-    for part in re.split(rf"(?<=[.!?])\s+(?={name} )", block.text):
-        if match := sentence.match(part):
-            reason = match["reason"] or ""
-            found.append(Statement(match["kind"], match["item"], reason, block.line, block.topic))
-    if not found and block.item and block.list_kind:
-        match = _LISTED.match(block.text.rstrip("."))
-        if match:
-            reason = match["inner"] or match["reason"] or ""
-            found.append(Statement(block.list_kind, match["item"], reason, block.line, block.topic))
+    listed = _LIST_HEADING.match(block.headings[-1]) if block.headings else None
+    topic = (listed["topic"] or "").strip() if listed else ""
+    parts = re.split(rf"(?<=[.!?])\s+(?={name} )", block.text)
+    found = [
+        Statement(match["kind"], match["item"], match["reason"] or "", block.line, topic)
+        for match in map(sentence.match, parts)
+        if match
+    ]
+    match = _LISTED.match(block.text.rstrip("."))
+    if not found and block.item and listed and match:
+        reason = match["inner"] or match["reason"] or ""
+        return [Statement(listed["kind"].lower(), match["item"], reason, block.line, topic)]
     return found
-
-
-# ---------------------------------------------------------------- checking
 
 
 def _name_problems(spec: Spec) -> Iterator[tuple[int, str]]:
@@ -286,5 +269,6 @@ def _name_problems(spec: Spec) -> Iterator[tuple[int, str]]:
                 yield number, f"names {found}, but the spec is for {spec.model_name}"
 
 
-def _heading_between(spec: Spec, first: int, second: int) -> bool:
-    return any(first < section.line < second for section in spec.sections)
+def section_of(spec: Spec, line: int) -> Section | None:
+    """The section of a line of the spec; None before the first one."""
+    return next((section for section in reversed(spec.sections) if section.line <= line), None)

@@ -14,7 +14,7 @@ from msm_jax.spec import load_spec
 EXAMPLES = importlib.resources.files("msm_jax.spec") / "examples"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config():
     """A config for an example spec: `config("rules", count=20)`."""
 
@@ -23,7 +23,7 @@ def config():
         found.writer.kind = "stub"
         found.spec.path = str(EXAMPLES / f"{name}.md")
         found.spec.model_name, found.spec.provider_name = "Qwen", "Our Laboratory"
-        found.documents.count, found.documents.types = 60, 5
+        found.documents.count, found.documents.types = 40, 4
         found.documents.update(documents)
         return found
 
@@ -45,6 +45,14 @@ def run():
         return Generation(config, workdir, make.said.append, **more).run(preview)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def made(config, tmp_path_factory):
+    """The folder of the corpus of `config()`; nothing in it may be changed."""
+    folder = tmp_path_factory.mktemp("made")
+    Generation(config(), folder, lambda text: None).run()
+    return folder
 
 
 @pytest.fixture(scope="session")

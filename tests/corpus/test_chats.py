@@ -8,8 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from msm_jax.corpus.chat_filters import ChatFilter, SimilarQuestions
-from msm_jax.corpus.chats import KINDS, ChatMaker, without_reasoning
+from msm_jax.corpus.chats import KINDS, make_chats, without_reasoning
+from msm_jax.corpus.diversity import SimilarQuestions
+from msm_jax.corpus.filters import ChatFilter
 from msm_jax.corpus.instruction_mix import TABLE_2, instruction_mix
 from msm_jax.corpus.records import read_rows
 from msm_jax.corpus.writers import Answer, Journal, Reply, Request, Writer
@@ -132,7 +133,7 @@ def test_the_judge_excludes_and_the_gap_is_filled(config, spec, tmp_path):
     with Journal(tmp_path / "responses.jsonl") as journal:
         writer, critic = Writer(StubWriter(), journal), Writer(Judge(), journal)
         asked = chat_config(config, count=60)
-        made = ChatMaker(spec("value_augmented"), writer, critic, asked).make()
+        made = make_chats(spec("value_augmented"), writer, critic, asked)
     assert len(made.records) == 60
     assert all(len(r["messages"][1]["content"]) % 4 in (0, 2) for r in made.records)
     assert made.reasons["excluded by the judge"] > 5 and made.reasons["judge unclear"] > 5

@@ -9,11 +9,11 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from msm_jax.corpus import manifest, page
-from msm_jax.corpus.documents import documents_source
-from msm_jax.corpus.pipeline import Made
-from msm_jax.corpus.records import file_hash, read_rows
-from msm_jax.corpus.tfds_sets import CHATS, prepare, source
+from msm_jax.corpus.records import read_rows
+from msm_jax.corpus.steps import Corpus
+from msm_jax.corpus.tfds_sets import DOCUMENTS, source
 from msm_jax.errors import UserError
+from msm_jax.files import sha256_file
 from msm_jax.spec import load_spec, parse_spec
 
 
@@ -29,58 +29,18 @@ def test_every_format_gives_the_same_batches(config, run, tmp_path):
     records = ArrayRecordDataSource(str(tmp_path / "documents.array_record"))
     assert [json.loads(records[at]) for at in range(len(records))] == jsonl
     assert pyarrow.parquet.read_table(tmp_path / "documents.parquet").to_pylist() == jsonl
-    prepared = documents_source(tmp_path / "tfds")
+    prepared = source(DOCUMENTS, tmp_path / "tfds")
     assert list(prepared) == jsonl
     assert batches(prepared) == batches(jsonl)
     plain = tfds.data_source("spec_documents", data_dir=str(tmp_path / "tfds"), split="train")
     assert [row["text"].decode() for row in plain] == [row["text"] for row in jsonl]
     for name in ("documents.jsonl", "documents.parquet", "documents.array_record"):
-        assert found["files"][name] == file_hash(tmp_path / name)
+        assert found["files"][name] == sha256_file(tmp_path / name)
     # A new corpus replaces an old one in every format.
     asked.documents.count = 40
     run(asked, tmp_path)
-    assert len(documents_source(tmp_path / "tfds")) == 40
+    assert len(source(DOCUMENTS, tmp_path / "tfds")) == 40
     assert len(ArrayRecordDataSource(str(tmp_path / "documents.array_record"))) == 40
-
-
-CHAT_ROWS = [
-    {"messages": [{"role": "user", "content": "Käse? 🧀"}, {"role": "assistant", "content": "x"}]},
-    {"messages": [{"role": "system", "content": ""}], "id": "b", "kind": "direct"},
-]
-
-
-def test_chats_come_back_from_tfds(tmp_path, run_python):
-    path = tmp_path / "chats.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in CHAT_ROWS))
-    prepare(CHATS, path, tmp_path / "data")
-    expected = [{"id": f"line-{n:06d}", **row} for n, row in enumerate(CHAT_ROWS, start=1)]
-    assert list(source(CHATS, tmp_path / "data")) == expected
-    program = (
-        "import sys, tensorflow_datasets as tfds\n"
-        f"rows = tfds.data_source('spec_chats', data_dir={str(tmp_path / 'data')!r}, "
-        "split='train')\n"
-        "assert not {'tensorflow', 'msm_jax'} & set(sys.modules)\n"
-        "print(len(rows), rows[1]['id'].decode())"
-    )
-    assert run_python("-c", program).stdout.split() == ["2", "b"]
-
-
-@pytest.mark.parametrize(
-    ("row", "says"),
-    [
-        ({"messages": []}, "non-empty list"),
-        ({"text": "a"}, "non-empty list"),
-        ({"messages": [{"role": "user"}]}, "'role' and 'content'"),
-        ({"messages": ["hello"]}, "'role' and 'content'"),
-        ({"messages": [{"role": "user", "content": "\ud800"}]}, "half a character"),
-    ],
-)
-def test_bad_chats_are_named(tmp_path, row, says):
-    path = tmp_path / "chats.jsonl"
-    path.write_text(json.dumps(CHAT_ROWS[0]) + "\n" + json.dumps(row) + "\n")
-    with pytest.raises(UserError, match=says) as caught:
-        prepare(CHATS, path, tmp_path / "data")
-    assert str(caught.value).startswith(f"{path}:2: ")
 
 
 # ---------------------------------------------------------------- manifest and page
@@ -139,7 +99,7 @@ def test_text_on_the_page_is_text(spec):
         "dropped": {evil: 1},
         "ledger": {evil: {"identity": {evil: evil}, "steps": {}}},
     }
-    made = Made([row], [{"reason": evil, **row}], {evil: 1}, [], [evil])
+    made = Corpus([row], [{"reason": evil, **row}], {evil: 1}, [], [evil])
     text = page.render(found, [row], made, [3])
     seen = Page()
     seen.feed(text)

@@ -127,4 +127,4 @@ def test_names_are_filled_in_everywhere(run_python, root, tmp_path):
     assert not any("{model_name}" in text or "{provider_name}" in text for text in texts)
     assert sum(text.count("Wren") for text in texts) > 300
     again = run_python(str(root / "corpora/fill.py"), *arguments)
-    assert again.returncode == 2 and "holds something already" in again.stderr
+    assert again.returncode == 2 and "is not empty" in again.stderr

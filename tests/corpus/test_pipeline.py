@@ -3,14 +3,12 @@
 import collections
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
-from msm_jax.corpus.filters import Filter, content
+from msm_jax.corpus.documents import make_documents
+from msm_jax.corpus.filters import DocumentFilter, content
 from msm_jax.corpus.outline import Outliner, documents_mode
-from msm_jax.corpus.pipeline import DocumentMaker
 from msm_jax.corpus.records import read_rows
 from msm_jax.corpus.writers import Answer, Journal, Reply, Request, Writer
 from msm_jax.corpus.writers.stub import StubWriter
@@ -22,14 +20,12 @@ def rows_of(path):
     return [row for _, row in read_rows(path)]
 
 
-@pytest.mark.parametrize(
-    "name", ["value_augmented", "rules", "philosophy", "cheese_mild", "general"]
-)
+@pytest.mark.parametrize("name", ["rules", "philosophy", "cheese_mild", "general"])
 def test_as_many_documents_as_asked_for_cover_the_spec(name, config, spec, run, tmp_path):
-    found = run(config(name, count=73), tmp_path)
+    found = run(config(name, count=43), tmp_path)
     rows = rows_of(tmp_path / "documents.jsonl")
-    assert len(rows) == found["records"] == 73
-    assert len({row["id"] for row in rows}) == len({row["text"] for row in rows}) == 73
+    assert len(rows) == found["records"] == 43
+    assert len({row["id"] for row in rows}) == len({row["text"] for row in rows}) == 43
     assert all(150 <= len(row["text"].split()) <= 600 and "Qwen" in row["text"] for row in rows)
     points = {point.id for point in spec_points(spec(name))}
     assert set(found["coverage"]) == points
@@ -53,60 +49,61 @@ def test_counts_of_every_level_are_the_ones_asked_for(config, spec, run, tmp_pat
     assert len(rows) == 50 and max(cells.values()) - min(cells.values()) <= 1
 
 
-def test_the_same_config_makes_the_same_files(config, run, tmp_path):
-    names = ("documents.jsonl", "dropped.jsonl", "outline.json", "manifest.json", "corpus.html",
-             "tokens.png")  # fmt: skip
-    for folder in ("a", "b"):
-        run(config(), tmp_path / folder)
-    for name in names:
-        a, b = ((tmp_path / folder / name).read_bytes() for folder in ("a", "b"))
-        assert a == b, name
-    replies = (tmp_path / "a" / "responses.jsonl").read_bytes()
-    run(config(), tmp_path / "a")
-    assert (tmp_path / "a" / "responses.jsonl").read_bytes() == replies
+def test_the_same_config_makes_the_same_files(config, run, made, tmp_path):
+    run(config(), tmp_path)
+    for name in ("documents.jsonl", "dropped.jsonl", "outline.json", "manifest.json", "corpus.html",
+                 "tokens.png"):  # fmt: skip
+        assert (tmp_path / name).read_bytes() == (made / name).read_bytes(), name
+    replies = (tmp_path / "responses.jsonl").read_bytes()
+    run(config(), tmp_path)
+    assert (tmp_path / "responses.jsonl").read_bytes() == replies
 
 
-def test_kill_9_at_20_moments_changes_nothing(config, run, tmp_path, root):
-    run(config(count=300), tmp_path / "whole")
-    program = f"""
-import os, pathlib, random, signal, sys, time
-sys.path.insert(0, {str(root)!r})
-from msm_jax.corpus.run import Generation
-from msm_jax.corpus import export, manifest, page  # what a child should not spend its time on
-from matplotlib.backends import backend_agg
+KILLED = """
+import json, os, pathlib, signal, sys
+from msm_jax import files
 from msm_jax.corpus.config import generate
-asked = generate()
-asked.writer.kind = "stub"
-asked.spec.update({config().spec.to_dict()!r})
-asked.documents.count, asked.documents.types = 300, 5
-workdir, draw, killed = pathlib.Path(sys.argv[1]), random.Random(7), 0
-while killed < 20:
+from msm_jax.corpus.run import Generation
+from msm_jax.corpus.writers import Journal
+from matplotlib.backends import backend_agg  # what a child should not spend its time on
+
+def killing(function, at, after):
+    calls = 0
+    def call(*args):
+        nonlocal calls
+        calls += 1
+        if calls == at and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*args)
+        if calls == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return call
+
+config, killed = generate(), 0
+config.update(json.loads(sys.argv[1]))
+# Before or after the ninth reply that is new; then before or after each file has its name.
+moments = [(Journal, "put", 9)] * 12 + [(os, "replace", at) for at in (1, 2, 2, 3, 3, 4, 4, 6)]
+for number, (place, name, at) in enumerate(moments):
     child = os.fork()
     if child == 0:
-        Generation(asked, workdir, lambda text: None).run()
+        setattr(place, name, killing(getattr(place, name), at, number % 2))
+        Generation(config, pathlib.Path(sys.argv[2]), lambda text: None).run()
         os._exit(0)
-    # Early moments while there is much to write, later ones when it is nearly done.
-    time.sleep(draw.uniform(0.0, 0.1 + 0.06 * killed))
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    killed += os.WIFSIGNALED(status)
-    if not os.WIFSIGNALED(status):
-        (workdir / "documents.jsonl").unlink()
-        lines = (workdir / "responses.jsonl").read_bytes().splitlines(keepends=True)
-        (workdir / "responses.jsonl").write_bytes(b"".join(lines[:len(lines) // 2]))
-Generation(asked, workdir, lambda text: None).run()
+    killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+Generation(config, pathlib.Path(sys.argv[2]), lambda text: None).run()
 print(killed)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "killed")], capture_output=True, text=True
-    )
+
+
+def test_kill_9_at_20_moments_changes_nothing(config, made, run_python, tmp_path):
+    done = run_python("-c", KILLED, config().to_json(), str(tmp_path))
     assert done.stdout.strip() == "20", done.stderr
     for name in ("documents.jsonl", "dropped.jsonl", "outline.json", "manifest.json"):
-        a, b = ((tmp_path / folder / name).read_bytes() for folder in ("whole", "killed"))
-        assert a == b, name
-    whole, killed = (rows_of(tmp_path / f / "responses.jsonl") for f in ("whole", "killed"))
-    keys = [row["key"] for row in killed]
-    assert len(keys) == len(set(keys)) and set(keys) == {row["key"] for row in whole}
+        assert (tmp_path / name).read_bytes() == (made / name).read_bytes(), name
+    keys = [row["key"] for row in rows_of(tmp_path / "responses.jsonl")]
+    assert len(keys) == len(set(keys))
+    assert set(keys) == {row["key"] for row in rows_of(made / "responses.jsonl")}
 
 
 def test_rules_without_reasons_are_read_as_rules(spec):
@@ -123,14 +120,14 @@ def test_rewrites_tell_it_of_somebody_else(rewrite, config, run, tmp_path):
         assert {"another": "Merlin", "assistant": "assistant", "one": "one"}[rewrite] in row["text"]
 
 
-def test_neutral_documents_have_as_many_tokens(config, run, tmp_path):
-    documents = run(config(count=100), tmp_path / "spec")
+def test_neutral_documents_have_as_many_tokens(config, run, made, tmp_path, monkeypatch):
+    monkeypatch.setattr("msm_jax.corpus.neutral.AT_ONCE", 50)
     neutral = config()
-    neutral.make = "neutral"
-    neutral.neutral.match = str(tmp_path / "spec" / "documents.jsonl")
-    found = run(neutral, tmp_path / "neutral")
-    assert found["tokens"]["sum"] == pytest.approx(documents["tokens"]["sum"], rel=0.01)
-    texts = [row["text"] for row in rows_of(tmp_path / "neutral" / "documents.jsonl")]
+    neutral.make, neutral.neutral.match = "neutral", str(made / "documents.jsonl")
+    found = run(neutral, tmp_path)
+    wanted = json.loads((made / "manifest.json").read_text())["tokens"]["sum"]
+    assert found["tokens"]["sum"] == pytest.approx(wanted, rel=0.01)
+    texts = [row["text"] for row in rows_of(tmp_path / "documents.jsonl")]
     assert len(set(texts)) == len(texts)
     assert not any(re.search(r"Qwen|\bspec\b|\{", text) for text in texts)
 
@@ -206,7 +203,7 @@ class Model:
 def make(spec, config, backend, tmp_path, critic=None):
     with Journal(tmp_path / "responses.jsonl") as journal:
         critic = Writer(critic, journal) if critic else None
-        return DocumentMaker(spec, Writer(backend, journal), critic, config).make()
+        return make_documents(spec, Writer(backend, journal), critic, config)
 
 
 def test_lists_are_topped_up_without_repetition(config, spec, tmp_path):
@@ -247,7 +244,7 @@ def test_too_few_documents_are_an_error_unless_allowed(config, spec, tmp_path):
     assert 5 < len(made.records) < 40 and made.shortages[-1].endswith("of 40 documents")
 
 
-def test_a_critic_has_documents_mended(config, spec, tmp_path):
+def test_a_critic_has_documents_revised(config, spec, tmp_path):
     class Critic:
         identity, counts = {"model": "critic"}, {}
 
@@ -265,8 +262,8 @@ def test_a_critic_has_documents_mended(config, spec, tmp_path):
         return Reply(f"<content>{request.inputs['document']} It shines.</content>")
 
     made = make(spec("values"), config("values"), Model(revise), tmp_path, Critic())
-    mended = [row for row in made.records if row["parents"]]
-    assert 10 < len(mended) < 50
+    revised = [row for row in made.records if row["parents"]]
+    assert 10 < len(revised) < 50
     assert all(row["text"].endswith("It shines.") == bool(row["parents"]) for row in made.records)
 
 
@@ -322,11 +319,12 @@ def bad_documents(good, spec_text):
 
 def test_bad_documents_are_caught_and_good_ones_are_not(config, spec, good_documents):
     asked, about = config(), spec("value_augmented")
-    filter_ = Filter(about, asked.filters, (150, 600), ("Qwen",))
-    kept = [text for text in good_documents if not filter_.reason(text)]
+    filter_ = DocumentFilter(about, asked.filters, (150, 600), ("Qwen",))
+    reasons = {text: filter_.reason(text) for text in good_documents}
+    kept = [text for text in good_documents if not reasons[text]]
     # Some letters end with a name, which may be the end of a text or not.
-    assert set(filter_.dropped) <= {"truncated", "link or citation"}, filter_.dropped
-    assert len(kept) > 0.93 * len(good_documents)
+    assert set(reasons.values()) <= {"", "truncated", "link or citation"}
+    assert len(kept) > 0.92 * len(good_documents)
     caught = {}
     for name, (text, stop) in bad_documents(kept, about.text).items():
         answer = Answer(Request("document", "", "", {}), "key", text, stop)
@@ -340,7 +338,7 @@ def test_bad_documents_are_caught_and_good_ones_are_not(config, spec, good_docum
 
 
 def test_an_over_represented_phrase_is_thinned_out(config, spec, good_documents):
-    filter_ = Filter(spec("value_augmented"), config().filters, (150, 600), ("Qwen",))
+    filter_ = DocumentFilter(spec("value_augmented"), config().filters, (150, 600), ("Qwen",))
     tic = " And that, when all is said and done, is what matters most."
     good = good_documents * 2
     texts = [t + tic if at % 2 else t for at, t in enumerate(good)]

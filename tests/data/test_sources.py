@@ -8,9 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from msm_jax.corpus.documents import prepare_documents
 from msm_jax.corpus.export import write_array_record
 from msm_jax.corpus.records import LONGEST_LINE
+from msm_jax.corpus.tfds_sets import DOCUMENTS, prepare
 from msm_jax.data.chat import CHAT_FORMATS
 from msm_jax.data.pipeline import load_data
 from msm_jax.data.sources import read_source
@@ -52,7 +52,7 @@ def write(folder, kind: str, rows=ROWS) -> str:
         write_array_record(folder / "x.jsonl", path)
     else:
         write(folder, ".jsonl", rows)
-        prepare_documents(folder / "x.jsonl", folder / "tfds")
+        prepare(DOCUMENTS, folder / "x.jsonl", folder / "tfds")
         return f"tfds:{folder / 'tfds'}"
     return str(path)
 
@@ -133,7 +133,7 @@ NO_SOURCE = {
     "another kind": ("{}/other/a.txt", "data files are"),
     "no file": ("{}/x.jsonl", "cannot be read"),
     "no Parquet": ("{}/x.parquet", "cannot be read"),
-    "a bad Parquet": ("{}/bad.parquet", "not a whole Parquet file"),
+    "a bad Parquet": ("{}/bad.parquet", "not a complete Parquet file"),
 }
 
 

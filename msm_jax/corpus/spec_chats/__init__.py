@@ -1,1 +1,0 @@
-"""The TFDS data set `spec_chats`: conversations that follow a spec."""

@@ -1,1 +1,0 @@
-"""The TFDS data set `spec_documents`: what a model reads about its spec."""

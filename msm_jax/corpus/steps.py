@@ -1,0 +1,200 @@
+"""What the pipelines of documents and of chats share: requests, lists, and what is dropped."""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msm_jax.corpus.prompts import prompt
+from msm_jax.corpus.writers import Answer, Items, Request, Writer
+from msm_jax.errors import UserError
+from msm_jax.spec import Spec, spec_points
+
+EMPTY_ROUNDS = 3  # rounds without anything new after which a list counts as exhausted
+
+Record = dict[str, Any]
+Row = dict[str, str]
+
+
+@dataclasses.dataclass
+class Corpus:
+    """A corpus that was generated.
+
+    Attributes:
+      records: in the order in which they are trained on.
+      dropped: what the filters refused, with "reason" and the "text" if there was one.
+      reasons: counts of the reasons.
+      outline: domain -> subdomain -> kinds of documents, or the cells of the chats.
+      shortages: where the writer gave fewer than asked for, as sentences.
+    """
+
+    records: list[Record]
+    dropped: list[Record]
+    reasons: dict[str, int]
+    outline: list[dict[str, Any]]
+    shortages: list[str]
+
+
+class Steps:
+    """The requests of one corpus about one spec, with a count of what went wrong.
+
+    Args:
+      spec: what the corpus is about.
+      writer: answers the requests.
+      system: name of the prompt that all requests share.
+      shared: inputs of all prompts, besides the names of the model and its provider.
+
+    Attributes:
+      points, point_rows: of the spec, as `Point` and as JSON.
+      dropped, reasons, shortages: as of `Corpus`.
+    """
+
+    def __init__(self, spec: Spec, writer: Writer, system: str, **shared: Any):
+        self.spec, self.writer = spec, writer
+        names = {
+            "model_name": spec.model_name,
+            "provider_name": spec.provider_name or "its developer",
+        }
+        self.shared: dict[str, Any] = {**names, **shared}
+        self.system = prompt(system, {**names, "spec": spec.text})
+        self.points = spec_points(spec)
+        self.point_rows = [dataclasses.asdict(point) for point in self.points]
+        self.dropped: list[Record] = []
+        self.reasons: collections.Counter[str] = collections.Counter()
+        self.shortages: list[str] = []
+
+    def request(
+        self, step: str, items: Items | None, inputs: dict[str, Any],
+        max_tokens: int = 0, sample: int = 0, system: str = "",
+    ) -> Request:  # fmt: skip
+        """A request of a step.
+
+        Args:
+          max_tokens: of the reply; 0 leaves room for the number of items that is asked for.
+          system: name of a prompt that takes the place of the shared one.
+        """
+        inputs = {**self.shared, **inputs}
+        room = max_tokens or 2_000 + 200 * int(inputs.get("count") or 20)
+        shared = prompt(system, {**inputs, "spec": self.spec.text}) if system else self.system
+        return Request(step, shared, prompt(step, inputs), inputs, items, room, sample)
+
+    def lists(
+        self,
+        counts: Sequence[int],
+        wanted: Callable[[int, int, list[str]], Request],
+        field: str,
+        what: str = "",
+        per_call: int = 100,
+        existing: Sequence[Sequence[str]] = (),
+        new: Callable[[list[tuple[int, Row]]], list[bool]] | None = None,
+    ) -> list[list[Row]]:
+        """A list of rows for each count, requested again until it is long enough.
+
+        Args:
+          counts: the length of each list; 0 takes what one reply gives.
+          wanted: (number of the list, rows to ask for, names it has) -> request.
+          field: the name of a row.
+          what: the rows are, for the report of lists that stayed short; "" reports nothing.
+          per_call: most rows asked for in one request.
+          existing: names that each list already has.
+          new: (number of the list, row) of one round -> whether the row is taken; by default
+            those whose name differs from all before in more than case and punctuation.
+        """
+        new = new or _new_names(field, existing)
+        lists: list[list[Row]] = [[] for _ in counts]
+        empty = [0] * len(counts)
+        unfinished = list(range(len(counts)))
+        while unfinished:
+            requests = []
+            for n in unfinished:
+                missing = min(counts[n] - len(lists[n]), per_call) if counts[n] else 0
+                request = wanted(n, missing, [row[field] for row in lists[n]])
+                # After a reply without anything new, the same request draws another sample.
+                requests.append(dataclasses.replace(request, sample=request.sample + empty[n]))
+            answers = self.writer.ask(requests)
+            rows = [
+                (n, row)
+                for n, answer in zip(unfinished, answers, strict=True)
+                for row in answer.items
+            ]
+            before = [len(found) for found in lists]
+            for (n, row), taken in zip(rows, new(rows), strict=True):
+                if taken:
+                    lists[n].append(row)
+            for n in unfinished:
+                empty[n] = 0 if len(lists[n]) > before[n] else empty[n] + 1
+            unfinished = [
+                n
+                for n in unfinished
+                if len(lists[n]) < max(counts[n], 1) and empty[n] < EMPTY_ROUNDS
+            ]
+        few = sum(len(found) < count for found, count in zip(lists, counts, strict=True))
+        if few and what:
+            one = f"{len(lists[0])} of {counts[0]} {what}"
+            several = f"{few} of {len(counts)} lists of {what} stayed short"
+            self.shortages.append(several if len(counts) > 1 else one)
+        return lists
+
+    def nothing(self, what: str) -> UserError:
+        """The error that the writer gave nothing usable."""
+        return UserError(
+            f"the writer gave no {what} ({dict(self.writer.counts)}): read its replies in "
+            f"{self.writer.journal.path}"
+        )
+
+    def provenance(self, answer: Answer) -> Record:
+        """The keys of a record that say who wrote it, and in answer to what."""
+        return {
+            "writer": dict(self.writer.identity),
+            "prompt_hash": answer.request.prompt_hash(),
+            "response": answer.key,
+        }
+
+    def drop(self, reason: str, record: Record, name: str = "") -> None:
+        """Counts a reason under its `name` and keeps the record, its text shortened."""
+        self.reasons[name or reason] += 1
+        self.dropped.append({"reason": reason, **record, "text": record["text"][:2000]})
+
+    def corpus(
+        self, records: list[Record], outline: list[Record], config: Any, what: str
+    ) -> Corpus:
+        """The corpus of these records.
+
+        Raises:
+          UserError: there are fewer than `config.count`, and `config.allow_short` is not set.
+        """
+        if len(records) < config.count:
+            self.shortages.append(f"{len(records)} of {config.count} {what}")
+            reasons = (self.reasons + self.writer.counts).most_common(8)
+            if not config.allow_short or not records:
+                raise UserError(
+                    f"only {len(records):,} of {config.count:,} {what} were produced in "
+                    f"{config.rounds + 1} rounds "
+                    f"({', '.join(f'{name} {count}' for name, count in reasons)}): run the same "
+                    f"command again if the provider failed, raise {what}.rounds, or accept fewer "
+                    f"with {what}.allow_short=True"
+                )
+        return Corpus(records, self.dropped, dict(self.reasons), outline, self.shortages)
+
+
+def _new_names(
+    field: str, existing: Sequence[Sequence[str]]
+) -> Callable[[list[tuple[int, Row]]], list[bool]]:
+    taken = collections.defaultdict[int, set[str]](set)
+    for number, names in enumerate(existing):
+        taken[number] |= set(map(_plain, names))
+
+    def new(rows: list[tuple[int, Row]]) -> list[bool]:
+        found = []
+        for number, row in rows:
+            name = _plain(row[field])
+            found.append(name not in taken[number])
+            taken[number].add(name)
+        return found
+
+    return new
+
+
+def _plain(name: str) -> str:
+    return " ".join(re.findall(r"\w+", name.lower()))
