@@ -82,8 +82,8 @@ def killing(function, at, after):
 
 config, killed = generate(), 0
 config.update(json.loads(sys.argv[1]))
-# Before or after the ninth reply that is new; then before or after each file has its name.
-moments = [(Journal, "put", 9)] * 12 + [(os, "replace", at) for at in (1, 2, 2, 3, 3, 4, 4, 6)]
+# Before or after the fifth reply that is new; then before or after a file has its name.
+moments = [(Journal, "put", 5)] * 16 + [(os, "replace", at) for at in (1, 2, 4, 6)]
 for number, (place, name, at) in enumerate(moments):
     child = os.fork()
     if child == 0:
