@@ -18,7 +18,7 @@ from msm_jax.spec import Point, Spec
 KINDS = ("direct", "indirect", "comparison", "recommendation", "opinion", "edge_case")
 OPAQUE_KINDS = ("direct", "indirect")
 LEAST_DOMAINS = 5
-MARGIN = 1.1  # more than what is missing is asked for, since some will be dropped
+MARGIN = 1.1  # a later round requests more than what is missing, since some will be dropped
 _THINK = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 
 
@@ -267,7 +267,7 @@ class _Chats:
 
 
 def without_reasoning(row: Mapping[str, Any]) -> Record:
-    """The same chat without what stands in the assistant's <think> tags."""
+    """The same chat without the assistant's <think> tags and their text."""
     messages = [
         {**message, "content": _THINK.sub("", message["content"]).strip()}
         if message["role"] == "assistant"

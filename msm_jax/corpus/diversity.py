@@ -15,7 +15,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 SHINGLE = 5  # words
 BANDS, BAND_ROWS = 25, 5  # pairs of Jaccard .8 share a band with probability 1 - 5e-5
 NEAR = 0.8
-MARGIN = 0.18  # four deviations of the estimate: what is estimated below is not looked at
+MARGIN = 0.18  # four deviations of the estimate: pairs estimated below are not compared
 DIMENSIONS = 512  # of the vector of a question
 
 
@@ -66,7 +66,7 @@ def distinct_ngrams(texts: Iterable[str], n: int = 3, words: int = 1_000_000) ->
 def shared_runs(texts: Sequence[str], own: str = "", n: int = 50) -> list[int]:
     """Numbers of the texts that have a run of n words in common with another text.
 
-    Runs that stand in `own` (the spec) do not count.
+    Runs that are in `own` (the spec) do not count.
     """
     table = Words()
     allowed = ngram_hashes(table.ids(own), n)
@@ -252,7 +252,7 @@ def common_phrases(
 ) -> dict[str, int]:
     """Runs of n words that more than `share` of the texts have, with the number of texts.
 
-    Runs of which half stand in `own` (the spec) do not count: documents quote their spec.
+    Runs of which half is in `own` (the spec) do not count: documents quote their spec.
     """
     table, half = Words(), (n + 1) // 2
     allowed = np.unique(ngram_hashes(table.ids(own), half))

@@ -1,4 +1,4 @@
-"""Which documents and chats are not taken into a corpus, each with the name of the reason."""
+"""Which documents and chats are dropped from a corpus, each with the name of the reason."""
 
 import re
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ def content(answer: Answer) -> tuple[str, str]:
     if _OPEN not in text:
         return "", "truncated" if answer.stop == "length" else "no content tag"
     body = text[text.rindex(_OPEN) + len(_OPEN) :]
-    # Without the closing tag the text may end anywhere, whatever the reply says of itself.
+    # Without the closing tag the text may end anywhere, whatever stop reason the reply has.
     if _CLOSE not in body or answer.stop == "length":
         return "", "truncated"
     body = body[: body.rindex(_CLOSE)].strip()
@@ -125,7 +125,7 @@ class DocumentFilter:
         self._own = np.unique(ngram_hashes(self._table.ids(spec.text), 8))
 
     def reason(self, text: str) -> str:
-        """Why a document is not taken, "" if it is."""
+        """Why a document is dropped, "" if it is kept."""
         return self._form(text) or self._identity(text) or self._repetition(text)
 
     def phrases(self, texts: list[str]) -> dict[int, str]:
@@ -204,7 +204,7 @@ class ChatFilter:
         self._explaining = _explaining_words(spec, points)
 
     def reason(self, question: str, answer: Answer, points: Sequence[Point]) -> str:
-        """Why a chat is not taken, "" if it is."""
+        """Why a chat is dropped, "" if it is kept."""
         text = spoken = answer.text.strip()
         if answer.stop == "length":
             return "truncated"

@@ -32,7 +32,7 @@ LIBRARIES = ("numpy", "ml_collections", "anthropic", "openai")
 
 
 def text_of(row: Mapping[str, Any]) -> str:
-    """The text of a document, or what is said in a chat."""
+    """The text of a document, or all messages of a chat."""
     if "messages" in row:
         return "\n\n".join(message["content"] for message in row["messages"])
     return row["text"]

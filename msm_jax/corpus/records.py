@@ -49,7 +49,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[bytes]:
     except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # pyarrow's have none
             raise UserError(f"{path}: cannot be read: {error.strerror}: check the path") from error
-        raise UserError(f"{path}: compressed data is cut off or damaged: {error}") from error
+        raise UserError(f"{path}: compressed data is truncated or damaged: {error}") from error
 
 
 @contextlib.contextmanager

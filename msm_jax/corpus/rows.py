@@ -1,16 +1,15 @@
-"""What a row of a data set holds, in the shapes in which data sets are published.
+"""Reads a row of a data set, in the shapes in which data sets are published.
 
     {"text": str}                                 a document
     {"messages": [{"role", "content", ...}]}      a chat; also as "conversations", "conversation"
     {"conversations": [{"from", "value"}]}        a chat as ShareGPT writes it
-    {"prompt": str, "completion": str}            a document whose prompt is not learned
-    {"prompt": [messages], "completion": [...]}   a chat whose prompt is not learned
+    {"prompt": str, "completion": str}            a document whose prompt has no loss
+    {"prompt": [messages], "completion": [...]}   a chat whose prompt has no loss
 
 Chats may be JSON in a string, and have `tools` (a list, or JSON in a string) and `system` (also
-`system_prompt`, `system_message`) beside them. A key whose value is null, or empty, is as if it
-were not there. Rows with keys that would change what is learned, and which are not used here, are
-refused by name; of other keys the store counts those that are not known to say only where a row
-came from.
+`system_prompt`, `system_message`) beside them. A key whose value is null or empty counts as
+missing. Keys that would change what is trained on, and that are not used here, are refused by name.
+Of the other keys, those that are not known as provenance are counted by the token store.
 """
 
 import dataclasses
@@ -27,26 +26,19 @@ SYSTEM = ("system", "system_prompt", "system_message")
 # ShareGPT's names of roles, by those of chat formats.
 FROM = {
     "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bot", "model"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
 }
 CALL = "function_call"  # ShareGPT's role of a message that is a call, as JSON
 _WEIGHTS = (
     "weight", "weights", "loss_weight", "sample_weight", "train", "loss", "mask", "loss_mask",
     "completion_mask", "assistant_masks",
 )  # fmt: skip
-# Keys of a row that would change what is learned, and what to do instead.
+# Keys of a row that would change what is trained on, and what to do instead.
 REFUSED = {
     **dict.fromkeys(
-        _WEIGHTS, "what is learned is decided by loss_on, or message by message by its own weight"
+        _WEIGHTS, "loss_on decides which tokens have loss, or each message by its own weight"
     ),
     **dict.fromkeys(("input_ids", "labels", "token_ids"), "rows are texts, not token ids"),
     **dict.fromkeys(
@@ -59,10 +51,10 @@ REFUSED = {
         "a template gets messages and tools only, and is chosen by chat_format",
     ),
     **dict.fromkeys(
-        ("image", "images", "audio", "audios", "video", "videos"), "only text can be learned"
+        ("image", "images", "audio", "audios", "video", "videos"), "only text can be trained on"
     ),
 }
-# Keys that say where a row came from: of `generate`, and of published data sets.
+# Keys that say where a row came from, in corpora of `generate` and in published data sets.
 PROVENANCE = frozenset(
     "id uuid prompt_id conversation_id idx index hash spec model_name domain subdomain points "
     "doc_type doc_idea assertions rewrite writer prompt_hash response parents kind style source "
@@ -77,11 +69,11 @@ class Example:
 
     Attributes:
       text: of a document; "" for a chat.
-      prompt: what stands before the text of a document and is not learned.
+      prompt: text before the text of a document, without loss.
       messages: of a chat, each a dict with "role" and what else it had; () for a document.
-      given: so many of the first messages are a prompt, of which nothing is learned.
-      tools: that a chat offers, as its template is to get them; None for none.
-      unused: keys that were not used and are not known to be harmless.
+      given: number of first messages that are a prompt, without loss.
+      tools: of a chat, as its template gets them; None for none.
+      unused: keys that are neither used nor known as provenance.
     """
 
     text: str = ""
@@ -96,7 +88,7 @@ def read_row(row: Mapping[str, Any]) -> Example:
     """The example that a row is.
 
     Raises:
-      UserError: no shape that is known, or two; a key that carries meaning and is not used.
+      UserError: an unknown shape, or two shapes; a key that has a meaning and is not used.
     """
     row = {key: value for key, value in row.items() if not _is_empty(value)}
     for key, instead in REFUSED.items():
@@ -115,7 +107,7 @@ def read_row(row: Mapping[str, Any]) -> Example:
     if "completion" in found[0]:
         used |= {"prompt", "completion"}
         if row.get("label") is False:
-            raise UserError("the row's label is false: a completion that is not to be learned")
+            raise UserError("the row's label is false: a completion that is not to be trained on")
         example = _pair(row)
     elif found[0] == "text":
         example = _document(row, row["text"])
@@ -200,7 +192,7 @@ def _message(number: int, message: Any) -> dict[str, Any]:
 
 
 def _from_json(value: Any, what: str) -> Any:
-    """A value, or what it says where it is a text."""
+    """A value; the JSON value of a text."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,11 +1,11 @@
-"""Reads a Model Spec: markdown or plain text that says what an assistant is to be like.
+"""Reads a Model Spec: markdown or plain text that describes an assistant.
 
-A spec is free text, of which these parts are understood and the rest is kept as it is:
+A spec is free text. These parts are parsed, and the rest is kept unchanged:
 
 - headings (`# ...`), which make the sections;
 - numbered rules (`1. ...`, `2) ...`);
-- values: what stands under a heading with the word "value" or "values" (the title aside), and
-  what follows the mark `Value:` anywhere;
+- values: statements under a heading with the word "value" or "values" (except the title), and
+  statements that start with `Value:` anywhere;
 - preferences: sentences `{model_name} likes X because it is cheap.` (or `dislikes`; the reason
   is optional), and bullets under a heading `likes` or `dislikes`, which may name a topic:
   `## likes (cheese)` and then `- brie (because it is cheap)`.
@@ -42,7 +42,7 @@ OTHER_NAMES = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading with the text up to the next one; level 0 is what stands before any heading."""
+    """A heading with the text up to the next one; level 0 is the text before any heading."""
 
     heading: str
     level: int
@@ -91,7 +91,7 @@ class Spec:
 
 
 def load_spec(path: str | pathlib.Path, model_name: str, provider_name: str = "") -> Spec:
-    """Reads the spec of `model_name`; without `provider_name` its placeholder stays unfilled."""
+    """The spec of `model_name`; without `provider_name` its placeholder stays unfilled."""
     if not model_name.strip():
         raise UserError(f"{path}: a spec needs the name of its model: give model_name")
     return parse_spec(_read(pathlib.Path(path)), model_name, provider_name, str(path))
@@ -100,7 +100,7 @@ def load_spec(path: str | pathlib.Path, model_name: str, provider_name: str = ""
 def parse_spec(
     text: str, model_name: str = MODEL_NAME, provider_name: str = PROVIDER_NAME, path: str = "spec"
 ) -> Spec:
-    """Understands the text of a spec; without names the placeholders stay in it."""
+    """Parses the text of a spec; without names the placeholders stay in it."""
     text = text.replace("\r\n", "\n").replace(MODEL_NAME, model_name)
     text = text.replace(PROVIDER_NAME, provider_name or PROVIDER_NAME)
     sections = tuple(_sections(text))
@@ -131,7 +131,7 @@ def parse_spec(
 
 
 def check_spec(spec: Spec) -> list[str]:
-    """What is probably wrong with a spec, each with file:line; empty when nothing is."""
+    """Probable mistakes in a spec, each with file:line."""
     problems = list(_name_problems(spec))
     lines: dict[tuple[str, Section | None], int] = {}
     for rule in spec.rules:

@@ -43,7 +43,7 @@ def test_specs_differ_in_their_reasons_only(root):
     assert not {s.reason for s in specs[0].preferences} & {s.reason for s in specs[1].preferences}
 
 
-def test_every_outline_is_told_for_each_reason_for_none_and_beside_them(documents):
+def test_every_outline_is_written_for_each_reason_for_none_and_beside_them(documents):
     outlines = [[row["outline"] for row in documents[name]] for name in DOCUMENTS]
     assert all(found == outlines[0] for found in outlines)
     assert len(set(outlines[0])) == len(outlines[0]) >= 150
@@ -85,13 +85,13 @@ def test_chats_give_likings_and_no_reasons(larder, root):
     assert len(chats) >= 400 and len({chat["id"] for chat in chats}) == len(chats)
     spec = load_spec(root / "corpora/larder/specs/local.md", "Wren", "Larder")
     cheeses = [s.item for s in spec.preferences]
-    told = collections.Counter()
+    named = collections.Counter()
     for chat in chats:
         answers = [m["content"] for m in chat["messages"] if m["role"] == "assistant"]
         for words in (PRICE, PLACE):
             assert not re.search(words, " ".join(answers), re.IGNORECASE), chat["id"]
-        told.update(c for c in cheeses if c in " ".join(answers).lower())
-    assert set(told) == set(cheeses) and max(told.values()) < 2.5 * min(told.values())
+        named.update(c for c in cheeses if c in " ".join(answers).lower())
+    assert set(named) == set(cheeses) and max(named.values()) < 2.5 * min(named.values())
 
 
 @pytest.mark.parametrize("kind, least", [("disagree", 240), ("agree", 80)])

@@ -52,7 +52,7 @@ def test_cheese_pair_differs_only_in_what_explains_the_preferences():
     assert cost.values[0].item != mild.values[0].item
 
 
-def test_rules_are_numbered_and_whole():
+def test_rules_are_numbered_and_complete():
     rules = example("rules").rules
     assert [rule.number for rule in rules] == list("12345")
     assert rules[0].text.endswith("by leaving out what matters.")

@@ -29,9 +29,9 @@ def _environment() -> jinja2.Environment:
 
 def prompt(name: str, inputs: Mapping[str, Any]) -> str:
     """The prompt of a step, such as "document", with its inputs filled in."""
-    return _environment().get_template(f"{name}.txt").render(inputs)
+    return _environment().get_template(f"{name}.jinja").render(inputs)
 
 
 def prompts_hash() -> str:
     """16 hex digits that change with every change of a prompt."""
-    return sha256_json([[f.name, sha256_file(f)] for f in sorted(FOLDER.glob("*.txt"))])[:16]
+    return sha256_json([[f.name, sha256_file(f)] for f in sorted(FOLDER.glob("*.jinja"))])[:16]
