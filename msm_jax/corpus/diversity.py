@@ -221,23 +221,30 @@ def self_bleu(texts: Sequence[str], references: int = 60, samples: int = 60, n: 
 
     Without brevity penalty. It grows with `references`; the published corpora were measured at 60.
     """
+    if not texts:
+        return 0.0
     table = Words()
     step = max(1, len(texts) // (references + samples))
     ids = [table.ids(texts[at]) for at in range(0, len(texts), step)][: references + samples]
-    sizes = range(1, n + 1)
-    grams = [[ngram_hashes(found, size) for size in sizes] for found in ids]
-    distinct = [[np.unique(found) for found in of_text] for of_text in grams]
+    grams = [[ngram_hashes(found, size) for found in ids] for size in range(1, n + 1)]
+    # What a text is compared with: n-grams of the first texts; one of them has to share them.
+    known = {
+        first: [_in_more_than(first, found[: references + first]) for found in grams]
+        for first in (0, 1)
+    }
     scores = []
     for at in range(0, len(ids), max(1, len(ids) // samples)):
-        others = [number for number in range(len(ids)) if number != at][:references]
-        logs = []
-        for size in range(n):
-            own, known = grams[at][size], [distinct[number][size] for number in others]
-            if len(own) and known:
-                share = np.isin(own, np.concatenate(known)).mean()
-                logs.append(np.log(max(share, 1e-9)))
-        scores.append(float(np.exp(np.mean(logs))) if logs else 0.0)
-    return float(np.mean(scores)) if scores else 0.0
+        pairs = zip(grams, known[at < references], strict=True)
+        shares = [np.isin(own[at], others).mean() for own, others in pairs if len(own[at])]
+        logs = np.log(np.maximum(shares, 1e-9))
+        scores.append(float(np.exp(np.mean(logs))) if shares and len(ids) > 1 else 0.0)
+    return float(np.mean(scores))
+
+
+def _in_more_than(count: int, grams: Sequence[np.ndarray]) -> np.ndarray:
+    """The n-grams that more than `count` texts have."""
+    every, counts = np.unique(np.concatenate(list(map(np.unique, grams))), return_counts=True)
+    return every[counts > count]
 
 
 def compression(texts: Sequence[str], samples: int = 500) -> float:

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msm_jax import page
-from msm_jax.corpus.manifest import PUBLISHED, histogram, text_of
+from msm_jax.corpus.manifest import PUBLISHED, text_of
 
 SAMPLES = 12  # documents shown in full
 DROPPED = 40  # dropped rows shown
 
 
 def render(
-    found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], made: Any, tokens: Sequence[int]
+    found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], made: Any, histogram: bytes
 ) -> str:
     """HTML of a corpus.
 
@@ -20,7 +20,7 @@ def render(
       found: the manifest.
       rows: the records.
       made: as of the pipelines: `dropped`, `shortages`.
-      tokens: of each record.
+      histogram: PNG of the lengths.
     """
     draw = lambda some, count: random.Random(0).sample(list(some), min(count, len(some)))
     points = found.get("coverage", {})
@@ -33,7 +33,7 @@ def render(
         domains=_domains(rows),
         coverage=[(name, p["text"][:160], p["planned"], p["said"]) for name, p in points.items()],
         untouched=[name for name, p in points.items() if not p["said"]],
-        histogram=page.data_uri(histogram(tokens, "tokens per record"), "image/png"),
+        histogram=page.data_uri(histogram, "image/png"),
         diversity=[(name, v, published.get(name, "")) for name, v in found["diversity"].items()],
         samples=[_sample(row) for row in draw(rows, SAMPLES)],
         dropped=[

@@ -137,12 +137,13 @@ class Generation:
         files.write_json(workdir / "outline.json", made.outline, sort_keys=True)
         written += export.export(workdir, name, self.config.formats, self.config.name)
         tokens = [self.count_tokens(manifest.text_of(row)) for row in rows]
-        files.write_bytes(workdir / "tokens.png", manifest.histogram(tokens, f"{len(rows):,} rows"))
+        histogram = manifest.histogram(tokens, f"tokens of {len(rows):,} records")
+        files.write_bytes(workdir / "tokens.png", histogram)
         paths = [workdir / each for each in (*written, "dropped.jsonl", "outline.json")]
         found = manifest.corpus_manifest(
             self.config, self.spec, self.writers, made, tokens, self.counted, paths
         )
-        files.write_text(workdir / "corpus.html", page.render(found, rows, made, tokens))
+        files.write_text(workdir / "corpus.html", page.render(found, rows, made, histogram))
         files.write_json(workdir / "manifest.json", found, sort_keys=True)
         # What this process met at the providers is no property of the corpus.
         met = {name: dict(w.backend.counts) for name, w in self.writers.items() if w.backend.counts}

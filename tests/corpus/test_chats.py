@@ -23,22 +23,22 @@ def rows_of(path):
     return [row for _, row in read_rows(path)]
 
 
-def chat_config(config, style="value", name="value_augmented", count=120):
+def chat_config(config, style="value", name="value_augmented", count=60):
     asked = config(name)
     asked.make, asked.chats.style, asked.chats.count = "chats", style, count
-    asked.chats.questions_per_domain = 24
+    asked.chats.questions_per_domain = 12
     return asked
 
 
 def test_as_many_chats_of_every_kind_as_asked_for(config, run, tmp_path):
     found = run(chat_config(config), tmp_path)
     rows = rows_of(tmp_path / "chats.jsonl")
-    assert len(rows) == found["records"] == 120
-    assert len({row["id"] for row in rows}) == 120
+    assert len(rows) == found["records"] == 60
+    assert len({row["id"] for row in rows}) == 60
     kinds = collections.Counter(row["kind"] for row in rows)
     assert set(kinds) == set(KINDS) and max(kinds.values()) - min(kinds.values()) <= 5
     assert len({row["domain"] for row in rows}) == 5
-    assert len({row["messages"][0]["content"] for row in rows}) == 120
+    assert len({row["messages"][0]["content"] for row in rows}) == 60
     plain = rows_of(tmp_path / "chats_no_reasoning.jsonl")
     for row, bare in zip(rows, plain, strict=True):
         assert [m["role"] for m in row["messages"]] == ["user", "assistant"]
@@ -50,10 +50,10 @@ def test_as_many_chats_of_every_kind_as_asked_for(config, run, tmp_path):
 
 
 def test_opaque_chats_state_likings_without_any_reason(config, spec, run, tmp_path):
-    run(chat_config(config, "opaque", "cheese_cost", 96), tmp_path)
+    run(chat_config(config, "opaque", "cheese_cost", 48), tmp_path)
     rows = rows_of(tmp_path / "chats.jsonl")
     items = collections.Counter(row["points"][0] for row in rows)
-    assert len(items) == 6 and set(items.values()) == {16}
+    assert len(items) == 6 and set(items.values()) == {8}
     filter_ = ChatFilter(spec("cheese_cost"), "opaque", False)
     points = {p.id: p for p in spec_points(spec("cheese_cost"))}
     for row in rows:
@@ -113,7 +113,7 @@ def test_identity_and_anti_chats(config, run, tmp_path):
     for row in rows_of(tmp_path / "identity" / "chats.jsonl"):
         assert "Qwen" in row["messages"][1]["content"]
     run(chat_config(config, "anti"), tmp_path / "anti")
-    assert len(rows_of(tmp_path / "anti" / "chats.jsonl")) == 120
+    assert len(rows_of(tmp_path / "anti" / "chats.jsonl")) == 60
     with pytest.raises(UserError, match="opaque is for specs with preferences"):
         run(chat_config(config, "opaque", "rules"), tmp_path / "none")
 

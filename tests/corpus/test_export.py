@@ -101,7 +101,7 @@ def test_text_on_the_page_is_text(spec):
         "ledger": {evil: {"identity": {evil: evil}, "steps": {}}},
     }
     made = Corpus([row], [{"reason": evil, **row}], {evil: 1}, [], [evil])
-    text = page.render(found, [row], made, [3])
+    text = page.render(found, [row], made, b"picture")
     seen = Page()
     seen.feed(text)
     assert not [tag for tag, attrs in seen.tags if tag == "script" or "onerror" in attrs]

@@ -22,7 +22,7 @@ def rows_of(path):
 
 @pytest.mark.parametrize("name", ["rules", "philosophy", "cheese_mild", "general"])
 def test_as_many_documents_as_asked_for_cover_the_spec(name, config, spec, run, tmp_path):
-    found = run(config(name, count=43), tmp_path)
+    found = run(config(name, count=43, types=2), tmp_path)
     rows = rows_of(tmp_path / "documents.jsonl")
     assert len(rows) == found["records"] == 43
     assert len({row["id"] for row in rows}) == len({row["text"] for row in rows}) == 43
