@@ -91,7 +91,7 @@ class NearDuplicates:
         self._offsets = chance.integers(0, 2**63, BANDS * BAND_ROWS).astype(np.uint64)
         self._words = Words()
         self._bands: dict[bytes, list[int]] = {}
-        self._signatures = np.zeros((0, BANDS * BAND_ROWS), np.uint32)
+        self._signatures: list[np.ndarray] = []
         self._shingles: list[np.ndarray] = []
 
     def match(self, text: str) -> int | None:
@@ -106,22 +106,15 @@ class NearDuplicates:
         seen = sorted({number for key in keys for number in self._bands.get(key, ())})
         if seen:
             # The share of equal hashes estimates the similarity with a deviation below .045.
-            alike = (self._signatures[seen] == signature).mean(axis=1)
+            alike = (np.stack([self._signatures[n] for n in seen]) == signature).mean(axis=1)
             for number in np.array(seen)[alike >= self.threshold - MARGIN].tolist():
                 if _jaccard(shingles, self._shingles[number]) >= self.threshold:
                     return number
-        self._add(keys, signature, shingles)
-        return None
-
-    def _add(self, keys: list[bytes], signature: np.ndarray, shingles: np.ndarray) -> None:
-        number = len(self._shingles)
         for key in keys:
-            self._bands.setdefault(key, []).append(number)
-        if number == len(self._signatures):
-            room = np.zeros((max(1024, number), BANDS * BAND_ROWS), np.uint32)
-            self._signatures = np.concatenate([self._signatures, room])
-        self._signatures[number] = signature
+            self._bands.setdefault(key, []).append(len(self._shingles))
+        self._signatures.append(signature)
         self._shingles.append(shingles)
+        return None
 
     def _signature(self, shingles: np.ndarray) -> np.ndarray:
         """uint32 [BANDS * BAND_ROWS]: the smallest hash of each hash function."""
