@@ -7,21 +7,8 @@ import pathlib
 import threading
 from typing import Any
 
+from inspect_ai import model as inspect_model
 from inspect_ai.log._samples import sample_active
-from inspect_ai.model import (
-    ChatCompletionChoice,
-    ChatMessageAssistant,
-    Content,
-    ContentReasoning,
-    ContentText,
-    GenerateConfig,
-    Logprob,
-    Logprobs,
-    ModelAPI,
-    ModelOutput,
-    ModelUsage,
-    StopReason,
-)
 
 from msm_jax.errors import UserError
 from msm_jax.evals.agents.actions import THINKING, parse
@@ -33,17 +20,10 @@ from msm_jax.evals.inspection.batches import (
     judge_jobs,
     sample_jobs,
 )
-from msm_jax.evals.inspection.settings import (
-    DEFAULT_MAX_TOKENS,
-    JUDGE_MAX_TOKENS,
-    request_settings,
-)
+from msm_jax.evals.inspection.settings import MAX_TOKENS, request_settings
 from msm_jax.evals.thoughts import without_tags
 from msm_jax.sample import filled_context
 from msm_jax.sample.settings import check_settings
-
-DEFAULT_CONNECTIONS = 300
-ROWS_VARIABLE = "MSM_JAX_ROWS"
 
 _loading = threading.Lock()
 
@@ -74,7 +54,7 @@ def _batcher(path: str, dtype: str | None, rows: int, judging: bool) -> Batcher:
     return Batcher(lambda jobs: answer(_loaded(path, dtype), rows, jobs))
 
 
-class MsmJax(ModelAPI):
+class MsmJax(inspect_model.ModelAPI):
     """A checkpoint of ours.
 
     Model arguments (`-M name=value`): dtype; rows, the answers that are computed at a time (a
@@ -89,7 +69,7 @@ class MsmJax(ModelAPI):
         model_name: str,
         base_url: str | None = None,
         api_key: str | None = None,
-        config: GenerateConfig = GenerateConfig(),  # noqa: B008
+        config: inspect_model.GenerateConfig = inspect_model.GenerateConfig(),  # noqa: B008
         dtype: str | None = None,
         rows: int | None = None,
         thinking: str = "apart",
@@ -105,7 +85,7 @@ class MsmJax(ModelAPI):
         self._dtype, self._thinking = dtype, thinking
         self._batcher = _batcher(model_name, dtype, _rows(rows), self.judging)
 
-    async def generate(self, input, tools, tool_choice, config) -> ModelOutput:
+    async def generate(self, input, tools, tool_choice, config) -> inspect_model.ModelOutput:
         if tools:
             raise UserError("msm_jax: tool calls are not supported, only tools written as text")
         wanted = request_settings(config, self.judging)
@@ -121,37 +101,39 @@ class MsmJax(ModelAPI):
         model = await asyncio.to_thread(_loaded, self.model_name, self._dtype)
         length = _prompt_tokens(self.model_name, self._dtype, messages)
         output, generated = self._output(model, length, found, wanted)
-        output.usage = ModelUsage(
+        output.usage = inspect_model.ModelUsage(
             input_tokens=length, output_tokens=generated, total_tokens=length + generated
         )
         return output
 
-    def _output(self, model, length, samples, wanted) -> tuple[ModelOutput, int]:
+    def _output(self, model, length, samples, wanted) -> tuple[inspect_model.ModelOutput, int]:
         """The output without its usage, and how many tokens were generated."""
         limits = wanted.sampling["max_tokens"], model.context_length
         choices = []
         for sample in samples:
             full = filled_context(sample, length, *limits)
-            reason: StopReason = "stop" if sample.finish_reason == "stop" else "max_tokens"
+            reason: inspect_model.StopReason = (
+                "stop" if sample.finish_reason == "stop" else "max_tokens"
+            )
             choices.append(
-                ChatCompletionChoice(
+                inspect_model.ChatCompletionChoice(
                     message=as_message(sample.text or "", self.model_name, self._thinking),
                     stop_reason="model_length" if full else reason,
                     logprobs=_logprobs(sample, model) if wanted.logprobs else None,
                 )
             )
         generated = sum(len(sample.tokens) for sample in samples)
-        return ModelOutput(model=self.model_name, choices=choices), generated
+        return inspect_model.ModelOutput(model=self.model_name, choices=choices), generated
 
     async def count_text_tokens(self, text: str) -> int:
         model = await asyncio.to_thread(_loaded, self.model_name, self._dtype)
         return len(model.tokenizer.encode(text))
 
     def max_tokens(self) -> int:
-        return JUDGE_MAX_TOKENS if self.judging else DEFAULT_MAX_TOKENS
+        return MAX_TOKENS[self.judging]
 
     def max_connections(self) -> int:
-        return DEFAULT_CONNECTIONS
+        return 300
 
     def connection_key(self) -> str:
         return f"msm_jax{'_judge' * self.judging}/{self.model_name}"
@@ -165,22 +147,22 @@ class MsmJaxJudge(MsmJax):
 
     judging = True
 
-    def _output(self, model, length, samples, wanted) -> tuple[ModelOutput, int]:
+    def _output(self, model, length, samples, wanted) -> tuple[inspect_model.ModelOutput, int]:
         (judgement,) = samples
         if judgement.state != "ok":
             raise RuntimeError(f"{self.model_name} gives no judgement: {judgement.reason}")
         answer = "yes" if judgement.value else "no"
         text = f"<reasoning>{judgement.reason}</reasoning>\n<answer>{answer}</answer>"
-        output = ModelOutput.from_content(self.model_name, text)
+        output = inspect_model.ModelOutput.from_content(self.model_name, text)
         output.metadata = {"margin": judgement.margin}
         return output, len(model.tokenizer.encode(text))
 
 
 def _rows(given: Any) -> int:
     """-M rows, or else MSM_JAX_ROWS, or else 64."""
-    value: Any = given if given is not None else os.environ.get(ROWS_VARIABLE) or 64
+    value: Any = given if given is not None else os.environ.get("MSM_JAX_ROWS") or 64
     value = int(value) if str(value).isdecimal() else value
-    check_settings(f"-M rows or {ROWS_VARIABLE}: ", rows=value)
+    check_settings("-M rows or MSM_JAX_ROWS: ", rows=value)
     return value
 
 
@@ -207,18 +189,23 @@ def text_of(message: Any) -> str:
     return "".join(map(shown, message.content))
 
 
-def as_message(text: str, name: str, thinking: str) -> ChatMessageAssistant:
+def as_message(text: str, name: str, thinking: str) -> inspect_model.ChatMessageAssistant:
     """Inspect's message of a completion; thoughts are a part of their own for thinking="apart"."""
     answer = parse(text)
     thought = answer.of_kind(THINKING)
     if thinking == "text" or not thought:
-        return ChatMessageAssistant(content=text, model=name, source="generate")
-    reasoning = ContentReasoning(reasoning=without_tags(thought))
-    parts: list[Content] = [reasoning, ContentText(text=answer.visible.strip())]
-    return ChatMessageAssistant(content=parts, model=name, source="generate")
+        return inspect_model.ChatMessageAssistant(content=text, model=name, source="generate")
+    reasoning = inspect_model.ContentReasoning(reasoning=without_tags(thought))
+    parts: list[inspect_model.Content] = [
+        reasoning,
+        inspect_model.ContentText(text=answer.visible.strip()),
+    ]
+    return inspect_model.ChatMessageAssistant(content=parts, model=name, source="generate")
 
 
-def _logprobs(sample, model) -> Logprobs:
+def _logprobs(sample, model) -> inspect_model.Logprobs:
     pairs = zip(sample.tokens, sample.logprobs, strict=True)
     decode = model.tokenizer.decode
-    return Logprobs(content=[Logprob(token=decode([t]), logprob=value) for t, value in pairs])
+    return inspect_model.Logprobs(
+        content=[inspect_model.Logprob(token=decode([t]), logprob=value) for t, value in pairs]
+    )

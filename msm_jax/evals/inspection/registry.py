@@ -15,17 +15,13 @@ def register() -> None:
     """Register both providers with Inspect."""
     from inspect_ai.model import modelapi
 
-    @modelapi(name="msm_jax")
-    def msm_jax() -> type:
-        from msm_jax.evals.inspection.provider import MsmJax
+    def provider(judging: bool) -> type:
+        from msm_jax.evals.inspection.provider import MsmJax, MsmJaxJudge
 
-        return MsmJax
+        return MsmJaxJudge if judging else MsmJax
 
-    @modelapi(name="msm_jax_judge")
-    def msm_jax_judge() -> type:
-        from msm_jax.evals.inspection.provider import MsmJaxJudge
-
-        return MsmJaxJudge
+    modelapi(name="msm_jax")(lambda: provider(judging=False))
+    modelapi(name="msm_jax_judge")(lambda: provider(judging=True))
 
 
 # Inspect imports this module through the entry point, and is then loaded itself.

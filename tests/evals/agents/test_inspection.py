@@ -58,7 +58,7 @@ def eager(run_dir, model, monkeypatch):
     monkeypatch.setattr(provider, "_loaded", lambda path, dtype: model)
     monkeypatch.setenv("INSPECT_DISPLAY", "none")
     monkeypatch.setenv("MSM_JAX_ROWS", "2")
-    monkeypatch.setattr(provider, "JUDGE_MAX_TOKENS", 16)
+    monkeypatch.setitem(provider.MAX_TOKENS, True, 16)
     yield str(run_dir)
     provider._batcher.cache_clear()
 
