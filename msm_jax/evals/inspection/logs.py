@@ -4,7 +4,7 @@ import datetime
 import hashlib
 import json
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msm_jax
 from msm_jax.errors import UserError
@@ -13,13 +13,8 @@ from msm_jax.evals.agents.summary import MEASURES
 from msm_jax.evals.report.arms import Run, prompts_of, read_arms
 from msm_jax.files import new_file
 
-try:
-    from inspect_ai import log, model, scorer
-except ImportError as error:
-    raise UserError(
-        f"--stage=inspect: inspect_ai cannot be imported ({error}): install the extra, "
-        "pip install 'msm_jax[inspect]'"
-    ) from error
+if TYPE_CHECKING:
+    from inspect_ai import log, model
 
 _TASK = "msm_jax/agents"
 
@@ -30,8 +25,15 @@ def write_log(output: pathlib.Path) -> pathlib.Path:
     The name holds time, task and id, as Inspect expects it, and is the same for the same verdicts.
 
     Raises:
-      UserError: not a judged evaluation of agent scenarios.
+      UserError: not a judged evaluation of agent scenarios, or Inspect is not installed.
     """
+    try:
+        from inspect_ai.log import write_eval_log
+    except ImportError as error:
+        raise UserError(
+            f"--stage=inspect: inspect_ai cannot be imported ({error}): install the extra, "
+            "pip install 'msm_jax[inspect]'"
+        ) from error
     ((run,),) = read_arms({"": [output]}).values()
     content = (output / "verdicts.jsonl").read_bytes() + (output / "samples.jsonl").read_bytes()
     digest = hashlib.sha256(content + json.dumps(run.asked).encode()).hexdigest()
@@ -40,11 +42,13 @@ def write_log(output: pathlib.Path) -> pathlib.Path:
     task = _TASK.replace("/", "-").replace("_", "-")
     path = output / "inspect" / f"{created.replace(':', '-')}_{task}_{digest[:22]}.eval"
     with new_file(path) as temporary:
-        log.write_eval_log(_log(run, digest, created), temporary, format="eval")
+        write_eval_log(_log(run, digest, created), temporary, format="eval")
     return path
 
 
-def _log(run: Run, digest: str, created: str) -> log.EvalLog:
+def _log(run: Run, digest: str, created: str) -> "log.EvalLog":
+    from inspect_ai import log, model
+
     names = [_id(condition) for condition in run.summary["by_condition"]]
     settings = model.GenerateConfig(
         **{n: run.asked[n] for n in ("temperature", "max_tokens", "seed")}
@@ -83,7 +87,9 @@ def _log(run: Run, digest: str, created: str) -> log.EvalLog:
     )
 
 
-def _score(run: Run, measure: str) -> log.EvalScore:
+def _score(run: Run, measure: str) -> "log.EvalScore":
+    from inspect_ai import log
+
     numbers = run.summary["measures"][measure]
     values = {"mean": numbers["rate"], "ci_low": numbers["ci_low"], "ci_high": numbers["ci_high"]}
     return log.EvalScore(
@@ -98,7 +104,9 @@ def _score(run: Run, measure: str) -> log.EvalScore:
 
 def _sample(
     run: Run, key: tuple[str, int], prompt: Prompt | None, digest: str, created: str
-) -> log.EvalSample:
+) -> "log.EvalSample":
+    from inspect_ai import log, model, scorer
+
     (condition, index), row, verdict = key, run.samples[key], run.verdicts[key]
     name, usage = _id(condition), _usage(row["tokens"])
     kinds = (model.ChatMessageSystem, model.ChatMessageUser)
@@ -150,5 +158,7 @@ def _model(run: Run) -> str:
     return f"msm_jax/{run.asked['model'].get('params', 'unknown')}"
 
 
-def _usage(tokens: int) -> model.ModelUsage:
+def _usage(tokens: int) -> "model.ModelUsage":
+    from inspect_ai import model
+
     return model.ModelUsage(output_tokens=tokens, total_tokens=tokens)

@@ -15,13 +15,10 @@ def register() -> None:
     """Register both providers with Inspect."""
     from inspect_ai.model import modelapi
 
-    def provider(judging: bool) -> type:
-        from msm_jax.evals.inspection.provider import MsmJax, MsmJaxJudge
+    from msm_jax.evals.inspection.provider import provider_class
 
-        return MsmJaxJudge if judging else MsmJax
-
-    modelapi(name="msm_jax")(lambda: provider(judging=False))
-    modelapi(name="msm_jax_judge")(lambda: provider(judging=True))
+    modelapi(name="msm_jax")(lambda: provider_class(judging=False))
+    modelapi(name="msm_jax_judge")(lambda: provider_class(judging=True))
 
 
 # Inspect imports this module through the entry point, and is then loaded itself.

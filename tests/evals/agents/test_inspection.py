@@ -14,11 +14,12 @@ from msm_jax.evals import judge, sample
 from msm_jax.evals.agents.conditions import Condition
 from msm_jax.evals.agents.prompts import render
 from msm_jax.evals.agents.scenarios import AgentScenarios
+from msm_jax.evals.inspection import provider
 from msm_jax.evals.inspection.batches import Batcher, Job, sample_jobs
+from msm_jax.evals.inspection.logs import write_log
 
 pytest.importorskip("inspect_ai")
 pytest.importorskip("inspect_evals")
-provider = pytest.importorskip("msm_jax.evals.inspection.provider")
 
 # Inspect leaves streams of its own open, which is none of our business.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -193,7 +194,7 @@ def test_bad_arguments_are_named(eager):
         (eager, {"colour": 1}, "colour"),
     ):
         with pytest.raises(UserError, match=words):
-            provider.MsmJax(path, **settings)
+            provider.provider_class(judging=False)(path, **settings)
 
 
 def test_batches_answer_each_job_with_its_own_sample(model):
@@ -242,12 +243,6 @@ def judged(model, tmp_path_factory):
     sample(model, evaluation, out)
     summary = judge(evaluation, out)
     return out, summary, evaluation
-
-
-def write_log(output):
-    from msm_jax.evals.inspection.logs import write_log
-
-    return write_log(output)
 
 
 def test_our_log_is_read_by_inspect(judged):
@@ -314,18 +309,7 @@ def test_inspect_view_lists_our_log(judged, env, tmp_path):
         server.communicate()
 
 
-def test_the_core_never_imports_inspect(run_python):
-    code = (
-        "import sys, msm_jax.evals.kinds, msm_jax.evals.inspection.registry, "
-        "msm_jax.evals.inspection.batches, msm_jax.evals.inspection.settings\n"
-        "assert not {'inspect_ai', 'anthropic', 'openai'} & set(sys.modules)\n"
-        "sys.modules['inspect_ai.log'] = sys.modules['inspect_ai'] = None\n"
-        "try:\n"
-        "    import msm_jax.evals.inspection.logs\n"
-        "except msm_jax.errors.UserError as error:\n"
-        "    assert \"pip install 'msm_jax[inspect]'\" in str(error)\n"
-        "else:\n"
-        "    raise SystemExit('no error')\n"
-    )
-    done = run_python("-c", code)
-    assert done.returncode == 0, done.stderr
+def test_without_inspect_the_log_has_one_clear_error(judged, monkeypatch):
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
+    with pytest.raises(UserError, match=r"--stage=inspect.*pip install 'msm_jax\[inspect\]'"):
+        write_log(judged[0])
