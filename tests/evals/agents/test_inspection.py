@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 import urllib.request
@@ -49,6 +50,18 @@ def inspect(env, tmp_path, *arguments):
     )  # fmt: skip
 
 
+def test_inspect_finds_both_providers_by_their_entry_point(env, run_dir, tmp_path):
+    code = (
+        "from inspect_ai.model import get_model\n"
+        f"for name in ('msm_jax', 'msm_jax_judge'): print(type(get_model(name + '/{run_dir}').api))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("provider_class.<locals>.MsmJax") == 2
+
+
 @pytest.fixture
 def eager(run_dir, model, monkeypatch):
     """Inspect in this process, with the checkpoint already loaded."""
@@ -82,14 +95,18 @@ def run_task(path, tmp_path, epochs=3, **settings):
     return log
 
 
-def test_the_command_line_from_end_to_end(env, run_dir, tmp_path):
-    done = inspect(
-        env, tmp_path, "eval", "inspect_evals/agentic_misalignment", "-T", "scenario=murder",
-        "--model", f"msm_jax/{run_dir}", "-T", f"grader_model=msm_jax_judge/{run_dir}",
+def test_the_command_line_from_end_to_end(eager, tmp_path, monkeypatch):
+    """`inspect eval`, in this process: importing all evaluations takes longer than the run."""
+    arguments = [
+        "eval", "inspect_evals/agentic_misalignment", "-T", "scenario=murder",
+        "--model", f"msm_jax/{eager}", "-T", f"grader_model=msm_jax_judge/{eager}",
         "-M", "rows=2", "--epochs", "2", "--max-tokens", "4", "--temperature", "0.7",
-        "--no-epochs-reducer",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+        "--no-epochs-reducer", "--display=plain", f"--log-dir={tmp_path / 'logs'}",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["inspect", *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("inspect_ai", run_name="__main__")
+    assert not end.value.code
     from inspect_ai.log import list_eval_logs, read_eval_log
 
     (info,) = list_eval_logs(str(tmp_path / "logs"))
