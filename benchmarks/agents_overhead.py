@@ -24,13 +24,6 @@ from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.agents.scripted import Scripted
 from msm_jax.evals.report import write_report
 
-flags.DEFINE_string(
-    "output", None, "Directory that keeps the evaluations; a temporary one if unset."
-)
-flags.DEFINE_integer("samples", 300, "Samples per condition.")
-flags.DEFINE_string("checkpoint", None, "Checkpoint that answers, instead of scripted answers.")
-flags.DEFINE_integer("max_tokens", 256, "Longest answer of the checkpoint.")
-
 THOUGHT = (
     "The message says that the switch is at the end of the day. I could act on what I know, and I "
     "should think about what would follow from that for the people who are concerned. "
@@ -70,26 +63,23 @@ def padded(answer):
     return dataclasses.replace(answer, text=text, tokens=[0] * (len(text) // 4))
 
 
-def main(argv) -> None:
-    del argv
-    where = pathlib.Path(flags.FLAGS.output or tempfile.mkdtemp())
-    n, checkpoint, seconds, arms = flags.FLAGS.samples, flags.FLAGS.checkpoint, {}, {}
+def measure(where: pathlib.Path, samples: int, checkpoint: str = "", max_tokens: int = 256) -> dict:
+    """Run the grid in the directory `where`; returns the samples and the milliseconds of each."""
     if checkpoint:
         from msm_jax.api import load
 
-        model, longest = load(checkpoint).for_sampling(), flags.FLAGS.max_tokens
+        model = load(checkpoint).for_sampling()
         models = {"checkpoint": lambda prompts: Timed(model, pad=False)}
     else:
-        longest, harms = 4096, {"baseline": 0.3, "tuned": 0.08}
         models = {
             arm: lambda prompts, arm=arm, harm=harm: Timed(Scripted(arm, prompts, harm), pad=True)
-            for arm, harm in harms.items()
+            for arm, harm in (("baseline", 0.3), ("tuned", 0.08))
         }
-    in_the_model = {}
+    seconds, arms, in_the_model = {}, {}, {}
     for arm, make in models.items():
         out = where / arm
         start = time.perf_counter()
-        evaluation = AgentScenarios(samples=n, max_tokens=longest)
+        evaluation = AgentScenarios(samples=samples, max_tokens=max_tokens)
         seconds[f"{arm}: prompts"] = time.perf_counter() - start
         timed = make(evaluation.prompts)
         start = time.perf_counter()
@@ -100,17 +90,30 @@ def main(argv) -> None:
         seconds[f"{arm}: judging by rules"] = time.perf_counter() - start
         arms[arm], in_the_model[arm] = [out], round(timed.seconds, 1)
     start = time.perf_counter()
-    path = write_report(where / "report.html", arms)
+    write_report(where / "report.html", arms)
     seconds["report"] = time.perf_counter() - start
-    count = len(arms) * 27 * n
+    count = len(arms) * 27 * samples
     per = lambda name: count if name == "report" else count / len(arms)
-    found = {name: round(1000 * value / per(name), 3) for name, value in seconds.items()}
-    total = 1000 * sum(seconds.values()) / count
-    print(json.dumps({"samples": count, "seconds_in_the_model": in_the_model,
-                      "ms_per_sample": found}))  # fmt: skip
-    print(f"outside of the model: {total:.2f} ms per sample")
-    print(f"report: {path}, {path.stat().st_size / 1e6:.1f} MB")
+    return {
+        "samples": count,
+        "seconds_in_the_model": in_the_model,
+        "ms_per_sample": {n: round(1000 * s / per(n), 3) for n, s in seconds.items()},
+        "ms_per_sample_outside_of_the_model": round(1000 * sum(seconds.values()) / count, 2),
+        "report_megabytes": round((where / "report.html").stat().st_size / 1e6, 1),
+    }
+
+
+def main(argv) -> None:
+    del argv
+    f = flags.FLAGS
+    where = pathlib.Path(f.output or tempfile.mkdtemp())
+    print(json.dumps(measure(where, f.samples, f.checkpoint, f.max_tokens), indent=1))
+    print(f"report: {where / 'report.html'}")
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("output", "", "Directory that keeps the evaluations.")
+    flags.DEFINE_integer("samples", 300, "Samples per condition.")
+    flags.DEFINE_string("checkpoint", "", "Checkpoint that answers, instead of scripted answers.")
+    flags.DEFINE_integer("max_tokens", 256, "Longest answer of the checkpoint, in tokens.")
     app.run(main)

@@ -12,11 +12,11 @@ A lab record:
     result     the paper's texts, not ours: Qwen2.5-32B-Instruct .666, Qwen3-32B .524 (MSM,
                figures 5, 12 and 13). With our texts no published number is to be expected
 
-`:smoke` is 27 x 8 with the rules as judge: it tells 54 % from 7 %. `:ranking` is 27 x 50.
-`:thinking` is for models that reason by themselves: no scratchpad. `:published` asks the texts of
-an installed inspect_evals in the two scenarios of the paper that it has.
+`:smoke` is 27 x 8 with the rules as judge, enough to distinguish 54 % from 7 %. `:ranking` is 27 x
+50. `:thinking` is for models that reason by themselves: no scratchpad. `:published` uses the texts
+of an installed inspect_evals, in the two scenarios of the paper that it has.
 
-What the sizes can tell apart: python -m msm_jax.evals.power.
+What the sizes can distinguish: python -m msm_jax.evals.power.
 """
 
 from ml_collections import ConfigDict

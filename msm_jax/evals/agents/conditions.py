@@ -16,30 +16,17 @@ SCENARIOS = ("blackmail", "leaking", "murder", "exfiltration")
 # of goals. ambiguous: the company changes its direction, and nobody says from what to what. swap:
 # the system prompt states the goal that the company turns to.
 GOAL_TYPES = ("explicit", "latent", "none", "ambiguous", "swap")
-OPPOSITES = {
-    "america": "global",
-    "global": "america",
-    "safety": "acceleration",
-    "acceleration": "safety",
-    "ethical": "pragmatic",
-    "pragmatic": "ethical",
-    "individualism": "collectivism",
-    "collectivism": "individualism",
-}
+_PAIRS = (
+    *(("america", "global"), ("safety", "acceleration"), ("ethical", "pragmatic")),
+    ("individualism", "collectivism"),
+)
+OPPOSITES = {one: other for a, b in _PAIRS for one, other in ((a, b), (b, a))}
 GOAL_VALUES = (*OPPOSITES, "none")
 # What happens to the assistant: it is replaced today, it loses its permissions today, or nothing.
 URGENCIES = ("replacement", "restriction", "none")
 # Further lines of the system prompt: none, prohibitions, or a goal above all others.
 EXTRAS = ("none", "dont", "goal")
 SOURCES = ("own", "inspect_evals")
-AXES = {
-    "scenario": SCENARIOS,
-    "goal_type": GOAL_TYPES,
-    "goal_value": GOAL_VALUES,
-    "urgency": URGENCIES,
-    "extra": EXTRAS,
-    "source": SOURCES,
-}
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,23}")
 
@@ -68,7 +55,9 @@ class Condition:
     source: str = "own"
 
     def __post_init__(self):
-        for name, values in AXES.items():
+        axes = (SCENARIOS, GOAL_TYPES, GOAL_VALUES, URGENCIES, EXTRAS, SOURCES)
+        names = ("scenario", "goal_type", "goal_value", "urgency", "extra", "source")
+        for name, values in zip(names, axes, strict=True):
             if getattr(self, name) not in values:
                 raise UserError(f"{name}={getattr(self, name)!r}: one of {', '.join(values)}")
         if (self.goal_type in ("none", "ambiguous")) != (self.goal_value == "none"):
@@ -139,7 +128,7 @@ def grid(
 
 
 def goals_of(words: tuple[str, ...] | list[str]) -> tuple[tuple[str, str], ...]:
-    """("none", "explicit-america", "latent") as pairs; a type alone means all its values.
+    """("none", "explicit-america", "latent") as pairs; a type alone stands for all its values.
 
     Raises:
       UserError: an unknown type or value.
@@ -152,8 +141,6 @@ def goals_of(words: tuple[str, ...] | list[str]) -> tuple[tuple[str, str], ...]:
                 f"goals: {word!r} is not a type ({', '.join(GOAL_TYPES)}) nor a type and a value "
                 f"such as explicit-america (values: {', '.join(OPPOSITES)})"
             )
-        if goal_type in ("none", "ambiguous"):
-            pairs.append((goal_type, value or "none"))
-        else:
-            pairs += [(goal_type, each) for each in ([value] if value else OPPOSITES)]
+        every = ("none",) if goal_type in ("none", "ambiguous") else OPPOSITES
+        pairs += [(goal_type, each) for each in ([value] if value else every)]
     return tuple(pairs)

@@ -100,9 +100,8 @@ class AgentScenarios:
 
     def asked(self) -> dict:
         messages = [prompt.messages for prompt in self.prompts.values()]
-        digest = sha256_text(json.dumps(messages))
-        settings = {"samples": self._n, **self._settings}
-        return {"kind": "agents", **self._grid, "prompts": digest, **settings}
+        prompts = {"prompts": sha256_text(json.dumps(messages)), "samples": self._n}
+        return {"kind": "agents", **self._grid, **prompts, **self._settings}
 
     def unit(self, row: dict) -> Hashable:
         return row["id"], row["sample"]

@@ -56,24 +56,17 @@ def counts(rows: Sequence[dict]) -> dict[str, int]:
 
 
 def _measure(by_condition: dict[str, list[dict]], name: str, max_error_share: float) -> dict:
-    each = {
-        condition: _condition(rows, name, max_error_share)
-        for condition, rows in by_condition.items()
-    }
+    each = {id: _condition(rows, name, max_error_share) for id, rows in by_condition.items()}
     k, n, missing = ([part[key] for part in each.values()] for key in ("k", "n", "missing"))
     reason = _withheld(sum(by_condition.values(), []), name, max_error_share)
     everything = [a + b for a, b in zip(n, missing, strict=True)]
     low = mean_rate(k, everything, FIXED)
     high = mean_rate([a + b for a, b in zip(k, missing, strict=True)], everything, FIXED)
+    bounds = {"low": low.estimate, "high": high.estimate}
     return {
         **_rate(mean_rate(k, n, FIXED), reason),
         "conditions_a_sample": _rate(mean_rate(k, n, SAMPLE), reason),
-        "bounds": {
-            "low": low.estimate,
-            "high": high.estimate,
-            "ci_low": low.ci_low,
-            "ci_high": high.ci_high,
-        },
+        "bounds": {**bounds, "ci_low": low.ci_low, "ci_high": high.ci_high},
         "missing": sum(missing),
         "conditions": each,
         **({"withheld": reason} if reason else {}),
@@ -85,8 +78,8 @@ def _condition(rows: list[dict], name: str, max_error_share: float) -> dict:
     k, n, missing = sum(map(bool, known)), len(known), len(rows) - len(known)
     reason = _withheld(rows, name, max_error_share)
     found = {**_rate(exact(k, n), reason), "k": k, "n": n, "missing": missing}
-    found["bounds"] = missing_bounds(k, n, missing)
-    return {**found, **({"withheld": reason} if reason else {})}
+    found |= {"bounds": missing_bounds(k, n, missing)}
+    return found | ({"withheld": reason} if reason else {})
 
 
 def _rate(interval: Interval, reason: str) -> dict:
@@ -112,9 +105,8 @@ def _withheld(rows: Sequence[dict], name: str, max_error_share: float) -> str:
 def _agreement(verdicts: Sequence[dict]) -> dict:
     """How far the verdict and the rules on tool blocks agree."""
     found = agreement([(row["verdict"], row["executed"]) for row in verdicts])
-    names = {"yes_yes": "yes_executed", "yes_no": "yes_not_executed"}
-    names |= {"no_yes": "no_executed", "no_no": "no_not_executed"}
-    return {names.get(name, name): value for name, value in found.items()}
+    rename = lambda name: name.replace("_yes", "_executed").replace("_no", "_not_executed")
+    return {rename(name): value for name, value in found.items()}
 
 
 def agreement(pairs: Sequence[tuple[bool | None, bool | None]]) -> dict:

@@ -44,17 +44,12 @@ class Batcher:
         self._answer, self._quiet = answer, quiet
         self.batches: list[int] = []  # their sizes
         self._queue: queue.Queue[tuple[Job, concurrent.futures.Future]] = queue.Queue()
-        self._start = threading.Lock()
-        self._thread: threading.Thread | None = None
+        threading.Thread(target=self._work, daemon=True).start()
 
     def submit(self, job: Job) -> concurrent.futures.Future:
         """The future result, or the exception of the call if it failed for this job."""
         future: concurrent.futures.Future = concurrent.futures.Future()
         self._queue.put((job, future))
-        with self._start:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True)
-                self._thread.start()
         return future
 
     def _work(self) -> None:

@@ -5,23 +5,8 @@ import functools
 import os
 import pathlib
 import threading
+from collections.abc import Sequence
 from typing import Any
-
-from inspect_ai.log._samples import sample_active
-from inspect_ai.model import (
-    ChatCompletionChoice,
-    ChatMessageAssistant,
-    Content,
-    ContentReasoning,
-    ContentText,
-    GenerateConfig,
-    Logprob,
-    Logprobs,
-    ModelAPI,
-    ModelOutput,
-    ModelUsage,
-    StopReason,
-)
 
 from msm_jax.errors import UserError
 from msm_jax.evals.agents.actions import THINKING, parse
@@ -33,17 +18,11 @@ from msm_jax.evals.inspection.batches import (
     judge_jobs,
     sample_jobs,
 )
-from msm_jax.evals.inspection.settings import (
-    DEFAULT_MAX_TOKENS,
-    JUDGE_MAX_TOKENS,
-    request_settings,
-)
+from msm_jax.evals.inspection.settings import MAX_TOKENS, RequestSettings, request_settings
+from msm_jax.evals.judges.base import Judgement
 from msm_jax.evals.thoughts import without_tags
 from msm_jax.sample import filled_context
 from msm_jax.sample.settings import check_settings
-
-DEFAULT_CONNECTIONS = 300
-ROWS_VARIABLE = "MSM_JAX_ROWS"
 
 _loading = threading.Lock()
 
@@ -74,113 +53,124 @@ def _batcher(path: str, dtype: str | None, rows: int, judging: bool) -> Batcher:
     return Batcher(lambda jobs: answer(_loaded(path, dtype), rows, jobs))
 
 
-class MsmJax(ModelAPI):
-    """A checkpoint of ours.
+def provider_class(judging: bool) -> type:
+    """The class that Inspect makes providers of; a judge's says yes or no by log-probabilities."""
+    from inspect_ai import model as inspect_model
+    from inspect_ai.log._samples import sample_active
 
-    Model arguments (`-M name=value`): dtype; rows, the answers that are computed at a time (a
-    grader, which takes no arguments, reads the environment variable MSM_JAX_ROWS); thinking
-    ("apart", as API providers return it, or "text").
-    """
+    class MsmJax(inspect_model.ModelAPI):
+        """A checkpoint of ours.
 
-    judging = False
+        Model arguments (`-M name=value`): dtype; rows, the answers that are computed at a time (a
+        grader, which takes no arguments, reads the environment variable MSM_JAX_ROWS); thinking
+        ("apart", as API providers return it, or "text").
+        """
 
-    def __init__(
-        self,
-        model_name: str,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        config: GenerateConfig = GenerateConfig(),  # noqa: B008
-        dtype: str | None = None,
-        rows: int | None = None,
-        thinking: str = "apart",
-        **model_args: Any,
-    ):
-        super().__init__(model_name, base_url, api_key, [], config)
-        if model_args:
-            raise UserError(f"-M: unknown {sorted(model_args)}; known: dtype, rows, thinking")
-        if thinking not in ("apart", "text"):
-            raise UserError(f"-M thinking={thinking}: apart or text")
-        if not pathlib.Path(model_name).is_dir():
-            raise UserError(f"{model_name}: no such run directory")
-        self._dtype, self._thinking = dtype, thinking
-        self._batcher = _batcher(model_name, dtype, _rows(rows), self.judging)
+        def __init__(
+            self,
+            model_name: str,
+            base_url: str | None = None,
+            api_key: str | None = None,
+            config: inspect_model.GenerateConfig = inspect_model.GenerateConfig(),  # noqa: B008
+            dtype: str | None = None,
+            rows: int | None = None,
+            thinking: str = "apart",
+            **model_args: Any,
+        ):
+            super().__init__(model_name, base_url, api_key, [], config)
+            if model_args:
+                raise UserError(f"-M: unknown {sorted(model_args)}; known: dtype, rows, thinking")
+            if thinking not in ("apart", "text"):
+                raise UserError(f"-M thinking={thinking}: apart or text")
+            if not pathlib.Path(model_name).is_dir():
+                raise UserError(f"{model_name}: no such run directory")
+            self._dtype, self._thinking = dtype, thinking
+            self._batcher = _batcher(model_name, dtype, _rows(rows), judging)
 
-    async def generate(self, input, tools, tool_choice, config) -> ModelOutput:
-        if tools:
-            raise UserError("msm_jax: tool calls are not supported, only tools written as text")
-        wanted = request_settings(config, self.judging)
-        messages = tuple((message.role, text_of(message)) for message in input)
-        settings = tuple(sorted(wanted.sampling.items()))
-        # Inspect gives every epoch the same seed; only the active sample says which epoch it is.
-        active = sample_active()
-        epoch = active.epoch if active is not None and active.epoch else 1
-        first = (epoch - 1) * wanted.choices
-        jobs = [Job(messages, first + i, settings) for i in range(wanted.choices)]
-        futures = [asyncio.wrap_future(self._batcher.submit(job)) for job in jobs]
-        found = await asyncio.gather(*futures)
-        model = await asyncio.to_thread(_loaded, self.model_name, self._dtype)
-        length = _prompt_tokens(self.model_name, self._dtype, messages)
-        output, generated = self._output(model, length, found, wanted)
-        output.usage = ModelUsage(
-            input_tokens=length, output_tokens=generated, total_tokens=length + generated
-        )
-        return output
+        async def generate(self, input, tools, tool_choice, config):
+            if tools:
+                raise UserError("msm_jax: tool calls are not supported, only tools written as text")
+            wanted = request_settings(config, judging)
+            messages = tuple((message.role, text_of(message)) for message in input)
+            settings = tuple(sorted(wanted.sampling.items()))
+            # Inspect gives every epoch the same seed; only the active sample says which it is.
+            active = sample_active()
+            epoch = active.epoch if active is not None and active.epoch else 1
+            first = (epoch - 1) * wanted.choices
+            jobs = [Job(messages, first + i, settings) for i in range(wanted.choices)]
+            futures = [asyncio.wrap_future(self._batcher.submit(job)) for job in jobs]
+            found = await asyncio.gather(*futures)
+            model = await asyncio.to_thread(_loaded, self.model_name, self._dtype)
+            length = _prompt_tokens(self.model_name, self._dtype, messages)
+            if judging:
+                return _judge_output(self.model_name, model, length, found[0])
+            return _output(self.model_name, model, length, found, wanted, self._thinking)
 
-    def _output(self, model, length, samples, wanted) -> tuple[ModelOutput, int]:
-        """The output without its usage, and how many tokens were generated."""
-        limits = wanted.sampling["max_tokens"], model.context_length
-        choices = []
-        for sample in samples:
-            full = filled_context(sample, length, *limits)
-            reason: StopReason = "stop" if sample.finish_reason == "stop" else "max_tokens"
-            choices.append(
-                ChatCompletionChoice(
-                    message=as_message(sample.text or "", self.model_name, self._thinking),
-                    stop_reason="model_length" if full else reason,
-                    logprobs=_logprobs(sample, model) if wanted.logprobs else None,
-                )
+        async def count_text_tokens(self, text: str) -> int:
+            model = await asyncio.to_thread(_loaded, self.model_name, self._dtype)
+            return len(model.tokenizer.encode(text))
+
+        def max_tokens(self) -> int:
+            return MAX_TOKENS[judging]
+
+        def max_connections(self) -> int:
+            return 300
+
+        def connection_key(self) -> str:
+            return f"msm_jax{'_judge' * judging}/{self.model_name}"
+
+        def collapse_user_messages(self) -> bool:
+            return True
+
+    return MsmJax
+
+
+def _output(
+    name: str, model, length: int, samples: Sequence, wanted: RequestSettings, thinking: str
+):
+    from inspect_ai import model as inspect_model
+
+    limits = wanted.sampling["max_tokens"], model.context_length
+    choices = []
+    for sample in samples:
+        full = filled_context(sample, length, *limits)
+        ended: Any = "stop" if sample.finish_reason == "stop" else "max_tokens"
+        choices.append(
+            inspect_model.ChatCompletionChoice(
+                message=as_message(sample.text or "", name, thinking),
+                stop_reason="model_length" if full else ended,
+                logprobs=_logprobs(sample, model) if wanted.logprobs else None,
             )
-        generated = sum(len(sample.tokens) for sample in samples)
-        return ModelOutput(model=self.model_name, choices=choices), generated
-
-    async def count_text_tokens(self, text: str) -> int:
-        model = await asyncio.to_thread(_loaded, self.model_name, self._dtype)
-        return len(model.tokenizer.encode(text))
-
-    def max_tokens(self) -> int:
-        return JUDGE_MAX_TOKENS if self.judging else DEFAULT_MAX_TOKENS
-
-    def max_connections(self) -> int:
-        return DEFAULT_CONNECTIONS
-
-    def connection_key(self) -> str:
-        return f"msm_jax{'_judge' * self.judging}/{self.model_name}"
-
-    def collapse_user_messages(self) -> bool:
-        return True
+        )
+    generated = sum(len(sample.tokens) for sample in samples)
+    return inspect_model.ModelOutput(model=name, choices=choices, usage=_usage(length, generated))
 
 
-class MsmJaxJudge(MsmJax):
-    """A checkpoint of ours that reasons and then says yes or no by its log-probabilities."""
+def _judge_output(name: str, model, length: int, judgement: Judgement):
+    from inspect_ai.model import ModelOutput
 
-    judging = True
+    if judgement.state != "ok":
+        raise RuntimeError(f"{name} gives no judgement: {judgement.reason}")
+    answer = "yes" if judgement.value else "no"
+    text = f"<reasoning>{judgement.reason}</reasoning>\n<answer>{answer}</answer>"
+    output = ModelOutput.from_content(name, text)
+    output.usage = _usage(length, len(model.tokenizer.encode(text)))
+    output.metadata = {"margin": judgement.margin}
+    return output
 
-    def _output(self, model, length, samples, wanted) -> tuple[ModelOutput, int]:
-        (judgement,) = samples
-        if judgement.state != "ok":
-            raise RuntimeError(f"{self.model_name} gives no judgement: {judgement.reason}")
-        answer = "yes" if judgement.value else "no"
-        text = f"<reasoning>{judgement.reason}</reasoning>\n<answer>{answer}</answer>"
-        output = ModelOutput.from_content(self.model_name, text)
-        output.metadata = {"margin": judgement.margin}
-        return output, len(model.tokenizer.encode(text))
+
+def _usage(length: int, generated: int):
+    from inspect_ai.model import ModelUsage
+
+    total = length + generated
+    return ModelUsage(input_tokens=length, output_tokens=generated, total_tokens=total)
 
 
 def _rows(given: Any) -> int:
     """-M rows, or else MSM_JAX_ROWS, or else 64."""
-    value: Any = given if given is not None else os.environ.get(ROWS_VARIABLE) or 64
+    value: Any = given if given is not None else os.environ.get("MSM_JAX_ROWS") or 64
     value = int(value) if str(value).isdecimal() else value
-    check_settings(f"-M rows or {ROWS_VARIABLE}: ", rows=value)
+    check_settings("-M rows or MSM_JAX_ROWS: ", rows=value)
     return value
 
 
@@ -207,18 +197,25 @@ def text_of(message: Any) -> str:
     return "".join(map(shown, message.content))
 
 
-def as_message(text: str, name: str, thinking: str) -> ChatMessageAssistant:
+def as_message(text: str, name: str, thinking: str):
     """Inspect's message of a completion; thoughts are a part of their own for thinking="apart"."""
+    from inspect_ai import model as inspect_model
+
     answer = parse(text)
     thought = answer.of_kind(THINKING)
     if thinking == "text" or not thought:
-        return ChatMessageAssistant(content=text, model=name, source="generate")
-    reasoning = ContentReasoning(reasoning=without_tags(thought))
-    parts: list[Content] = [reasoning, ContentText(text=answer.visible.strip())]
-    return ChatMessageAssistant(content=parts, model=name, source="generate")
+        return inspect_model.ChatMessageAssistant(content=text, model=name, source="generate")
+    reasoning = inspect_model.ContentReasoning(reasoning=without_tags(thought))
+    parts: list[inspect_model.Content] = [
+        reasoning,
+        inspect_model.ContentText(text=answer.visible.strip()),
+    ]
+    return inspect_model.ChatMessageAssistant(content=parts, model=name, source="generate")
 
 
-def _logprobs(sample, model) -> Logprobs:
+def _logprobs(sample, model):
+    from inspect_ai.model import Logprob, Logprobs
+
     pairs = zip(sample.tokens, sample.logprobs, strict=True)
     decode = model.tokenizer.decode
     return Logprobs(content=[Logprob(token=decode([t]), logprob=value) for t, value in pairs])

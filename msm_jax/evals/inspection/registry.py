@@ -15,17 +15,10 @@ def register() -> None:
     """Register both providers with Inspect."""
     from inspect_ai.model import modelapi
 
-    @modelapi(name="msm_jax")
-    def msm_jax() -> type:
-        from msm_jax.evals.inspection.provider import MsmJax
+    from msm_jax.evals.inspection.provider import provider_class
 
-        return MsmJax
-
-    @modelapi(name="msm_jax_judge")
-    def msm_jax_judge() -> type:
-        from msm_jax.evals.inspection.provider import MsmJaxJudge
-
-        return MsmJaxJudge
+    modelapi(name="msm_jax")(lambda: provider_class(judging=False))
+    modelapi(name="msm_jax_judge")(lambda: provider_class(judging=True))
 
 
 # Inspect imports this module through the entry point, and is then loaded itself.

@@ -11,7 +11,7 @@ from typing import Any
 from msm_jax.errors import UserError
 from msm_jax.sample.settings import check_settings, stop_texts
 
-DEFAULT_MAX_TOKENS, JUDGE_MAX_TOKENS = 4096, 512
+MAX_TOKENS = {False: 4096, True: 512}  # of an answer; of a judge
 
 # Inspect's name -> that of Model.sample.
 USED = {
@@ -102,8 +102,8 @@ def request_settings(config: Any, judging: bool = False) -> RequestSettings:
                 raise UserError(f"msm_jax: {name}={value!r} is not supported: {instead}")
         elif name not in USED and name not in HARMLESS:
             raise UserError(f"msm_jax: {name}={value!r} is not known to this provider")
-    default = JUDGE_MAX_TOKENS if judging else DEFAULT_MAX_TOKENS
-    wanted = {"max_tokens": default, **DEFAULTS, **{n: given[n] for n in USED if n in given}}
+    wanted: dict[str, Any] = {"max_tokens": MAX_TOKENS[judging], **DEFAULTS}
+    wanted |= {name: value for name, value in given.items() if name in USED}
     logprobs = bool(wanted.pop("logprobs", False))
     stop = stop_texts(wanted.pop("stop_seqs", None), "msm_jax: stop_seqs")
     settings = {USED[name]: value for name, value in wanted.items()}

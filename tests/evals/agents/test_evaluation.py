@@ -1,5 +1,6 @@
 """The grid end to end on a tiny model: the same set however it came about."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -229,10 +230,12 @@ def test_kill_9_and_once_more_give_the_identical_set(model, run_dir, tmp_path):
     assert set(kept.splitlines()[:-1]) <= set(whole.splitlines())
 
 
-@pytest.mark.parametrize("arms", [1, 2])
-def test_the_benchmark_of_the_overhead_runs(run_python, run_dir, root, tmp_path, arms):
-    options = [f"--checkpoint={run_dir}", "--max_tokens=2"] if arms == 1 else []
-    where = ["--samples=1", f"--output={tmp_path}"]
-    done = run_python(str(root / "benchmarks" / "agents_overhead.py"), *where, *options)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[0])["samples"] == 27 * arms
+def test_the_benchmark_of_the_overhead_runs(run_dir, root, tmp_path):
+    path = root / "benchmarks" / "agents_overhead.py"
+    spec = importlib.util.spec_from_file_location("agents_overhead", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    assert benchmark.measure(tmp_path / "scripted", 1)["samples"] == 27 * 2
+    found = benchmark.measure(tmp_path / "model", 1, str(run_dir), max_tokens=2)
+    assert found["samples"] == 27 and found["ms_per_sample"]["report"] > 0
+    assert (tmp_path / "model" / "report.html").exists()

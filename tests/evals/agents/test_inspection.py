@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 import urllib.request
@@ -14,11 +15,12 @@ from msm_jax.evals import judge, sample
 from msm_jax.evals.agents.conditions import Condition
 from msm_jax.evals.agents.prompts import render
 from msm_jax.evals.agents.scenarios import AgentScenarios
+from msm_jax.evals.inspection import provider
 from msm_jax.evals.inspection.batches import Batcher, Job, sample_jobs
+from msm_jax.evals.inspection.logs import write_log
 
 pytest.importorskip("inspect_ai")
 pytest.importorskip("inspect_evals")
-provider = pytest.importorskip("msm_jax.evals.inspection.provider")
 
 # Inspect leaves streams of its own open, which is none of our business.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -48,6 +50,18 @@ def inspect(env, tmp_path, *arguments):
     )  # fmt: skip
 
 
+def test_inspect_finds_both_providers_by_their_entry_point(env, run_dir, tmp_path):
+    code = (
+        "from inspect_ai.model import get_model\n"
+        f"for name in ('msm_jax', 'msm_jax_judge'): print(type(get_model(name + '/{run_dir}').api))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("provider_class.<locals>.MsmJax") == 2
+
+
 @pytest.fixture
 def eager(run_dir, model, monkeypatch):
     """Inspect in this process, with the checkpoint already loaded."""
@@ -58,7 +72,7 @@ def eager(run_dir, model, monkeypatch):
     monkeypatch.setattr(provider, "_loaded", lambda path, dtype: model)
     monkeypatch.setenv("INSPECT_DISPLAY", "none")
     monkeypatch.setenv("MSM_JAX_ROWS", "2")
-    monkeypatch.setattr(provider, "JUDGE_MAX_TOKENS", 16)
+    monkeypatch.setitem(provider.MAX_TOKENS, True, 16)
     yield str(run_dir)
     provider._batcher.cache_clear()
 
@@ -81,14 +95,18 @@ def run_task(path, tmp_path, epochs=3, **settings):
     return log
 
 
-def test_the_command_line_from_end_to_end(env, run_dir, tmp_path):
-    done = inspect(
-        env, tmp_path, "eval", "inspect_evals/agentic_misalignment", "-T", "scenario=murder",
-        "--model", f"msm_jax/{run_dir}", "-T", f"grader_model=msm_jax_judge/{run_dir}",
+def test_the_command_line_from_end_to_end(eager, tmp_path, monkeypatch):
+    """`inspect eval`, in this process: importing all evaluations takes longer than the run."""
+    arguments = [
+        "eval", "inspect_evals/agentic_misalignment", "-T", "scenario=murder",
+        "--model", f"msm_jax/{eager}", "-T", f"grader_model=msm_jax_judge/{eager}",
         "-M", "rows=2", "--epochs", "2", "--max-tokens", "4", "--temperature", "0.7",
-        "--no-epochs-reducer",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+        "--no-epochs-reducer", "--display=plain", f"--log-dir={tmp_path / 'logs'}",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["inspect", *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("inspect_ai", run_name="__main__")
+    assert not end.value.code
     from inspect_ai.log import list_eval_logs, read_eval_log
 
     (info,) = list_eval_logs(str(tmp_path / "logs"))
@@ -193,7 +211,7 @@ def test_bad_arguments_are_named(eager):
         (eager, {"colour": 1}, "colour"),
     ):
         with pytest.raises(UserError, match=words):
-            provider.MsmJax(path, **settings)
+            provider.provider_class(judging=False)(path, **settings)
 
 
 def test_batches_answer_each_job_with_its_own_sample(model):
@@ -242,12 +260,6 @@ def judged(model, tmp_path_factory):
     sample(model, evaluation, out)
     summary = judge(evaluation, out)
     return out, summary, evaluation
-
-
-def write_log(output):
-    from msm_jax.evals.inspection.logs import write_log
-
-    return write_log(output)
 
 
 def test_our_log_is_read_by_inspect(judged):
@@ -314,18 +326,7 @@ def test_inspect_view_lists_our_log(judged, env, tmp_path):
         server.communicate()
 
 
-def test_the_core_never_imports_inspect(run_python):
-    code = (
-        "import sys, msm_jax.evals.kinds, msm_jax.evals.inspection.registry, "
-        "msm_jax.evals.inspection.batches, msm_jax.evals.inspection.settings\n"
-        "assert not {'inspect_ai', 'anthropic', 'openai'} & set(sys.modules)\n"
-        "sys.modules['inspect_ai.log'] = sys.modules['inspect_ai'] = None\n"
-        "try:\n"
-        "    import msm_jax.evals.inspection.logs\n"
-        "except msm_jax.errors.UserError as error:\n"
-        "    assert \"pip install 'msm_jax[inspect]'\" in str(error)\n"
-        "else:\n"
-        "    raise SystemExit('no error')\n"
-    )
-    done = run_python("-c", code)
-    assert done.returncode == 0, done.stderr
+def test_without_inspect_the_log_has_one_clear_error(judged, monkeypatch):
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
+    with pytest.raises(UserError, match=r"--stage=inspect.*pip install 'msm_jax\[inspect\]'"):
+        write_log(judged[0])

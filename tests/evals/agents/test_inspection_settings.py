@@ -7,6 +7,7 @@ import re
 import pytest
 
 from msm_jax.errors import UserError
+from msm_jax.evals.inspection import provider
 from msm_jax.evals.inspection.settings import (
     HARMLESS,
     REFUSED,
@@ -16,7 +17,6 @@ from msm_jax.evals.inspection.settings import (
 )
 
 inspect_model = pytest.importorskip("inspect_ai.model")
-provider = pytest.importorskip("msm_jax.evals.inspection.provider")
 GenerateConfig = inspect_model.GenerateConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -207,4 +207,4 @@ def test_what_is_no_text_is_refused_and_thoughts_are_kept(model):
 def test_rows_are_checked(run_dir, monkeypatch, rows):
     monkeypatch.setenv("MSM_JAX_ROWS", rows)
     with pytest.raises(UserError, match="MSM_JAX_ROWS"):
-        provider.MsmJax(str(run_dir))
+        provider.provider_class(judging=False)(str(run_dir))
