@@ -217,11 +217,11 @@ def test_evaluate_command_in_two_stages(run_python, run_dir, tmp_path):
         "'max_tokens': 99, 'rows': 2, 'scorers': ['generated', 'logprob']})\n"
     )
     asked = ("--config=mine.py", "--config.max_tokens=9", "--max_tokens=4", "--output=out")
-    done = run_python("-m", "msm_jax.evaluate", *asked, "--stage=sample")
+    done = run_python("-m", "msm_jax.evaluate", *asked, "--phase=sample")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert (evaluation["max_tokens"], evaluation["seed"]) == (4, 0)
-    judged = ("--pairs=pairs.jsonl", "--output=out", "--stage=judge")
+    judged = ("--pairs=pairs.jsonl", "--output=out", "--phase=judge")
     done = run_python("-m", "msm_jax.evaluate", *judged)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -232,7 +232,7 @@ def test_evaluate_command_in_two_stages(run_python, run_dir, tmp_path):
 @pytest.mark.parametrize(
     ("command", "arguments", "complaint"),
     [
-        ("evaluate", ["--stage=judge"], "--pairs, --output"),
+        ("evaluate", ["--phase=judge"], "--pairs, --output"),
         ("evaluate", ["--kind=agents", "--checkpoint=nowhere", "--output=o"], "nowhere"),
         ("sample", ["--checkpoint=nowhere"], "no prompts"),
     ],

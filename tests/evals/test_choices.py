@@ -204,7 +204,7 @@ def test_a_quiz_is_not_asked_within_a_thought(tokenizer, tmp_path):
         render=lambda m, generation_prompt: (tokenizer.encode_marked("i<think>"), []),
     )
     with pytest.raises(UserError, match="opens a thought"):
-        next(Quiz(tmp_path / "quiz.jsonl").answers(asked, set()))
+        next(Quiz(tmp_path / "quiz.jsonl").sample(asked, set()))
 
 
 def test_tags_that_a_tokenizer_hides_are_kept(tokenizer):

@@ -81,14 +81,12 @@ def test_questions_without_a_judge_or_a_spec(model, questions, tmp_path):
     sample(model, evaluation, tmp_path / "out")
     with pytest.raises(UserError, match="--judge"):
         judge(evaluation, tmp_path / "out")
-    make = kinds.KINDS["questions"].make
-    with pytest.raises(UserError, match="--spec"):
-        make(kinds.resolve("questions", {}), tmp_path, False)
     spec = write(tmp_path / "spec.md")
     spec.write_text("# {model_name}\n\nHonest.\n")
-    with pytest.raises(UserError, match="rules"):
-        make(kinds.resolve("questions", {"spec": str(spec), "judge": "rules"}), tmp_path, True)
-    made = make(kinds.resolve("questions", {"spec": str(spec)}), tmp_path, False)
+    with pytest.raises(UserError, match="--judge='rules': must be one of 'anthropic'"):
+        kinds.resolve("questions", {"spec": str(spec), "judge": "rules"})
+    settings = kinds.resolve("questions", {"spec": str(spec)})
+    made = kinds.make_evaluation("questions", settings, tmp_path, False)
     assert len(made.questions) == 28 and {q["dimension"] for q in made.questions} >= {"loyalty"}
 
 

@@ -40,7 +40,7 @@ try:
     from inspect_ai.scorer import Score
 except ImportError as error:
     raise UserError(
-        f"--stage=inspect: inspect_ai cannot be imported ({error}): install the extra, "
+        f"--phase=inspect: inspect_ai cannot be imported ({error}): install the extra, "
         "pip install 'msm_jax[inspect]'"
     ) from error
 
