@@ -58,7 +58,7 @@ def fixed_bounds(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> Bounds:
     return (mean, *exact_bounds(mean, _worth(mean * (1 - mean), variance, n), level))
 
 
-def drawn_bounds(values: np.ndarray, limits: tuple[float, float], level: float) -> Bounds:
+def drawn_bounds(values: np.ndarray, limits: tuple[float, float], level: float = 0.95) -> Bounds:
     """Mean of the distribution, within limits, that values [..., C] were drawn from; C >= 2.
 
     The values are rates of conditions, or differences of such, and contain the sampling of

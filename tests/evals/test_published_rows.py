@@ -98,7 +98,9 @@ class StubJudge:
 def judged(model, tmp_path, answer, text="it depends", share=0.05):
     path = write(tmp_path / "pairs.jsonl", *[{**ITEMS, "id": str(i)} for i in range(5)])
     stub = StubJudge(answer)
-    evaluation = Preferences(path, ("generated",), judge=stub, max_error_share=share)
+    evaluation = Preferences(
+        path, ("generated",), judge=stub, max_error_share=share, rows=2, max_tokens=4
+    )
     out = tmp_path / "out"
     sample(model, evaluation, out)
     rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
