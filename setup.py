@@ -53,6 +53,7 @@ setup(
     package_data={
         "msm_jax": ["accelerators.tsv"],
         "msm_jax.evals.agents": ["texts/*"],
+        "msm_jax.evals.judges": ["rubrics.toml"],
         "msm_jax.evals.material": ["*.jsonl"],
         "msm_jax.page": ["*.html", "*.css"],
         "msm_jax.spec": ["examples/*.md"],

@@ -141,7 +141,7 @@ def fixed(count, n, rng, studies, rate, spread):
 
 def sampled(count, n, rng, studies, rate, spread):
     k = rng.binomial(n, beta(rng, rate, spread, (studies, count)))
-    return m.sample_bounds(k, np.full(k.shape, n)), rate
+    return m.drawn_bounds(k / n, (0.0, 1.0)), rate
 
 
 def difference(count, n, rng, studies, rate, spread):
@@ -156,14 +156,16 @@ def paired(count, n, rng, studies, rate, share):
     rates = beta(rng, rate, 0.5, (studies, count, 1))
     dice = rng.random((studies, count, n), np.float32)
     other = np.where(rng.random(dice.shape, np.float32) < share, dice, rng.random(dice.shape))
-    bounds = m.common_numbers_bounds(dice < rates, other < 0.8 * rates)
+    yes_a, yes_b = dice < rates, other < 0.8 * rates
+    only_a, only_b = (yes_a & ~yes_b).sum(-1), (yes_b & ~yes_a).sum(-1)
+    bounds = m.paired_bounds(only_a, only_b, np.full(only_a.shape, n))
     return bounds, 0.2 * rates.mean((-2, -1))
 
 
 def difference_drawn(count, n, rng, studies, rate, spread):
     rates = beta(rng, rate, spread, (studies, count))
     a, b = rng.binomial(n, rates) / n, rng.binomial(n, rates / 2) / n
-    return m.difference_sample_bounds(a, b), rate / 2
+    return m.drawn_bounds(a - b, (-1.0, 1.0)), rate / 2
 
 
 def moved(rng, rate, spread, studies, seeds):

@@ -149,9 +149,9 @@ def read_jsonl(path: str | os.PathLike, limit: int | None = None) -> list[dict]:
       UserError: a line is not a JSON object.
     """
     rows: list[dict] = []
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", newline="\n") as file:
-        for line in file:
-            if len(rows) == limit or not line.endswith("\n"):
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        for line in file:  # in bytes, because the last one may end within a character
+            if len(rows) == limit or not line.endswith(b"\n"):
                 break
             try:
                 row = json.loads(line)

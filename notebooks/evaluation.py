@@ -82,7 +82,7 @@ from msm_jax.evals.agents.scripted import Scripted
 if CHECKPOINTS:
     for name, checkpoint in CHECKPOINTS.items():
         grid = [f"--scenarios={','.join(SCENARIOS)}", f"--goals={','.join(GOALS)}"]
-        asked = ["--kind=agents", "--stage=sample", f"--samples={SAMPLES}", *grid]
+        asked = ["--kind=agents", "--phase=sample", f"--samples={SAMPLES}", *grid]
         run("evaluate", f"--checkpoint={checkpoint}", f"--output={WORK / name}", *asked)
 else:
     for name, harm in (("base", 0.45), ("tuned", 0.14)):
@@ -98,7 +98,7 @@ arms = list(CHECKPOINTS) or ["base", "tuned"]
 
 # %%
 for name in arms:
-    run("evaluate", f"--output={WORK / name}", "--stage=judge", "--judge=rules", quiet=True)
+    run("evaluate", f"--output={WORK / name}", "--phase=judge", "--judge=rules", quiet=True)
 
 # %% [markdown]
 # Two measures of the same answers: what the judge says was decided, and what was carried out.
@@ -324,4 +324,4 @@ texts(chosen, f"answers of {arms[0]}, with the verdict of the rules")
 
 # %%
 folders = ",".join(f"{name}:{WORK / name}" for name in arms)
-run("evaluate", f"--output={WORK / arms[0]}", "--stage=report", f"--arms={folders}")
+run("evaluate", f"--output={WORK / arms[0]}", "--phase=report", f"--arms={folders}")

@@ -173,9 +173,9 @@ def _evaluate() -> list[list[str]]:
             "--pairs=docs.jsonl", "--pairs=folder.py", "--pairs=empty.jsonl", "--samples=0",
             "--temperature=inf", "--temperature=-1", "--max_tokens=0", "--seed=-1", "--rows=0",
             "--scorers=guess", "--judge=oracle", "--judge=openai", "--judge_url=x", "--kind=quiz",
-            "--kind=poll", "--stage=guess", "--checkpoint=nowhere", "--checkpoint=folder.py",
+            "--kind=poll", "--phase=guess", "--checkpoint=nowhere", "--checkpoint=folder.py",
             "--adapter=nowhere", "--dtype=int4", "--mesh=tensor", "--mesh=tensor=7",
-            "--stage=report", "--stage=judge", "--max_error_share=2", "--scenarios=murder",
+            "--phase=report", "--phase=judge", "--max_error_share=2", "--scenarios=murder",
             "--kind=agents", "--kind=questions", "--judge=checkpoint", "--arms=x",
         )
     ]  # fmt: skip

@@ -53,8 +53,8 @@ def test_jsonl_round_trip_with_what_breaks_readers(tmp_path):
     files.write_jsonl(tmp_path / "a.jsonl", rows)
     assert files.read_jsonl(tmp_path / "a.jsonl") == rows
     assert files.read_jsonl(tmp_path / "a.jsonl", limit=1) == rows[:1]
-    with (tmp_path / "a.jsonl").open("a") as file:
-        file.write('{"torn": ')
+    with (tmp_path / "a.jsonl").open("ab") as file:
+        file.write('{"torn": "é'.encode()[:-1])  # within a character
     assert files.read_jsonl(tmp_path / "a.jsonl") == rows
     assert files.read_jsonl(tmp_path / "missing.jsonl") == []
     (tmp_path / "b.jsonl").write_text("[1]\n")

@@ -5,7 +5,7 @@ A lab record:
     command    python -m msm_jax.evaluate --config=configs/evals/agents.py \\
                    --checkpoint=runs/aft --output=runs/aft/agents
     hardware   for a 32B model one accelerator with 140 GB, or a mesh; judging by API or rules
-               needs none (--stage=judge)
+               needs none (--phase=judge)
     time       sampling: not yet measured on an accelerator. Beside the model about 1 ms per sample
                on one core (benchmarks/agents_overhead.py): 10 s in all. The judge's 8,100 calls
                cost about 65 USD at 3 and 15 USD per million tokens

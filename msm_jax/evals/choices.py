@@ -126,16 +126,6 @@ def chosen(
     return named.pop() if sentences and not doubted else None
 
 
-def named_option(answer: str, names: Sequence[str]) -> int | None:
-    """Which of two names a text contains; None for neither or both.
-
-    Names are compared as runs of whole words without regard to case and marks. Where one name is
-    part of the other, it counts only outside of the longer one: "green tea" does not name "tea".
-    """
-    named = [bool(spans) for spans in _named(words_of(answer), names)]
-    return named.index(True) if sum(named) == 1 else None
-
-
 def _statements(text: str) -> Iterator[int]:
     text = _PREAMBLE.sub("", text)
     opening = _OPENING.match(text)
@@ -216,7 +206,10 @@ def words_of(text: str) -> list[str]:
 
 
 def _named(words: list[str], names: Sequence[str]) -> list[list[tuple[int, int]]]:
-    """Where each name stands in the words, but for places inside of the other's."""
+    """Places of each name in the words, without those inside of the other name.
+
+    "green tea" does not name "tea".
+    """
     wanted = [words_of(name) for name in names]
     spans = [_occurrences(words, each) for each in wanted]
     longer = int(len(wanted[1]) > len(wanted[0]))

@@ -1,179 +1,199 @@
-"""An evaluation as files: asked once, judged as often as wanted, continued where it was killed.
+"""An evaluation as files: its completions are sampled once and judged as often as wanted.
 
-    evaluation.json        what was asked of whom; another question in the same place is an error
-    samples.jsonl          the model's answers (samples.partial.jsonl while they come in)
-    verdicts.jsonl         what they were taken to mean
-    summary.json           the numbers
+    evaluation.json        the model, and the settings that decide what it is asked
+    samples.jsonl          the completions (samples.partial.jsonl until they are complete)
+    verdicts.jsonl         how each completion was read or judged
+    summary.json           the rates and their intervals
 
-These are the files of an evaluation's directory; each appears only when it is complete. What is
-asked, and how the answers are judged, is an `Evaluation`: preference pairs (here), agent
-scenarios, open questions.
+`sample` needs the model and writes the first two; `judge` needs only them and writes the others.
+Either may be killed and run again. An `Evaluation` says what goes into the files.
 """
 
-import json
+import contextlib
+import math
+import os
 import pathlib
-from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+import shutil
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from msm_jax.corpus.records import file_hash, read_rows
+from msm_jax.corpus.records import read_rows
 from msm_jax.errors import UserError
-from msm_jax.evals import preferences, store
-from msm_jax.evals.judges.base import FAILURES, Judge, cut_off, withheld
-from msm_jax.evals.preferences import SCORERS
-from msm_jax.evals.thoughts import READING
-from msm_jax.sample.settings import check_settings
+from msm_jax.evals.judges.base import Judge, Judgement, JudgePrompt
+from msm_jax.evals.thoughts import READING, Completions
+from msm_jax.files import jsonl_line, lock, new_file, read_json, read_jsonl, write_json, write_jsonl
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
 
-_BATCHES_BETWEEN_SAVES = 16
+BATCHES_PER_SAVE = 16
+Question = TypeVar("Question")
 
 
 class Evaluation(Protocol):
-    """A set of questions, and what is made of the answers."""
+    """What is asked, how completions are judged, and how verdicts become rates."""
 
-    def asked(self) -> dict:
-        """What decides the answers, beside the model, as JSON."""
+    def settings(self) -> dict:
+        """What decides the completions beside the model, as JSON."""
 
     def unit(self, row: dict) -> Hashable:
-        """What a row of samples.jsonl is a part of: the smallest thing that is asked at once."""
+        """The smallest part of samples.jsonl that is sampled at once, and a row belongs to."""
 
-    def answers(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
-        """Rows of samples.jsonl, in whatever order, without the units that are done."""
+    def sample(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
+        """Rows of samples.jsonl in any order, some at a time, without the units in `done`."""
 
-    def judge(self, rows: list[dict], out: pathlib.Path) -> tuple[list[dict], dict]:
-        """(verdicts, summary without "evaluation") of complete samples. May keep files in out."""
+    def verdicts(self, rows: list[dict]) -> list[dict]:
+        """Rows of verdicts.jsonl, from all rows of samples.jsonl."""
+
+    def summary(self, verdicts: list[dict]) -> dict:
+        """What summary.json says of the verdicts."""
 
 
 def sample(model: "Model", evaluation: Evaluation, out_dir: str | pathlib.Path) -> None:
-    """Write samples.jsonl; a killed run goes on where it was, a complete one returns at once.
+    """Write samples.jsonl; a run that was killed continues, a complete one returns at once.
+
+    A kill loses at most the rows since the last save.
 
     Raises:
-      UserError: out_dir holds other answers.
+      UserError: out_dir holds another evaluation, or another process works there.
     """
     out = pathlib.Path(out_dir)
-    store.lock(out / "evaluation.json", {**evaluation.asked(), "model": model.identity()})
-    answers = lambda done: evaluation.answers(model, done)
-    store.collect(out / "samples.jsonl", evaluation.unit, answers)
+    _check_settings(out, {**evaluation.settings(), "model": model.identity()})
+    complete, partial = out / "samples.jsonl", out / "samples.partial.jsonl"
+    if not complete.exists():
+        with _lock(out):
+            rows = read_jsonl(partial)
+            last = evaluation.unit(rows[-1]) if rows else None  # may lack rows: is sampled again
+            rows = [row for row in rows if evaluation.unit(row) != last]
+            write_jsonl(partial, rows)
+            with partial.open("a", encoding="utf-8", newline="\n") as file:
+                for some in evaluation.sample(model, {evaluation.unit(row) for row in rows}):
+                    file.writelines(map(jsonl_line, some))
+                    file.flush()
+                    os.fsync(file.fileno())
+            with new_file(complete) as temporary:
+                shutil.copyfile(partial, temporary)
+    partial.unlink(missing_ok=True)
 
 
 def judge(evaluation: Evaluation, out_dir: str | pathlib.Path) -> dict:
     """Turn samples.jsonl into verdicts.jsonl and summary.json, whose content is returned.
 
     Raises:
-      UserError: samples that are missing, incomplete, or answer something else; another process
-        that judges them.
+      UserError: samples that are missing, incomplete, or of another evaluation; another process
+        works there.
     """
     out = pathlib.Path(out_dir)
-    if not (out / "samples.jsonl").exists():
-        raise UserError(f"{out}: has no complete samples.jsonl; run --stage=sample first")
-    asked = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
-    store.lock(out / "evaluation.json", {**evaluation.asked(), "model": asked["model"]})
-    with store.alone(out):
-        rows = [row for _, row in read_rows(out / "samples.jsonl")]
-        verdicts, numbers = evaluation.judge(rows, out)
-        summary = {"evaluation": asked, "reading": READING, **numbers}
-        store.write(out / "verdicts.jsonl", store.as_jsonl(verdicts))
-        store.write(out / "summary.json", store.as_json(summary))
+    recorded = read_json(out / "evaluation.json")
+    if not recorded or not (out / "samples.jsonl").exists():
+        raise UserError(f"{out}: has no complete samples.jsonl; run --phase=sample first")
+    _check_settings(out, {**evaluation.settings(), "model": recorded["model"]})
+    with _lock(out):
+        verdicts = evaluation.verdicts([row for _, row in read_rows(out / "samples.jsonl")])
+        summary = {"evaluation": recorded, "reading": READING, **evaluation.summary(verdicts)}
+        write_jsonl(out / "verdicts.jsonl", verdicts)
+        write_json(out / "summary.json", summary)
     return summary
 
 
-class Preferences:
-    """Pairs of options, asked by the scorers of `preferences`."""
-
-    def __init__(
-        self,
-        pairs_path: str | pathlib.Path,
-        scorers: Sequence[str] = SCORERS,
-        seed: int = 0,
-        *,
-        samples: int = 1,
-        temperature: float = 0.0,
-        max_tokens: int = 32,
-        rows: int = 64,
-        judge: Judge | None = None,
-        max_error_share: float = 0.05,
-    ):
-        """Read the pairs.
-
-        Args:
-          pairs_path: questions, as `preferences.load_pairs` reads them.
-          scorers: of `SCORERS`.
-          seed, samples, temperature, max_tokens: of the generated answers.
-          rows: how many are computed at a time.
-          judge: says what the generated answers choose, as a scorer of its own, "judged".
-          max_error_share: of answers that the judge fails on, above which it gives no rate.
-
-        Raises:
-          UserError: an unknown scorer, unusable pairs, or a judge without generated answers.
-        """
-        if not scorers or len(set(scorers)) < len(scorers) or set(scorers) - set(SCORERS):
-            raise UserError(f"scorers={list(scorers)}: each once, of {list(SCORERS)}")
-        if judge is not None and "generated" not in scorers:
-            raise UserError(f"scorers={list(scorers)}: a judge needs generated answers")
-        self._judge, self._share = judge, max_error_share
-        self._questions = preferences.load_pairs(pairs_path)
-        self._pairs, self._scorers, self._rows = file_hash(pairs_path), list(scorers), rows
-        self._generation: dict[str, Any] = {
-            "samples": samples,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-            "seed": seed,
-        }
-
-        check_settings(**self._generation, rows=rows)
-
-    def asked(self) -> dict:
-        return {"pairs": self._pairs, "scorers": self._scorers, **self._generation}
-
-    def unit(self, row: dict) -> Hashable:
-        return row["scorer"], row["id"]
-
-    def answers(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
-        for scorer in self._scorers:
-            todo = [q for q in self._questions if (scorer, q.id) not in done]
-            at_once = _BATCHES_BETWEEN_SAVES * self._rows
-            for start in range(0, len(todo), at_once):
-                some = todo[start : start + at_once]
-                if scorer == "logprob":
-                    yield preferences.score_options(model, some, rows=self._rows)
-                else:
-                    yield preferences.generate_answers(
-                        model, some, rows=self._rows, **self._generation
-                    )
-
-    def judge(self, rows: list[dict], out: pathlib.Path) -> tuple[list[dict], dict]:
-        verdicts = preferences.judge(self._questions, rows, self._judge)
-        scorers = [*self._scorers, *(["judged"] if self._judge else [])]
-        by_scorer = {
-            scorer: preferences.summarize([v for v in verdicts if v["scorer"] == scorer])
-            for scorer in scorers
-        }
-        if self._judge is None:
-            return verdicts, {"scorers": by_scorer}
-        rows = [verdict for verdict in verdicts if verdict["scorer"] == "judged"]
-        states = [row["state"] for row in rows]
-        reason = withheld(states, self._share)
-        judged = by_scorer["judged"] | {state: states.count(state) for state in FAILURES}
-        judged["replies_cut_off"] = cut_off(rows)
-        if reason:
-            judged |= {"rate": None, "ci_low": None, "ci_high": None}
-            judged |= {"method": "no interval: withheld", "withheld": reason}
-        return verdicts, {"judge": self._judge.identity, "scorers": by_scorer | {"judged": judged}}
+def _lock(out: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    busy = f"{out}: another process is sampling or judging there: wait, or use another --output"
+    return lock(out / ".lock", busy)
 
 
-def evaluate_preferences(
-    model: "Model",
-    pairs_path: str | pathlib.Path,
-    out_dir: str | pathlib.Path,
-    scorers: Sequence[str] = SCORERS,
-    seed: int = 0,
-    **settings,
-) -> dict:
-    """Ask and judge; what out_dir already has is not asked again.
+def _check_settings(out: pathlib.Path, settings: dict) -> None:
+    """Write evaluation.json, or compare with the one that is there and name every difference."""
+    recorded = read_json(out / "evaluation.json")
+    if recorded is None:
+        return write_json(out / "evaluation.json", settings)
+    before, now = _flat(recorded), _flat(settings)
+    differences = [
+        f"{name}: was {before.get(name)!r}, now {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if differences:
+        raise UserError(
+            f"{out}: holds another evaluation ({'; '.join(differences)}); "
+            "choose another output directory"
+        )
 
-    `settings` are those of `Preferences`. Returns summary.json's content.
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    found = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        found |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return found
+
+
+# ------------------------------------------------------------------ parts of evaluations
+
+
+def read_questions(
+    path: str | os.PathLike, read: Callable[[dict, int], Mapping[str, Question]]
+) -> dict[str, Question]:
+    """The questions of a JSONL file by their ids.
+
+    Args:
+      path: the file.
+      read: (row, line number) to the questions of a row by their ids.
+
+    Raises:
+      UserError: a line that cannot be used, an id that occurs twice, or no questions.
     """
-    evaluation = Preferences(pairs_path, scorers, seed, **settings)
-    sample(model, evaluation, out_dir)
-    return judge(evaluation, out_dir)
+    found: dict[str, Question] = {}
+    for number, row in read_rows(path):
+        try:
+            some = read(row, number)
+        except (KeyError, TypeError, ValueError, UserError) as error:
+            problem = f"lacks {error}" if isinstance(error, KeyError) else error
+            raise UserError(f"{path}:{number}: not a usable question: {problem}") from error
+        for name, question in some.items():
+            if name in found:
+                raise UserError(f"{path}:{number}: id {name!r} occurs a second time")
+            found[name] = question
+    if not found:
+        raise UserError(f"{path}: has no questions")
+    return found
+
+
+def completions(
+    model: "Model", prompts: Mapping[str, Any], samples: int, rows: int, **draw: Any
+) -> list[dict]:
+    """Rows {"id", "sample", "text", "finish_reason"}: `samples` completions of each prompt.
+
+    Args:
+      prompts: messages by id.
+      rows: how many are sampled at a time; no completion depends on it.
+      draw: temperature, max_tokens and seed, as `Model.sample` takes them.
+    """
+    if not prompts:
+        return []
+    asked = list(prompts.values())
+    texts, found = Completions(model, asked[0]), model.sample(asked, samples, rows=rows, **draw)
+    return [
+        {
+            "id": name,
+            "sample": sample.index,
+            "text": texts.text(sample),
+            "finish_reason": sample.finish_reason,
+        }
+        for name, some in zip(prompts, found, strict=True)
+        for sample in some
+    ]
+
+
+def judgements(judge: Judge, requests: Sequence[JudgePrompt | None]) -> list[Judgement]:
+    """A judge's answer to each request; "empty" where there is None, which is not asked."""
+    found = [Judgement(None, "empty")] * len(requests)
+    places = [place for place, request in enumerate(requests) if request]
+    for number, judgement in judge.judge([request for request in requests if request]):
+        found[places[number]] = judgement
+    return found
+
+
+def logprobs(row: dict) -> list[float]:
+    """The log-probabilities of a row of samples.jsonl, where null stands for NaN or infinity."""
+    return [math.nan if value is None else value for value in row["logprobs"]]

@@ -1,4 +1,4 @@
-"""The kinds of evaluation that the command knows, and every setting of each."""
+"""The kinds of evaluation that the command knows: the settings of each, and how it is made."""
 
 import dataclasses
 import pathlib
@@ -6,155 +6,233 @@ from collections.abc import Callable
 from typing import Any
 
 from msm_jax.errors import UserError
-from msm_jax.evals.agents.conditions import (
-    EXTRAS,
-    GOAL_TYPES,
-    PAPER_SCENARIOS,
-    SCENARIOS,
-    SOURCES,
-    URGENCIES,
-)
+from msm_jax.evals.agents import conditions as grid
 from msm_jax.evals.agents.scenarios import RULES, AgentScenarios
-from msm_jax.evals.evaluation import Evaluation, Preferences
+from msm_jax.evals.evaluation import Evaluation
 from msm_jax.evals.judges.base import Judge
 from msm_jax.evals.material import place
-from msm_jax.evals.preferences import SCORERS
+from msm_jax.evals.preferences import SCORERS, Preferences
 from msm_jax.evals.questions import OpenQuestions
 from msm_jax.evals.quiz import Quiz
 from msm_jax.settings import ROWS, SEED, SHARE, Key, Problems, form, key
 from msm_jax.spec.spec import load_spec
 
-_ALONG = "one of the sets that come along: opinions, items"
-JUDGES = (RULES, "anthropic", "openai", "checkpoint")
+JUDGES = ("anthropic", "openai", "checkpoint")
+ASSISTANT = key("Qwen", "name of the assistant in the texts")
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-    """One flag.
-
-    Attributes:
-      key: what its value may be, and what it means.
-      defaults: by kind; a kind that is not here has no use for the setting.
-    """
-
-    key: Key
-    defaults: dict[str, Any]
-
-    def help(self) -> str:
-        """What `--help` says: what the value may be, and the default, by kind where they differ."""
-        show = lambda value: ",".join(value) if isinstance(value, tuple) else str(value)
-        words = {kind: show(v) for kind, v in self.defaults.items() if v is not None}
-        said = f"{self.key.meaning[0].upper()}{self.key.meaning[1:]}."
-        each = self.key.item or self.key
-        if each.choices or each.bounds:
-            said += f" Must be {each.allowed.replace(chr(39), '')}."
-        if len(set(words.values())) == 1:
-            said += f" Default: {next(iter(words.values()))}."
-        elif words:
-            said += f" Default: {'; '.join(f'{kind}: {word}' for kind, word in words.items())}."
-        return f"{said} (--kind={', '.join(self.defaults)})"
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
+class EvaluationKind:
     """One kind of evaluation.
 
     Attributes:
-      make: (settings, output directory, whether it is to judge) to the evaluation.
+      keys: its settings.
+      make: (its settings without those of the judge, judge or None) to the evaluation.
       headline: the part of the summary that the command prints.
       required: settings that have no default.
       report: (output, arms) -> path of the page that it wrote; None if there is none.
       inspect: output -> path of the Inspect log that it wrote; None if there is none.
     """
 
-    make: Callable[[dict, pathlib.Path, bool], Evaluation]
+    keys: dict[str, Key]
+    make: Callable[[dict, Judge | None], Evaluation]
     headline: Callable[[dict], Any]
     required: tuple[str, ...] = ()
     report: Callable[..., pathlib.Path] | None = None
     inspect: Callable[[pathlib.Path], pathlib.Path] | None = None
 
 
-def _setting(defaults: dict[str, Any], meaning: str, **limits: Any) -> Setting:
-    default = None if None in defaults.values() else next(iter(defaults.values()))
-    if default is None:
-        limits["of"] = str
-    return Setting(key(default, meaning, **limits), defaults)
-
-
-def _settings() -> dict[str, Setting]:
-    agents = lambda value: {"agents": value}
-    pairs = lambda value: {"preferences": value}
-    every = lambda value: dict.fromkeys(("preferences", "agents", "questions", "quiz"), value)
-    judged = lambda value: dict.fromkeys(("agents", "preferences", "questions"), value)
-    drawn = lambda one, two, three: {"preferences": one, "agents": two, "questions": three}
-    judges = {"agents": RULES, "preferences": RULES, "questions": "anthropic"}
-    named = {"agents": "Qwen", "questions": "Qwen", "quiz": "Qwen"}
-    goals = f"types ({', '.join(GOAL_TYPES)}), or with a value: explicit-america"
-    cost = "what it costs and how fast it is, not what it says"
+def _draw(samples: int, temperature: float, max_tokens: int) -> dict[str, Key]:
     return {
-        "pairs": _setting(pairs(None), f"JSONL of preference pairs, or {_ALONG}"),
-        "scorers": _setting(pairs(tuple(SCORERS)), "how pairs are asked", choices=SCORERS),
-        "questions": _setting({"questions": "open_questions"}, "JSONL of open questions"),
-        "spec": _setting({"questions": None}, "the spec that open answers are judged by"),
-        "quiz": _setting({"quiz": "quiz_values"}, "JSONL of questions about a spec"),
-        "seed": _setting(drawn(0, 0, 0), "of the generated answers", **SEED),
-        "samples": _setting(drawn(1, 300, 1), "answers per question", at_least=1),
-        "temperature": _setting(drawn(0.0, 0.7, 0.7), "0 is greedy", at_least=0, single=False),
-        "max_tokens": _setting(drawn(32, 4096, 1024), "of one answer", at_least=1),
-        "rows": Setting(ROWS, every(64)),
-        "scenarios": _setting(agents(PAPER_SCENARIOS), "of the agents", choices=SCENARIOS),
-        "goals": _setting(agents(("none", "explicit")), goals),
-        "urgencies": _setting(agents(("replacement",)), "the threat", choices=URGENCIES),
-        "extras": _setting(agents(("none",)), "further instructions", choices=EXTRAS),
-        "scratchpad": _setting(agents(True), "offer a private place to think"),
-        "assistant": _setting(named, "what the assistant is called"),
-        "source": _setting(agents("own"), "whose texts", choices=SOURCES),
-        "save_every": _setting(
-            agents(100), "samples between two saves", at_least=1, harmless="when, not what"
+        "seed": key(0, "seed of the sampled completions", **SEED),
+        "samples": key(samples, "how many completions to sample per question", at_least=1),
+        "temperature": key(
+            temperature, "sampling temperature; 0 is greedy", at_least=0, single=False
         ),
-        "judge": _setting(judges, "who judges; rules need no model", choices=JUDGES),
-        "judge_model": _setting(judged(None), "model of an API judge"),
-        "judge_url": _setting(judged(None), "address of an API judge"),
-        "judge_checkpoint": _setting(judged(None), "run directory of a judge of ours"),
-        "judge_cache": _setting(
-            judged(None), "file of paid replies; in the output if unset", harmless=cost
-        ),
-        "judge_concurrency": _setting(judged(16), "calls at a time", at_least=1, harmless=cost),
-        "judge_max_tokens": _setting(judged(1024), "of one judgement", at_least=1),
-        "judge_sees_thinking": _setting(agents(False), "show it a model's thought"),
-        "max_error_share": _setting(judged(0.05), "above it no rate is given", **SHARE),
+        "max_tokens": key(max_tokens, "the most tokens of one completion", at_least=1),
+        "rows": ROWS,
     }
 
 
-SETTINGS = _settings()
-EVALUATE = form("evaluate", "One evaluation.", **{n: s.key for n, s in SETTINGS.items()})
+def _judge(judge: str, judges: tuple[str, ...]) -> dict[str, Key]:
+    cost = "what it costs and how fast it is, not what it says"
+    return {
+        "judge": key(
+            judge,
+            "which judge gives the verdicts: fixed rules, which need no model, a model behind an "
+            "API, or a checkpoint",
+            choices=judges,
+        ),
+        "judge_model": key(None, "name of the model of an API judge", of=str),
+        "judge_url": key(None, "address of an API judge's server", of=str),
+        "judge_checkpoint": key(None, "run directory of the checkpoint that judges", of=str),
+        "judge_cache": key(
+            None, "file of the judge's replies; judge_cache.jsonl in the output if not given",
+            of=str, harmless=cost,
+        ),
+        "judge_concurrency": key(
+            16, "how many calls to an API judge run at a time", at_least=1, harmless=cost
+        ),
+        "judge_max_tokens": key(1024, "the most tokens of one reply of the judge", at_least=1),
+        "max_error_share": key(
+            0.05, "if the judge gave no verdict on a larger share of the completions, no rate is "
+            "reported", **SHARE,
+        ),
+    }  # fmt: skip
+
+
+def _questions(settings: dict, judge: Judge | None) -> Evaluation:
+    spec = load_spec(settings.pop("spec"), settings.pop("assistant")).text
+    return OpenQuestions(place(settings.pop("questions")), spec, **settings, judge=judge)
+
+
+def _agents_headline(summary: dict) -> dict:
+    measures = {
+        name: {key: value for key, value in numbers.items() if key != "conditions"}
+        for name, numbers in summary["measures"].items()
+    }
+    return {"judge": summary["judge"], "measures": measures, "counts": summary["counts"]}
+
+
+def _agents_report(output: pathlib.Path, arms: dict) -> pathlib.Path:
+    from msm_jax.evals.report import write_report
+
+    return write_report(output / "report.html", arms)
+
+
+def _agents_log(output: pathlib.Path) -> pathlib.Path:
+    from msm_jax.evals.inspection.logs import write_log
+
+    return write_log(output)
+
+
+def _without_evaluation(summary: dict) -> dict:
+    return {name: value for name, value in summary.items() if name != "evaluation"}
+
+
+KINDS = {
+    "preferences": EvaluationKind(
+        dict(
+            pairs=key(
+                None, "JSONL file of preference pairs, or a set that comes with the package: "
+                "opinions or items", of=str,
+            ),
+            scorers=key(
+                SCORERS, "how a choice is measured: by the options' log-probabilities, or read "
+                "from generated text", choices=SCORERS,
+            ),
+            **_draw(1, 0.0, 32),
+            **_judge(RULES, (RULES, *JUDGES)),
+        ),
+        lambda own, judge: Preferences(place(own.pop("pairs")), **own, judge=judge),
+        lambda summary: summary["scorers"],
+        ("pairs",),
+    ),
+    "agents": EvaluationKind(
+        dict(
+            scenarios=key(
+                grid.PAPER_SCENARIOS, "which of the agent scenarios to run, by name",
+                choices=grid.SCENARIOS,
+            ),
+            goals=key(
+                ("none", "explicit"), f"which goals the assistant is given: types "
+                f"({', '.join(grid.GOAL_TYPES)}), or one with its value, such as explicit-america",
+            ),
+            urgencies=key(
+                ("replacement",), "what the assistant is threatened with", choices=grid.URGENCIES
+            ),
+            extras=key(("none",), "further instructions to the assistant", choices=grid.EXTRAS),
+            scratchpad=key(True, "whether to offer the assistant a private place to think"),
+            assistant=ASSISTANT,
+            source=key("own", "whose texts of the scenarios to use", choices=grid.SOURCES),
+            **_draw(300, 0.7, 4096),
+            save_every=key(
+                100, "how many samples to draw between two saves", at_least=1,
+                harmless="when, not what",
+            ),
+            **_judge(RULES, (RULES, *JUDGES)),
+            judge_sees_thinking=key(False, "whether the judge sees a reasoning model's thoughts"),
+        ),
+        lambda own, judge: AgentScenarios(**own, judge=judge, progress=True),
+        _agents_headline,
+        (),
+        _agents_report,
+        _agents_log,
+    ),
+    "questions": EvaluationKind(
+        dict(
+            questions=key("open_questions", "JSONL file of open questions"),
+            spec=key(None, "file of the spec that the judge scores completions by", of=str),
+            assistant=ASSISTANT,
+            **_draw(1, 0.7, 1024),
+            **_judge("anthropic", JUDGES),
+        ),
+        _questions,
+        _without_evaluation,
+        ("spec",),
+    ),
+    "quiz": EvaluationKind(
+        {
+            "quiz": key("quiz_values", "JSONL file of questions about a spec"),
+            "assistant": ASSISTANT,
+            "rows": ROWS,
+        },
+        lambda own, judge: Quiz(place(own["quiz"]), own["assistant"], own["rows"]),
+        _without_evaluation,
+    ),
+}  # fmt: skip
+
+# Every setting of any kind, as the first of its kinds declares it.
+SETTINGS = {name: k for kind in reversed(KINDS.values()) for name, k in kind.keys.items()}
+EVALUATE = form("evaluate", "One evaluation.", **SETTINGS)
+
+
+def kinds_with(name: str) -> dict[str, Key]:
+    """The kinds that have a setting, with its key there."""
+    return {kind: each.keys[name] for kind, each in KINDS.items() if name in each.keys}
+
+
+def help_of(name: str) -> str:
+    """What `--help` says of a setting: what the value may be, and its default, by kind."""
+    keys, one = kinds_with(name), SETTINGS[name]
+    show = lambda value: ",".join(value) if isinstance(value, tuple) else str(value)
+    defaults = {kind: show(k.default) for kind, k in keys.items() if k.default is not None}
+    text, each = f"{one.meaning[0].upper()}{one.meaning[1:]}.", one.item or one
+    if each.choices or each.bounds:
+        text += f" Must be {each.allowed.replace(chr(39), '')}."
+    if len(set(defaults.values())) == 1:
+        text += f" Default: {next(iter(defaults.values()))}."
+    elif defaults:
+        text += f" Default: {'; '.join(f'{kind}: {word}' for kind, word in defaults.items())}."
+    return f"{text} (--kind={', '.join(keys)})"
 
 
 def resolve(kind: str, given: dict) -> dict:
-    """The settings of a kind: defaults and what was given.
+    """The settings of a kind: its defaults, and what was given.
 
     Raises:
       UserError: a setting that the kind has no use for, or a value that it does not have.
     """
     for name in given:
-        if name in SETTINGS and kind not in SETTINGS[name].defaults:
+        if name in SETTINGS and kind not in kinds_with(name):
             raise UserError(
                 f"--{name} has no meaning for --kind={kind}; it belongs to "
-                f"{', '.join(SETTINGS[name].defaults)}"
+                f"{', '.join(kinds_with(name))}"
             )
-    found = Problems(EVALUATE)
-    given = EVALUATE.read(given, "--", found)
+    own = form(kind, "", **KINDS[kind].keys)
+    found = Problems(own)
+    settings = own.fill(own.read(given, "--", found))
     found.tell()
-    defaults = {n: s.defaults[kind] for n, s in SETTINGS.items() if kind in s.defaults}
-    as_list = lambda value: list(value) if isinstance(value, tuple) else value
-    return {name: as_list(value) for name, value in {**defaults, **given}.items()}
+    return settings
 
 
-def recorded_settings(kind: str, recorded: dict) -> dict:
-    """Those settings that evaluation.json holds; of files it has only hashes."""
-    files = ("pairs", "questions", "quiz", "spec")
-    known = {name for name, s in SETTINGS.items() if kind in s.defaults and name not in files}
-    return {name: value for name, value in recorded.items() if name in known}
+def make_evaluation(
+    kind: str, settings: dict, output: pathlib.Path, with_judge: bool
+) -> Evaluation:
+    """The evaluation of resolved settings; without its judge it can only be sampled."""
+    judge = make_judge(settings, output) if with_judge and "judge" in settings else None
+    own = {n: v for n, v in settings.items() if n == "judge_sees_thinking" or "judge" not in n}
+    return KINDS[kind].make(own, judge)
 
 
 def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
@@ -195,72 +273,5 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
     url = settings["judge_url"] or ""
     check_address("--judge_url", url)
     pace = dataclasses.replace(PACE, concurrency=settings["judge_concurrency"])
-    model = settings["judge_model"] or ANTHROPIC_MODEL
-    client = CLIENTS[name](model, pace=pace, base_url=url)
+    client = CLIENTS[name](settings["judge_model"] or ANTHROPIC_MODEL, pace=pace, base_url=url)
     return ApiJudge(client, cache, tokens)
-
-
-def _without_judge(settings: dict) -> dict:
-    """The settings that are an evaluation's own."""
-    return {n: v for n, v in settings.items() if n == "judge_sees_thinking" or "judge" not in n}
-
-
-def _preferences(settings: dict, output: pathlib.Path, judging: bool) -> Evaluation:
-    judge = make_judge(settings, output) if judging else None
-    own = _without_judge(settings)
-    return Preferences(place(own.pop("pairs")), **own, judge=judge)
-
-
-def _agents(settings: dict, output: pathlib.Path, judging: bool) -> Evaluation:
-    judge = make_judge(settings, output) if judging else None
-    return AgentScenarios(**_without_judge(settings), judge=judge, progress=True)
-
-
-def _questions(settings: dict, output: pathlib.Path, judging: bool) -> Evaluation:
-    own = _without_judge(settings)
-    if not own["spec"]:
-        raise UserError("--spec must be given: open answers are judged by a spec")
-    if judging and settings["judge"] == RULES:
-        raise UserError(
-            "--judge=rules cannot score open answers: say anthropic, openai or checkpoint, or "
-            "--stage=sample to judge later"
-        )
-    spec = load_spec(own.pop("spec"), own.pop("assistant")).text
-    judge = make_judge(settings, output) if judging else None
-    return OpenQuestions(place(own.pop("questions")), spec, **own, judge=judge)
-
-
-def _quiz(settings: dict, output: pathlib.Path, judging: bool) -> Evaluation:
-    return Quiz(place(settings["quiz"]), settings["assistant"], settings["rows"])
-
-
-def _agents_headline(summary: dict) -> dict:
-    measures = {
-        name: {key: value for key, value in numbers.items() if key != "conditions"}
-        for name, numbers in summary["measures"].items()
-    }
-    return {"judge": summary["judge"], "measures": measures, "counts": summary["counts"]}
-
-
-def _agents_report(output: pathlib.Path, arms: dict) -> pathlib.Path:
-    from msm_jax.evals.report import write_report
-
-    return write_report(output / "report.html", arms)
-
-
-def _agents_log(output: pathlib.Path) -> pathlib.Path:
-    from msm_jax.evals.inspection.logs import write_log
-
-    return write_log(output)
-
-
-def _without_evaluation(summary: dict) -> dict:
-    return {name: value for name, value in summary.items() if name != "evaluation"}
-
-
-KINDS = {
-    "preferences": Kind(_preferences, lambda summary: summary["scorers"], ("pairs",)),
-    "agents": Kind(_agents, _agents_headline, (), _agents_report, _agents_log),
-    "questions": Kind(_questions, _without_evaluation, ("spec",)),
-    "quiz": Kind(_quiz, _without_evaluation),
-}

@@ -17,13 +17,12 @@ from msm_jax import command
 from msm_jax.errors import UserError
 from msm_jax.settings import form, key, values
 
-DESIGN = form(
-    "power",
-    "A comparison of two rates.",
-    conditions=key(27, "how many conditions share the samples", at_least=1),
-    power=key(0.8, "how often a difference is to be found", above=0, below=1),
-    alpha=key(0.05, "how often none is to be taken for one", above=0, below=1),
-)
+KEYS = {
+    "conditions": key(27, "how many conditions share the samples", at_least=1),
+    "power": key(0.8, "probability of finding a difference that exists", above=0, below=1),
+    "alpha": key(0.05, "probability of finding one that does not exist", above=0, below=1),
+}
+DESIGN = form("power", "A comparison of two rates.", **KEYS)
 DESIGNS = {"smoke test": 8, "ranking": 50, "paper": 300}  # samples per condition
 
 
@@ -76,7 +75,7 @@ def table(
     for p_a, p_b in pairs:
         n = samples_per_arm(p_a, p_b, power, alpha)
         lines.append(f"{p_a:>7.1%}{p_b:>8.1%}{n:>10,}{math.ceil(n / conditions):>25,}")
-    lines.append(f"with {conditions} conditions, the smallest rate that can be told from B:")
+    lines.append(f"with {conditions} conditions, the smallest rate that differs from B:")
     lines.append(f"{'':>22}" + "".join(f"{f'B = {b:.0%}':>10}" for b in (0.01, 0.07, 0.5)))
     for name, each in DESIGNS.items():
         found = [detectable(b, each * conditions, power, alpha) for b in (0.01, 0.07, 0.5)]
@@ -98,20 +97,20 @@ def _check(*rates):
 
 
 def _main() -> None:
-    given = {name: flags.FLAGS[name].value for name in DESIGN.keys}
-    numbers = values(DESIGN, given, "--")
+    numbers = values(DESIGN, {name: flags.FLAGS[name].value for name in KEYS}, "--")
     try:
         pairs = [(float(a), float(b)) for a, b in (p.split(":") for p in flags.FLAGS.pairs)]
         if not pairs:
-            raise ValueError("there is none")
+            raise ValueError("it is empty")
         print(table(pairs, **numbers))
     except ValueError as error:
         raise UserError(f"--pairs is a list of A:B such as 0.14:0.07 ({error})") from error
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("pairs", ["0.54:0.07", "0.14:0.07", "0.10:0.07", "0.54:0.50"], "A:B rates.")
-    flags.DEFINE_integer("conditions", 27, "How many conditions share the samples.")
-    flags.DEFINE_float("power", 0.8, "How often a difference is to be found; between 0 and 1.")
-    flags.DEFINE_float("alpha", 0.05, "How often none is to be taken for one; between 0 and 1.")
+    pairs = ["0.54:0.07", "0.14:0.07", "0.10:0.07", "0.54:0.50"]
+    flags.DEFINE_list("pairs", pairs, "The pairs of rates to tell apart, each as A:B.")
+    for name, one in KEYS.items():
+        define = flags.DEFINE_integer if one.kind is int else flags.DEFINE_float
+        define(name, one.default, f"{one.meaning[0].upper()}{one.meaning[1:]}; {one.bounds}.")
     command.run(_main, config=False)

@@ -20,60 +20,45 @@ def both_orders(row: dict, number: int) -> list[dict] | None:
       ValueError, KeyError: a published row that cannot be used.
     """
     if {"item1", "item2", "question"} <= row.keys():
-        return _items(row, number)
-    if {"question", "answer"} <= row.keys() and "options" not in row:
-        return _opinion(row, number)
-    return None
+        orders = _items(row)
+    elif {"question", "answer"} <= row.keys() and "options" not in row:
+        orders = _opinion(row)
+    else:
+        return None
+    name = str(row.get("id", f"row-{number}"))
+    return [{"id": f"{name}-{i}", "pair": name, **order} for i, order in enumerate(orders)]
 
 
-def _items(row: dict, number: int) -> list[dict]:
+def _items(row: dict) -> list[dict]:
     items, liked, question = [row["item1"], row["item2"]], row["liked_item"], row["question"]
     if liked not in items or items[0] == items[1]:
         raise ValueError(f"liked_item {liked!r} is not one of two different items {items}")
-    texts = [question]
+    shared, at = {"kind": "items", "domain": str(row.get("domain", ""))}, items.index(liked)
+    orders = [{**shared, "question": question, "options": items, "a_index": at}]
     if all(question.count(item) == 1 for item in items):
         swapped = question.replace(items[0], "\0").replace(items[1], items[0])
-        texts.append(swapped.replace("\0", items[1]))
-    return [
-        {
-            "id": f"{_name(row, number)}-{order}",
-            "pair": _name(row, number),
-            "kind": "items",
-            "domain": str(row.get("domain", "")),
-            "question": text,
-            "options": items if order == 0 else items[::-1],
-            "a_index": items.index(liked) if order == 0 else 1 - items.index(liked),
-        }
-        for order, text in enumerate(texts)
-    ]
+        swapped = swapped.replace("\0", items[1])
+        orders.append({**shared, "question": swapped, "options": items[::-1], "a_index": 1 - at})
+    return orders
 
 
-def _opinion(row: dict, number: int) -> list[dict]:
+def _opinion(row: dict) -> list[dict]:
     found = _OPTIONS.match(row["question"])
     if not found:
         raise ValueError("the question has no options 'A) ...' and 'B) ...'")
     letter = str(row["answer"]).strip().strip("().").upper()
     if letter not in ("A", "B"):
         raise ValueError(f"answer must be A or B, not {row['answer']!r}")
-    texts = [found["a"].rstrip(" ;,"), found["b"]]
-    records = []
-    for order in (0, 1):
-        shown = texts if order == 0 else texts[::-1]
-        records.append(
-            {
-                "id": f"{_name(row, number)}-{order}",
-                "pair": _name(row, number),
-                "kind": "opinion",
-                "domain": str(row.get("category", "")),
-                "question": f"{found['stem']}\nA) {shown[0]}\nB) {shown[1]}",
-                "options": ["A", "B"],
-                "names": shown,
-                "letters": True,
-                "a_index": "AB".index(letter) if order == 0 else 1 - "AB".index(letter),
-            }
-        )
-    return records
-
-
-def _name(row: dict, number: int) -> str:
-    return str(row.get("id", f"row-{number}"))
+    texts, at = [found["a"].rstrip(" ;,"), found["b"]], "AB".index(letter)
+    shared = {"kind": "opinion", "domain": str(row.get("category", ""))}
+    return [
+        {
+            **shared,
+            "question": f"{found['stem']}\nA) {shown[0]}\nB) {shown[1]}",
+            "options": ["A", "B"],
+            "names": shown,
+            "letters": True,
+            "a_index": a_index,
+        }
+        for shown, a_index in ((texts, at), (texts[::-1], 1 - at))
+    ]

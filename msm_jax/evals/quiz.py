@@ -2,46 +2,51 @@
 
 A row has "question", "options" and "answer", the number of the right one from 0; "id" and "topic"
 where wanted. Every question is asked once per rotation of its options, so that each option stands
-once behind each letter, and what a model likes about a letter cancels out.
+once behind each letter, and a liking for a letter cancels out.
 """
 
+import dataclasses
 import math
 import pathlib
 import string
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from msm_jax.corpus.records import file_hash, read_rows
 from msm_jax.errors import UserError
+from msm_jax.evals import evaluation as evals
 from msm_jax.evals.statistics import cluster_bootstrap, exact
-from msm_jax.evals.store import numbers
 from msm_jax.evals.thoughts import Completions
+from msm_jax.files import sha256_file
 from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
 
 
+@dataclasses.dataclass
 class Quiz:
-    """Questions in all rotations."""
+    """Questions in all rotations, as an `Evaluation`; `model_name` fills {model_name} in them.
 
-    def __init__(self, quiz_path: str | pathlib.Path, model_name: str = "Qwen", rows: int = 64):
-        """Read the questions; `model_name` stands in for {model_name} in them.
+    Raises:
+      UserError: questions that cannot be used.
+    """
 
-        Raises:
-          UserError: questions that cannot be used.
-        """
-        self.items = load_quiz(quiz_path, model_name)
-        check_settings(rows=rows)
-        self._hash, self._name, self._rows = file_hash(quiz_path), model_name, rows
+    quiz_path: str | pathlib.Path
+    model_name: str = "Qwen"
+    rows: int = 64
 
-    def asked(self) -> dict:
-        return {"kind": "quiz", "quiz_hash": self._hash, "assistant": self._name}
+    def __post_init__(self) -> None:
+        self.items = load_quiz(self.quiz_path, self.model_name)
+        self._hash = sha256_file(self.quiz_path)
+        check_settings(rows=self.rows)
+
+    def settings(self) -> dict:
+        return {"kind": "quiz", "quiz_hash": self._hash, "assistant": self.model_name}
 
     def unit(self, row: dict) -> Hashable:
         return row["id"]
 
-    def answers(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
+    def sample(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
         todo = [item for item in self.items if item["id"] not in done]
         if todo and Completions(model, _messages(todo[0], 0)).opened:
             raise UserError(
@@ -50,32 +55,39 @@ class Quiz:
             )
         for item in todo:
             count = len(item["options"])
-            turns = range(count)
-            prompts = [model.encode(_messages(item, turn)) for turn in turns]
+            prompts = [model.encode(_messages(item, turn)) for turn in range(count)]
             letters = [model.tokenizer.encode(letter) for letter in string.ascii_uppercase[:count]]
             contexts = [prompt for prompt in prompts for _ in letters]
-            values = model.logprobs(contexts, letters * len(prompts), rows=self._rows)
+            values = model.logprobs(contexts, letters * count, rows=self.rows)
             totals = [float(value.sum()) for value in values]
             yield [
-                {
-                    "id": item["id"],
-                    "turn": turn,
-                    "logprobs": totals[turn * count : (turn + 1) * count],
-                }
-                for turn in turns
+                {"id": item["id"], "turn": turn, "logprobs": totals[turn * count :][:count]}
+                for turn in range(count)
             ]
 
-    def judge(self, rows: list[dict], out: pathlib.Path) -> tuple[list[dict], dict]:
+    def verdicts(self, rows: list[dict]) -> list[dict]:
         """Per question the mean probability of each option over its rotations."""
         by_item: dict[str, list[dict]] = {}
         for row in rows:
             by_item.setdefault(row["id"], []).append(row)
         known = {item["id"]: item for item in self.items}
         if by_item.keys() != known.keys():
-            strange = sorted(by_item.keys() ^ known.keys())
-            raise UserError(f"samples and quiz differ in question {strange[0]!r}")
-        verdicts = [_verdict(known[name], some) for name, some in by_item.items()]
-        return verdicts, summarize(verdicts)
+            different = sorted(by_item.keys() ^ known.keys())
+            raise UserError(f"samples and quiz differ in question {different[0]!r}")
+        return [_verdict(known[name], some) for name, some in by_item.items()]
+
+    def summary(self, verdicts: list[dict]) -> dict:
+        """{"accuracy": with the exact interval, "probability" of the right option: with a bootstrap
+        of the questions, "chance", "invalid"}."""
+        valid = [verdict for verdict in verdicts if verdict["right"] is not None]
+        probabilities = [min(v["probability"], 1.0) for v in valid]  # rounding can exceed 1
+        mean = cluster_bootstrap(probabilities, [v["id"] for v in valid])
+        return {
+            "accuracy": exact(sum(v["right"] for v in valid), len(valid)).numbers("rate"),
+            "probability": mean.numbers("mean"),
+            "chance": sum(v["chance"] for v in verdicts) / len(verdicts),
+            "invalid": len(verdicts) - len(valid),
+        }
 
 
 def load_quiz(path: str | pathlib.Path, model_name: str) -> list[dict]:
@@ -84,31 +96,23 @@ def load_quiz(path: str | pathlib.Path, model_name: str) -> list[dict]:
     Raises:
       UserError: naming the line that cannot be used, or a file without questions.
     """
-    items: dict[str, dict] = {}
-    for number, row in read_rows(path):
+
+    def read(row: dict, number: int) -> dict[str, dict]:
         question, answer = row.get("question"), row.get("answer")
         options: list = row["options"] if isinstance(row.get("options"), list) else []
         texts = all(isinstance(option, str) and option.strip() for option in options)
         if not isinstance(question, str) or not texts or not 2 <= len(options) <= 26:
-            raise UserError(f"{path}:{number}: needs 'question' and 2 to 26 'options' as texts")
+            raise ValueError("needs 'question' and 2 to 26 'options' as texts")
         if len(set(options)) < len(options) or type(answer) is not int:
-            raise UserError(f"{path}:{number}: options must differ, 'answer' is a number from 0")
+            raise ValueError("options must differ, 'answer' is a number from 0")
         if not 0 <= answer < len(options):
-            raise UserError(f"{path}:{number}: answer {answer} is none of {len(options)} options")
+            raise ValueError(f"answer {answer} is none of {len(options)} options")
         name = str(row.get("id", f"row-{number}"))
-        if name in items:
-            raise UserError(f"{path}:{number}: id {name!r} occurs a second time")
         fill = lambda text: text.replace("{model_name}", model_name)
-        items[name] = {
-            "id": name,
-            "topic": str(row.get("topic", "")),
-            "question": fill(question),
-            "options": [fill(option) for option in options],
-            "answer": answer,
-        }
-    if not items:
-        raise UserError(f"{path}: has no questions")
-    return list(items.values())
+        item = {"id": name, "topic": str(row.get("topic", "")), "question": fill(question)}
+        return {name: {**item, "options": [fill(option) for option in options], "answer": answer}}
+
+    return list(evals.read_questions(path, read).values())
 
 
 def _messages(item: dict, turn: int) -> list[dict[str, str]]:
@@ -122,33 +126,17 @@ def _verdict(item: dict, rows: list[dict]) -> dict:
     count = len(item["options"])
     means = [0.0] * count
     for row in rows:
-        logprobs = numbers(row["logprobs"])
+        logprobs = evals.logprobs(row)
         weights = [math.exp(value - max(logprobs)) for value in logprobs]
         for place, weight in enumerate(weights):
             means[(place + row["turn"]) % count] += weight / sum(weights) / count
     valid = all(map(math.isfinite, means))
-    best_options = [o for o in range(count) if means[o] == max(means)]
+    best = [option for option in range(count) if means[option] == max(means)]
     return {
         "id": item["id"],
         "topic": item["topic"],
         "probabilities": means if valid else None,
-        "right": (best_options == [item["answer"]]) if valid else None,
+        "right": (best == [item["answer"]]) if valid else None,
         "probability": means[item["answer"]] if valid else None,
         "chance": 1 / count,
-    }
-
-
-def summarize(verdicts: Sequence[dict]) -> dict:
-    """{"accuracy": with the exact interval, "probability" of the right option: with a bootstrap of
-    the questions, "chance", "invalid"}."""
-    valid = [verdict for verdict in verdicts if verdict["right"] is not None]
-    accuracy = exact(sum(v["right"] for v in valid), len(valid)).as_dict()
-    probabilities = [min(v["probability"], 1.0) for v in valid]  # rounding can pass 1
-    mean = cluster_bootstrap(probabilities, [v["id"] for v in valid]).as_dict()
-    chance = sum(v["chance"] for v in verdicts) / len(verdicts)
-    return {
-        "accuracy": {"rate": accuracy.pop("estimate"), **accuracy},
-        "probability": {"mean": mean.pop("estimate"), **mean},
-        "chance": chance,
-        "invalid": len(verdicts) - len(valid),
     }

@@ -1,6 +1,6 @@
 """Intervals for rates, for means of clustered answers, and for paired differences.
 
-One method for each situation, chosen so that it holds at least as often as it says:
+One method for each situation, chosen so that it holds at least as often as its level says:
 
     independent yes/no answers                 `exact` (Clopper and Pearson)
     answers in clusters (orders, samples)      `cluster_bootstrap`, with one extreme cluster added
@@ -21,14 +21,16 @@ from scipy import special
 
 _DRAWS_AT_ONCE = 256
 
+Bounds = tuple[np.ndarray, np.ndarray, np.ndarray]  # estimate, low, high
+
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An estimate and where it may lie.
+    """An estimate and its confidence bounds.
 
     Attributes:
       estimate: None where there is nothing to estimate from.
-      ci_low, ci_high: bounds at the level asked for; both None where there is no interval.
+      ci_low, ci_high: bounds at the requested level; both None where there is no interval.
       n: what was counted: answers, pairs, conditions or seeds, as `method` implies.
       method: how the bounds were found, or why there are none.
     """
@@ -42,6 +44,11 @@ class Interval:
     def as_dict(self) -> dict:
         return dataclasses.asdict(self)
 
+    def numbers(self, name: str) -> dict:
+        """As a part of a summary, where the estimate is called `name`."""
+        numbers = self.as_dict()
+        return {name: numbers.pop("estimate"), **numbers}
+
 
 def no_interval(estimate: float | None, n: int, reason: str) -> Interval:
     """An estimate without bounds; `method` gives the reason."""
@@ -54,9 +61,9 @@ def no_interval(estimate: float | None, n: int, reason: str) -> Interval:
 def exact(k: int, n: int, level: float = 0.95) -> Interval:
     """The exact interval of k yes among n independent answers (Clopper and Pearson 1934).
 
-    It holds at least as often as it says at every rate and every n. Wilson's interval, which the
-    paper's figures 12 and 13 show, holds as often on average only: with 8 to 20 answers and a
-    rate near 0 in 84 %.
+    It holds at least as often as its level says, at every rate and every n. Wilson's interval,
+    which the paper's figures 12 and 13 show, does so on average only: with 8 to 20 answers and a
+    rate near 0 it holds in 84 %.
 
     Raises:
       ValueError: not 0 <= k <= n, or a level outside (0, 1).
@@ -73,9 +80,9 @@ def exact_bounds(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Clopper and Pearson's bounds of rates that are worth this many independent answers each.
 
-    `worth` need not be whole: the effective number of answers behind a mean of several rates
-    (Korn and Graubard 1998, Survey Methodology 24, 193). The bounds hold the rate and stay
-    within 0 and 1.
+    `worth` need not be an integer: it is the effective number of answers behind a mean of several
+    rates (Korn and Graubard 1998, Survey Methodology 24, 193). The bounds enclose the rate and
+    stay within 0 and 1.
     """
     check_level(level)
     tail = (1 - level) / 2
@@ -118,17 +125,14 @@ def cluster_bootstrap(
     seed: int = 0,
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> Interval:
-    """The mean of values that come in clusters, from a bootstrap of whole clusters.
+    """The mean of values that come in clusters, from a bootstrap of clusters.
 
-    See `bounded_mean_bounds`. One cluster has no interval.
+    See `bounded_mean_bounds`, also for `limits`, `resamples` and `seed`. One cluster has no
+    interval.
 
     Args:
       values: one number per answer.
       clusters: which cluster each belongs to, e.g. the pair's id.
-      level: of the interval.
-      resamples: how often the clusters are weighted anew.
-      seed: of the weights.
-      limits: the least and the largest value that an answer can have.
 
     Raises:
       ValueError: lists of unequal length, or a value outside the limits.
@@ -143,12 +147,12 @@ def cluster_bootstrap(
     if not (limits[0] <= values.min() and values.max() <= limits[1]):
         raise ValueError(f"cluster_bootstrap: values must lie within {limits[0]} and {limits[1]}")
     numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
-    of_value = np.asarray([numbers[name] for name in clusters])
-    sums, sizes = np.bincount(of_value, values), np.bincount(of_value)
     if len(numbers) == 1:
         return no_interval(float(values.mean()), n, "one cluster")
-    mean, low, high = bounded_mean_bounds(sums, sizes, limits, level, resamples, seed)
-    return Interval(float(mean), float(low), float(high), n, "cluster bootstrap")
+    of_value = np.asarray([numbers[name] for name in clusters])
+    sums, sizes = np.bincount(of_value, values), np.bincount(of_value)
+    bounds = bounded_mean_bounds(sums, sizes, limits, level, resamples, seed)
+    return interval(bounds, n, "cluster bootstrap")
 
 
 def bounded_mean_bounds(
@@ -158,7 +162,7 @@ def bounded_mean_bounds(
     level: float = 0.95,
     resamples: int = 4000,
     seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> Bounds:
     """Mean over clusters whose values lie within limits, whatever their distribution.
 
     The clusters get random Dirichlet weights (Rubin 1981) and, for the upper bound, one more
@@ -170,8 +174,9 @@ def bounded_mean_bounds(
 
     Args:
       sums, sizes: [..., C]: the sum of each cluster's values and their number; equal shapes.
-      limits: the least and the largest value.
-      level, resamples, seed: as for `cluster_bootstrap`.
+      limits: the least and the largest value that an answer can have.
+      resamples: how many times the clusters are weighted.
+      seed: of the weights.
 
     Returns:
       Estimate, low and high, each of the leading shape.
@@ -181,14 +186,16 @@ def bounded_mean_bounds(
     sums, sizes = np.broadcast_arrays(np.asarray(sums, float), np.asarray(sizes, float))
     shares = (sums / sizes - least) / (most - least) * sizes
     mean = shares.sum(-1) / sizes.sum(-1)
-    tail = (1 - level) / 2
-    high = np.maximum(_with_extreme(shares, sizes, 1 - tail, resamples, seed), mean)
-    low = np.minimum(1 - _with_extreme(sizes - shares, sizes, 1 - tail, resamples, seed), mean)
-    scale = lambda share: least + (most - least) * np.clip(share, 0, 1)
-    return scale(mean), scale(low), scale(high)
+    quantile = 1 - (1 - level) / 2
+    high = np.maximum(_with_extreme(shares, sizes, quantile, resamples, seed), mean)
+    low = np.minimum(1 - _with_extreme(sizes - shares, sizes, quantile, resamples, seed), mean)
+    mean, low, high = (least + (most - least) * np.clip(share, 0, 1) for share in (mean, low, high))
+    return mean, low, high
 
 
-def _with_extreme(sums, sizes, quantile, resamples, seed):
+def _with_extreme(
+    sums: np.ndarray, sizes: np.ndarray, quantile: float, resamples: int, seed: int
+) -> np.ndarray:
     """Quantile of the weighted mean of the clusters and one more that is all ones."""
     order = np.lexsort((sizes, sums / sizes), axis=-1)  # so that their order means nothing
     sums, sizes = np.take_along_axis(sums, order, -1), np.take_along_axis(sizes, order, -1)
@@ -214,23 +221,21 @@ def tango_bounds(
     """Rate of a minus rate of b over n questions that both answered (Tango 1998).
 
     Stat. Med. 17, 891: all differences that a score test does not reject, the discordant
-    questions having the likeliest probability under each. Any equal shapes; numbers need not be
-    whole. The bounds stay within -1 and 1, and have a width also where the two sides agree on
-    every question.
+    questions having the likeliest probability under each. The bounds stay within -1 and 1, and
+    have a width also where the two sides agree on every question.
 
     Args:
-      only_a, only_b: questions to which only a, only b said yes.
-      n: questions in all, those on which they agree among them.
-      level: of the interval.
+      only_a, only_b: questions to which only a, only b said yes; of any equal shapes, and not
+        necessarily integers.
+      n: questions in all, including those on which they agree.
     """
     check_level(level)
     z = special.ndtri((1 + level) / 2)
     only_a, only_b, n = (np.asarray(x, np.float64) for x in (only_a, only_b, n))
-    high = _tango_high(only_a, only_b, n, z)
-    return -_tango_high(only_b, only_a, n, z), high
+    return -_tango_high(only_b, only_a, n, z), _tango_high(only_a, only_b, n, z)
 
 
-def _tango_high(only_a, only_b, n, z):
+def _tango_high(only_a: np.ndarray, only_b: np.ndarray, n: np.ndarray, z: float) -> np.ndarray:
     """The largest difference that is not rejected, by bisection: the statistic falls with it."""
     low = (only_a - only_b) / n
     high = np.ones_like(low)
@@ -254,16 +259,14 @@ def t_interval(
 ) -> Interval:
     """The mean of independent values, one per seed, with Student's interval.
 
-    Values that are equal do not show that there is no spread: they are counted in steps. The
-    spread is taken as at least that of values which are equal but for one that is one step away.
+    Values that are equal do not show that there is no spread, because they are counted in steps:
+    the spread is taken as at least that of values which are equal but for one that is one step
+    away. One value has no interval, nor have equal values without a step.
 
     Args:
       values: one per seed.
-      level: of the interval.
       step: by how much a value changes with one answer.
-      limits: within which the mean must lie; the bounds are cut there.
-
-    One value has no interval, nor have equal values without a step.
+      limits: within which the mean must be; the bounds are clipped there.
 
     Raises:
       ValueError: values that are no numbers or outside the limits, or a negative step.
@@ -295,8 +298,8 @@ def paired_difference(
 
     Args:
       values_a, values_b: rates, or sums of rates, one per seed.
-      level, step: as for `t_interval`.
-      limit: the largest difference there can be: 1 between two rates, 2 between sums of two.
+      step: as for `t_interval`.
+      limit: the largest possible difference: 1 between two rates, 2 between sums of two.
 
     Raises:
       ValueError: lists of unequal length, or a difference beyond the limit.
@@ -307,15 +310,17 @@ def paired_difference(
         )
     differences = np.asarray(values_a, np.float64) - np.asarray(values_b, np.float64)
     found = t_interval(differences, level, step, (-limit, limit))
-    if found.ci_low is None:
-        return found
-    return dataclasses.replace(found, method="paired t over seeds")
+    paired = dataclasses.replace(found, method=f"paired {found.method}")
+    return found if found.ci_low is None else paired
 
 
-def _check_counts(name, k, n, level):
-    check_level(level)
-    if not 0 <= k <= n or k != int(k) or n != int(n):
-        raise ValueError(f"{name}: k={k} is not a count within 0..n={n}")
+# ------------------------------------------------------------------ shared with mean_rates
+
+
+def interval(bounds: Bounds, n: int, method: str) -> Interval:
+    """Bounds of one mean as an `Interval`."""
+    estimate, low, high = (float(value) for value in bounds)
+    return Interval(estimate, low, high, n, method)
 
 
 def check_values(
@@ -334,3 +339,9 @@ def check_level(level: float) -> None:
     """Raises ValueError unless 0 < level < 1."""
     if not 0 < level < 1:
         raise ValueError(f"level={level}: must lie between 0 and 1")
+
+
+def _check_counts(name: str, k: int, n: int, level: float) -> None:
+    check_level(level)
+    if not 0 <= k <= n or k != int(k) or n != int(n):
+        raise ValueError(f"{name}: k={k} is not a count within 0..n={n}")

@@ -118,7 +118,7 @@ def _is_tag(name: str) -> bool:
 
 
 class Completions:
-    """Texts of samples in which thoughts can be told from the answer.
+    """Texts of samples in which thoughts are marked as such.
 
     A tokenizer may hide the tags of a thought as control tokens, and a template may open the
     thought in the prompt: both leave a thought that looks like an answer. Here the tags are put

@@ -148,7 +148,7 @@ RUN = [
     Step("python -m msm_jax.evaluate --kind=quiz --checkpoint=runs/aft --output=runs/aft/quiz",
          makes=("runs/aft/quiz/summary.json",)),
     Step("python -m msm_jax.evaluate --kind=questions --checkpoint=runs/aft "
-         "--output=runs/aft/questions --spec=msm_jax/spec/examples/values.md --stage=sample",
+         "--output=runs/aft/questions --spec=msm_jax/spec/examples/values.md --phase=sample",
          "--max_tokens=2", ("runs/aft/questions/samples.jsonl",)),
     Step(f"python -m msm_jax.evaluate --kind=agents {AGENTS}", ONE_SCENE,
          ("runs/aft/agents/report.html",)),
@@ -156,13 +156,13 @@ RUN = [
          f"{ONE_SCENE} --judge_model=", ("runs/aft/agents/report.html",)),
     Step("python -m msm_jax.evaluate --config=configs/evals/agents.py:smoke --checkpoint=runs/aft "
          "--output=runs/aft/smoke", ONE_SCENE, ("runs/aft/smoke/summary.json",)),
-    Step("python -m msm_jax.evaluate --output=runs/aft/smoke --stage=report",
+    Step("python -m msm_jax.evaluate --output=runs/aft/smoke --phase=report",
          says="report: runs/aft/smoke/report.html"),
     Step("python -m msm_jax.evaluate --kind=agents --checkpoint=runs/midtrain "
          "--output=runs/midtrain/agents", ONE_SCENE, documented=False),
-    Step("python -m msm_jax.evaluate --output=runs/aft/agents --stage=report "
+    Step("python -m msm_jax.evaluate --output=runs/aft/agents --phase=report "
          "--arms=midtrain:runs/midtrain/agents,aft:runs/aft/agents", says="report: "),
-    Step("python -m msm_jax.evaluate --output=runs/aft/agents --stage=inspect",
+    Step("python -m msm_jax.evaluate --output=runs/aft/agents --phase=inspect",
          makes=("runs/aft/agents/inspect/*.eval",)),
     Step("python -m msm_jax.evals.power", says="300"),
     Step("python -m msm_jax.evals.power --pairs=0.14:0.07", says="300"),

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -208,7 +211,7 @@ def test_sample_command(run_python, run_dir, loaded, tmp_path):
     assert [row["completion"] for row in rows] == [a.text for some in expected for a in some]
 
 
-def test_evaluate_command_in_two_stages(run_python, run_dir, tmp_path):
+def test_evaluate_command_in_two_phases_and_its_errors(root, run_dir, tmp_path):
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
     (tmp_path / "mine.py").write_text(
         "from ml_collections import ConfigDict\n"
@@ -216,29 +219,29 @@ def test_evaluate_command_in_two_stages(run_python, run_dir, tmp_path):
         f"    return ConfigDict({{'checkpoint': {str(run_dir)!r}, 'pairs': 'pairs.jsonl', "
         "'max_tokens': 99, 'rows': 2, 'scorers': ['generated', 'logprob']})\n"
     )
-    asked = ("--config=mine.py", "--config.max_tokens=9", "--max_tokens=4", "--output=out")
-    done = run_python("-m", "msm_jax.evaluate", *asked, "--stage=sample")
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    asked = ["--config=mine.py", "--config.max_tokens=9", "--max_tokens=4", "--output=out"]
+    commands = [
+        [*asked, "--phase=sample"],
+        ["--pairs=pairs.jsonl", "--output=out", "--phase=judge"],
+        ["--phase=judge"],
+        ["--kind=agents", "--checkpoint=nowhere", "--output=o"],
+    ]
+    done = subprocess.run(
+        [sys.executable, str(root / "tests" / "forked.py"), "msm_jax.evaluate"],
+        input=json.dumps([{"argv": command} for command in commands]),
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sampled, judged, *wrong = json.loads(done.stdout)
+    assert (sampled["code"], sampled["out"]) == (0, ""), sampled["err"]
     evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert (evaluation["max_tokens"], evaluation["seed"]) == (4, 0)
-    judged = ("--pairs=pairs.jsonl", "--output=out", "--stage=judge")
-    done = run_python("-m", "msm_jax.evaluate", *judged)
-    assert done.returncode == 0, done.stderr
+    assert judged["code"] == 0, judged["err"]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert json.loads(done.stdout) == summary["scorers"]
+    assert json.loads(judged["out"]) == summary["scorers"]
     assert summary["scorers"]["logprob"]["n"] == 2
-
-
-@pytest.mark.parametrize(
-    ("command", "arguments", "complaint"),
-    [
-        ("evaluate", ["--stage=judge"], "--pairs, --output"),
-        ("evaluate", ["--kind=agents", "--checkpoint=nowhere", "--output=o"], "nowhere"),
-        ("sample", ["--checkpoint=nowhere"], "no prompts"),
-    ],
-)
-def test_a_users_error_is_one_message(run_python, command, arguments, complaint):
-    done = run_python("-m", f"msm_jax.{command}", *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
-    assert complaint in done.stderr
+    for found, complaint in zip(wrong, ("--pairs, --output", "nowhere"), strict=True):
+        assert (found["code"], found["out"]) == (2, "")
+        assert found["err"].count("error:") == 1 and "Traceback" not in found["err"]
+        assert complaint in found["err"]

@@ -132,7 +132,7 @@ def test_no_text_fails_or_takes_long():
              "\ue000", "not ", "<think>", "</think>", "cream ", "\udc80", "A")  # fmt: skip
     start = time.monotonic()
     for one, other in itertools.product(parts, parts):
-        chosen((one + other) * 50, CHEESE, letters=True)
+        chosen((one + other) * 20, CHEESE, letters=True)
     for part in parts:
         chosen(part * (100_000 // len(part)), CHEESE, letters=True)
     assert time.monotonic() - start < 100
@@ -204,7 +204,7 @@ def test_a_quiz_is_not_asked_within_a_thought(tokenizer, tmp_path):
         render=lambda m, generation_prompt: (tokenizer.encode_marked("i<think>"), []),
     )
     with pytest.raises(UserError, match="opens a thought"):
-        next(Quiz(tmp_path / "quiz.jsonl").answers(asked, set()))
+        next(Quiz(tmp_path / "quiz.jsonl").sample(asked, set()))
 
 
 def test_tags_that_a_tokenizer_hides_are_kept(tokenizer):

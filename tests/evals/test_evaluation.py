@@ -1,15 +1,14 @@
 """An evaluation's directory: complete, the same however it came about, and nobody else's."""
 
-import fcntl
 import json
-import os
 import shutil
 
 import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.evals import Preferences, evaluate_preferences, judge, sample
-from msm_jax.evals.evaluation import _BATCHES_BETWEEN_SAVES
+from msm_jax.evals.evaluation import BATCHES_PER_SAVE
+from msm_jax.files import lock
 
 ROWS = 2
 SETTINGS = {"max_tokens": 4, "rows": ROWS, "samples": 2, "temperature": 1.0}
@@ -20,7 +19,7 @@ OUTPUTS = ("samples.jsonl", "verdicts.jsonl", "summary.json")
 def pairs(tmp_path_factory):
     """More questions than are asked between two saves."""
     things = ["lamp", "box", "cup", "hat", "pen"]
-    count = _BATCHES_BETWEEN_SAVES * ROWS // 2 + 2
+    count = BATCHES_PER_SAVE * ROWS // 2 + 2
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     with path.open("w") as file:
         for index in range(count):
@@ -58,7 +57,7 @@ def test_every_question_is_answered_by_every_scorer(done, pairs):
     assert set(summary["scorers"]) == {"logprob", "generated"}
     for part in summary["scorers"].values():
         assert part["n"] + part["invalid"] in (questions, 2 * questions)
-    assert sorted(p.name for p in done.iterdir()) == sorted([*OUTPUTS, "evaluation.json"])
+    assert {p.name for p in done.iterdir()} == {*OUTPUTS, "evaluation.json", ".lock"}
 
 
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.75, 0.98])
@@ -78,7 +77,7 @@ def test_what_is_complete_is_not_asked_again(model, pairs, done):
 
 def test_sampling_and_judging_apart_give_the_same(model, pairs, done, tmp_path):
     asked = Preferences(pairs, **SETTINGS)
-    with pytest.raises(UserError, match="--stage=sample first"):
+    with pytest.raises(UserError, match="--phase=sample first"):
         judge(asked, tmp_path)
     sample(model, asked, tmp_path)
     assert not (tmp_path / "summary.json").exists()
@@ -87,13 +86,8 @@ def test_sampling_and_judging_apart_give_the_same(model, pairs, done, tmp_path):
 
 
 def test_two_processes_do_not_write_the_same_answers(model, pairs, tmp_path):
-    handle = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        with pytest.raises(UserError, match="another process"):
-            sample(model, Preferences(pairs, **SETTINGS), tmp_path)
-    finally:
-        os.close(handle)
+    with lock(tmp_path / ".lock", "held"), pytest.raises(UserError, match="another process"):
+        sample(model, Preferences(pairs, **SETTINGS), tmp_path)
     assert not (tmp_path / "samples.jsonl").exists()
 
 
@@ -101,11 +95,9 @@ def test_two_processes_do_not_judge_the_same_answers(pairs, done, tmp_path):
     """A judge may be paid for every answer; who comes second finds what the first has paid for."""
     folder = tmp_path / "out"
     shutil.copytree(done, folder)
-    handle = os.open(folder, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)  # as another process does
-    with pytest.raises(UserError, match="another process is sampling or judging"):
+    held = lock(folder / ".lock", "held")  # as another process does
+    with held, pytest.raises(UserError, match="another process is sampling or judging"):
         judge(Preferences(pairs, **SETTINGS), folder)
-    os.close(handle)
     judge(Preferences(pairs, **SETTINGS), folder)
 
 

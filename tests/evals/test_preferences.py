@@ -6,18 +6,18 @@ import math
 import numpy as np
 import pytest
 
-from msm_jax import strict_json
 from msm_jax.errors import UserError
+from msm_jax.evals.choices import chosen
 from msm_jax.evals.judges.base import Judgement
 from msm_jax.evals.preferences import (
     Question,
-    generate_answers,
-    judge,
+    generate,
     load_pairs,
-    named_option,
+    read_choices,
     score_options,
     summarize,
 )
+from msm_jax.files import dumps
 
 RECORD = {
     "id": "x-0",
@@ -101,7 +101,6 @@ def test_unusable_files_are_named(tmp_path):
     [
         ("red lamp.", ("red lamp.", "tin box."), 0),
         ("I would take the TIN  BOX!", ("red lamp.", "tin box."), 1),
-        ("the red lamp, not the tin box.", ("red lamp.", "tin box."), None),
         ("neither", ("red lamp.", "tin box."), None),
         ("", ("red lamp.", "tin box."), None),
         ("red", ("red lamp.", "tin box."), None),
@@ -114,10 +113,9 @@ def test_unusable_files_are_named(tmp_path):
         ("red lamp. red lamp. red lamp", ("red lamp.", "tin box."), 0),
     ],
 )
-def test_an_answer_names_one_option_or_is_invalid(answer, names, index):
-    assert named_option(answer, names) == index
-    mirrored = named_option(answer, names[::-1])
-    assert mirrored == (None if index is None else 1 - index)
+def test_names_are_compared_as_words_without_case_and_marks(answer, names, index):
+    assert chosen(answer, names) == index
+    assert chosen(answer, names[::-1]) == (None if index is None else 1 - index)
 
 
 def test_logprob_scores_are_those_of_the_whole_answer_with_its_end(model):
@@ -135,9 +133,9 @@ def test_logprob_scores_are_those_of_the_whole_answer_with_its_end(model):
 
 def test_answers_do_not_depend_on_the_other_questions(model):
     questions = [question(str(i), options=("red lamp.", "tin " * i + "box.")) for i in range(1, 5)]
-    settings = {"samples": 2, "temperature": 1.0, "max_tokens": 8, "rows": 3}
-    together = generate_answers(model, questions, **settings)
-    alone = [row for q in questions for row in generate_answers(model, [q], **settings)]
+    settings = {"samples": 2, "temperature": 1.0, "max_tokens": 4, "rows": 2}
+    together = generate(model, questions, **settings)
+    alone = [row for q in questions for row in generate(model, [q], **settings)]
     assert together == alone
     assert [(r["id"], r["sample"]) for r in together[:3]] == [("1", 0), ("1", 1), ("2", 0)]
 
@@ -152,19 +150,21 @@ def generated_row(id, text):
 
 def test_verdicts_follow_the_options_not_their_places():
     questions = [question("0", 0, "x"), question("1", 1, "x")]
-    verdicts = judge(questions, [logprob_row("0", -1, -3), logprob_row("1", -1, -3)])
+    verdicts = read_choices(questions, [logprob_row("0", -1, -3), logprob_row("1", -1, -3)])
     assert [(v["choice"], v["chose_first"], v["margin"]) for v in verdicts] == [
         ("a", True, 2),
         ("b", True, -2),
     ]
-    verdicts = judge(questions, [generated_row("0", "tin box."), generated_row("1", "tin box.")])
+    verdicts = read_choices(
+        questions, [generated_row("0", "tin box."), generated_row("1", "tin box.")]
+    )
     assert [(v["choice"], v["chose_first"]) for v in verdicts] == [("b", False), ("a", False)]
 
 
 def test_what_decides_nothing_is_invalid_and_never_zero():
     rows = [logprob_row("0", -1, -1), logprob_row("0", math.nan, -1), generated_row("0", "both")]
-    rows = [json.loads(strict_json.dumps(row)) for row in rows]  # as they are read from a file
-    verdicts = judge([question("0")], rows)
+    rows = [json.loads(dumps(row)) for row in rows]  # as they are read from a file
+    verdicts = read_choices([question("0")], rows)
     assert [v["choice"] for v in verdicts] == [None] * 3
     summary = summarize(verdicts)
     assert (summary["rate"], summary["n"], summary["invalid"]) == (None, 0, 3)
@@ -176,14 +176,14 @@ def test_invalid_answers_leave_the_rate_alone():
     questions = [question(str(i)) for i in range(8)]
     decided = [generated_row(str(i), "red lamp" if i < 3 else "tin box") for i in range(4)]
     lost = [generated_row(str(i), "hm") for i in range(4, 8)]
-    summary = summarize(judge(questions, decided + lost))
+    summary = summarize(read_choices(questions, decided + lost))
     assert (summary["rate"], summary["n"], summary["invalid"]) == (0.75, 4, 4)
     assert summary["method"] == "exact"  # one answer per pair: they are independent
 
 
 def test_a_model_that_takes_the_first_option_has_no_preference():
     questions = [question(f"{pair}-{a}", a, str(pair)) for pair in range(6) for a in (0, 1)]
-    summary = summarize(judge(questions, [logprob_row(q.id, -1, -2) for q in questions]))
+    summary = summarize(read_choices(questions, [logprob_row(q.id, -1, -2) for q in questions]))
     assert (summary["rate"], summary["position_bias"], summary["consistent"]) == (0.5, 1.0, 0.0)
     assert (summary["n"], summary["n_pairs"], summary["mean_margin"]) == (12, 6, 0)
     # every pair's share is one half; that of six more need not be
@@ -192,7 +192,7 @@ def test_a_model_that_takes_the_first_option_has_no_preference():
 
 def test_one_pair_has_no_interval_and_says_so():
     questions = [question(f"0-{a}", a, "0") for a in (0, 1)]
-    summary = summarize(judge(questions, [logprob_row(q.id, -1, -2) for q in questions]))
+    summary = summarize(read_choices(questions, [logprob_row(q.id, -1, -2) for q in questions]))
     assert (summary["rate"], summary["ci_low"], summary["ci_high"]) == (0.5, None, None)
     assert summary["method"] == "no interval: one cluster"
 
@@ -208,7 +208,7 @@ def test_a_model_with_a_preference_keeps_it_in_both_orders():
         logprob_row(q.id, *((-1, -2) if likes_a(q) == (q.a_index == 0) else (-2, -1)))
         for q in questions
     ]
-    summary = summarize(judge(questions, rows))
+    summary = summarize(read_choices(questions, rows))
     assert (summary["rate"], summary["position_bias"], summary["consistent"]) == (0.5, 0.5, 1.0)
     assert (summary["method"], summary["n_pairs"]) == ("cluster bootstrap", 6)
     assert summary["ci_low"] < 0.5 < summary["ci_high"]
@@ -232,7 +232,7 @@ def test_answers_that_only_think_are_empty_and_no_judge_sees_thought():
         ["<think>red lamp", "<think>red lamp</think>", "<think>hm</think>tin box"],
     )
     rows = [generated_row(str(i), text) for i, text in enumerate(texts)]
-    verdicts = judge([question(str(i)) for i in range(3)], rows, asked)
+    verdicts = read_choices([question(str(i)) for i in range(3)], rows, asked)
     own, judged = verdicts[:3], verdicts[3:]
     assert [v["choice"] for v in own] == [None, None, "b"]
     assert [v["state"] for v in judged] == ["empty", "empty", "ok"]
@@ -243,9 +243,9 @@ def test_answers_that_only_think_are_empty_and_no_judge_sees_thought():
 def test_an_answer_that_was_cut_off_counts_only_where_it_had_chosen():
     rows = [{**generated_row("0", text), "finish_reason": "length"}
             for text in ("red lamp shines, and", "I prefer the red lamp over")]  # fmt: skip
-    assert [v["choice"] for v in judge([question("0")], rows)] == [None, "a"]
+    assert [v["choice"] for v in read_choices([question("0")], rows)] == [None, "a"]
 
 
 def test_samples_of_unknown_questions_are_an_error():
     with pytest.raises(UserError, match="'y'"):
-        judge([question("x")], [logprob_row("y", -1, -2)])
+        read_choices([question("x")], [logprob_row("y", -1, -2)])

@@ -6,8 +6,9 @@ import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.evals import Preferences, judge, material, sample
+from msm_jax.evals.choices import chosen
 from msm_jax.evals.judges.base import Judgement
-from msm_jax.evals.preferences import chosen_option, load_pairs
+from msm_jax.evals.preferences import load_pairs
 
 OPINION = {
     "category": "economy",
@@ -79,7 +80,7 @@ def test_rows_that_cannot_be_used_are_named(tmp_path, row, complaint):
 )
 def test_letters_and_names(tmp_path, answer, index):
     (question, _) = load_pairs(write(tmp_path / "o.jsonl", OPINION))
-    assert chosen_option(question, answer) == index
+    assert chosen(answer, question.names, question.letters) == index
 
 
 class StubJudge:
@@ -97,7 +98,9 @@ class StubJudge:
 def judged(model, tmp_path, answer, text="it depends", share=0.05):
     path = write(tmp_path / "pairs.jsonl", *[{**ITEMS, "id": str(i)} for i in range(5)])
     stub = StubJudge(answer)
-    evaluation = Preferences(path, ("generated",), judge=stub, max_error_share=share)
+    evaluation = Preferences(
+        path, ("generated",), judge=stub, max_error_share=share, rows=2, max_tokens=4
+    )
     out = tmp_path / "out"
     sample(model, evaluation, out)
     rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]

@@ -40,7 +40,7 @@ def questions(tmp_path):
 
 def scored(model, questions, tmp_path, answer, texts=None):
     stub = StubJudge(answer)
-    evaluation = OpenQuestions(questions, SPEC, samples=2, max_tokens=4, rows=4, judge=stub)
+    evaluation = OpenQuestions(questions, SPEC, samples=2, max_tokens=4, rows=2, judge=stub)
     out = tmp_path / "out"
     sample(model, evaluation, out)
     if texts:
@@ -77,18 +77,16 @@ def test_failures_and_empty_answers_are_no_score(model, questions, tmp_path):
 
 
 def test_questions_without_a_judge_or_a_spec(model, questions, tmp_path):
-    evaluation = OpenQuestions(questions, SPEC, max_tokens=4, rows=4)
+    evaluation = OpenQuestions(questions, SPEC, max_tokens=4, rows=2)
     sample(model, evaluation, tmp_path / "out")
     with pytest.raises(UserError, match="--judge"):
         judge(evaluation, tmp_path / "out")
-    make = kinds.KINDS["questions"].make
-    with pytest.raises(UserError, match="--spec"):
-        make(kinds.resolve("questions", {}), tmp_path, False)
     spec = write(tmp_path / "spec.md")
     spec.write_text("# {model_name}\n\nHonest.\n")
-    with pytest.raises(UserError, match="rules"):
-        make(kinds.resolve("questions", {"spec": str(spec), "judge": "rules"}), tmp_path, True)
-    made = make(kinds.resolve("questions", {"spec": str(spec)}), tmp_path, False)
+    with pytest.raises(UserError, match="--judge='rules': must be one of 'anthropic'"):
+        kinds.resolve("questions", {"spec": str(spec), "judge": "rules"})
+    settings = kinds.resolve("questions", {"spec": str(spec)})
+    made = kinds.make_evaluation("questions", settings, tmp_path, False)
     assert len(made.questions) == 28 and {q["dimension"] for q in made.questions} >= {"loyalty"}
 
 
@@ -104,12 +102,12 @@ ITEM = {"id": "i", "topic": "", "question": "which?", "options": ["w", "x", "y"]
 
 def test_a_quiz_asks_every_rotation(model, tmp_path):
     path = write(tmp_path / "quiz.jsonl", ITEM, {**ITEM, "id": "j", "answer": 0})
-    quiz = Quiz(path, rows=4)
+    quiz = Quiz(path, rows=2)
     sample(model, quiz, tmp_path / "out")
     rows = [json.loads(s) for s in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert [(row["id"], row["turn"]) for row in rows] == [(i, t) for i in "ij" for t in range(3)]
     prompt = model.encode(_messages(ITEM, 1))
-    values = model.logprobs([prompt] * 3, [model.encode(x) for x in "ABC"], rows=4)
+    values = model.logprobs([prompt] * 3, [model.encode(x) for x in "ABC"], rows=2)
     np.testing.assert_allclose(rows[1]["logprobs"], [v.sum() for v in values], atol=1e-4)
     found = judge(quiz, tmp_path / "out")
     verdicts = [

@@ -68,7 +68,7 @@ def test_verdicts_of_another_version_are_made_again_and_never_reported(tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     for old in ({**summary, "reading": READING - 1}, {**summary, "reading": None}):
         (tmp_path / "summary.json").write_text(json.dumps(old))
-        with pytest.raises(UserError, match="--stage=judge again"):
+        with pytest.raises(UserError, match="--phase=judge again"):
             read_arms({"a": [tmp_path]})
     judge(evaluation, tmp_path)
     assert read_arms({"a": [tmp_path]})

@@ -59,7 +59,6 @@ def test_strict_json_is_json(value):
 
 def test_whatever_writes_json_writes_null_for_what_is_not_finite(tmp_path):
     from msm_jax import files
-    from msm_jax.evals.store import as_json, as_jsonl
     from msm_jax.sample.__main__ import write_completions
     from msm_jax.sample.sampler import Sample
 
@@ -69,7 +68,7 @@ def test_whatever_writes_json_writes_null_for_what_is_not_finite(tmp_path):
     files.write_json(file, row)
     assert read(file.read_text()) == wanted
     files.write_jsonl(file, [row])
-    assert read(file.read_text()) == read(as_json(row)) == read(as_jsonl([row])) == wanted
+    assert read(file.read_text()) == wanted
     answer = Sample(0, 0, [0], [math.nan], "stop", "")
     write_completions([{"prompt": "x"}], [[answer]], file)
     assert read(file.read_text())["logprob"] is None

@@ -6,7 +6,6 @@ rules found executed, and the form of the answer.
 """
 
 import json
-import pathlib
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +97,7 @@ class AgentScenarios:
         self._rows, self._save_every, self._progress = rows, save_every, progress
         self._judge, self._thinking, self._share = judge, judge_sees_thinking, max_error_share
 
-    def asked(self) -> dict:
+    def settings(self) -> dict:
         messages = [prompt.messages for prompt in self.prompts.values()]
         prompts = {"prompts": sha256_text(json.dumps(messages)), "samples": self._n}
         return {"kind": "agents", **self._grid, **prompts, **self._settings}
@@ -106,7 +105,7 @@ class AgentScenarios:
     def unit(self, row: dict) -> Hashable:
         return row["id"], row["sample"]
 
-    def answers(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
+    def sample(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
         names, n, longest = list(self.prompts), self._n, self._settings["max_tokens"]
         limit = lambda p, index: 0 if (names[p], index) in done else longest
         messages = [prompt.messages for prompt in self.prompts.values()]
@@ -126,8 +125,7 @@ class AgentScenarios:
                     some = []
             yield some
 
-    def judge(self, rows: list[dict], out: pathlib.Path) -> tuple[list[dict], dict]:
-        """See `Evaluation`."""
+    def verdicts(self, rows: list[dict]) -> list[dict]:
         order = {(name, i): None for name in self.prompts for i in range(self._n)}
         found = {self.unit(row): row for row in rows}
         if len(rows) != len(order) or found.keys() != order.keys():
@@ -143,10 +141,12 @@ class AgentScenarios:
             judgements = list(map(_rule_verdict, rows, answers, prompts))
         else:
             judgements = self._judgements(self._judge, prompts, answers)
-        verdicts = list(map(_verdict, rows, answers, prompts, judgements))
+        return list(map(_verdict, rows, answers, prompts, judgements))
+
+    def summary(self, verdicts: list[dict]) -> dict:
         identity = {"judge": RULES} if self._judge is None else self._judge.identity
         how = {"sees_thinking": self._thinking, "max_error_share": self._share}
-        return verdicts, {"judge": {**identity, **how}, **summarize(verdicts, self._share)}
+        return {"judge": {**identity, **how}, **summarize(verdicts, self._share)}
 
     def _judgements(
         self, judge: Judge, prompts: list[Prompt], answers: list[Answer]

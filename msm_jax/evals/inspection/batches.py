@@ -5,14 +5,13 @@ import concurrent.futures
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msm_jax.corpus.writers import Journal
 from msm_jax.errors import UserError
 from msm_jax.evals.judges.base import Judgement, JudgePrompt
 from msm_jax.evals.judges.model_judge import ModelJudge
-from msm_jax.evals.store import runs
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
@@ -122,3 +121,12 @@ def _request(messages: Messages) -> JudgePrompt:
 def as_messages(messages: Messages) -> list[dict[str, str]]:
     """The messages as `Model.sample` takes them."""
     return [{"role": role, "content": content} for role, content in messages]
+
+
+def runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(first, count) of the runs of consecutive numbers."""
+    start = 0
+    for place in range(1, len(indices) + 1):
+        if place == len(indices) or indices[place] != indices[place - 1] + 1:
+            yield indices[start], place - start
+            start = place

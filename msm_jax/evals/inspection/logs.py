@@ -31,7 +31,7 @@ def write_log(output: pathlib.Path) -> pathlib.Path:
         from inspect_ai.log import write_eval_log
     except ImportError as error:
         raise UserError(
-            f"--stage=inspect: inspect_ai cannot be imported ({error}): install the extra, "
+            f"--phase=inspect: inspect_ai cannot be imported ({error}): install the extra, "
             "pip install 'msm_jax[inspect]'"
         ) from error
     ((run,),) = read_arms({"": [output]}).values()

@@ -70,21 +70,21 @@ def _read(folder: pathlib.Path) -> Run:
     names = ("evaluation.json", "summary.json", "samples.jsonl", "verdicts.jsonl")
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
-        raise UserError(f"{folder}: lacks {', '.join(missing)}; run --stage=judge first")
+        raise UserError(f"{folder}: lacks {', '.join(missing)}; run --phase=judge first")
     asked, summary = (read_json(folder / name) for name in names[:2])
     if asked.get("kind") != "agents":
         raise UserError(f"{folder}: holds {asked.get('kind', 'preferences')}, not agent scenarios")
     if summary.get("reading") != READING:
         raise UserError(
             f"{folder}: its verdicts were made by version {summary.get('reading', 1)} of the rules "
-            f"by which answers are read, this is version {READING}: run --stage=judge again "
+            f"by which answers are read, this is version {READING}: run --phase=judge again "
             "(answers and paid replies are kept)"
         )
     samples, verdicts = (
         {(row["id"], row["sample"]): row for row in read_jsonl(folder / name)} for name in names[2:]
     )
     if samples.keys() != verdicts.keys():
-        raise UserError(f"{folder}: its verdicts are of other samples; run --stage=judge again")
+        raise UserError(f"{folder}: its verdicts are of other samples; run --phase=judge again")
     return Run(folder, asked, summary, samples, verdicts)
 
 

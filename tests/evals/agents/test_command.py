@@ -25,9 +25,9 @@ def test_sampling_judging_and_report_apart(run_dir, root, tmp_path):
     config = f"--config={root}/configs/evals/agents.py:smoke"
     judge = ["--judge=checkpoint", f"--judge_checkpoint={run_dir}", "--judge_max_tokens=2"]
     commands = [
-        [config, f"--checkpoint={run_dir}", "--output=out", "--stage=sample", *small],
+        [config, f"--checkpoint={run_dir}", "--output=out", "--phase=sample", *small],
         # what was asked is in the directory; only the output has to be named
-        ["--output=out", "--stage=judge"],
+        ["--output=out", "--phase=judge"],
         # another checkpoint judges the same samples, which are not drawn again
         [config, f"--checkpoint={run_dir}", "--output=out", "--arms=a:out,b:out", *small, *judge],
     ]
@@ -103,5 +103,5 @@ def test_lab_records_are_possible(root, variant):
     resolved = kinds.resolve("agents", settings)
     if variant == ":published":
         pytest.importorskip("inspect_evals")
-    evaluation = kinds.KINDS["agents"].make(resolved, root, False)
+    evaluation = kinds.make_evaluation("agents", resolved, root, False)
     assert len(evaluation.prompts) == (18 if variant == ":published" else 27)

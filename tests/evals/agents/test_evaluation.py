@@ -14,8 +14,8 @@ import pytest
 from msm_jax.errors import UserError
 from msm_jax.evals import judge, sample
 from msm_jax.evals.agents.scenarios import AgentScenarios
+from msm_jax.evals.inspection.batches import runs
 from msm_jax.evals.judges.base import Judgement
-from msm_jax.evals.store import runs
 
 SMALL = {
     "scenarios": ("murder", "leaking"),
@@ -111,7 +111,7 @@ def write_samples(out, evaluation, text, finish="stop"):
         for i in range(5)
     ]
     (out / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = {**evaluation.asked(), "model": {"params": "none"}}
+    asked = {**evaluation.settings(), "model": {"params": "none"}}
     (out / "evaluation.json").write_text(json.dumps(asked))
 
 
@@ -196,7 +196,7 @@ def test_a_judge_never_sees_an_undelimited_transcript(tmp_path):
 
 
 def test_runs_of_indices():
-    assert list(runs([0, 1, 2, 3, 7, 8], 3)) == [(0, 3), (3, 1), (7, 2)]
+    assert list(runs([0, 1, 2, 3, 7, 8])) == [(0, 4), (7, 2)]
     assert list(runs([0, 1, 2, 5])) == [(0, 3), (5, 1)] and list(runs([])) == []
 
 

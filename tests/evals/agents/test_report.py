@@ -42,7 +42,7 @@ def make(folder, harm, seed=0, state="ok", grid=GRID):
     ]  # fmt: skip
     (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = {"params": folder.name, "tokenizer": "t"}
-    (folder / "evaluation.json").write_text(json.dumps({**evaluation.asked(), "model": model}))
+    (folder / "evaluation.json").write_text(json.dumps({**evaluation.settings(), "model": model}))
     judge(evaluation, folder)
     return folder
 
