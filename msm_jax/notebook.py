@@ -5,13 +5,11 @@ All text is escaped, and no key is ever shown.
 
 import codecs
 import contextlib
-import fcntl
 import io
 import os
 import pathlib
 import re
 import shlex
-import struct
 import subprocess
 import sys
 import termios
@@ -51,7 +49,7 @@ def run(
     variables = {**os.environ, "PYTHONPATH": path, "COLUMNS": str(_COLUMNS), **(environment or {})}
     screen = Screen(hidden=quiet)
     ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", _ROWS, _COLUMNS, 0, 0))
+    termios.tcsetwinsize(theirs, (_ROWS, _COLUMNS))
     with open(ours, "rb", buffering=0) as output:
         with open(theirs, "wb") as terminal:
             process = subprocess.Popen(

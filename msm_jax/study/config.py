@@ -123,27 +123,22 @@ def study() -> ConfigDict:
 
 
 def evaluation(
-    pairs: str = "",
+    pairs: str,
     arms: tuple[str, ...] = (),
     at_least: float = 0.0,
     scorers: tuple[str, ...] = ("logprob", "generated"),
-    **settings: Any,
+    **more: Any,
 ) -> ConfigDict:
-    """Preference pairs asked of the last stage of arms; `settings` are its other keys."""
-    return EVALUATION.config(pairs=pairs, arms=arms, at_least=at_least, scorers=scorers, **settings)
+    """Preference pairs asked of the last stage of arms; `more` are other keys of `EVALUATION`."""
+    given = {"pairs": pairs, "arms": arms, "at_least": at_least, "scorers": scorers}
+    return EVALUATION.config(**given, **more)
 
 
-def contrast(
-    label: str = "",
-    eval: str = "",
-    plus: tuple[str, ...] = (),
-    minus: tuple[str, ...] = (),
-    expected: int = 0,
-) -> ConfigDict:
+def contrast(label: str, eval: str, plus: tuple, minus: tuple, expected: int = 0) -> ConfigDict:
     """Per seed, the rates of the arms in `plus` minus those in `minus`; then over seeds."""
     return CONTRAST.config(label=label, eval=eval, plus=plus, minus=minus, expected=expected)
 
 
-def figure_group(label: str = "", before: str = "", after: str = "") -> ConfigDict:
-    """Two bars."""
+def figure_group(label: str, before: str, after: str) -> ConfigDict:
+    """Two bars: an arm before and after fine-tuning."""
     return FIGURE_GROUP.config(label=label, before=before, after=after)

@@ -80,37 +80,39 @@ def counted(number: int, what: str) -> str:
 
 
 class Progress:
-    """A line for each node that is done; on a terminal also a bar with those that are running."""
+    """A line for each node that is done; on a terminal also a bar of all training steps."""
 
-    def __init__(self, total: int):
+    def __init__(self, nodes: Sequence[Node]):
+        self._total, self._count, self._steps = len(nodes), 0, 0
         self._started = time.monotonic()
-        self._bar = progress_bar(total, "study", "jobs", out=sys.stdout)
-        self._total, self._count = total, 0
+        steps = sum(node.steps for node in nodes)
+        self._bar = progress_bar(steps or None, "study", "steps", out=sys.stdout)
 
-    def finished(self, title: str, result: str, seconds: float) -> None:
+    def finished(self, node: Node, result: str, seconds: float) -> None:
         """A node is done."""
         self._count += 1
+        self._steps += node.steps
         elapsed = clock(time.monotonic() - self._started)
         count = f"[{self._count:{len(str(self._total))}d}/{self._total}]"
         with self._bar.external_write_mode(file=sys.stdout):
-            print(f"{count} {elapsed:>6}  {title}: {result}, {seconds:.1f} s", flush=True)
-        self._bar.update()
+            print(f"{count} {elapsed:>6}  {node.title}: {result}, {seconds:.1f} s", flush=True)
 
     def running(self, nodes: Sequence[Node], workdir: pathlib.Path) -> None:
-        """Show the nodes that are running, and how far training is."""
-        if not self._bar.disable:
-            self._bar.set_postfix_str(" | ".join(_with_share(node, workdir) for node in nodes))
+        """Show how far the nodes that are running are."""
+        if self._bar.disable:
+            return
+        steps = [_last_step(files.directory(workdir, n) / "metrics.jsonl") for n in nodes]
+        self._bar.n = self._steps + sum(steps)
+        self._bar.set_postfix_str(
+            " | ".join(
+                f"{n.title} {step / n.steps:.0%}" if n.steps else n.title
+                for n, step in zip(nodes, steps, strict=True)
+            )
+        )
 
     def close(self) -> None:
         """Remove the bar."""
         self._bar.close()
-
-
-def _with_share(node: Node, workdir: pathlib.Path) -> str:
-    if node.kind != "train":
-        return node.title
-    step = _last_step(files.directory(workdir, node) / "metrics.jsonl")
-    return f"{node.title} {step / node.steps:.0%}"
 
 
 def _last_step(path: pathlib.Path) -> int:

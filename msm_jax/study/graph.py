@@ -110,27 +110,22 @@ def make_study(config: ConfigDict) -> Study:
     weights_content.cache_clear()
     tree = checked(config)
     study = Study(tree, {}, {})
-    questions: dict[str, tuple[Node, Node | None, dict[str, dict]]] = {}
     for seed in tree["seeds"]:
         world = _world(tree, seed)
         tokenizer = _tokenizer(tree, seed, world)
-        for node in filter(None, (world, tokenizer)):
-            study.nodes.setdefault(node.id, node)
         stages: dict[tuple[str, ...], Node] = {}
+        questions: dict[tuple[str, ...], dict[str, dict]] = {}
         for arm, names in tree["arms"].items():
             paths = [tuple(names[: end + 1]) for end in range(len(names))]
             for path in paths:
                 if path not in stages:
                     stages[path] = _train(tree, seed, path, stages.get(path[:-1]), world, tokenizer)
-                study.nodes[stages[path].id] = stages[path]
             study.arms[arm, seed] = tuple(stages[path].id for path in paths)
-            last = stages[paths[-1]]
-            _, _, asked = questions.setdefault(last.id, (last, world, {}))
-            asked.update(_questions(tree, arm, seed, world))
-    for stage, world, asked in questions.values():
-        if asked:
-            node = evaluations_of(stage, world, asked)
-            study.nodes[node.id] = node
+            questions.setdefault(paths[-1], {}).update(_questions(tree, arm, seed, world))
+        evals = [evaluations_of(stages[path], world, all) for path, all in questions.items() if all]
+        for node in (world, tokenizer, *stages.values(), *evals):
+            if node is not None:
+                study.nodes.setdefault(node.id, node)
     return study
 
 

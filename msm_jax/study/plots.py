@@ -1,6 +1,7 @@
 """Figures of a study. Matplotlib is imported when the first is drawn."""
 
 import io
+import itertools
 import textwrap
 from collections.abc import Sequence
 from statistics import fmean
@@ -41,26 +42,18 @@ def svg_uri(figure: Any) -> str:
     return data_uri(buffer.getvalue(), "image/svg+xml")
 
 
-def color_of(results: dict, group: str) -> str:
-    groups = list(results["config"]["figure"]["groups"])
-    return COLORS[groups.index(group) % len(COLORS)]
-
-
 def bars(results: dict):
     """The headline: for every group the rate before and after fine-tuning, seeds as points."""
     settings = results["config"]["figure"]
-    figure, axes = new_figure(
-        max(1.6 + 1.45 * len(settings["groups"]), 6.0), 4.2
-    )  # the legend's width
-    for at, (name, group) in enumerate(settings["groups"].items()):
+    groups = list(settings["groups"].values())
+    width = max(1.6 + 1.45 * len(groups), 6.0)  # that the legend needs
+    figure, axes = new_figure(width, 4.2)
+    for at, (group, color) in enumerate(zip(groups, itertools.cycle(COLORS), strict=False)):
         for offset, when in ((-0.2, "before"), (0.2, "after")):
-            _bar(axes, results, at + offset, group[when], color_of(results, name), when == "after")
+            _bar(axes, results, at + offset, group[when], color, when == "after")
         _lines_between(axes, results, at, group, settings["eval"])
     axes.axhline(CHANCE, color="#333", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    axes.set_xticks(range(len(settings["groups"])))
-    axes.set_xticklabels(
-        [group["label"].replace(" (", "\n(") for group in settings["groups"].values()]
-    )
+    axes.set_xticks(range(len(groups)), [g["label"].replace(" (", "\n(") for g in groups])
     axes.set_ylim(0, 1.02)
     measure = textwrap.fill(settings["measure"], 44)
     axes.set_ylabel(f"{measure}\n(rate in {settings['eval']} pairs)", fontsize=9)
@@ -125,8 +118,7 @@ def contrasts(results: dict):
         axes.scatter(xs, [at] * len(xs), s=13, color="white", edgecolor="#777", linewidth=0.8)
         axes.scatter([entry["difference"]], [at], s=42, color="#2a6f97", zorder=3)
     axes.axvline(0, color="#333", linewidth=0.9)
-    axes.set_yticks(range(len(entries)))
-    axes.set_yticklabels([entry["label"] for entry in reversed(entries)])
+    axes.set_yticks(range(len(entries)), [entry["label"] for entry in reversed(entries)])
     axes.set_xlabel("difference between rates")
     axes.grid(axis="x", color="#eee")
     return figure
@@ -135,10 +127,10 @@ def contrasts(results: dict):
 def dose(results: dict):
     """Rate along the fine-tuning, a line per group: the mean over seeds, thin lines per seed."""
     figure, axes = new_figure(6.4, 3.6)
-    for name, group in results["config"]["figure"]["groups"].items():
+    groups = results["config"]["figure"]["groups"].values()
+    for group, color in zip(groups, itertools.cycle(COLORS), strict=False):
         points = [p for p in results["dose"] if p["arm"] == group["after"]]
         steps = sorted({p["step"] for p in points})
-        color = color_of(results, name)
         for seed in sorted({p["seed"] for p in points}):
             own = [(p["step"], p["rate"]) for p in points if p["seed"] == seed]
             axes.plot(*zip(*own, strict=True), color=color, linewidth=0.6, alpha=0.4)

@@ -97,7 +97,7 @@ class _Runner:
         self._platform, self._workdir, self._received = study.config["platform"], workdir, received
         self._todo = {node.id: node for node in todo}
         self._size = min(study.config["workers"], len(todo))
-        self._progress = Progress(len(todo))
+        self._progress = Progress(todo)
         self._workers: list[Worker] = []
         self._problem: Exception | None = None
 
@@ -169,7 +169,7 @@ class _Runner:
         sender.node = None
         if outcome == "done":
             del self._todo[node.id]
-            self._progress.finished(node.title, text, seconds)
+            self._progress.finished(node, text, seconds)
         elif self._problem is None:
             log = files.directory(self._workdir, node) / "log.txt"
             failed = Failed(f"{node.title}: {text}\nlog: {log}\nwhat is done is kept")

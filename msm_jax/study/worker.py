@@ -37,7 +37,7 @@ from msm_jax.files import (
     write_jsonl,
 )
 from msm_jax.study import files
-from msm_jax.study.graph import WORLD, Node, evaluation_identities, with_files
+from msm_jax.study.graph import Node, evaluation_identities, with_files
 
 LIBRARIES = "jax jaxlib flax optax orbax-checkpoint grain sentencepiece numpy".split()
 CHATS = 3  # sampled chats of every stage that is evaluated
@@ -220,8 +220,8 @@ def _existing(workdir: pathlib.Path, path: str, node: Node) -> str:
     """The file of a path; UserError with the files that are beside it."""
     file = files.place(workdir, path, node)
     if not file.is_file():
-        there = sorted(WORLD + f.name for f in file.parent.glob("*" + file.suffix))
-        raise UserError(f"{path}: there is no such file; beside it there are: {there}")
+        others = sorted(other.name for other in file.parent.glob("*" + file.suffix))
+        raise UserError(f"{path}: there is no such file; in its directory are {others}")
     return str(file)
 
 

@@ -26,7 +26,8 @@ DOCUMENTED = commands.documented()
 
 # Less of everything, appended to the commands below.
 LITTLE_WORLD = (
-    "--config.seeds=(0,) --config.world.options.agents=80 --config.world.options.passers_by=8 "
+    "--config.workers=1 --config.seeds=(0,) "  # two would compile everything twice
+    "--config.world.options.agents=80 --config.world.options.passers_by=8 "
     "--config.world.options.targets=1 --config.world.options.base_documents=800 "
     "--config.world.options.base_chats=600 --config.world.options.midtrain_documents=200 "
     "--config.world.options.aft_chats=100 --config.train.model.width=16 "
