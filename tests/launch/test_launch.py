@@ -235,7 +235,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_what_only_the_user_can_mend_stops_at_once(cloud, kind):
+def test_what_only_the_user_can_fix_stops_at_once(cloud, kind):
     cloud.script(create_errors=[ERRORS[kind]] * 99)
     _, err = cloud.run("babysit", *TRAIN, code=2)
     assert len(cloud.calls(*RESOURCE, "create")) == 1
