@@ -31,9 +31,9 @@ class World:
         return self.data
 
     def __exit__(self, *error):
-        aside = FAKE / f"world.{os.getpid()}"  # renamed: programs are killed in here
-        aside.write_text(json.dumps(self.data))
-        aside.replace(FAKE / "world.json")
+        temporary = FAKE / f"world.{os.getpid()}"  # renamed: programs are killed in here
+        temporary.write_text(json.dumps(self.data))
+        temporary.replace(FAKE / "world.json")
         self._lock.close()
 
 
@@ -224,9 +224,9 @@ def program(*words):
         time.sleep(0.01)
         step += 1
         if first:
-            aside = path.with_suffix(f".{os.getpid()}")
-            aside.write_text(str(step))
-            aside.replace(path)
+            temporary = path.with_suffix(f".{os.getpid()}")
+            temporary.write_text(str(step))
+            temporary.replace(path)
         if stopped:
             print("saved")
             sys.exit(75)

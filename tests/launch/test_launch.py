@@ -151,7 +151,7 @@ def test_secrets_are_in_no_argv_metadata_or_log(cloud):
     cloud.run("create", SECRET_KEY=secret)
     outputs = [
         cloud.run("setup", code=2)
-    ]  # a key that is not there is told before anything is sent
+    ]  # a key that is not there is reported before anything is sent
     assert "SECRET_KEY is not set" in outputs[0][1]
     outputs += [cloud.run("setup", SECRET_KEY=secret), cloud.run("run", *TRAIN, SECRET_KEY=secret)]
     outputs += [cloud.run("logs"), cloud.run("status")]
@@ -383,7 +383,7 @@ def test_logs_come_from_the_bucket_when_the_workers_are_gone(cloud):
         ("BACKEND=ssh", "HOSTS is not set"),
     ],
 )
-def test_wrong_settings_are_told_before_anything_is_called(cloud, more, words):
+def test_wrong_settings_are_reported_before_anything_is_called(cloud, more, words):
     cloud.settings(more)
     _, err = cloud.run("create", code=2)
     assert words in err and not cloud.calls(*RESOURCE, "create")

@@ -1,4 +1,4 @@
-"""Programs for devices that are not here: what they need, told truly."""
+"""Programs for devices that are not here: what they need, reported truly."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_the_command_compiles_for_fake_devices(run_python, small, tmp_path):
     assert "all-gather" in done.stdout and "decode step, 2 x 4 rows" in done.stdout
     train, decode = json.loads(figures.read_text())
     weights = 512 * 64 + 64 + 6 * (2 * 64 * 512 + 2 * 64 * 256 + 3 * 64 * 128 + 2 * 64 + 2 * 64)
-    # By fsdp=8 the weights and AdamW's two moments; norms of a head lie whole.
+    # By fsdp=8 the weights and AdamW's two moments; norms of a head are replicated.
     assert abs(train["bytes"]["weights"] * 8 / (4 * weights) - 1) < 0.1
     assert abs(train["bytes"]["optimizer"] / (2 * train["bytes"]["weights"]) - 1) < 0.01
     # Of 6 per weight and token, and half of causal attention (12 H d T / 2 per layer).
@@ -137,7 +137,7 @@ def test_a_small_model_compiles_for_a_tpu_topology(run_python, small, root, tmp_
     assert "8 x TPU v5 lite" in done.stdout and "GiB of 15.75 GiB" in done.stdout
     train = json.loads(figures.read_text())[0]
     assert train["bound"]["products at peak"] == pytest.approx(train["done"] / 197e12)
-    # Rows cut along their tokens, with splash attention.
+    # Rows sharded by their tokens, with splash attention.
     long = ["--nodecode", "--config.mesh.sequence=2", "--config.mesh.fsdp=-1"]
     done = run_python("-m", "msm_jax.compile", *options, *long, **path)
     assert done.returncode == 0 and "sequence 2" in done.stdout, done.stderr[-2000:]
