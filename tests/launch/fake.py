@@ -205,7 +205,11 @@ def uv(*words):
 
 
 def program(*words):
-    """launch/devices.py, or a training that counts to 30 in shared/ and goes on where it was."""
+    """launch/devices.py, or a training that counts to 30 in shared/ and goes on where it was.
+
+    Its plan is {"until": steps, "gate": count on until $FAKE/open exists, "preempt": the TPU is
+    taken away at the end, "code": the exit code}.
+    """
     if words[0] != "-m":
         print("Python 3.11, jax 0.10, 4 of 8 x TPU v5")
         return
@@ -220,7 +224,7 @@ def program(*words):
     path = pathlib.Path("runs", "step")
     step = int(path.read_text()) if path.exists() else 0
     print(f"from step {step}, HOME is {os.environ['HOME']}")
-    while step < plan.get("until", 30):
+    while step < plan.get("until", 30) or (plan.get("gate") and not (FAKE / "open").exists()):
         time.sleep(0.01)
         step += 1
         if first:
@@ -231,9 +235,9 @@ def program(*words):
             print("saved")
             sys.exit(75)
     if plan.get("preempt"):
-        (FAKE / "preempt").touch()
-        time.sleep(60)
-    time.sleep(plan.get("seconds", 0))
+        if first:  # one word of it: a second one would take the next TPU away as well
+            (FAKE / "preempt").touch()
+        signal.pause()
     print("error: no such file" if plan.get("code") else "learned")
     sys.exit(plan.get("code", 0))
 
