@@ -404,5 +404,7 @@ def test_the_example_settings_are_read(cloud, root):
 
 
 def wait(state):
+    end = time.time() + 300
     while not state():
+        assert time.time() < end
         time.sleep(0.02)

@@ -6,12 +6,14 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 import time
 import traceback
+import weakref
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = """
@@ -41,8 +43,9 @@ class Command:
 
     def __init__(self, module: str, *arguments: str, cwd=ROOT, **environment: str):
         os.environ.setdefault("PYTHONPATH", str(ROOT))  # for the server, when it starts
-        self._folder = tempfile.TemporaryDirectory()
-        self._outputs = [pathlib.Path(self._folder.name, name) for name in ("out", "err")]
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder, True)
+        self._outputs = [pathlib.Path(folder, name) for name in ("out", "err")]
         for path in self._outputs:
             path.touch()
         names = [str(path) for path in self._outputs]
@@ -131,7 +134,9 @@ def interrupt(started, run, number: signal.Signals, whom, steps: int) -> None:
 
 def wait_until(state, started=()) -> None:
     """Polls for a state while all these processes live."""
+    end = time.time() + 300
     while not state():
+        assert time.time() < end
         for process in started:
             assert process.poll() is None, process.finish()
         time.sleep(0.02)

@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import pytest
+from processes import Command
 
 from msm_jax.train import hlo
 
@@ -69,12 +70,12 @@ def small(tmp_path):
     return tmp_path / "small.py"
 
 
-def test_the_command_compiles_for_fake_devices(run_python, small, tmp_path):
+def test_the_command_compiles_for_fake_devices(small, tmp_path):
     figures = tmp_path / "figures.json"
     options = [f"--config={small}", "--mesh=8", f"--json={figures}", "--rows=8", "--slots=128"]
-    done = run_python("-m", "msm_jax.compile", *options)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "all-gather" in done.stdout and "decode step, 2 x 4 rows" in done.stdout
+    code, out, err = Command("msm_jax.compile", *options).finish()
+    assert code == 0, err[-2000:]
+    assert "all-gather" in out and "decode step, 2 x 4 rows" in out
     train, decode = json.loads(figures.read_text())
     weights = 512 * 64 + 64 + 6 * (2 * 64 * 512 + 2 * 64 * 256 + 3 * 64 * 128 + 2 * 64 + 2 * 64)
     # By fsdp=8 the weights and AdamW's two moments; norms of a head are replicated.
@@ -89,15 +90,15 @@ def test_the_command_compiles_for_fake_devices(run_python, small, tmp_path):
     assert train["bound"] == {}  # of a CPU's peak nothing is known
 
 
-def test_what_it_cannot_do_is_one_message(run_python, small):
+def test_what_it_cannot_do_is_one_message(small):
     for options, message in (
         ([], "give --topology"),
         (["--mesh=8", "--config.mesh.tensor=3"], "impossible mesh"),
         (["--mesh=8", "--config.model.vocab_size=0"], "follows a tokenizer"),
     ):
-        done = run_python("-m", "msm_jax.compile", f"--config={small}", *options)
-        assert done.returncode == 2 and "Traceback" not in done.stderr
-        assert message in done.stderr
+        code, _, err = Command("msm_jax.compile", f"--config={small}", *options).finish()
+        assert code == 2 and "Traceback" not in err
+        assert message in err
 
 
 LOWER = """
