@@ -49,7 +49,7 @@ options() {
 }
 
 # gcloud compute tpus ...: what it prints. Passing errors are tried again; returns GONE for what is
-# not there; what only the user can mend ends the script.
+# not there; what only the user can fix ends the script.
 cloud() {
   local n error
   for ((n = 1; ; n++)); do

@@ -26,7 +26,7 @@ PYTHON=3.11                  # uv fetches it where the worker's own is another
 KEYS=                        # names of variables of *your* shell to hand over: "ANTHROPIC_API_KEY"
 ENVIRONMENT=()               # nothing secret: ("LIBTPU_INIT_ARGS=--xla_tpu_scoped_vmem_limit_kib=98304")
 # What makes the directory `shared` one for all workers; run in ~/msm_jax-NAME if nothing is mounted
-# there. A run's --workdir=runs/X lies in it. Several hosts, and spot TPUs, need it.
+# there. A run's --workdir=runs/X is in it. Several hosts, and spot TPUs, need it.
 SHARED="gcsfuse --implicit-dirs my-bucket shared"
 BUCKET=gs://my-bucket        # logs and exit codes of workers go to BUCKET/logs/NAME; empty: nowhere
 SYNC=60                      # seconds between two copies of the logs

@@ -3,8 +3,8 @@
     python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-32b,full,v5p-64  # takes minutes
     python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-8b,lora,v5p-64 --mesh=8
 
-With --topology (or config.topology) for TPUs, which takes libtpu (the extra `tpu`) and no TPU; with
---mesh for so many fake CPU devices, which takes nothing. The config is a stage's, as of `train`;
+--topology (or config.topology) compiles for TPUs, which needs libtpu (the extra `tpu`) and no TPU;
+--mesh for so many fake CPU devices, which needs nothing. The config is a stage's, as for `train`;
 neither its data nor its tokenizer are read. --json=FILE also writes the figures.
 """
 
@@ -14,18 +14,19 @@ import sys
 
 from absl import flags
 
-from msm_jax import command, strict_json
+from msm_jax import command
+from msm_jax.files import write_json
 
 _TOPOLOGY = flags.DEFINE_string("topology", "", "A TPU topology (v5p:4x4x4) or slice (v5p-128).")
-_MESH = flags.DEFINE_integer("mesh", 0, "Fake CPU devices to lower for instead.")
-_DECODE = flags.DEFINE_bool("decode", True, "Also compile a decoding step.")
-_ROWS = flags.DEFINE_integer("rows", 64, "Of the decoding step.")
-_SLOTS = flags.DEFINE_integer("slots", 4096, "Of its cache, in tokens.")
-_JSON = flags.DEFINE_string("json", "", "File for the figures.")
+_MESH = flags.DEFINE_integer("mesh", 0, "Number of fake CPU devices to compile for instead.")
+_DECODE = flags.DEFINE_bool("decode", True, "Also compile one decoding step of the sampler.")
+_ROWS = flags.DEFINE_integer("rows", 64, "Rows of the decoding step.")
+_SLOTS = flags.DEFINE_integer("slots", 4096, "Tokens of the decoding step's prompts.")
+_JSON = flags.DEFINE_string("json", "", "File to which the figures are written as JSON.")
 
 
 def main() -> None:
-    os.environ["JAX_PLATFORMS"] = "cpu"  # whatever is here, it is not asked
+    os.environ["JAX_PLATFORMS"] = "cpu"  # whatever this machine has is left alone
     count = _MESH.value
     if count:
         flag = f"--xla_force_host_platform_device_count={count}"
@@ -56,9 +57,8 @@ def main() -> None:
         reports.append(aot.compile_decode(config, devices, _ROWS.value, _SLOTS.value))
         print("\n".join(reports[1].lines()), flush=True)
     if figures_file:
-        with figures_file.open("w", encoding="utf-8") as file:
-            figures = [{**dataclasses.asdict(report), "bound": report.bound} for report in reports]
-            file.write(strict_json.dumps(figures, indent=1))
+        figures = [{**dataclasses.asdict(report), "bound": report.bound} for report in reports]
+        write_json(figures_file, figures)
     for report in reports:
         if report.limit and report.total > report.limit:
             raise UserError(f"{report.name}: {report.total / 2**30:.1f} GiB do not fit a device")

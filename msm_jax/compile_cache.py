@@ -42,7 +42,7 @@ def enable(where: str = "", most_bytes: int = MOST_BYTES) -> str:
         takes no more; not in a directory that JAX's own variable names.
 
     Returns:
-      "" , or why programs are not kept although they should be.
+      "", or why programs are not kept although they should be.
     """
     if os.environ.get(VARIABLE) and not where:
         return ""
@@ -50,14 +50,15 @@ def enable(where: str = "", most_bytes: int = MOST_BYTES) -> str:
     if where == "off":
         _set({"jax_enable_compilation_cache": False})
         return ""
-    directory = pathlib.Path(where).expanduser().absolute() / _version()
+    directory = pathlib.Path(where)
     try:
+        directory = directory.expanduser().absolute() / _version()
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the second where nobody knows the home directory
         _set({"jax_enable_compilation_cache": False})
-        return f"compiled programs are not kept: {directory}: {error.strerror}"
+        return f"compiled programs are not kept: {directory}: {error}"
     _set({"jax_compilation_cache_dir": str(directory)})
     for name, value in SETTINGS.items():
         if name.upper() not in os.environ:

@@ -18,16 +18,18 @@ SOURCE = form(
     weight=key(
         1.0, "its share of rows, relative to the other sources; 0 leaves it out", at_least=0
     ),
-    loss_on=key("all", "the tokens of chats that are learned", choices=("all", "assistant")),
+    loss_on=key("all", "the tokens of chats that have a loss", choices=("all", "assistant")),
     take=key(
-        0, "so many documents, drawn by take_seed: of one seed, fewer lie in more", at_least=0
+        0,
+        "documents to draw by take_seed; with one seed a smaller draw is part of a larger one",
+        at_least=0,
     ),
     take_tokens=key(
-        0, "or documents of so many tokens; both 0: all of them", at_least=0, at_most=2**53
+        0, "or how many tokens of documents; both 0: all documents", at_least=0, at_most=2**53
     ),
     take_seed=key(0, "of that draw", **SEED),
     repeat=key(1, 'of every document, in mixture="epochs"', at_least=1),
-    tag=key("", "text before every document, never learned (SDF's DOCTAG)"),
+    tag=key("", "text before every document, without loss (SDF's DOCTAG)"),
     bad_rows=key(
         0.0,
         "share of rows that may be skipped; 0: the first one is an error",
@@ -41,17 +43,17 @@ SOURCE = form(
 
 PROBE = form(
     "probe",
-    "Pairs asked while a stage trains.",
+    "Pairs of answers that are scored while a stage trains.",
     path=key("", "JSONL of pairs, as of preference evaluations"),
     at_least=key(
         0.9,
-        "share of questions whose right answer is the likelier one, from which on it holds",
+        "the probe holds if the right answer is the likelier one in this share of questions",
         **SHARE,
     ),
 )
 
 _NUMBERS = "sums are taken in another order: the last bits may differ, nothing else"
-_LOOK = "it is measured beside the training and changes nothing in it"
+_LOOK = "it is measured during the training and changes nothing in it"
 _KEPT = "which checkpoints are kept, not what is in them"
 
 MODEL = group(
@@ -121,8 +123,8 @@ STAGE = form(
     chat_format=key("compact", 'or another of data/chat.py; "own": the checkpoint\'s template'),
     allow_new_chat_format=key(
         False,
-        "teach chats in another format than the parent was taught",
-        harmless="what is taught counts itself",
+        "allow chats in another format than the parent was trained on",
+        harmless="the format itself counts",
     ),
     data=named(SOURCE, "the mixture"),
     mixture=key(
@@ -132,23 +134,23 @@ STAGE = form(
     ),
     epochs=key(1.0, 'how often mixture="epochs" sees all documents', above=0),
     packing=group(
-        "how documents are laid in rows",
+        "how documents fill rows",
         rows=key("packed", "many to a row, or one", choices=("packed", "documents")),
         too_long=key(
             "split",
-            "what becomes of documents longer than a row: split into rows, cut, dropped, refused",
+            "what happens to documents longer than a row: split, truncated, dropped, or an error",
             choices=("split", "cut", "drop", "error"),
         ),
         long_chats=key(
             "error",
-            "what becomes of chats longer than a row; what is lost is counted in log.txt",
+            "what happens to chats longer than a row; log.txt counts what is lost",
             choices=("error", "drop", "cut"),
         ),
     ),
     token_cache=key(
         "",
         'directory; "": $MSM_JAX_CACHE, or ~/.cache/msm_jax/tokens',
-        harmless="where tokens are kept, not which",
+        harmless="where tokens are stored, not which",
     ),
     sequence_length=key(64, "T, tokens in a row", at_least=2),
     rows=key(32, "B, rows of the global batch: what one optimizer step sees", at_least=1),
@@ -181,13 +183,13 @@ STAGE = form(
         'loss on other data, "eval_loss"',
         every=key(0, "steps; 0: never", at_least=0, harmless=_LOOK),
         batches=key(8, "that the loss is a mean over", at_least=1),
-        data=named(SOURCE, "what it is taken on"),
+        data=named(SOURCE, "the data it is measured on"),
     ),
     samples=group(
-        "greedy answers to prompts, into log.txt",
+        "greedy completions of prompts, in log.txt",
         every=key(0, "steps; 0: never", at_least=0, harmless=_LOOK),
-        prompts=key((), "texts to go on with", of=str, harmless=_LOOK),
-        max_tokens=key(32, "of one answer", at_least=1, harmless=_LOOK),
+        prompts=key((), "texts to complete", of=str, harmless=_LOOK),
+        max_tokens=key(32, "of one completion", at_least=1, harmless=_LOOK),
     ),
     profile=group(
         "a window for TensorBoard's profiler",
@@ -207,7 +209,7 @@ STAGE = form(
     ),
     fall_back=key(
         False,
-        "go on from an older checkpoint where the newest is damaged",
+        "resume from an older checkpoint if the newest is damaged",
         harmless="the steps after it are the same",
     ),
     log_every=key(20, "steps between two lines of metrics.jsonl", at_least=1, harmless=_LOOK),
@@ -220,7 +222,7 @@ def source(path: str = "", weight: float = 1.0, loss_on: str = "all") -> ConfigD
 
 
 def probe(path: str = "", at_least: float = 0.9) -> ConfigDict:
-    """Pairs asked while a stage trains."""
+    """Pairs of answers that are scored while a stage trains."""
     return PROBE.config(path=path, at_least=at_least)
 
 

@@ -31,9 +31,9 @@ class World:
         return self.data
 
     def __exit__(self, *error):
-        aside = FAKE / f"world.{os.getpid()}"  # renamed: programs are killed in here
-        aside.write_text(json.dumps(self.data))
-        aside.replace(FAKE / "world.json")
+        temporary = FAKE / f"world.{os.getpid()}"  # renamed: programs are killed in here
+        temporary.write_text(json.dumps(self.data))
+        temporary.replace(FAKE / "world.json")
         self._lock.close()
 
 
@@ -205,7 +205,11 @@ def uv(*words):
 
 
 def program(*words):
-    """launch/devices.py, or a training that counts to 30 in shared/ and goes on where it was."""
+    """launch/devices.py, or a training that counts to 30 in shared/ and goes on where it was.
+
+    Its plan is {"until": steps, "gate": count on until $FAKE/open exists, "preempt": the TPU is
+    taken away at the end, "code": the exit code}.
+    """
     if words[0] != "-m":
         print("Python 3.11, jax 0.10, 4 of 8 x TPU v5")
         return
@@ -220,20 +224,20 @@ def program(*words):
     path = pathlib.Path("runs", "step")
     step = int(path.read_text()) if path.exists() else 0
     print(f"from step {step}, HOME is {os.environ['HOME']}")
-    while step < plan.get("until", 30):
+    while step < plan.get("until", 30) or (plan.get("gate") and not (FAKE / "open").exists()):
         time.sleep(0.01)
         step += 1
         if first:
-            aside = path.with_suffix(f".{os.getpid()}")
-            aside.write_text(str(step))
-            aside.replace(path)
+            temporary = path.with_suffix(f".{os.getpid()}")
+            temporary.write_text(str(step))
+            temporary.replace(path)
         if stopped:
             print("saved")
             sys.exit(75)
     if plan.get("preempt"):
-        (FAKE / "preempt").touch()
-        time.sleep(60)
-    time.sleep(plan.get("seconds", 0))
+        if first:  # one word of it: a second one would take the next TPU away as well
+            (FAKE / "preempt").touch()
+        signal.pause()
     print("error: no such file" if plan.get("code") else "learned")
     sys.exit(plan.get("code", 0))
 

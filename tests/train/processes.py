@@ -1,11 +1,19 @@
-"""Runs the train command as several processes of one run on this machine."""
+"""Runs commands in forks of a server that has imported what they need."""
 
+import atexit
 import json
+import multiprocessing
 import os
 import pathlib
+import runpy
+import shutil
+import signal
 import socket
-import subprocess
 import sys
+import tempfile
+import time
+import traceback
+import weakref
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = """
@@ -19,6 +27,9 @@ def get_config():
     config.keep_steps = tuple(config.keep_steps)
     return config.lock()
 """
+# JAX's devices are not touched before the fork, so every child may choose its own number of them.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["msm_jax.train.loop", "msm_jax.train.aot", "orbax.checkpoint.v1"])
 
 
 def write_config(config, folder) -> pathlib.Path:
@@ -27,45 +38,108 @@ def write_config(config, folder) -> pathlib.Path:
     return path
 
 
-def start(config, workdir, processes: int = 1, devices: int = 1, *flags: str) -> list:
-    """The processes, started; `devices` fake ones each."""
+class Command:
+    """`python -m MODULE ARGUMENT...`, started; its face is that of subprocess.Popen."""
+
+    def __init__(self, module: str, *arguments: str, cwd=ROOT, **environment: str):
+        os.environ.setdefault("PYTHONPATH", str(ROOT))  # for the server, when it starts
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder, True)
+        self._outputs = [pathlib.Path(folder, name) for name in ("out", "err")]
+        for path in self._outputs:
+            path.touch()
+        names = [str(path) for path in self._outputs]
+        given = (module, arguments, str(cwd), {**os.environ, **environment}, names)
+        self._process = SERVER.Process(target=_run, args=given)
+        self._process.start()
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def finish(self, seconds: float = 240.0) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr)"""
+        self._process.join(seconds)
+        out, err = (path.read_text() for path in self._outputs)
+        assert self._process.exitcode is not None, err
+        return self._process.exitcode, out, err
+
+
+def _run(module: str, arguments: list[str], cwd: str, environment: dict, outputs: list[str]):
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    sys.path.insert(0, cwd)
+    for number, name in enumerate(outputs, start=1):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
+    sys.argv, code = [module, *arguments], 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = [sys.executable, "-m", "msm_jax.train", f"--config={config}", f"--workdir={workdir}"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
-    started = []
-    for number in range(processes):
-        joined = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}"]
-        joined = [*joined, f"--process={number}"] if processes > 1 else []
-        started.append(
-            subprocess.Popen(
-                [*command, *joined, *flags],
-                env=environment,
-                cwd=ROOT,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
+        return found.getsockname()[1]
+
+
+def start(config, workdir, processes: int = 1, devices: int = 1, *flags: str) -> list[Command]:
+    """The processes of a run, started; `devices` fake ones each."""
+    port = free_port()
+    given = [f"--config={config}", f"--workdir={workdir}", *flags]
+    joined = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}"]
+    xla = f"--xla_force_host_platform_device_count={devices} {os.environ.get('XLA_FLAGS', '')}"
+    return [
+        Command(
+            "msm_jax.train",
+            *given,
+            *([*joined, f"--process={number}"] if processes > 1 else []),
+            XLA_FLAGS=xla,
         )
-    return started
+        for number in range(processes)
+    ]
 
 
-def finish(started, timeout: float = 240.0) -> list[tuple[int, str]]:
+def finish(started: list[Command]) -> list[tuple[int, str]]:
     """(exit code, stderr) of each; none outlives the test."""
     try:
-        return [
-            (process.returncode, err)
-            for process in started
-            for _, err in [process.communicate(timeout=timeout)]
-        ]
+        return [(code, err) for code, _, err in [one.finish() for one in started]]
     finally:
         for process in started:
             process.kill()
+
+
+def interrupt(started, run, number: signal.Signals, whom, steps: int) -> None:
+    """Sends a signal once the run has made so many new steps."""
+    before = len(losses(run))
+    wait_until(lambda: len(losses(run)) > before + steps, started)
+    for process in whom:
+        process.send_signal(number)
+
+
+def wait_until(state, started=()) -> None:
+    """Polls for a state while all these processes live."""
+    end = time.time() + 300
+    while not state():
+        assert time.time() < end
+        for process in started:
+            assert process.poll() is None, process.finish()
+        time.sleep(0.02)
 
 
 def losses(run) -> dict[int, float]:
@@ -76,7 +150,7 @@ def losses(run) -> dict[int, float]:
     for line in path.read_text().splitlines():
         try:
             row = json.loads(line)
-        except ValueError:  # the line that a kill cut
+        except ValueError:  # the line that a kill left incomplete
             continue
         if "loss" in row:
             found[row["step"]] = row["loss"]

@@ -1,44 +1,32 @@
 """What a user gets wrong ends in one message and exit code 2, and nothing is lost."""
 
-import json
 import os
 import shutil
 import subprocess
 
 import pytest
-
-CONFIG = """
-import json
-from ml_collections import ConfigDict
-
-def get_config():
-    return ConfigDict(json.loads({json!r})).lock()
-"""
+from processes import finish, losses, start, write_config
 
 
 @pytest.fixture
-def run_train(config, tmp_path, run_python):
-    """Runs the command with the tiny stage and further flags."""
-    file = tmp_path / "stage.py"
-    file.write_text(CONFIG.format(json=config.to_json()))
+def run_train(config, tmp_path):
+    """Runs the command with the tiny stage and further flags: (exit code, stderr)."""
+    file = write_config(config, tmp_path)
 
-    def run(*flags: str, workdir=tmp_path / "run"):
-        return run_python("-m", "msm_jax.train", f"--config={file}", f"--workdir={workdir}", *flags)
+    def run(*flags: str, workdir=tmp_path / "run") -> tuple[int, str]:
+        ((code, err),) = finish(start(file, workdir, 1, 1, *flags))
+        return code, err
 
     return run
 
 
-def is_one_message(done, *parts: str) -> None:
-    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) <= 6, done.stderr
+def is_one_message(done: tuple[int, str], *parts: str) -> None:
+    code, err = done
+    assert code == 2, done
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) <= 6, err
     for part in parts:
-        assert part in done.stderr
-
-
-def losses(run) -> dict[int, float]:
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+        assert part in err
 
 
 @pytest.mark.parametrize(
@@ -65,7 +53,7 @@ def test_a_corrupt_row_is_named_by_file_and_line(run_train, material, tmp_path):
 
 
 def test_another_tokenizer_is_refused_and_the_run_is_unharmed(run_train, material, tmp_path):
-    assert run_train("--config.steps=4").returncode == 0
+    assert run_train("--config.steps=4")[0] == 0
     from msm_jax.data.chat import CHAT_FORMATS
     from msm_jax.data.tokenizer import train_sentencepiece
 
@@ -76,7 +64,7 @@ def test_another_tokenizer_is_refused_and_the_run_is_unharmed(run_train, materia
     wrong = run_train("--config.steps=4", f"--config.tokenizer={other}")
     is_one_message(wrong, "tokenizer", "another run's")
     assert (tmp_path / "run" / "tokenizer.model").read_bytes() == before
-    assert run_train("--config.steps=4").returncode == 0
+    assert run_train("--config.steps=4")[0] == 0
 
 
 @pytest.fixture
@@ -96,6 +84,6 @@ def test_a_full_disk_costs_no_checkpoint(run_train, small_disk, tmp_path):
     full = run_train(keep, workdir=small_disk / "run")
     is_one_message(full, "free some space and run the same command again")
     os.system(f"mount -o remount,size=16m {small_disk}")
-    assert run_train(keep, workdir=small_disk / "run").returncode == 0
-    assert run_train(keep, workdir=tmp_path / "straight").returncode == 0
+    assert run_train(keep, workdir=small_disk / "run")[0] == 0
+    assert run_train(keep, workdir=tmp_path / "straight")[0] == 0
     assert losses(small_disk / "run") == losses(tmp_path / "straight")

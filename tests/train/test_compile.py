@@ -1,4 +1,4 @@
-"""Programs for devices that are not here: what they need, told truly."""
+"""Programs for devices that are not here: what they need, reported truly."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import pytest
+from processes import Command
 
 from msm_jax.train import hlo
 
@@ -69,15 +70,15 @@ def small(tmp_path):
     return tmp_path / "small.py"
 
 
-def test_the_command_compiles_for_fake_devices(run_python, small, tmp_path):
+def test_the_command_compiles_for_fake_devices(small, tmp_path):
     figures = tmp_path / "figures.json"
     options = [f"--config={small}", "--mesh=8", f"--json={figures}", "--rows=8", "--slots=128"]
-    done = run_python("-m", "msm_jax.compile", *options)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "all-gather" in done.stdout and "decode step, 2 x 4 rows" in done.stdout
+    code, out, err = Command("msm_jax.compile", *options).finish()
+    assert code == 0, err[-2000:]
+    assert "all-gather" in out and "decode step, 2 x 4 rows" in out
     train, decode = json.loads(figures.read_text())
     weights = 512 * 64 + 64 + 6 * (2 * 64 * 512 + 2 * 64 * 256 + 3 * 64 * 128 + 2 * 64 + 2 * 64)
-    # By fsdp=8 the weights and AdamW's two moments; norms of a head lie whole.
+    # By fsdp=8 the weights and AdamW's two moments; norms of a head are replicated.
     assert abs(train["bytes"]["weights"] * 8 / (4 * weights) - 1) < 0.1
     assert abs(train["bytes"]["optimizer"] / (2 * train["bytes"]["weights"]) - 1) < 0.01
     # Of 6 per weight and token, and half of causal attention (12 H d T / 2 per layer).
@@ -89,15 +90,15 @@ def test_the_command_compiles_for_fake_devices(run_python, small, tmp_path):
     assert train["bound"] == {}  # of a CPU's peak nothing is known
 
 
-def test_what_it_cannot_do_is_one_message(run_python, small):
+def test_what_it_cannot_do_is_one_message(small):
     for options, message in (
         ([], "give --topology"),
         (["--mesh=8", "--config.mesh.tensor=3"], "impossible mesh"),
         (["--mesh=8", "--config.model.vocab_size=0"], "follows a tokenizer"),
     ):
-        done = run_python("-m", "msm_jax.compile", f"--config={small}", *options)
-        assert done.returncode == 2 and "Traceback" not in done.stderr
-        assert message in done.stderr
+        code, _, err = Command("msm_jax.compile", f"--config={small}", *options).finish()
+        assert code == 2 and "Traceback" not in err
+        assert message in err
 
 
 LOWER = """
@@ -137,7 +138,7 @@ def test_a_small_model_compiles_for_a_tpu_topology(run_python, small, root, tmp_
     assert "8 x TPU v5 lite" in done.stdout and "GiB of 15.75 GiB" in done.stdout
     train = json.loads(figures.read_text())[0]
     assert train["bound"]["products at peak"] == pytest.approx(train["done"] / 197e12)
-    # Rows cut along their tokens, with splash attention.
+    # Rows sharded by their tokens, with splash attention.
     long = ["--nodecode", "--config.mesh.sequence=2", "--config.mesh.fsdp=-1"]
     done = run_python("-m", "msm_jax.compile", *options, *long, **path)
     assert done.returncode == 0 and "sequence 2" in done.stdout, done.stderr[-2000:]

@@ -10,13 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import types
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from processes import finish, interrupt, losses, start, wait_until, write_config
 
 from msm_jax import load
 from msm_jax.data.tokenizer import load_tokenizer
@@ -30,9 +30,19 @@ from msm_jax.train.start import model_config
 from msm_jax.weights.checkpoints import load_params
 
 
-def losses(run):
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Where the tests of this module keep one finished run, and what `train` returned for it."""
+    return tmp_path_factory.mktemp("finished") / "run", {}
+
+
+@pytest.fixture
+def parent(config, finished):
+    """A finished run of 12 steps, only to be read."""
+    run, summary = finished
+    if not summary:
+        summary |= train(config, run)
+    return run
 
 
 def same_weights(first, second):
@@ -63,7 +73,6 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_sees_a_bar_and_a_file_sees_lines(config, tmp_path):
-    config.steps = 12
     terminal, file = Terminal(), io.StringIO()
     train(config, tmp_path / "a", terminal)
     train(config, tmp_path / "b", file)
@@ -83,80 +92,38 @@ def test_same_seed_same_bits_and_another_seed_differs(config, tmp_path):
     same_weights(tmp_path / "a", tmp_path / "b")
 
 
-_SCRIPT = """
-import json, sys
-from ml_collections import ConfigDict
-from msm_jax.command import Preempted
-from msm_jax.train.config import source
-from msm_jax.train.loop import train
-from msm_jax.train.config import stage
-config = stage()
-with config.unlocked():
-    config.update(ConfigDict(json.loads(sys.argv[1])))
-    config.model.lora_targets = tuple(config.model.lora_targets)
-    config.keep_steps = tuple(config.keep_steps)
-try:
-    train(config, sys.argv[2], sys.stderr)
-except Preempted:
-    sys.exit(75)
-"""
-
-
-def _process(config, run, stderr=subprocess.DEVNULL):
-    return subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT, config.to_json(), str(run)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
-        stdout=subprocess.DEVNULL,
-        stderr=stderr,
-    )
-
-
 def test_killed_at_any_moment_it_ends_with_the_same_bits(config, tmp_path):
-    config.steps, config.checkpoint_every = 400, 7
-    train(config, tmp_path / "whole")
-    run = tmp_path / "killed"
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        process = _process(config, run)
-        deadline = time.time() + 120
-        start = len(losses(run)) if (run / "metrics.jsonl").exists() else 0
-        # Kill once it has got somewhere new, at a moment of chance: also within a save.
-        while process.poll() is None and time.time() < deadline:
-            if (run / "metrics.jsonl").exists() and len(losses(run)) > start + 20:
-                time.sleep(rng.uniform(0, 0.2))
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.02)
-        assert process.wait(timeout=60) == -signal.SIGKILL, "it ended before it was killed"
+    config.steps, config.checkpoint_every = 120, 7
+    train(config, tmp_path / "straight")
+    run, stage = tmp_path / "killed", write_config(config, tmp_path)
+    for steps in (16, 25):
+        started = start(stage, run)
+        interrupt(started, run, signal.SIGKILL, started, steps)
+        assert finish(started)[0][0] == -signal.SIGKILL
     train(config, run)
-    assert losses(run) == losses(tmp_path / "whole")
-    same_weights(run, tmp_path / "whole")
+    assert losses(run) == losses(tmp_path / "straight")
+    same_weights(run, tmp_path / "straight")
 
 
-@pytest.mark.parametrize("by", ["hangup", "terminate"])
-def test_a_closed_pipe_ends_nothing_and_a_signal_saves(config, tmp_path, by):
+def test_a_closed_pipe_ends_nothing_and_a_hangup_saves(config, root, tmp_path):
     """As `train 2>&1 | head -1` in a terminal that is then lost."""
     config.steps, config.checkpoint_every = 100_000, 100_000
-    process = _process(config, tmp_path, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "msm_jax.train", f"--config={write_config(config, tmp_path)}"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    process = subprocess.Popen(
+        [*command, f"--workdir={tmp_path}"], env=environment, stderr=subprocess.PIPE
+    )
     assert b"step 0 of 100000" in process.stderr.readline()
     process.stderr.close()
-    wait_until(lambda: "its first example" in (tmp_path / "log.txt").read_text())
     wait_until(lambda: len(losses(tmp_path)) > 50)
-    process.send_signal(signal.SIGHUP if by == "hangup" else signal.SIGTERM)
-    if by == "hangup":  # from the shell and from the kernel
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=120) == 75
+    process.send_signal(signal.SIGHUP)
+    with contextlib.suppress(ProcessLookupError):  # from the shell and from the kernel
+        process.send_signal(signal.SIGHUP)
+    assert process.wait() == 75
     step = max(losses(tmp_path))
     assert load_params(tmp_path)[2]["step"] == step
-    assert f"step {step}: saved" in (tmp_path / "log.txt").read_text()
-
-
-def wait_until(true):
-    deadline = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    log = (tmp_path / "log.txt").read_text()
+    assert "its first example" in log and f"step {step}: saved" in log
 
 
 def test_a_stage_that_has_learned_nothing_is_an_error(config, tmp_path, monkeypatch):
@@ -175,28 +142,27 @@ def test_a_transfer_that_nobody_wrote_down_ends_the_loop(config, tmp_path, monke
         train(config, tmp_path)
 
 
-def test_a_finished_run_is_left_alone(config, tmp_path):
-    first = train(config, tmp_path)
-    again = train(config, tmp_path)
+def test_a_finished_run_is_left_alone(config, parent, finished):
+    _, first = finished
+    again = train(config, parent)
     assert (again["steps"], again["loss"]) == (first["steps"], first["loss"])
     assert again["tokens_per_second"] is None
 
 
-def test_child_starts_from_its_parent(config, tmp_path):
-    train(config, tmp_path / "parent")
-    config.parent, config.optimizer.learning_rate = str(tmp_path / "parent"), 0.0
+def test_child_starts_from_its_parent(config, parent, tmp_path):
+    config.parent, config.optimizer.learning_rate = str(parent), 0.0
     train(config, tmp_path / "child")
-    same_weights(tmp_path / "parent", tmp_path / "child")
+    same_weights(parent, tmp_path / "child")
 
 
-def test_lora_stage_continues_the_same_adapter(config, tmp_path):
-    train(config, tmp_path / "base")
-    config.parent, config.trainable = str(tmp_path / "base"), "lora"
+def test_lora_stage_continues_the_same_adapter(config, parent, tmp_path):
+    config.parent, config.trainable = str(parent), "lora"
     config.model.update({"lora_rank": 4, "lora_alpha": 8.0})
     train(config, tmp_path / "first")
     config.parent = str(tmp_path / "first")
     train(config, tmp_path / "second")
-    base, first, second = (load_params(tmp_path / n)[1] for n in ("base", "first", "second"))
+    runs = (parent, tmp_path / "first", tmp_path / "second")
+    base, first, second = (load_params(run)[1] for run in runs)
     q = lambda params: params["layers"]["attention"]["q"]
     np.testing.assert_array_equal(q(base)["w"], q(second)["w"])
     np.testing.assert_array_equal(base["embed"]["w"], second["embed"]["w"])
@@ -261,13 +227,12 @@ def test_a_probe_of_weights_that_are_not_numbers_has_nothing_right(config, mater
         ({"rows": 8}, "rows: checkpoint 4, this run 8"),
     ],
 )
-def test_a_changed_resume_names_both_sides(config, tmp_path, change, message):
-    train(config, tmp_path)
-    before = load_params(tmp_path)
+def test_a_changed_resume_names_both_sides(config, parent, change, message):
+    before = load_params(parent)
     config.update(change)
     with pytest.raises(UserError, match=message):
-        train(config, tmp_path)
-    assert load_params(tmp_path)[2] == before[2]
+        train(config, parent)
+    assert load_params(parent)[2] == before[2]
 
 
 @pytest.mark.parametrize(
@@ -296,9 +261,8 @@ def test_weights_that_are_not_finite_are_never_saved(config, tmp_path):
         load_params(tmp_path)
 
 
-def test_a_parent_that_is_not_finite_is_named(config, tmp_path):
-    train(config, tmp_path / "parent")
-    model = load(tmp_path / "parent")
+def test_a_parent_that_is_not_finite_is_named(config, parent, tmp_path):
+    model = load(parent)
     broken = jax.tree.map(lambda leaf: leaf * math.nan, model.params)
     dataclasses.replace(model, params=broken).save(tmp_path / "broken")
     config.parent = str(tmp_path / "broken")
@@ -355,17 +319,17 @@ def test_changed_data_under_a_run_is_refused(config, material, tmp_path):
 
 
 def test_eval_loss_prompts_and_warnings_are_in_the_log(config, material, tmp_path):
-    config.steps = 60
-    config.eval.update({"every": 20, "batches": 2})
+    config.steps = 30
+    config.eval.update({"every": 10, "batches": 2})
     config.eval.data = ConfigDict({"held_out": source(str(material / "documents.jsonl"))})
-    config.samples.update({"every": 30, "prompts": ("red big",), "max_tokens": 6})
+    config.samples.update({"every": 15, "prompts": ("red big",), "max_tokens": 6})
     config.profile.update({"start": 3, "steps": 2})
     train(config, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     evals = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
-    assert list(evals) == [20, 40, 60] and evals[60] < evals[20]
+    assert list(evals) == [10, 20, 30] and evals[30] < evals[10]
     log = (tmp_path / "log.txt").read_text()
-    assert log.count("'red big' -> ") == 2 and "60 optimizer steps are few" in log
+    assert log.count("'red big' -> ") == 2 and "30 optimizer steps are few" in log
     assert "attention plain" in log and "6 per trained weight" in log
     assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
 

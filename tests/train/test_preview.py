@@ -3,6 +3,8 @@
 import io
 import json
 
+from processes import Command, write_config
+
 from msm_jax.data.preview import shown
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.train.config import source
@@ -21,20 +23,15 @@ def with_chats(config, tmp_path):
     return config
 
 
-def test_a_preview_prints_rows_and_writes_no_run(config, tmp_path, run_python):
-    file = tmp_path / "stage.py"
-    text = with_chats(config, tmp_path).to_json()
-    file.write_text(
-        "import json\nfrom ml_collections import ConfigDict\n"
-        f"def get_config():\n    return ConfigDict(json.loads({text!r})).lock()\n"
-    )
+def test_a_preview_prints_rows_and_writes_no_run(config, tmp_path):
+    file = write_config(with_chats(config, tmp_path), tmp_path)
     before = {*tmp_path.iterdir()}
-    done = run_python("-m", "msm_jax.train", f"--config={file}", "--preview")
-    assert done.returncode == 0, done.stderr
-    assert MARKED in done.stdout and done.stdout.count("=== row") == config.rows
+    code, out, err = Command("msm_jax.train", f"--config={file}", "--preview").finish()
+    assert code == 0, err
+    assert MARKED in out and out.count("=== row") == config.rows
     assert {*tmp_path.iterdir()} - before <= {tmp_path / "cache"}
-    done = run_python("-m", "msm_jax.train", f"--config={file}")
-    assert done.returncode == 2 and "--workdir" in done.stderr
+    code, _, err = Command("msm_jax.train", f"--config={file}").finish()
+    assert code == 2 and "--workdir" in err
 
 
 def test_a_log_begins_with_an_example_of_each_source(config, tmp_path):

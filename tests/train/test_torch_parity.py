@@ -1,6 +1,6 @@
 """Optimizer steps beside torch: AdamW, clipping and peft on the same packed batches.
 
-Torch is given positions and a block-diagonal mask. Losses are summed over learned tokens and
+Torch is given positions and a block-diagonal mask. Losses are summed over loss tokens and
 divided once by their number in the whole step.
 """
 
@@ -52,7 +52,7 @@ def packed_batches():
 
 
 def torch_loss(model, batch):
-    """Summed over a batch's learned tokens; a token sees what stands before it in its document."""
+    """Summed over a batch's loss tokens; a token sees what stands before it in its document."""
     as_torch = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in batch.items()}
     segments_BT = as_torch["segment_ids"]
     seen_BTT = (segments_BT[:, :, None] == segments_BT[:, None]).tril()

@@ -328,5 +328,5 @@ def test_inspect_view_lists_our_log(judged, env, tmp_path):
 
 def test_without_inspect_the_log_has_one_clear_error(judged, monkeypatch):
     monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
-    with pytest.raises(UserError, match=r"--stage=inspect.*pip install 'msm_jax\[inspect\]'"):
+    with pytest.raises(UserError, match=r"--phase=inspect.*pip install 'msm_jax\[inspect\]'"):
         write_log(judged[0])
