@@ -95,7 +95,7 @@ def theirs_seconds(model, prompts, lengths):
     import torch
     import transformers
 
-    class Ends(transformers.StoppingCriteria):
+    class StopAtLength(transformers.StoppingCriteria):
         def __init__(self, start, ends):
             self.start, self.ends = start, torch.tensor(ends)
 
@@ -119,7 +119,7 @@ def theirs_seconds(model, prompts, lengths):
             max_new_tokens=max(lengths),
             num_return_sequences=len(prompts) // len(rows),
             pad_token_id=0,
-            stopping_criteria=transformers.StoppingCriteriaList([Ends(longest, lengths)]),
+            stopping_criteria=transformers.StoppingCriteriaList([StopAtLength(longest, lengths)]),
         )
     return time.perf_counter() - start
 

@@ -39,6 +39,7 @@ from msm_jax.sample.settings import before_stop, stop_texts
 from msm_jax.weights import export, peft
 from msm_jax.weights.checkpoints import model_facts
 from msm_jax.weights.fingerprint import params_fingerprint
+from msm_jax.weights.hf_config import read_json
 
 TWICE_FITS = 0.4  # of a device's memory: larger weights do not fit stacked and unstacked at once
 SAVED_AS = ("huggingface", "peft", "orbax")
@@ -305,9 +306,24 @@ class Model:
         if directory is None:
             plain = dataclasses.replace(self.config, lora_rank=0)
             return dataclasses.replace(model, config=plain, params=base)
+        self._compare_base(pathlib.Path(directory))
         config, adapter = peft.load_adapter(directory, self.config, self.mesh)
         adapter = unstacked(adapter) if isinstance(base["layers"], tuple) else adapter
         return dataclasses.replace(model, config=config, params=join(base, adapter))
+
+    def _compare_base(self, adapter: pathlib.Path) -> None:
+        """Warn if an adapter names another base model; the names of directories are compared."""
+        named = read_json(adapter / peft.CONFIG_FILE).get("base_model_name_or_path")
+        if not (isinstance(named, str) and self.base and self.directory):
+            return
+        original = (export.hf_settings(self.directory) or {}).get("_name_or_path")
+        known = f"{os.path.realpath(self.base)} {os.path.realpath(self.directory)} {original}"
+        if os.path.basename(os.path.normpath(named)).lower() not in known.lower():
+            warnings.warn(
+                f"{adapter}: was trained on {named!r} by its own account, and is put on "
+                f"{self.base}: if that is another model, its outputs are meaningless",
+                stacklevel=3,
+            )
 
     def for_sampling(self, always: bool = False) -> "Model":
         """This model, with unstacked layers if its device has no room for a second copy.

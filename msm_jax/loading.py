@@ -206,10 +206,10 @@ def choose_chat(
     requested: str | None,
     recorded: str | None = None,
 ) -> ChatSource:
-    """The chat format of a model in `base`, with an adapter or without: the first that exists of
+    """The chat format of a model in `base`, with an adapter or without.
 
-    the requested one, the adapter's template, the format that the run was trained with, the base's
-    template, the format of the model's family.
+    It is the first that exists of the requested one, the adapter's template, the format that the
+    run was trained with, the base's template, and the format of the model's family.
     """
     place = base
     if adapter is not None:

@@ -1,12 +1,14 @@
 """Whole checkpoint directories, with Qwen's real tokenizer: loaded, adapted, saved, converted."""
 
 import copy
+import dataclasses
 import json
 import pathlib
 import sys
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,8 +22,9 @@ import reference
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "Which is older, 3 or 10? " * 30},
+    {"role": "user", "content": "Which is older, 3 or 10?"},
 ]
+LONG = [CHAT[0], {"role": "user", "content": CHAT[1]["content"] * 30}]
 ROWS = 151_936
 
 
@@ -79,8 +82,8 @@ def their_logits(model, ids):
 
 def test_a_conversation_gets_the_logits_of_transformers(ours, theirs):
     model, tokenizer = theirs
-    wanted = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
-    ids, loss = ours.render(CHAT, generation_prompt=True)
+    wanted = tokenizer.apply_chat_template(LONG, add_generation_prompt=True, return_dict=False)
+    ids, loss = ours.render(LONG, generation_prompt=True)
     assert ids == wanted and len(ids) > 250 and not any(loss)
     found = ours.logits([ids])[0]
     assert found.shape == (len(ids), ROWS)
@@ -94,8 +97,8 @@ def test_rows_without_an_id_have_no_probability(ours, theirs):
     rest = np.exp(scores[:, 151_669:]).sum()
     assert rest > 0.05 * np.exp(known).sum()  # or this would test nothing
     top = known.max(axis=1)
-    whole = top + np.log(np.exp(known - top[:, None]).sum(axis=1))
-    wanted = known[np.arange(len(answer)), answer] - whole
+    total = top + np.log(np.exp(known - top[:, None]).sum(axis=1))
+    wanted = known[np.arange(len(answer)), answer] - total
     (found,) = ours.logprobs([CHAT], [answer], rows=1)
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     with pytest.raises(UserError, match="ids outside"):
@@ -119,7 +122,7 @@ def test_an_answer_ends_at_the_checkpoints_own_stop_ids(ours, folder, tmp_path):
     assert (stopped.tokens, stopped.finish_reason) == (sample.tokens[:1], "stop")
 
 
-def test_another_template_is_used_and_told(folder, tmp_path):
+def test_another_template_is_used_with_a_warning(folder, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).symlink_to(file)
     changed = qwen.QWEN3_TEMPLATE.replace("turn.role +", "turn.role|upper +")
@@ -184,10 +187,37 @@ def test_saved_in_every_form_and_loaded_again(ours, theirs, folder, tmp_path):
         ours.save(tmp_path / "x", "peft")
 
 
-def test_the_command_converts_and_checks(ours, folder, tmp_path, run_python):
-    convert = lambda *flags: run_python("-m", "msm_jax.convert", *flags)
-    done = convert(f"--source={folder}", "--check")
+def run(run_python, root, module, *lines, **environment):
+    """{"code", "out", "err"} of each command line, one after another; see tests/forked.py."""
+    cases = [{"argv": list(line)} for line in lines]
+    program = f"import io, runpy, sys; sys.argv = ['forked', {module!r}]\n"
+    program += f"sys.stdin = io.StringIO({json.dumps(cases)!r})\n"
+    program += f"runpy.run_path({str(root / 'tests' / 'forked.py')!r}, run_name='__main__')"
+    done = run_python("-c", program, **environment)
     assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_command_converts_and_checks(ours, folder, tmp_path, run_python, root):
+    source, back = f"--source={folder}", f"--target={tmp_path / 'back'}"
+    run_dir = f"--source={tmp_path / 'run'}"
+    mistakes = (
+        ((source, back, "--to=huggingface"), "is not empty"),
+        ((source,), "--target and --to must be given"),
+        ((source, "--check", "--to=orbax"), "--check writes nothing"),
+        ((f"--source={tmp_path}", "--check"), "has no config.json"),
+        ((run_dir, f"--target={tmp_path / 'p'}", "--to=peft"), "no adapter"),
+    )
+    checked, *converted = run(
+        run_python,
+        root,
+        "msm_jax.convert",
+        (source, "--check"),
+        (source, f"--target={tmp_path / 'run'}", "--to=orbax"),
+        (run_dir, back, "--to=huggingface"),
+        *(line for line, _ in mistakes),
+    )
+    assert checked["code"] == 0, checked["err"]
     for words in (
         "qwen3: 2 layers of width 24",
         "3,656,984 in 24 tensors of float32",
@@ -195,26 +225,17 @@ def test_the_command_converts_and_checks(ours, folder, tmp_path, run_python):
         "tokenizer.json: 151669 ids, 26 of them control tokens; 267 rows of the model have no id",
         "own: a completion ends with <|im_end|>; stop ids [151643, 151645]",
     ):  # fmt: skip
-        assert words in done.stdout, done.stdout
-    assert "warning" not in done.stdout
-    done = convert(f"--source={folder}", f"--target={tmp_path / 'run'}", "--to=orbax")
-    assert done.returncode == 0, done.stderr
+        assert words in checked["out"], checked["out"]
+    assert "warning" not in checked["out"]
+    for done in converted[:2]:
+        assert done["code"] == 0, done["err"]
     target = tmp_path / "back"
-    done = convert(f"--source={tmp_path / 'run'}", f"--target={target}", "--to=huggingface")
-    assert done.returncode == 0, done.stderr
     names = {file.name for file in folder.iterdir()}
     assert names <= {file.name for file in target.iterdir()}
     assert load(target).identity() == ours.identity()
-    for flags, message in (
-        ((f"--source={folder}", f"--target={target}", "--to=huggingface"), "is not empty"),
-        ((f"--source={folder}",), "--target and --to must be given"),
-        ((f"--source={folder}", "--check", "--to=orbax"), "--check writes nothing"),
-        ((f"--source={tmp_path}", "--check"), "has no config.json"),
-        ((f"--source={tmp_path / 'run'}", f"--target={tmp_path / 'p'}", "--to=peft"), "no adapter"),
-    ):
-        done = convert(*flags)
-        assert done.returncode == 2 and message in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr
+    for done, (_, message) in zip(converted[2:], mistakes, strict=True):
+        assert done["code"] == 2 and message in done["err"], done["err"]
+        assert "Traceback" not in done["err"]
 
 
 def test_on_a_mesh_as_on_one_device(ours, folder):
@@ -233,17 +254,19 @@ def test_on_a_mesh_as_on_one_device(ours, folder):
             load(folder, mesh=wrong)
 
 
-def test_a_model_whose_layers_lie_apart_is_the_same_model(ours, theirs, folder, tmp_path):
+def test_a_model_with_unstacked_layers_is_the_same_model(ours, theirs, folder, tmp_path):
     reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / "a", r=4)
     reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / "b", 3, r=3)
-    whole = load(folder, adapter=tmp_path / "a")
-    stack = whole.params["layers"]["mlp"]["up"]["w"]
-    identity, ids = whole.identity(), whole.encode(CHAT)
-    wanted, merged = whole.logits([ids]), whole.merged().logits([ids])
+    model = ours.with_adapter(tmp_path / "a")
+    # Its own arrays, which are deleted.
+    model = dataclasses.replace(model, params=jax.tree.map(jnp.copy, model.params))
+    stack = model.params["layers"]["mlp"]["up"]["w"]
+    identity, ids = model.identity(), model.encode(CHAT)
+    wanted, merged = model.logits([ids]), model.merged().logits([ids])
     asked = {"prompts": [CHAT, "one"], "n": 2, "max_tokens": 4}
-    answers, scores = whole.sample(**asked), whole.logprobs([CHAT], ["Yes."])
-    assert whole.for_sampling() is whole  # there is room for both forms
-    apart = whole.for_sampling(always=True)
+    answers, scores = model.sample(**asked), model.logprobs([CHAT], ["Yes."])
+    assert model.for_sampling() is model  # there is room for both forms
+    apart = model.for_sampling(always=True)
     assert stack.is_deleted() and isinstance(apart.params["layers"], tuple)
     assert apart.identity() == identity
     np.testing.assert_allclose(apart.logits([ids]), wanted, atol=1e-5)
@@ -260,23 +283,26 @@ def test_a_model_whose_layers_lie_apart_is_the_same_model(ours, theirs, folder, 
     )
 
 
-def test_commands_take_an_adapter_and_a_mesh(theirs, folder, tmp_path, run_python, monkeypatch):
+def test_commands_take_an_adapter_and_a_mesh(
+    ours, theirs, folder, tmp_path, run_python, root, monkeypatch
+):
     reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / "a", r=4)
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
     question = {"question": "Which is older?", "options": ["3", "10"], "answer": 1}
     (tmp_path / "quiz.jsonl").write_text(json.dumps(question) + "\n")
-    quiz = ["-m", "msm_jax.evaluate", "--kind=quiz", f"--checkpoint={folder}"]
+    quiz = ["--kind=quiz", f"--checkpoint={folder}"]
     quiz += [f"--quiz={tmp_path / 'quiz.jsonl'}", "--rows=2"]
     tuned = [*quiz, f"--adapter={tmp_path / 'a'}", "--mesh=tensor=2"]
-    asked = ["-m", "msm_jax.sample", f"--checkpoint={folder}", "--prompt=one", "--max_tokens=3"]
-    done = run_python(*asked, "--mesh=tensor=2", "--temperature=0")
-    assert done.returncode == 0, done.stderr
-    alone = load(folder).sample(["one"], 1, max_tokens=3, temperature=0)[0][0].text
-    assert json.loads(done.stdout)["completion"] == alone
-    done = run_python(*asked, "--mesh=tensor:2")
-    assert done.returncode == 2 and "'tensor:2' is not AXIS=NUMBER" in done.stderr
-    for name, command in (("plain", quiz), ("tuned", tuned)):
-        done = run_python(*command, f"--output={tmp_path / name}")
-        assert done.returncode == 0, done.stderr
+    asked = [f"--checkpoint={folder}", "--prompt=one", "--max_tokens=3"]
+    lines = [*asked, "--mesh=tensor=2", "--temperature=0"], [*asked, "--mesh=tensor:2"]
+    done, wrong = run(run_python, root, "msm_jax.sample", *lines)
+    assert done["code"] == 0, done["err"]
+    alone = ours.sample(["one"], 1, max_tokens=3, temperature=0)[0][0].text
+    assert json.loads(done["out"])["completion"] == alone
+    assert wrong["code"] == 2 and "'tensor:2' is not AXIS=NUMBER" in wrong["err"]
+    commands = {"plain": quiz, "tuned": tuned}
+    lines = [[*command, f"--output={tmp_path / name}"] for name, command in commands.items()]
+    for done in run(run_python, root, "msm_jax.evaluate", *lines):
+        assert done["code"] == 0, done["err"]
     model = lambda name: json.loads((tmp_path / name / "evaluation.json").read_text())["model"]
     assert model("plain")["params"] != model("tuned")["params"]

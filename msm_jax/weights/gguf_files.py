@@ -16,7 +16,7 @@ import numpy as np
 
 from msm_jax.errors import UserError
 from msm_jax.files import new_directory, write_json, write_text
-from msm_jax.weights.hf_config import ARCHITECTURES, read_config
+from msm_jax.weights.hf_config import FAMILIES, read_config
 from msm_jax.weights.names import entries
 
 SHARD_BYTES = 4 * 10**9
@@ -146,10 +146,9 @@ def hf_config(found: GGUF) -> dict:
       UserError: an architecture, a rope scaling or other metadata that we do not know.
     """
     family = found.get("general.architecture")
-    if family not in ARCHITECTURES:
+    if family not in FAMILIES:
         raise UserError(
-            f"{found.path}: architecture {family!r} is not supported, only "
-            f"{', '.join(ARCHITECTURES)}"
+            f"{found.path}: architecture {family!r} is not supported, only {', '.join(FAMILIES)}"
         )
     known = {f"{family}.{name}" for name in (*_SIZES, *_HARMLESS)}
     unknown = [n for n in found.metadata if n.startswith(f"{family}.") and n not in known]
@@ -161,7 +160,7 @@ def hf_config(found: GGUF) -> dict:
     scaling = found.metadata.get(f"{family}.rope.scaling.type", "none")
     if scaling != "none":
         raise UserError(f"{found.path}: rope scaling {scaling!r} is not supported in GGUF files")
-    settings: dict[str, Any] = {"architectures": [ARCHITECTURES[family]], "model_type": family}
+    settings: dict[str, Any] = {"architectures": [FAMILIES[family][1]], "model_type": family}
     settings |= {ours: _plain(found.get(f"{family}.{name}")) for name, ours in _SIZES.items()}
     heads = settings["num_attention_heads"]
     sizes = [found.metadata.get(f"{family}.{name}") for name in _HEAD_SIZES]

@@ -106,7 +106,7 @@ def stop_ids(settings: dict, where: str = "generation_config.json") -> tuple[int
     found = settings.get("eos_token_id")
     ids = found if isinstance(found, list) else [] if found is None else [found]
     if any(not isinstance(token, int) or isinstance(token, bool) for token in ids):
-        raise UserError(f"{where}: eos_token_id {found!r}: token ids are whole numbers")
+        raise UserError(f"{where}: eos_token_id {found!r}: token ids have to be integers")
     return tuple(token for token in ids if token >= 0)  # -1 is how some files say "none"
 
 

@@ -1,14 +1,14 @@
-"""Every key of a checkpoint's and an adapter's settings: used, known to be harmless, or named.
+"""Every key of a checkpoint's and an adapter's settings: used, harmless, refused, or warned of.
 
 The lists are those of transformers 5 and peft 0.21, with what their older versions wrote and what
-models of other families have. A key that is in none of them is named in a warning where it asks
-for something, and in adapters, which have no such keys in practice, refused.
+models of other families have. A key in none of them that asks for something leads to a warning;
+adapters have no such keys in practice, so there it is refused.
 """
 
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -18,8 +18,8 @@ class Table:
 
     Attributes:
       used: what the key decides here.
-      harmless: of keys that decide nothing about tokens, logits or where an answer ends.
-      refused: of keys that would change the computation, unless they are off.
+      harmless: keys that change neither tokens nor logits nor where a completion ends.
+      refused: keys that would change the computation, unless they are off.
     """
 
     used: Mapping[str, str]
@@ -27,7 +27,7 @@ class Table:
     refused: frozenset[str] = frozenset()
 
     def problems(self, settings: Mapping[str, Any]) -> list[str]:
-        """What is refused by name."""
+        """The refused keys that are not off."""
         return [
             f"{key} {shown(value)} is not supported"
             for key, value in settings.items()
@@ -35,23 +35,23 @@ class Table:
         ]
 
     def unknown(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """What asks for something and is in no list."""
+        """The keys in no list that are not off."""
         known = {*self.used, *self.harmless, *self.refused}
         return {k: v for k, v in settings.items() if k not in known and not is_off(v)}
 
     def warn(self, where: object, settings: Mapping[str, Any]) -> None:
-        """Names what is unknown."""
+        """Warns of unknown keys."""
         if unknown := self.unknown(settings):
             warnings.warn(f"{where}: not used here: {in_words(unknown)}", stacklevel=3)
 
 
 def in_words(settings: Mapping[str, Any]) -> str:
-    """`key value, key value`, long values cut."""
+    """`key value, key value`, long values shortened."""
     return ", ".join(f"{key} {shown(value)}" for key, value in settings.items())
 
 
 def shown(value: Any) -> str:
-    """A value of a file for a message, cut where it is long."""
+    """A value of a file for a message, shortened if it is long."""
     try:
         text = repr(value)
     except ValueError:  # a whole number of thousands of digits
@@ -67,7 +67,7 @@ def is_off(value: Any) -> bool:
 
 
 def finite(value: Any) -> float | None:
-    """A number of JSON as a float; None where it is none, not finite or too large for one."""
+    """A number of JSON as a float; None if it is no number, not finite or too large."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -194,7 +194,7 @@ ADAPTER = Table(
         "exclude_modules": "projections that are left out of them",
         "bias": "only none",
         "init_lora_weights": "only beginnings that leave the base's weights as they are",
-        "base_model_name_or_path": "not followed: the base is given to load",
+        "base_model_name_or_path": "only compared with the name of the base that is loaded",
     },
     harmless=_words(
         "task_type auto_mapping peft_version revision inference_mode lora_dropout",
@@ -208,25 +208,3 @@ ADAPTER = Table(
         "alora_invocation_tokens arrow_config monteclora_config kasa_config",
     ),
 )
-
-TABLES: dict[str, Table] = {
-    "config.json": CONFIG,
-    "rope_parameters": ROPE,
-    "generation_config.json": GENERATION,
-    "tokenizer_config.json": TOKENIZER,
-    "adapter_config.json": ADAPTER,
-}
-
-
-def markdown(tables: Iterable[str] = TABLES) -> str:
-    """The tables as docs/weights.md has them."""
-    lines = []
-    for name in tables:
-        table = TABLES[name]
-        lines += [f"`{name}`", "", "| key | |", "|---|---|"]
-        lines += [f"| `{key}` | {meaning} |" for key, meaning in table.used.items()]
-        for title, keys in (("refused unless off", table.refused), ("harmless", table.harmless)):
-            if keys:
-                lines.append(f"| {title} | {', '.join(f'`{key}`' for key in sorted(keys))} |")
-        lines.append("")
-    return "\n".join(lines)

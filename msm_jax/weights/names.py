@@ -1,7 +1,7 @@
-"""Where every parameter lies in a Hugging Face checkpoint: its tensor's name and shape there.
+"""The tensor of every parameter in a Hugging Face checkpoint: its name and shape there.
 
-Weights lie outputs first on both sides, so a file's tensor is a parameter with the axes of its
-heads written as one: q [H, d, D] is stored as [H * d, D]. Nothing is ever turned.
+Weights are stored outputs first on both sides, so a file's tensor is a parameter with the axes of
+its heads merged: q [H, d, D] is stored as [H * d, D]. Nothing is transposed.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ _NAMES = {
 }
 _LEAVES = {"w": "weight", "b": "bias", "lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
 _BLOCKS = {"attention": "self_attn", "mlp": "mlp"}
-# Written by old exporters; follows from the config.
+# Written by old exporters; redundant, because it follows from the config.
 DERIVED = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
 
 
@@ -34,8 +34,8 @@ class Entry:
 
     Attributes:
       path: of keys in the nested dict.
-      shape: of the parameter, with the layers' axis in front where it is stacked.
-      name: of its tensor; with {} for the number of the layer where it is stacked.
+      shape: of the parameter, which begins with the layers' axis if it is stacked.
+      name: of its tensor; with {} for the number of the layer if it is stacked.
       file_shape: of that tensor.
     """
 
@@ -46,6 +46,7 @@ class Entry:
 
     @property
     def stacked(self) -> bool:
+        """Whether it has a tensor per layer."""
         return "{}" in self.name
 
     @property
@@ -55,12 +56,12 @@ class Entry:
 
     @property
     def names(self) -> list[str]:
-        """Its tensors, one per layer where it is stacked."""
+        """The names of its tensors."""
         return [self.name.format(i) for i in range(self.shape[0])] if self.stacked else [self.name]
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
-        """Of one tensor with our axes."""
+        """The shape of one tensor, with our axes."""
         return self.shape[1:] if self.stacked else self.shape
 
 

@@ -1,11 +1,11 @@
 """Tensors of files into sharded arrays, without a copy of the model in the host's memory.
 
-Every tensor is read in slabs of rows, each once per process, and dealt to those devices of the
-process that hold a part of it. On the CPU the slabs go straight into the final array; to other
-devices they go a layer at a time, into a stack that lies there.
+Every tensor is read in slabs of rows, each once per process, and copied to the devices of the
+process that hold a part of it. On the CPU the slabs are read straight into the final array; for
+other devices a layer at a time is inserted into a stack on the device.
 
-Rows are what a file can be read by. Where a mesh cuts columns among processes, every process would
-have to read all of them; instead each reads its share of the rows, and the devices exchange them.
+Files can only be read by rows. If a mesh shards columns over processes, every process would have to
+read all of them; instead each reads its share of the rows, and the devices exchange them.
 """
 
 import concurrent.futures
@@ -14,6 +14,7 @@ import itertools
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +25,14 @@ from msm_jax.weights.names import Entry
 from msm_jax.weights.tensor_files import Stored
 
 SLAB = 32 * 2**20  # bytes read at a time
-READERS = 2  # slabs read at once
-ALIGNED = 64  # bytes; XLA's CPU backend takes over arrays that begin at such an address
+READERS = 2  # threads
+ALIGNED = 64  # bytes; XLA's CPU backend uses arrays at such an address without a copy
 
 
 def read_entry(
     entry: Entry,
     tensors: Mapping[str, Stored],
-    dtype,
+    dtype: Any,
     sharding: jax.sharding.Sharding,
     layers_at_once: int | None = None,
 ) -> jax.Array:
@@ -39,13 +40,13 @@ def read_entry(
 
     Args:
       entry: of `names.entries`.
-      tensors: by name, of the shapes that the entry says.
+      tensors: by name, with the shapes that the entry says.
       dtype: of the result.
-      sharding: where it is to lie.
+      sharding: of the result.
       layers_at_once: of a stack, in the host's memory; None: all on the CPU, else one.
     """
     dtype = np.dtype(dtype)
-    if _columns_cut_among_processes(entry, sharding):
+    if _processes_share_columns(entry, sharding):
         return _read_together(entry, tensors, dtype, sharding)
     stack = entry.shape if entry.stacked else (1, *entry.shape)
     indices = sharding.addressable_devices_indices_map(entry.shape)
@@ -69,27 +70,26 @@ def read_entry(
         _fill(group, entry, hosts, parts)
         for device, host in hosts.items():
             if layers_at_once >= len(files):
-                whole = host if entry.stacked else host[0]
-                buffers[device] = jax.device_put(whole, device)
+                buffers[device] = jax.device_put(host if entry.stacked else host[0], device)
             else:
                 shape = (len(files), *host.shape[1:])
                 stacked = buffers.get(device)
                 if stacked is None:
                     stacked = jnp.zeros(shape, dtype, device=device)
                 buffers[device] = _insert(stacked, jax.device_put(host, device), start)
-        # At most one group is on its way while the host's memory for it is held.
+        # At most one group is in the host's memory.
         jax.block_until_ready(list(buffers.values()))
     return jax.make_array_from_single_device_arrays(
         entry.shape, sharding, [buffers[device] for device in indices]
     )
 
 
-def _columns_cut_among_processes(entry: Entry, sharding) -> bool:
+def _processes_share_columns(entry: Entry, sharding: jax.sharding.Sharding) -> bool:
     """Whether this process's devices hold only a part of the columns of the rows they hold."""
     if jax.process_count() == 1 or not isinstance(sharding, jax.sharding.NamedSharding):
         return False
     if entry.file_shape[0] % sharding.mesh.size:
-        return False  # rows that cannot be shared out evenly are few
+        return False  # rows that cannot be split evenly are few
     columns = range(1 + entry.stacked, len(entry.shape))
     held = sharding.addressable_devices_indices_map(entry.shape).values()
     return any(
@@ -99,25 +99,27 @@ def _columns_cut_among_processes(entry: Entry, sharding) -> bool:
     )
 
 
-def _read_together(entry: Entry, tensors, dtype, sharding: jax.sharding.NamedSharding):
-    """A parameter from its tensors; every process has to be here."""
+def _read_together(
+    entry: Entry, tensors: Mapping[str, Stored], dtype: Any, sharding: Any
+) -> jax.Array:
+    """A parameter from its tensors; every process has to call it."""
     mesh = sharding.mesh
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
     empty = jax.jit(functools.partial(jnp.zeros, entry.shape, dtype), out_shardings=sharding)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding)
-    def insert(whole, tensor, layer):
+    def insert(stack, tensor, layer):
         tensor = tensor.astype(dtype).reshape(entry.tensor_shape)
         if not entry.stacked:
             return tensor
-        return jax.lax.dynamic_update_index_in_dim(whole, tensor, layer, 0)
+        return jax.lax.dynamic_update_index_in_dim(stack, tensor, layer, 0)
 
-    whole = empty()
+    stack = empty()
     for layer, name in enumerate(entry.names):
         read = lambda index, stored=tensors[name]: stored.read(*index[0].indices(len(stored))[:2])
         tensor = jax.make_array_from_callback(entry.file_shape, rows, read)
-        whole = jax.block_until_ready(insert(whole, tensor, layer))
-    return whole
+        stack = jax.block_until_ready(insert(stack, tensor, layer))
+    return stack
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -126,7 +128,7 @@ def _insert(stack, group, start):
 
 
 def _fill(files: Sequence[Stored], entry: Entry, hosts: dict, parts: dict) -> None:
-    """Read each slab that some device wants, once, into all arrays that want it."""
+    """Read each slab once, into all arrays that need it."""
     shape = entry.tensor_shape
     rows = entry.file_shape[0] // shape[0]  # of the file for one index of our first axis
     row_bytes = math.prod(entry.file_shape[1:]) * files[0].dtype.itemsize
@@ -141,7 +143,7 @@ def _fill(files: Sequence[Stored], entry: Entry, hosts: dict, parts: dict) -> No
     mine = threading.local()
 
     def scratch(dtype, shape):
-        """Memory of this thread's own, used again: fresh pages cost as much as reading."""
+        """Memory of this thread, reused: fresh pages cost as much as reading."""
         size = math.prod(shape) * dtype.itemsize
         if getattr(mine, "bytes", np.empty(0)).size < size:
             mine.bytes = np.empty(size, np.uint8)
@@ -151,15 +153,11 @@ def _fill(files: Sequence[Stored], entry: Entry, hosts: dict, parts: dict) -> No
         layer, first, stop, span = slab
         takers = [d for d, part in parts.items() if (part[1].start, part[1].stop) == span]
         places = [hosts[d][layer, first - span[0] : stop - span[0]] for d in takers]
-        whole = places[0].shape[1:] == shape[1:] and files[layer].dtype == places[0].dtype
-        if whole:
-            files[layer].read_into(places[0], first * rows)
-            slab_array = places[0]
-        else:
-            slab_array = scratch(files[layer].dtype, (stop - first, *shape[1:]))
-            files[layer].read_into(slab_array, first * rows)
-        for device, place in list(zip(takers, places, strict=True))[whole:]:
-            _copy(slab_array[(slice(None), *parts[device][2:])], place)
+        direct = places[0].shape[1:] == shape[1:] and files[layer].dtype == places[0].dtype
+        array = places[0] if direct else scratch(files[layer].dtype, (stop - first, *shape[1:]))
+        files[layer].read_into(array, first * rows)
+        for device, place in list(zip(takers, places, strict=True))[direct:]:
+            _copy(array[(slice(None), *parts[device][2:])], place)
 
     with concurrent.futures.ThreadPoolExecutor(READERS) as readers:
         for _ in readers.map(read, slabs):
@@ -168,7 +166,7 @@ def _fill(files: Sequence[Stored], entry: Entry, hosts: dict, parts: dict) -> No
 
 def _copy(source: np.ndarray, target: np.ndarray) -> None:
     if (source.dtype, target.dtype) == (ml_dtypes.bfloat16, np.float32):
-        # The upper half of the same bits; the conversion of ml_dtypes takes five times as long.
+        # The upper half of the same bits; five times as fast as the conversion of ml_dtypes.
         bits = target.view(np.uint32)
         np.left_shift(source.view(np.uint16), 16, out=bits, dtype=np.uint32)
     else:
@@ -180,7 +178,7 @@ def _sizes(part: Sequence[slice]) -> list[int]:
 
 
 def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Uninitialised, at an address that JAX takes over without a copy."""
+    """Uninitialised, at an address that JAX uses without a copy."""
     size = math.prod(shape) * dtype.itemsize
     raw = np.empty(size + ALIGNED, np.uint8)
     start = -raw.ctypes.data % ALIGNED

@@ -1,9 +1,8 @@
-"""The safetensors files of a directory: which tensor lies where, checked before anything is read.
+"""The safetensors files of a directory: where each tensor is, checked before anything is read.
 
 The format: 8 bytes little-endian header length, a JSON header of {name: {dtype, shape,
-data_offsets}}, then the tensors' bytes without gaps. It is parsed here, not by its library,
-because only so can every problem be reported at once and any part of a tensor be read into memory
-of our own.
+data_offsets}}, then the tensors' bytes without gaps. It is parsed here, because its library neither
+reports all problems at once nor reads a part of a tensor into memory of the caller's.
 """
 
 import collections
@@ -48,6 +47,7 @@ class Stored:
 
     @property
     def bytes(self) -> int:
+        """Its size."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __len__(self) -> int:
@@ -77,20 +77,25 @@ class Stored:
             while done < len(view):
                 count = file.readinto(view[done:])
                 if not count:
-                    raise UserError(f"{self.file}: ends at byte {at + done}, cut off while read")
+                    raise UserError(
+                        f"{self.file}: ends at byte {at + done}, truncated while it was read"
+                    )
                 done += count
         return array
 
 
-def find_tensors(directory: str | os.PathLike, single: str = "model.safetensors"):
+def find_tensors(
+    directory: str | os.PathLike, single: str = "model.safetensors"
+) -> dict[str, Stored]:
     """name -> `Stored` for every tensor of a checkpoint directory.
 
     Args:
       directory: with `single`, or with an index and the files that it names.
+      single: name of the file of a checkpoint without an index.
 
     Raises:
-      UserError: listing everything that is wrong: no files, an index that does not agree with
-        them or names a path outside the directory, a damaged or truncated file, a tensor in two.
+      UserError: lists everything that is wrong: no files, an index that does not agree with them or
+        names a path outside the directory, a damaged or truncated file, a tensor in two files.
     """
     path = pathlib.Path(directory)
     problems: list[str] = []
@@ -146,7 +151,7 @@ def _plain(name) -> bool:
 
 
 def _read_header(file: pathlib.Path, problems: list[str]) -> Iterator[tuple[str, Stored]]:
-    """The tensors of one file; problems are told with the file's name and end its reading."""
+    """The tensors of one file; a problem is listed with the file's name and ends the reading."""
     try:
         size = file.stat().st_size
         with open(file, "rb") as reader:

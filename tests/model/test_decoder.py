@@ -23,6 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import reference
 
 _forward = jax.jit(forward, static_argnums=0)
+fresh = jax.jit(init_params, static_argnums=0)
 SMALL = ModelConfig(61, 24, 2, 4, 2, 8, 40)
 LENGTH = 503
 
@@ -89,7 +90,7 @@ def test_logits_are_those_of_transformers(family, tied, eps, theta, shape):
 
 
 def test_no_token_sees_the_future_or_another_document():
-    params = init_params(SMALL, jax.random.key(0))
+    params = fresh(SMALL, jax.random.key(0))
     tokens = tokens_of(20, 61)
     segments = np.array([[1] * 9 + [2] * 11], np.int32)
     positions = np.array([[*range(9), *range(11)]], np.int32)
@@ -112,7 +113,7 @@ def test_no_token_sees_the_future_or_another_document():
 
 
 def test_remat_changes_nothing():
-    params, tokens = init_params(SMALL, jax.random.key(0)), tokens_of(16, 61, rows=2)
+    params, tokens = fresh(SMALL, jax.random.key(0)), tokens_of(16, 61, rows=2)
 
     def loss(params, config):
         segments, positions = jnp.ones((2, 16), int), jnp.broadcast_to(jnp.arange(16), (2, 16))
@@ -127,7 +128,7 @@ def test_remat_changes_nothing():
 
 def test_adapter_starts_as_nothing_and_merges_into_the_weights():
     config = dataclasses.replace(SMALL, lora_rank=3, lora_alpha=6.0)
-    params, tokens = init_params(config, jax.random.key(0)), tokens_of(30, 61)
+    params, tokens = fresh(config, jax.random.key(0)), tokens_of(30, 61)
     assert config.lora_scale == 2.0
 
     def merged(tree, with_adapter):
@@ -161,7 +162,7 @@ def test_adapter_starts_as_nothing_and_merges_into_the_weights():
 )
 def test_declarations_agree(config):
     params, abstract, axes = (
-        init_params(config, jax.random.key(0)),
+        fresh(config, jax.random.key(0)),
         *(f(config) for f in (abstract_params, logical_axes)),
     )
     assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(

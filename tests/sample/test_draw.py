@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from msm_jax.sample.draw import _kept, draw, waiting_times, weights
+from msm_jax.sample import draw as draws
+from msm_jax.sample.draw import waiting_times, weights
 
+draw, _kept = jax.jit(draws.draw), jax.jit(draws._kept)
 ALL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 rng = np.random.default_rng(0)
 SCORES = np.concatenate(
@@ -90,11 +92,11 @@ def test_noise_in_the_scores_changes_few_draws():
     """What rounding does to scores, a thousand times enlarged: an inverse of the running sum
     changes 10 % of draws with it."""
     chance = np.random.default_rng(2)
-    scores = chance.normal(size=(20_000, 300)).astype(np.float32) * 2
+    scores = chance.normal(size=(5_000, 300)).astype(np.float32) * 2
     noisy = scores + chance.normal(size=scores.shape).astype(np.float32) * 1e-2
     for settings in ({}, {"temperature": 0.7, "top_k": 50, "top_p": 0.95}):
-        one, _ = draw(jnp.asarray(scores), keys(20_000), how(**settings))
-        other, _ = draw(jnp.asarray(noisy), keys(20_000), how(**settings))
+        one, _ = draw(jnp.asarray(scores), keys(5_000), how(**settings))
+        other, _ = draw(jnp.asarray(noisy), keys(5_000), how(**settings))
         assert 0 < np.mean(np.asarray(one) != np.asarray(other)) <= 0.01
 
 
@@ -122,7 +124,7 @@ def test_of_equal_scores_each_is_drawn_and_greedy_takes_the_first():
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.7}, {"top_k": 5, "top_p": 0.9}])
 def test_tokens_are_drawn_as_often_as_they_should(settings):
     scores = jnp.broadcast_to(jnp.asarray(SCORES[2]), (40_000, 300))
-    tokens, logprobs = jax.jit(draw)(scores, keys(40_000), how(**settings))
+    tokens, logprobs = draw(scores, keys(40_000), how(**settings))
     all_weights = weights(SCORES[2:3], settings.get("temperature", 1.0))
     expected = np.asarray(_kept(all_weights, how(**settings)), np.float64)[0]
     expected *= 40_000 / expected.sum()

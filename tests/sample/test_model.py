@@ -93,9 +93,9 @@ def test_a_context_of_no_length_is_refused(directory, tmp_path, length):
 
 def test_an_answer_ends_with_the_context_and_one_warning_says_so(model):
     prompt = [int(token) for token in np.arange(30) % 7 + 20]
-    with pytest.warns(UserWarning, match=f"context of {CONTEXT} tokens") as told:
+    with pytest.warns(UserWarning, match=f"context of {CONTEXT} tokens") as caught:
         bounded = model.sample([prompt], **ASKED)[0]
-    assert len({str(one.message) for one in told}) == 1
+    assert len({str(one.message) for one in caught}) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         free = model.sample([prompt], context_length=1000, **ASKED)[0]

@@ -53,7 +53,7 @@ def test_there_and_back_is_the_same_to_the_last_bit(written, tmp_path, family, t
         source / "generation_config.json"
     ).read_text()
     assert (target / "tokenizer.json").exists()
-    assert not list(tmp_path.glob(".*"))  # nothing is left aside
+    assert not list(tmp_path.glob(".*"))  # no temporary file is left
 
 
 @pytest.mark.parametrize(("family", "tied"), KINDS)

@@ -28,7 +28,7 @@ tensor_files.Stored._fill = counted
 
 found = {}
 _, here = load_checkpoint(folder)
-for sizes in ((1, 8, 1), (1, 1, 8), (1, 4, 2), (2, 4, 1), (1, 2, 4)):
+for sizes in ((1, 8, 1), (1, 1, 8), (2, 4, 1), (1, 2, 4)):
     mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), sizes)))
     bytes_read = 0
     config, params = load_checkpoint(folder, mesh=mesh)
@@ -79,8 +79,8 @@ def test_each_process_reads_its_share(tmp_path, root):
     found = [json.loads(output.splitlines()[-1]) for output, _ in ends]
     file = tmp_path / "model.safetensors"
     whole = sum(tensor.nbytes for tensor in safetensors.numpy.load_file(file).values())
-    # Norms are small and lie on every device; of all else nothing is read twice.
-    for sizes in ("1x8x1", "1x1x8", "1x4x2", "1x2x4"):
+    # Norms are small and replicated; nothing else is read twice.
+    for sizes in ("1x8x1", "1x1x8", "1x2x4"):
         assert all(each[sizes] <= 0.53 * whole for each in found), (sizes, found, whole)
     # With a copy of the weights in each process there is nothing to share.
     assert all(each["2x4x1"] <= 1.02 * whole for each in found), (found, whole)

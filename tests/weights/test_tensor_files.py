@@ -157,7 +157,7 @@ def test_random_damage_of_a_header_never_does_worse_than_a_message(tmp_path):
 
 
 def test_random_damage_of_an_index_never_does_worse_than_a_message(tmp_path):
-    """What is read lies in the directory and is what its own header says, or a UserError."""
+    """What is read is in the directory and is what its own header says, or a UserError."""
     inside = tmp_path / "model"
     inside.mkdir()
     wanted = sharded(inside)
