@@ -3,8 +3,8 @@
     python tests/forked.py < cases.jsonl
 
 A case is a line {"module": ..., "argv": [...], "cwd": ...}, and maybe "env", variables; "stdin", a
-text; "stdout", a path; and "seconds", after which it is killed. Its answer is a line {"code", "out", "err"}. As at the end of an
-interpreter, stdout is flushed and a traceback printed.
+text; "stdout", a path; and "seconds", after which it is killed. Its answer is a line {"code",
+"out", "err"}. As at the end of an interpreter, stdout is flushed and a traceback printed.
 """
 
 import importlib
