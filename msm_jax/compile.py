@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from msm_jax import command, strict_json
+from msm_jax import command, files
 
 _TOPOLOGY = flags.DEFINE_string("topology", "", "A TPU topology (v5p:4x4x4) or slice (v5p-128).")
 _MESH = flags.DEFINE_integer("mesh", 0, "Fake CPU devices to lower for instead.")
@@ -58,7 +58,7 @@ def main() -> None:
     if figures_file:
         with figures_file.open("w", encoding="utf-8") as file:
             figures = [{**dataclasses.asdict(report), "bound": report.bound} for report in reports]
-            file.write(strict_json.dumps(figures, indent=1))
+            file.write(files.dumps(figures, indent=1))
     for report in reports:
         if report.limit and report.total > report.limit:
             raise UserError(f"{report.name}: {report.total / 2**30:.1f} GiB do not fit a device")

@@ -18,7 +18,7 @@ import sys
 
 from absl import flags
 
-from msm_jax import command, loading, strict_json
+from msm_jax import command, files, loading
 from msm_jax.errors import UserError
 from msm_jax.evals import kinds
 from msm_jax.evals.evaluation import judge, sample
@@ -117,7 +117,7 @@ def evaluate(resolved: dict) -> None:
         sample(model.for_sampling(), evaluation, output)
     if judging:
         evaluation = evaluation if at_once else kind.make(settings, output, True)
-        print(strict_json.dumps(kind.headline(judge(evaluation, output)), indent=1))
+        print(files.dumps(kind.headline(judge(evaluation, output)), indent=1))
     if stage in ("report", "all") and kind.report is not None:
         path = kind.report(output, arms)
         print(f"report: {path}", file=sys.stderr)

@@ -14,8 +14,8 @@ import os
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
-from msm_jax import strict_json
 from msm_jax.errors import UserError
+from msm_jax.files import dumps
 
 
 def lock(path: pathlib.Path, asked: dict) -> None:
@@ -122,7 +122,7 @@ def _mended(partial: pathlib.Path, unit: Callable[[dict], Hashable]) -> list[dic
 
 
 def as_json(value: dict) -> str:
-    return strict_json.dumps(value, indent=1) + "\n"
+    return dumps(value, indent=1) + "\n"
 
 
 def as_jsonl(rows: Sequence[dict]) -> str:
@@ -135,11 +135,11 @@ def numbers(values: Sequence[float | None]) -> list[float]:
 
 
 def _line(row: dict) -> str:
-    text = strict_json.dumps(row, ensure_ascii=False)
+    text = dumps(row, ensure_ascii=False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # half a character: JSON can spell it, UTF-8 cannot
-        text = strict_json.dumps(row)
+        text = dumps(row)
     return text + "\n"
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from msm_jax import strict_json
+from msm_jax import files
 from msm_jax.errors import UserError
 from msm_jax.evals.judges.base import Judgement
 from msm_jax.evals.preferences import (
@@ -163,7 +163,7 @@ def test_verdicts_follow_the_options_not_their_places():
 
 def test_what_decides_nothing_is_invalid_and_never_zero():
     rows = [logprob_row("0", -1, -1), logprob_row("0", math.nan, -1), generated_row("0", "both")]
-    rows = [json.loads(strict_json.dumps(row)) for row in rows]  # as they are read from a file
+    rows = [json.loads(files.dumps(row)) for row in rows]  # as they are read from a file
     verdicts = judge([question("0")], rows)
     assert [v["choice"] for v in verdicts] == [None] * 3
     summary = summarize(verdicts)
