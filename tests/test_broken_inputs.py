@@ -286,8 +286,8 @@ def test_a_users_mistake_is_one_message(module, folder, forked):
     results = [run(forked, module, argv, folder) for argv in cases]
     wrong = []
     for argv, found in zip(cases, results, strict=True):
-        told = [line for line in found["err"].splitlines() if line.startswith("error:")]
-        if found["code"] != 2 or len(told) != 1 or "Traceback" in found["out"] + found["err"]:
+        errors = [line for line in found["err"].splitlines() if line.startswith("error:")]
+        if found["code"] != 2 or len(errors) != 1 or "Traceback" in found["out"] + found["err"]:
             wrong.append(f"{argv}: {found['code']}\n{found['err'][-1500:]}")
     assert not wrong, "\n\n".join(wrong)
     made = {path for path in folder.rglob("*") if "__pycache__" not in path.parts} - before

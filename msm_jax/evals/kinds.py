@@ -144,7 +144,7 @@ def resolve(kind: str, given: dict) -> dict:
             )
     found = Problems(EVALUATE)
     given = EVALUATE.read(given, "--", found)
-    found.tell()
+    found.raise_any()
     defaults = {n: s.defaults[kind] for n, s in SETTINGS.items() if kind in s.defaults}
     as_list = lambda value: list(value) if isinstance(value, tuple) else value
     return {name: as_list(value) for name, value in {**defaults, **given}.items()}
