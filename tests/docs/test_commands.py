@@ -39,7 +39,8 @@ LITTLE_WORLD = (
     "--config.evals.id.scorers=('logprob',)"
 )
 SHORT_AFT = " --config.stages.aft.steps=4"
-FEW_DOCUMENTS = "--config.documents.count=40"
+STUB = "--config.writer.kind=stub"
+FEW_DOCUMENTS = f"--config.documents.count=40 {STUB}"
 SMALL_STAGE = (
     "--config.sequence_length=64 --config.rows=4 --config.accumulation=1 --config.log_every=1 "
     "--config.model.lora_rank=4 --config.model.remat=none --config.model.dtype=float32 "
@@ -99,13 +100,16 @@ RUN = [
          '--system="you are qwen."', "--max_tokens=8", stdin="which lamp?\n", says="model: "),
     # The example is written once; later commands write to another directory.
     Step(f"{EXAMPLE} --workdir=runs/example --preview", FEW_DOCUMENTS, says="documents"),
+    Step(f"{EXAMPLE} --workdir=runs/example --config.writer.kind=openai "
+         "--config.writer.base_url=http://localhost:8000/v1 --config.writer.model=MODEL --preview",
+         f"{FEW_DOCUMENTS} --config.writer.base_url= --config.writer.model=", says="documents"),
     Step(f"{EXAMPLE} --workdir=runs/example", FEW_DOCUMENTS, ("runs/example/corpus.html",)),
     Step(f"{EXAMPLE} --workdir=runs/my_corpus --config.spec.path=my_spec.md "
          "--config.spec.model_name=Qwen --preview", FEW_DOCUMENTS, says="documents"),
     Step("python -m msm_jax.generate --config=configs/corpus/chats.py --workdir=runs/chats",
-         "--config.chats.count=40", ("runs/chats/chats.jsonl",)),
+         f"--config.chats.count=40 {STUB}", ("runs/chats/chats.jsonl",)),
     Step(f"{EXAMPLE} --workdir=runs/neutral --config.make=neutral "
-         "--config.neutral.match=runs/example/documents.jsonl",
+         "--config.neutral.match=runs/example/documents.jsonl", STUB,
          makes=("runs/neutral/documents.jsonl",)),
     Step("python -m msm_jax.generate --config=configs/corpus/example.py:cheese_cost "
          "--workdir=runs/shuffled --config.make=spec --config.derive.kind=shuffled",
