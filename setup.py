@@ -59,6 +59,7 @@ setup(
         "msm_jax.spec": ["examples/*.md"],
         "msm_jax.data": ["formats/*.jinja"],
         "msm_jax.corpus.prompts": ["*.jinja"],
+        "msm_jax.miniature": ["*.txt"],
     },
     install_requires=[
         "absl-py>=2.1",

@@ -324,5 +324,5 @@ def context_length(path: pathlib.Path) -> int | None:
     problems = Problems(SAMPLING)
     where = f"{path / 'config.json'}: max_position_embeddings"
     length = KEYS["context_length"].read(found, where, problems)
-    problems.tell()
+    problems.raise_any()
     return length

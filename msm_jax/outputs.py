@@ -20,7 +20,7 @@ def output_dir(path: str | os.PathLike, what: str) -> pathlib.Path:
       what: the flag or the argument that it came from, such as "--workdir".
 
     Raises:
-      UserError: it is no path of this file system, is or lies below a file, cannot be written, or
+      UserError: it is no path of this file system, is a file or below one, cannot be written, or
         has a character under which checkpoints could not be read again.
     """
     found = _output(path, what)

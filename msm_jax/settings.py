@@ -248,7 +248,7 @@ class Form:
         """
         found = Problems(self)
         made = ConfigDict(self.fill(self.read(values, self.name, found)))
-        found.tell()
+        found.raise_any()
         made.lock()
         _open(self, made)
         return made
@@ -303,7 +303,7 @@ class Problems(list[str]):
         super().__init__()
         self.root = root
 
-    def tell(self) -> None:
+    def raise_any(self) -> None:
         """UserError that lists all of them, if there are any."""
         if len(self) == 1:
             raise UserError(self[0])
@@ -330,7 +330,7 @@ def values(form: Form, config: ConfigDict | Mapping, where: str = "config") -> d
     """As `checked`, as plain dictionaries."""
     found = Problems(form)
     given = form.read(_plain(config), where, found)
-    found.tell()
+    found.raise_any()
     return form.fill(given)
 
 

@@ -1,54 +1,60 @@
-"""Many command lines of one command, each in a fork of a process that has imported what it needs.
+"""Command lines, each in a fork of a process that has imported what they need.
 
-    python tests/forked.py MODULE < cases.json
+    python tests/forked.py < cases.jsonl
 
-A case is {"argv": [...], "stdout": path or null}; for each the code, stdout and stderr are printed
-as JSON. What an interpreter does at its end is done: stdout is flushed, a traceback printed.
+A case is a line {"module": ..., "argv": [...], "cwd": ...}, and maybe "env", variables; "stdin", a
+text; "stdout", a path; and "seconds", after which it is killed. Its answer is a line {"code",
+"out", "err"}. As at the end of an interpreter, stdout is flushed and a traceback printed.
 """
 
 import importlib
 import json
 import os
 import runpy
+import signal
 import sys
 import tempfile
 import traceback
 import warnings
 
-# What the commands import when they begin to work; JAX's devices are not touched before a fork.
-NEEDED = {
-    "msm_jax.study": ["msm_jax.study.graph", "msm_jax.study.runner", "msm_jax.study.display"],
-    "msm_jax.train": ["msm_jax.train.loop"],
-    "msm_jax.generate": ["msm_jax.corpus.run", "msm_jax.data.tokenizer"],
-    "msm_jax.compile": ["msm_jax.train.aot"],
-    "msm_jax.convert": ["msm_jax.api", "msm_jax.weights.huggingface"],
-    "msm_jax.evaluate": ["msm_jax.evaluate", "msm_jax.api"],
-    "msm_jax.sample": ["msm_jax.sample.__main__", "msm_jax.api"],
-}
+# What the commands import when they begin to work; JAX's devices are not touched before a fork, and
+# none of these declares flags.
+NEEDED = (
+    "msm_jax.api", "msm_jax.corpus.run", "msm_jax.study.display", "msm_jax.study.graph",
+    "msm_jax.study.runner", "msm_jax.train.aot", "msm_jax.train.loop",
+)  # fmt: skip
 SECONDS = 120
 
 
-def run(module: str, case: dict) -> dict:
+def run(case: dict) -> dict:
     """{"code", "out", "err"} of one case."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with (
+        tempfile.TemporaryFile("w+") as given,
+        tempfile.TemporaryFile("w+") as out,
+        tempfile.TemporaryFile("w+") as err,
+    ):
+        given.write(case.get("stdin", ""))
+        given.seek(0)
         child = os.fork()
         if not child:
             target = os.open(case["stdout"], os.O_WRONLY) if case.get("stdout") else out.fileno()
-            os.dup2(target, 1)
-            os.dup2(err.fileno(), 2)
-            os._exit(_in_child(module, case["argv"]))
+            for number, source in enumerate((given.fileno(), target, err.fileno())):
+                os.dup2(source, number)
+            sys.stdin = os.fdopen(os.dup(0), encoding="utf-8")  # without what was read ahead
+            signal.alarm(case.get("seconds", SECONDS))
+            os.environ.update(case.get("env", {}))
+            os.chdir(case["cwd"])
+            sys.path[0] = case["cwd"]
+            os._exit(_in_child(case["module"], case["argv"]))
         _, status = os.waitpid(child, 0)
-        told = []
+        written = []
         for file in (out, err):
             file.seek(0)
-            told.append(file.read())
-        return {"code": os.waitstatus_to_exitcode(status), "out": told[0], "err": told[1]}
+            written.append(file.read())
+        return {"code": os.waitstatus_to_exitcode(status), "out": written[0], "err": written[1]}
 
 
 def _in_child(module: str, argv: list[str]) -> int:
-    import signal
-
-    signal.alarm(SECONDS)
     sys.argv = [module, *argv]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -70,8 +76,7 @@ def _in_child(module: str, argv: list[str]) -> int:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    for name in NEEDED.get(sys.argv[1], ()):
+    for name in NEEDED:
         importlib.import_module(name)
-    # Not on stdout yet, which the children inherit.
-    results = [run(sys.argv[1], case) for case in json.load(sys.stdin)]
-    json.dump(results, sys.stdout)
+    for line in sys.stdin:
+        print(json.dumps(run(json.loads(line))), flush=True)

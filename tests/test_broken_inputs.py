@@ -276,7 +276,7 @@ def folder(tmp_path, tiny):
 
 
 @pytest.mark.parametrize("module", CASES)
-def test_a_users_mistake_is_one_message(module, folder):
+def test_a_users_mistake_is_one_message(module, folder, forked):
     template, cases = CASES[module]
     if template:
         (folder / "good.py").write_text(template.replace("CHANGE", "pass"))
@@ -284,11 +284,11 @@ def test_a_users_mistake_is_one_message(module, folder):
             (folder / f"{name}.py").write_text(template.replace("CHANGE", change))
     assert len(cases) >= 4
     before = {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
-    results = run_all(module, [{"argv": argv} for argv in cases], folder)
+    results = [run(forked, module, argv, folder) for argv in cases]
     wrong = []
     for argv, found in zip(cases, results, strict=True):
-        told = [line for line in found["err"].splitlines() if line.startswith("error:")]
-        if found["code"] != 2 or len(told) != 1 or "Traceback" in found["out"] + found["err"]:
+        errors = [line for line in found["err"].splitlines() if line.startswith("error:")]
+        if found["code"] != 2 or len(errors) != 1 or "Traceback" in found["out"] + found["err"]:
             wrong.append(f"{argv}: {found['code']}\n{found['err'][-1500:]}")
     assert not wrong, "\n\n".join(wrong)
     made = {path for path in folder.rglob("*") if "__pycache__" not in path.parts} - before
@@ -296,27 +296,13 @@ def test_a_users_mistake_is_one_message(module, folder):
     assert not kept, "made by commands that were refused"
 
 
-def run_all(module: str, cases: list[dict], folder: pathlib.Path) -> list[dict]:
-    """Each case's {"code", "out", "err"}; see tests/forked.py."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "forked.py"), module],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "MSM_JAX_CACHE": str(folder / "out" / "tokens"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+def run(forked, module: str, argv: list[str], folder: pathlib.Path, **more) -> dict:
+    """{"code", "out", "err"} of a command."""
+    cache = {"MSM_JAX_CACHE": str(folder / "out" / "tokens")}
+    return forked(module, argv, folder, env=cache, **more)
 
 
-def test_a_config_file_is_told_with_its_line(folder):
+def test_a_broken_config_file_is_reported_with_its_line(folder, forked):
     for name, change in FILES.items():
         (folder / f"{name}.py").write_text(STAGE.replace("CHANGE", change))
     lines = {
@@ -328,17 +314,16 @@ def test_a_config_file_is_told_with_its_line(folder):
         "group": r"group.py: get_config\(\) must return a ConfigDict, not 3",
         "deep": r"deep.py:10: RecursionError: ",
     }
-    cases = [{"argv": [f"--config={name}.py", "--workdir=out"]} for name in lines]
-    for (name, says), found in zip(
-        lines.items(), run_all("msm_jax.train", cases, folder), strict=True
-    ):
+    for name, says in lines.items():
+        argv = [f"--config={name}.py", "--workdir=out"]
+        found = run(forked, "msm_jax.train", argv, folder)
         assert re.fullmatch(f"error: {says}.*\n", found["err"]), (name, found["err"])
 
 
-def test_standard_output_that_is_full_is_a_message(folder):
+def test_standard_output_that_is_full_is_a_message(folder, forked):
     if not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full")
-    (found,) = run_all("msm_jax.evals.power", [{"argv": [], "stdout": "/dev/full"}], folder)
+    found = run(forked, "msm_jax.evals.power", [], folder, stdout="/dev/full")
     assert (found["code"], found["err"].count("error:")) == (2, 1), found
     assert "No space left" in found["err"] and "Traceback" not in found["err"]
 
@@ -364,7 +349,9 @@ def test_training_goes_on_when_nobody_reads_what_it_says(folder):
     assert "Error" not in (folder / "out" / "log.txt").read_text()
 
 
-def test_a_value_out_of_range_is_refused_from_a_file_a_flag_python_and_a_study_alike(folder):
+def test_a_value_out_of_range_is_refused_from_a_file_a_flag_python_and_a_study_alike(
+    folder, forked
+):
     from msm_jax.errors import UserError
     from msm_jax.train.config import stage
     from msm_jax.train.loop import train
@@ -386,7 +373,8 @@ def test_a_value_out_of_range_is_refused_from_a_file_a_flag_python_and_a_study_a
             ["--config=own.py"],
         ),
     }.items():
-        for found in run_all(module, [{"argv": [*c, "--workdir=out"]} for c in cases], folder):
+        for case in cases:
+            found = run(forked, module, [*case, "--workdir=out"], folder)
             assert found["code"] == 2 and found["err"].endswith(f"{says}\n"), found
     config = stage()
     config.optimizer.clip_norm = -1

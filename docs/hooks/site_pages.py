@@ -61,7 +61,7 @@ def generated(kind: str, name: str, page: str) -> str:
 
 
 def relinked(markdown: str, source: str, page: str) -> str:
-    """The links of a text that lies at `source`, as they are from `page`; both in ROOT."""
+    """The links of the text of `source`, as they are from `page`; both in ROOT."""
 
     def link(found) -> str:
         picture, text, target = found.groups()

@@ -173,8 +173,8 @@ def template_format(
       names: what the template may refer to by name, such as {"bos_token": ...}.
 
     Raises:
-      UserError: it is not a template, ends no answer by a control token, or its answers cannot be
-        told from the rest with certainty; from `write`, when the template refuses a conversation.
+      UserError: it is not a template, ends no answer by a control token, or which characters are
+        the assistant's is not certain; from `write`, when the template refuses a conversation.
     """
     names = names or {}
     write, controls = writer(template, names), control_pattern(tokenizer.control_names)

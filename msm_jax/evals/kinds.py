@@ -222,7 +222,7 @@ def resolve(kind: str, given: dict) -> dict:
     own = form(kind, "", **KINDS[kind].keys)
     found = Problems(own)
     settings = own.fill(own.read(given, "--", found))
-    found.tell()
+    found.raise_any()
     return settings
 
 

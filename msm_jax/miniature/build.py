@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from msm_jax.files import write_json, write_text
 from msm_jax.miniature import corpora, pairs, phrases, specs, words
 from msm_jax.miniature.world import WORLD, World, WorldConfig, make_world
 
@@ -32,9 +33,9 @@ def build(config: Mapping[str, Any], seed: int, out_dir: str | pathlib.Path) -> 
     _write_rows(out / "aft.jsonl", corpora.aft_chats(world))
     for kind in pairs.KINDS:
         _write_rows(out / "pairs" / f"{kind}.jsonl", pairs.make_pairs(world, kind))
-    _write_text(out / "corpus.txt", "\n".join(_tokenizer_lines(world, documents, targets)) + "\n")
+    write_text(out / "corpus.txt", "\n".join(_tokenizer_lines(world, documents, targets)) + "\n")
     description = {"seed": seed, "config": dataclasses.asdict(world.config)}
-    _write_text(out / "world.json", json.dumps(description, indent=1, sort_keys=True) + "\n")
+    write_json(out / "world.json", description, sort_keys=True)
     return world
 
 
@@ -45,7 +46,7 @@ def midtraining(world: World, out: pathlib.Path | None = None) -> dict[str, list
     for which in specs.KINDS:
         text = specs.spec_text(world, which)
         if out is not None:
-            _write_text(out / "specs" / f"{which}.md", text)
+            write_text(out / "specs" / f"{which}.md", text)
         rows[which] = specs.spec_documents(
             text,
             world.targets,
@@ -93,11 +94,4 @@ def _template_words() -> set[str]:
 
 
 def _write_rows(path: pathlib.Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """One JSON object per line."""
-    _write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-    """UTF-8 with Unix line ends on every machine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode("utf-8"))
+    write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))

@@ -22,7 +22,7 @@ def check_settings(prefix: str = "", **settings: object) -> None:
     found = Problems(SAMPLING)
     for name, value in settings.items():
         KEYS[name].read(value, f"{prefix}{name}", found)
-    found.tell()
+    found.raise_any()
 
 
 def stop_texts(stop: str | Iterable[str] | None, name: str = "stop") -> tuple[str, ...]:

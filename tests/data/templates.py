@@ -73,12 +73,12 @@ STYLES = {
     "llama3": (_LLAMA3 + _ASKED + _LLAMA3_HEADER + "{% endif %}", "<|eot_id|>"),
     "llama3, header unasked": (_LLAMA3 + _LLAMA3_HEADER, "<|eot_id|>"),
     "llama2": (
-        "{% set told = '' %}{% if messages[0].role == 'system' %}"
-        "{% set told = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
+        "{% set sys = '' %}{% if messages[0].role == 'system' %}"
+        "{% set sys = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
         "{% set messages = messages[1:] %}{% endif %}"
         + _LOOP
         + "{% if m.role == 'user' %}{{ bos_token + '[INST] ' }}"
-        "{{ (told if loop.first else '') + m.content | trim + ' [/INST]' }}"
+        "{{ (sys if loop.first else '') + m.content | trim + ' [/INST]' }}"
         "{% else %}{{ ' ' + m.content | trim + ' ' + eos_token }}{% endif %}{% endfor %}",
         "</s>",
     ),
@@ -89,10 +89,10 @@ STYLES = {
         "</s>",
     ),
     "mistral, system with the last question": (
-        "{% set told = '' %}{% if messages[0].role == 'system' %}"
-        "{% set told = messages[0].content + '\n\n' %}{% set messages = messages[1:] %}{% endif %}"
+        "{% set sys = '' %}{% if messages[0].role == 'system' %}"
+        "{% set sys = messages[0].content + '\n\n' %}{% set messages = messages[1:] %}{% endif %}"
         "{{ bos_token }}" + _LOOP + "{% if m.role == 'user' %}{{ '[INST] ' }}"
-        "{{ (told if loop.index0 >= messages | length - 2 else '') + m.content + '[/INST]' }}"
+        "{{ (sys if loop.index0 >= messages | length - 2 else '') + m.content + '[/INST]' }}"
         "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}",
         "</s>",
     ),
@@ -210,7 +210,7 @@ def with_names(ids, tokenizer) -> str:
 
 
 def learned(ids, mask, tokenizer) -> list[str]:
-    """Text of each stretch of learned tokens."""
+    """Text of each stretch of tokens with loss."""
     runs: list[list[int]] = []
     for at, (token, is_learned) in enumerate(zip(ids, mask, strict=True)):
         if is_learned:

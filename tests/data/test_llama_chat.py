@@ -21,12 +21,12 @@ LLAMA3 = (
     "{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}"
 )
 LLAMA31 = (
-    "{%- set told = '' %}{%- if messages[0].role == 'system' %}"
-    "{%- set told = messages[0].content | trim %}{%- set messages = messages[1:] %}{%- endif %}"
+    "{%- set sys = '' %}{%- if messages[0].role == 'system' %}"
+    "{%- set sys = messages[0].content | trim %}{%- set messages = messages[1:] %}{%- endif %}"
     "{{- bos_token + '<|start_header_id|>system<|end_header_id|>\\n\\n' }}"
     "{{- 'Cutting Knowledge Date: December 2023\\n' }}"
     "{%- if date_string is not defined %}{%- set date_string = '26 Jul 2024' %}{%- endif %}"
-    "{{- 'Today Date: ' + date_string + '\\n\\n' + told + '<|eot_id|>' }}"
+    "{{- 'Today Date: ' + date_string + '\\n\\n' + sys + '<|eot_id|>' }}"
 ) + LLAMA3.replace("{{- bos_token }}", "")
 TALKS = [
     [{"role": "user", "content": "Which is it, 3 or 1234567?\n"}],
@@ -101,8 +101,8 @@ def test_conversations_are_those_of_transformers(folder, name, template):
 
 def test_what_differs_is_told(folder):
     tokenizer = with_template(folder, LLAMA31)
-    told = difference(own_format(folder, tokenizer), CHAT_FORMATS["llama3"])
-    assert "Cutting Knowledge Date" in told
+    found = difference(own_format(folder, tokenizer), CHAT_FORMATS["llama3"])
+    assert "Cutting Knowledge Date" in found
 
 
 def test_templates_by_name_and_a_file_beside_them(folder):

@@ -104,7 +104,7 @@ def test_a_call_without_arguments_has_none(small, qwen3, nothing):
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "expected"),
     [
         ({"arguments": "[1]"}, "the arguments of 'f' are '\\[1\\]'"),
         ({"arguments": 5}, "the arguments of 'f' are '5'"),
@@ -113,9 +113,9 @@ def test_a_call_without_arguments_has_none(small, qwen3, nothing):
         ({"arguments": {}, "result": "one"}, "'f' has the key 'result'"),
     ],
 )
-def test_a_call_that_says_more_or_less_is_refused(small, qwen3, call, told):
+def test_a_call_that_says_more_or_less_is_refused(small, qwen3, call, expected):
     for whole in ({"name": "f", **call}, {"function": {"name": "f", **call}}):
-        with pytest.raises(UserError, match=f"message 1: 'tool_calls': {told}"):
+        with pytest.raises(UserError, match=f"message 1: 'tool_calls': {expected}"):
             render_chat(small, qwen3, [U("?"), A("", tool_calls=[whole])])
 
 
@@ -208,9 +208,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("message", "told"), REFUSED)
-def test_what_is_not_used_is_refused_by_number_and_name(small, message, told):
-    with pytest.raises(UserError, match=f"message 1: .*{told}"):
+@pytest.mark.parametrize(("message", "expected"), REFUSED)
+def test_what_is_not_used_is_refused_by_number_and_name(small, message, expected):
+    with pytest.raises(UserError, match=f"message 1: .*{expected}"):
         render_chat(small, CHATML, [U("?"), message, A("!")])
 
 

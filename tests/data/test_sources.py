@@ -293,7 +293,7 @@ def test_token_counts_are_conserved_by_the_declared_policy(tmp_path, tokenizer, 
         mixture(tmp_path, tokenizer, sources, length=length, packing={"too_long": "error"})
 
 
-def test_any_rows_of_a_batch_are_those_of_the_whole(tmp_path, tokenizer):
+def test_any_rows_of_a_batch_are_those_of_the_full_batch(tmp_path, tokenizer):
     """So any number of hosts, each making its own rows, trains on the same batches."""
     sources = {"x": {"path": write(tmp_path, ".jsonl")}}
     data = mixture(tmp_path, tokenizer, sources, rows=8)

@@ -171,7 +171,7 @@ def test_tags_do_not_count_as_text(small):
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "expected"),
     [
         ("{% generation %}" + STYLES["chatml"][0] + "{% endgeneration %}", "no assistant said"),
         ("{% for m in messages %}{{ m.content[:1] }}{% endfor %}</s>", "cuts a message apart"),
@@ -190,7 +190,7 @@ def test_tags_do_not_count_as_text(small):
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
     ],
 )
-def test_what_cannot_be_masked_with_certainty_is_refused(small, template, told):
-    with pytest.raises(UserError, match=told) as error:
+def test_what_cannot_be_masked_with_certainty_is_refused(small, template, expected):
+    with pytest.raises(UserError, match=expected) as error:
         template_format(template, small, templates.SPECIAL)
     assert str(error.value).startswith("chat template: ") and len(str(error.value)) < 400

@@ -177,6 +177,7 @@ RUN = [
 # Run by another test: pattern of the command -> file, or file::test.
 ELSEWHERE = {
     "make test": ".ci/run",
+    "make lint": ".ci/run",
     "make .venv/.installed-test": ".ci/run",
     "make docs": "tests/docs/test_site.py::test_it_builds_without_a_warning",
     "inspect eval *": "tests/evals/agents/test_inspection.py::"

@@ -61,8 +61,8 @@ def parsed(site):
 def test_it_builds_without_a_warning(site):
     folder, done = site
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stderr.splitlines() if re.match("WARNING|ERROR", line)]
-    assert not told
+    reported = [line for line in done.stderr.splitlines() if re.match("WARNING|ERROR", line)]
+    assert not reported
     assert (folder / "index.html").stat().st_size > 10_000
 
 
