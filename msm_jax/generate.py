@@ -51,7 +51,7 @@ class _Output(contextlib.ExitStack):
 
     def __init__(self):
         super().__init__()
-        self._step = ""
+        self._step, self._bar = "", progress_bar(0, "", hidden=True)
 
     def say(self, text: str) -> None:
         """Prints a line, and ends the bar."""

@@ -251,7 +251,7 @@ class _Run:
 
     async def _worker(self, session) -> None:
         while not self._over():
-            index, request = next(self._waiting, (None, None))
+            index, request = next(self._waiting, (0, None))
             if request is None:
                 return
             outcome = await self._one(session, request)
@@ -365,7 +365,7 @@ def check_address(setting: str, url: str) -> None:
 
 def retry_after(headers: Any) -> float | None:
     """Seconds of a Retry-After header, which may also be a date."""
-    value = headers.get("retry-after") if headers is not None else None
+    value: Any = headers.get("retry-after") if headers is not None else None
     with contextlib.suppress(TypeError, ValueError):
         return max(0.0, float(value))
     with contextlib.suppress(TypeError, ValueError, AttributeError):

@@ -53,10 +53,11 @@ class ApiJudge:
                 missing.append(key)
             else:
                 yield key, Reply.of_row(row)
-        requests = []
-        for prompt in (prompts[alike[key][0]] for key in missing):
-            limits = {"max_tokens": self._max_tokens, "sample": attempt}
-            requests.append(Request("judge", prompt.system, prompt.user, **limits))
+        first = [prompts[alike[key][0]] for key in missing]
+        requests = [
+            Request("judge", p.system, p.user, max_tokens=self._max_tokens, sample=attempt)
+            for p in first
+        ]
         if not requests:
             return
         # A reply is kept as it arrives, whatever becomes of the reader: it is paid for.
