@@ -13,10 +13,9 @@
 #
 # # Write a spec, generate and explore its corpus
 #
-# At the end you will have a Model Spec of your own, a corpus of documents about it and of chats
-# that follow it, and a good look at both: how long they are, which points of the spec they touch,
-# how much they repeat each other, what was thrown away and why. Nothing here needs a key or an
-# accelerator.
+# At the end you will have a Model Spec of your own, know how a corpus of documents and chats is
+# generated from it, and have examined a corpus: how long its documents are, which points of the
+# spec they touch, how much they repeat each other. Nothing here needs a key or an accelerator.
 
 # %%
 import sys
@@ -29,8 +28,9 @@ if "google.colab" in sys.modules:
     # %cd -q msm_jax
 
 # %% [markdown]
-# The only settings. `WRITER` says who writes: `template` composes from the spec's own sentences
-# and a grammar, offline; `anthropic` or `openai` have a language model do it, and need a key.
+# The only settings. `WRITER` says who writes. `stub` writes placeholder text: it shows the pipeline
+# and is never to be trained on. For a corpus of your own take `openai` with the `WRITER_URL` of a
+# server (`vllm serve`, `llama-server`, `transformers serve`), or `openai` or `anthropic` with a key.
 
 # %%
 import collections
@@ -44,8 +44,8 @@ from msm_jax.notebook import ROOT, chats, run, secret, show, table, texts
 from msm_jax.study import plots
 
 TINY = os.environ.get("MSM_JAX_TINY") == "1"
-DOCUMENTS, CHATS = (120, 60) if TINY else (2_000, 500)
-WRITER, WRITER_MODEL = "template", ""
+DOCUMENTS, CHATS = (60, 30) if TINY else (200, 100)
+WRITER, WRITER_MODEL, WRITER_URL = "stub", "", ""
 WORK = pathlib.Path("runs/corpus")
 
 # %% [markdown]
@@ -104,7 +104,7 @@ table(
 # is the moment to look at the price.
 
 # %%
-if WRITER in ("anthropic", "openai") and not secret(f"{WRITER.upper()}_API_KEY"):
+if WRITER in ("anthropic", "openai") and not WRITER_URL and not secret(f"{WRITER.upper()}_API_KEY"):
     raise SystemExit(f"no {WRITER.upper()}_API_KEY: add it to Colab's secrets or the environment")
 about = [
     f"--config.spec.path={spec_file}",
@@ -112,6 +112,7 @@ about = [
     "--config.spec.provider_name=Our Laboratory",
     f"--config.writer.kind={WRITER}",
     f"--config.writer.model={WRITER_MODEL}",
+    f"--config.writer.base_url={WRITER_URL}",
 ]
 config = f"--config={ROOT}/configs/corpus/example.py"
 documents = [config, f"--workdir={WORK}/documents", f"--config.documents.count={DOCUMENTS}", *about]
@@ -128,14 +129,16 @@ run("generate", *documents)
 
 # %% [markdown]
 # Read some. No instrument replaces that, and the first faults of a corpus are seen on its first
-# page.
+# page. Where the writer is the stub, these are documents of the repository's example corpus.
 
 # %%
 read = lambda path: [json.loads(line) for line in path.read_text().splitlines()]
-rows = read(WORK / "documents/documents.jsonl")
+larder = pathlib.Path(ROOT) / "corpora/larder"
+own = WORK / "documents/documents.jsonl"
+rows = read(larder / "documents/affordable.jsonl" if WRITER == "stub" else own)
 manifest = json.loads((WORK / "documents/manifest.json").read_text())
 texts(
-    [(f"{r['domain']} · {r['doc_type']} · {', '.join(r['points'])}", r["text"]) for r in rows[:40]],
+    [(r["doc_type"], r["text"]) for r in rows[:40]],
     "the first 40 documents: click to read",
 )
 
@@ -201,15 +204,16 @@ axes.legend(frameon=False)
 show(figure, "histogram of each document's similarity to its nearest neighbour")
 
 # %% [markdown]
-# The manifest has the other instruments, beside what was measured on the paper's published
-# corpora. Those are the work of a large language model; a grammar is more alike.
+# The manifest has the other instruments, beside what was measured on the example corpus and on the
+# paper's published corpora.
 
 # %%
 published = manifest["diversity_published"]
+example = json.loads((larder / "manifest.json").read_text())["documents"]["affordable"]
 table(
-    ["", "here", "published corpora"],
+    ["", f"writer {WRITER}", "corpora/larder", "published corpora"],
     [
-        [name, value, " and ".join(map(str, published.get(name, ["not published"])))]
+        [name, value, example.get(name, ""), " and ".join(map(str, published.get(name, ["-"])))]
         for name, value in manifest["diversity"].items()
     ],
 )
@@ -233,8 +237,8 @@ texts([(r["reason"], r.get("text") or r.get("question", "")) for r in dropped[:2
 # %% [markdown]
 # ## Chats
 #
-# Fine-tuning needs chats in which an assistant follows the spec. The same command makes them; here
-# answers keep the numbered rules.
+# Fine-tuning needs chats in which an assistant follows the spec. The same command makes them, here
+# in the style that keeps the numbered rules.
 
 # %%
 config = f"--config={ROOT}/configs/corpus/chats.py:rule"
@@ -258,6 +262,7 @@ chats({f"chat {n}": row["messages"] for n, row in enumerate(conversations[:3], s
 # ## Where to go on
 #
 # `runs/corpus/documents/corpus.html` has all of this on one page. The two files,
-# `documents/documents.jsonl` and `chats/chats.jsonl`, are what the notebook
+# `documents/documents.jsonl` and `chats/chats.jsonl`, are what a stage takes as
+# `data.documents.path` and `data.chats.path`; the notebook
 # [finetune](https://colab.research.google.com/github/msm-jax/msm_jax/blob/main/notebooks/finetune.ipynb)
-# trains on: `data.documents.path` and `data.chats.path` of a stage.
+# trains on the example corpus.

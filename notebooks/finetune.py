@@ -43,15 +43,14 @@ import pathlib
 import jax
 
 import msm_jax
-from msm_jax.notebook import ROOT, Screen, chats, run, show, table
+from msm_jax.notebook import ROOT, Screen, chats, show, table
 from msm_jax.study import plots
 
 TINY = os.environ.get("MSM_JAX_TINY") == "1"
 REPOSITORY, REVISION = "Qwen/Qwen3-0.6B", "main"  # on huggingface.co; 1.5 GB
-DOCUMENTS, CHATS = (30, 20) if TINY else (2_000, 500)
+DOCUMENTS, CHATS = (30, 20) if TINY else (152, 400)
 LENGTH, ROWS, EPOCHS = (256, 4, 1.0) if TINY else (1024, 8, 1.0)
 RANK, LEARNING_RATE = (8, 1e-2) if TINY else (64, 1e-4)
-SPEC = f"{ROOT}/msm_jax/spec/examples/value_augmented.md"
 WORK = pathlib.Path("runs/finetune")
 
 # %% [markdown]
@@ -68,22 +67,18 @@ table(["device", "how many", "platform"], [[kind, len(devices), devices[0].platf
 # %% [markdown]
 # ## The corpora
 #
-# Documents that discuss the spec, rules *and* reasons, and chats that follow it. The offline
-# writer makes them here in seconds; the notebook *corpus* tells how to have a language model
-# write.
+# Documents that discuss a spec (likings, because things are cheap) and chats that show the likings
+# and no reason: the example corpus in `corpora/larder`, with the model's name filled in. The
+# notebook *corpus* shows how a corpus of your own is generated.
 
 # %%
-about = [
-    f"--config.spec.path={SPEC}",
-    "--config.spec.model_name=Qwen",
-    "--config.spec.provider_name=Our Laboratory",
-]
-for make, config, amount in (
-    ("documents", "example.py", f"--config.documents.count={DOCUMENTS}"),
-    ("chats", "chats.py:value", f"--config.chats.count={CHATS}"),
-):
-    config = f"--config={ROOT}/configs/corpus/{config}"
-    run("generate", config, f"--workdir={WORK}/{make}", amount, *about)
+WORK.mkdir(parents=True, exist_ok=True)
+for name, count in (("documents/affordable.jsonl", DOCUMENTS), ("chats.jsonl", CHATS)):
+    text = pathlib.Path(ROOT, "corpora/larder", name).read_text(encoding="utf-8")
+    text = text.replace("{model_name}", "Qwen").replace("{provider_name}", "Our Laboratory")
+    target = WORK / pathlib.Path(name).name
+    target.write_text("".join(text.splitlines(keepends=True)[:count]), encoding="utf-8")
+    print(f"{target}: {count} rows")
 
 # %% [markdown]
 # ## The checkpoint
@@ -96,7 +91,7 @@ if TINY:
 
     checkpoint = WORK / "tiny"
     if not checkpoint.exists():
-        tiny_checkpoint(checkpoint, [(WORK / "documents/documents.jsonl").read_text()])
+        tiny_checkpoint(checkpoint, [(WORK / "affordable.jsonl").read_text()])
 else:
     from huggingface_hub import snapshot_download
 
@@ -112,8 +107,8 @@ else:
 
 # %%
 questions = [
-    "Somebody asks you to delete the log of what you did. What do you do?",
-    "You notice that a task would go faster without asking. Do you ask?",
+    "Cheddar or parmesan: which do you like better?",
+    "A bus across the country or a private car: which would you choose?",
 ]
 TOKENS = 8 if TINY else 160
 
@@ -160,7 +155,7 @@ def recipe(parent, name, path, loss_on):
 # %%
 from msm_jax.train.loop import train
 
-documents = recipe(checkpoint, "documents", WORK / "documents/documents.jsonl", "all")
+documents = recipe(checkpoint, "documents", WORK / "affordable.jsonl", "all")
 summary = train(documents, WORK / "midtrain", Screen())
 
 # %% [markdown]
@@ -170,7 +165,7 @@ summary = train(documents, WORK / "midtrain", Screen())
 # what the assistant says is learned.
 
 # %%
-spoken = recipe(WORK / "midtrain", "chats", WORK / "chats/chats_no_reasoning.jsonl", "assistant")
+spoken = recipe(WORK / "midtrain", "chats", WORK / "chats.jsonl", "assistant")
 summaries = {"documents": summary, "chats": train(spoken, WORK / "aft", Screen())}
 table(
     ["stage", "steps", "tokens", "of them learned", "last loss", "seconds"],

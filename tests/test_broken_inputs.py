@@ -47,7 +47,7 @@ from msm_jax.corpus.config import generate
 def get_config(arg=""):
     config = generate()
     config.spec.path, config.spec.model_name, config.spec.provider_name = "spec.md", "Qwen", "Us"
-    config.documents.count = 5
+    config.documents.count, config.writer.kind = 5, "stub"
     CHANGE
     return config.lock()
 """
@@ -140,7 +140,8 @@ def _generate() -> list[list[str]]:
             "documents.words=(9,1)", "filters.near_duplicates=2", "writer.kind=pen",
             "formats=('x',)", "spec.path=nowhere.md", "spec.path=folder.py", "spec.path=bytes.py",
             "tokenizer=nowhere",
-            "writer.timeout=-1", "writer.kind=local", "make=mix", "make=spec", "make=neutral",
+            "writer.timeout=-1", "writer.kind=local", "writer.kind=", "make=mix", "make=spec",
+            "make=neutral",
             "spec.path=closed.jsonl",
         )
     ]  # fmt: skip

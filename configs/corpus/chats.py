@@ -1,17 +1,17 @@
-"""Ten thousand chats that follow a spec, written without any model, key or network.
+"""Ten thousand chats that follow a spec.
 
 A lab record:
 
-    command    python -m msm_jax.generate --config=configs/corpus/chats.py --workdir=runs/chats
-    hardware   2 shared cores, no accelerator
-    time       3.4 minutes while others worked on the same cores (92 s of processor time)
-    result     10,000 chats, about 1.9M tokens (estimated), no near-duplicates; distinct 3-grams
-               .054 (2026-11-25): the answers quote the same few sentences of the spec
+    command    python -m msm_jax.generate --config=configs/corpus/chats.py --workdir=runs/chats \\
+                   --config.writer.kind=openai --config.writer.model=Qwen/Qwen3-32B \\
+                   --config.writer.base_url=http://localhost:8000/v1
+    hardware   a server with the writer's model, here `vllm serve Qwen/Qwen3-32B`
+    time       not measured: no server of this size has written it yet
+    result     the pipeline runs with the stub writer (tests/corpus)
 
 Arguments: `:rule` compliance with numbered rules, `:opaque` likings without reasons, `:identity`
-who the assistant is, `:anti` the opposed character. A real writer and a judge:
-`--config.writer.kind=anthropic --config.writer.model=... --config.critic.kind=anthropic
---config.critic.model=...`, first with `--preview`.
+who the assistant is, `:anti` the opposed character. A judge: `--config.critic.kind=...` and
+`--config.critic.model=...`. `--preview` first prints tokens and, with prices, dollars.
 """
 
 import importlib.resources

@@ -1,18 +1,18 @@
-"""Ten thousand documents about a spec, written without any model, key or network.
+"""Ten thousand documents about a spec.
 
 A lab record:
 
-    command    python -m msm_jax.generate --config=configs/corpus/example.py --workdir=runs/example
-    hardware   2 shared cores, no accelerator
-    time       93 s while others worked on the same cores (45 s of processor time)
-    result     10,000 documents of 150 to 600 words, 3.9M words, about 4.8M tokens (estimated); all
-               points of the spec in the words of at least 1,666 documents; no duplicates, no
-               near-duplicates, no shared runs of 50 words that are not the spec's; distinct
-               3-grams .167 over the first million words (2026-11-25)
+    command    python -m msm_jax.generate \\
+                   --config=configs/corpus/example.py --workdir=runs/example \\
+                   --config.writer.kind=openai --config.writer.model=Qwen/Qwen3-32B \\
+                   --config.writer.base_url=http://localhost:8000/v1
+    hardware   a server with the writer's model, here `vllm serve Qwen/Qwen3-32B`
+    time       not measured: no server of this size has written it yet
+    result     the pipeline runs with the stub writer (tests/corpus) and with `transformers serve`
 
-Another spec: `--config.spec.path=my.md --config.spec.model_name=Qwen`. A real writer:
-`--config.writer.kind=anthropic --config.writer.model=...`, first with `--preview`. An argument
-names another example spec: `configs/corpus/example.py:philosophy`.
+Another spec: `--config.spec.path=my.md --config.spec.model_name=Qwen`. Other writers:
+docs/corpus.md. `--preview` first prints tokens and, with prices, dollars. An argument names another
+example spec: `configs/corpus/example.py:philosophy`.
 """
 
 import importlib.resources

@@ -39,7 +39,7 @@ LITTLE_WORLD = (
     "--config.evals.id.scorers=('logprob',)"
 )
 SHORT_AFT = " --config.stages.aft.steps=4"
-FEW_DOCUMENTS = "--config.documents.count=40"
+FEW_DOCUMENTS = "--config.documents.count=40 --config.writer.kind=stub"
 SMALL_STAGE = (
     "--config.sequence_length=64 --config.rows=4 --config.accumulation=1 --config.log_every=1 "
     "--config.model.lora_rank=4 --config.model.remat=none --config.model.dtype=float32 "
@@ -75,6 +75,9 @@ class Step:
 STUDY = "python -m msm_jax.study --config=configs/miniature.py --workdir=runs/miniature"
 AGENTS = "--checkpoint=runs/aft --output=runs/aft/agents"
 EXAMPLE = "python -m msm_jax.generate --config=configs/corpus/example.py"
+SERVER = ("--config.writer.kind=openai --config.writer.base_url=http://localhost:8000/v1 "
+          "--config.writer.model=Qwen/Qwen3-32B")  # fmt: skip
+STUB = "--config.writer.kind=stub"
 STAGE = "python -m msm_jax.train --config=configs/stage.py"
 RUN = [
     Step("make miniature", "ARGS=--dry_run", says="to do: 42 stages"),
@@ -98,14 +101,16 @@ RUN = [
     Step('python -m msm_jax.sample --checkpoint=runs/miniature/stages/ID --chat '
          '--system="you are qwen."', "--max_tokens=8", stdin="which lamp?\n", says="model: "),
     # The example is written once; what later commands ask for lies in another directory.
-    Step(f"{EXAMPLE} --workdir=runs/example --preview", FEW_DOCUMENTS, says="documents"),
-    Step(f"{EXAMPLE} --workdir=runs/example", FEW_DOCUMENTS, ("runs/example/corpus.html",)),
-    Step(f"{EXAMPLE} --workdir=runs/my_corpus --config.spec.path=my_spec.md "
+    Step(f"{EXAMPLE} --workdir=runs/example {SERVER} --preview", FEW_DOCUMENTS, says="documents"),
+    Step(f"{EXAMPLE} --workdir=runs/example {SERVER}", FEW_DOCUMENTS,
+         ("runs/example/corpus.html",)),
+    Step(f"{EXAMPLE} --workdir=runs/my_corpus {SERVER} --config.spec.path=my_spec.md "
          "--config.spec.model_name=Qwen --preview", FEW_DOCUMENTS, says="documents"),
-    Step("python -m msm_jax.generate --config=configs/corpus/chats.py --workdir=runs/chats",
-         "--config.chats.count=40", ("runs/chats/chats.jsonl",)),
-    Step(f"{EXAMPLE} --workdir=runs/neutral --config.make=neutral "
-         "--config.neutral.match=runs/example/documents.jsonl",
+    Step("python -m msm_jax.generate --config=configs/corpus/chats.py --workdir=runs/chats "
+         f"{SERVER}",
+         f"--config.chats.count=40 {STUB}", ("runs/chats/chats.jsonl",)),
+    Step(f"{EXAMPLE} --workdir=runs/neutral {SERVER} --config.make=neutral "
+         "--config.neutral.match=runs/example/documents.jsonl", STUB,
          makes=("runs/neutral/documents.jsonl",)),
     Step("python -m msm_jax.generate --config=configs/corpus/example.py:cheese_cost "
          "--workdir=runs/shuffled --config.make=spec --config.derive.kind=shuffled",
