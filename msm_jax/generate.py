@@ -2,7 +2,7 @@
 
     python -m msm_jax.generate --config=configs/corpus/example.py --workdir=runs/example \\
         --config.writer.kind=openai --config.writer.base_url=http://localhost:8000/v1 \\
-        --config.writer.model=MODEL --preview
+        --config.writer.model=Qwen/Qwen3-32B --preview
 
 Without --preview the corpus is written. It can be killed at any time: the same command goes on and
 pays for nothing twice. The config's keys are those of msm_jax/corpus/config.py. Keys of providers

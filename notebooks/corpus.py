@@ -30,7 +30,7 @@ if "google.colab" in sys.modules:
 # %% [markdown]
 # The only settings. `WRITER` says who writes. `stub` writes placeholder text: it shows the pipeline
 # and is never to be trained on. For a corpus of your own take `openai` with the `WRITER_URL` of a
-# server (`vllm serve`, `llama-server`, `transformers serve`), or `openai` or `anthropic` with a key.
+# server (`vllm serve`, `llama-server`, `transformers serve`), or `openai` or `anthropic` and a key.
 
 # %%
 import collections

@@ -4,8 +4,9 @@ A lab record:
 
     command    python -m msm_jax.generate \\
                    --config=configs/corpus/example.py --workdir=runs/example \\
-                   --config.writer.kind=openai --config.writer.model=Qwen/Qwen3-32B \\
-                   --config.writer.base_url=http://localhost:8000/v1
+                   --config.writer.kind=openai \\
+                   --config.writer.base_url=http://localhost:8000/v1 \\
+                   --config.writer.model=Qwen/Qwen3-32B
     hardware   a server with the writer's model, here `vllm serve Qwen/Qwen3-32B`
     time       not measured: no server of this size has written it yet
     result     the pipeline runs with the stub writer (tests/corpus) and with `transformers serve`

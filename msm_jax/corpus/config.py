@@ -19,27 +19,11 @@ WRITER = form(
     model=key("", 'as the provider names it; of "local": a checkpoint\'s directory'),
     temperature=key(1.0, "of every reply", at_least=0, single=False),
     base_url=key("", "of an OpenAI-compatible server, or another Anthropic endpoint"),
-    batch=key(
-        False,
-        "Anthropic's batch API for documents and answers: half the price",
-        harmless=_PACE,
-    ),
-    concurrency=key(
-        30,
-        "most requests at a time; fewer while the provider is overloaded",
-        at_least=1,
-        harmless=_PACE,
-    ),
-    timeout=key(
-        300.0,
-        "seconds for one attempt, from the first byte sent to the last read",
-        above=0,
-        harmless=_PACE,
-    ),
+    batch=key(False, "Anthropic's batch API for large steps: half the price", harmless=_PACE),
+    concurrency=key(30, "requests at a time, fewer under overload", at_least=1, harmless=_PACE),
+    timeout=key(300.0, "seconds for one attempt, to its last byte", above=0, harmless=_PACE),
     attempts=key(6, "per request, before it counts as failed", at_least=1, harmless=_PACE),
-    first_wait=key(
-        1.0, "seconds before a second attempt; doubles, with jitter", at_least=0, harmless=_PACE
-    ),
+    first_wait=key(1.0, "seconds before a second attempt; doubles", at_least=0, harmless=_PACE),
     structured=key(True, "JSON Schema is sent along; False for servers that do not know it"),
     batch_poll=key(30.0, "seconds between two checks of a batch", above=0, harmless=_PACE),
     max_usd=key(0.0, "stops before more is spent; 0: no limit", at_least=0, harmless=_MONEY),
@@ -56,25 +40,17 @@ WRITER = form(
 DOCUMENTS = group(
     'of make="documents"',
     count=key(10_000, "after the filters", at_least=1),
-    mode=key(
-        "auto",
-        "rules for a spec of numbered rules, prose for any other",
-        choices=("auto", "prose", "rules"),
-    ),
+    mode=key("auto", "auto: rules for a spec of rules only", choices=("auto", "prose", "rules")),
     domains=key(0, "0: as many as the spec has", at_least=0),
     subdomains=key(0, "per domain; 0: as many as it has", at_least=0),
     types=key(20, "kinds of documents per subdomain", at_least=1),
     ideas_per_call=key(25, "for documents, asked for in one request", at_least=1),
-    register=key(
-        "any",
-        "third: about the model; first: the model speaks",
-        choices=("any", "third", "first"),
-    ),
+    register=key("any", "first: the model speaks", choices=("any", "third", "first")),
     words=key((150, 600), "shortest and longest document", length=2, at_least=1),
     max_tokens=key(5_000, "of one reply, scratchpad included", at_least=1),
     rewrite=key(
         "",
-        "every document told about somebody else (App. H)",
+        "every document rewritten about somebody else (App. H)",
         choices=("", "model_should", "model_does", "assistant", "one", "another", "human"),
     ),
     other_name=key("", 'for rewrite="another"'),
@@ -116,9 +92,7 @@ GENERATE = form(
     filters=group(
         "of documents",
         near_duplicates=key(0.8, "Jaccard similarity of 5-word shingles", **SHARE),
-        repeated_words=key(
-            50, "a run of so many words shared with another document; 0: off", at_least=0
-        ),
+        repeated_words=key(50, "a run of words shared with another; 0: off", at_least=0),
         phrase_share=key(0.1, "of documents with the same 8 words; 0: off", **SHARE),
         copied_share=key(0.7, "of a document's words copied from the spec", **SHARE),
     ),
@@ -130,10 +104,7 @@ GENERATE = form(
     chats=CHATS,
     mix=group(
         'of make="mix"',
-        sources=named(
-            key("", "a path"),
-            "a source in the paper's Table 2 by its name -> JSONL or Parquet of the user's own",
-        ),
+        sources=named(key("", "a path"), "source of the paper's Table 2 -> JSONL or Parquet file"),
         count=key(10_000, "rows of all sources together", at_least=1),
     ),
     derive=group(

@@ -64,7 +64,7 @@ class AnthropicBatches:
         go_on: Callable[[], bool],
     ) -> Iterator[tuple[int, Reply | Failure]]:  # fmt: skip
         for number in self._notes:  # those of an earlier process
-            note = self._notes.get(number) or {}
+            note = self._note(number)
             if not note.get("done") and not set(waiting).isdisjoint(note["keys"]):
                 yield from self._collect(api, number, waiting)
         for _ in range(self._live.pace.attempts):
@@ -99,19 +99,23 @@ class AnthropicBatches:
             for key, at in chunk.items()
         ]
         number, now = str(len(self._notes)), datetime.datetime.now(datetime.UTC)
-        self._notes.put(number, {"time": now.isoformat(), "keys": list(chunk)})
+        self._note(number, time=now.isoformat(), keys=list(chunk))
         batch = self._patiently(lambda: api.create(requests=rows), once=True)
         self._note(number, batch=batch.id)
         self._say(f"batch {batch.id}: {len(rows):,} requests")
         return number
 
-    def _note(self, number: str, **facts: Any) -> None:
-        self._notes.put(number, {**(self._notes.get(number) or {}), **facts})
+    def _note(self, number: str, **facts: Any) -> dict[str, Any]:
+        """The note of a batch, with more facts where there are some."""
+        note = {**(self._notes.get(number) or {}), **facts}
+        if facts:
+            self._notes.put(number, note)
+        return note
 
     def _orphan(self, api: Any, number: str, note: Mapping[str, Any]) -> str | None:
         """The batch of a process that was killed before it could note the id."""
         since = datetime.datetime.fromisoformat(note["time"]) - SEARCH_BACK
-        known = {(self._notes.get(other) or {}).get("batch") for other in self._notes}
+        known = {self._note(other).get("batch") for other in self._notes}
         for batch in self._patiently(lambda: api.list(limit=100)).data:
             counts = batch.request_counts
             total = sum(
@@ -127,7 +131,7 @@ class AnthropicBatches:
         self, api: Any, number: str, waiting: dict[str, int]
     ) -> Iterator[tuple[int, Reply | Failure]]:
         """Waits for a batch and yields its rows; what has no reply stays in `waiting`."""
-        note = self._notes.get(number) or {}
+        note = self._note(number)
         batch = note.get("batch") or self._orphan(api, number, note)
         if batch is None:
             return

@@ -5,6 +5,7 @@ sees replies that break off or end without a reason, nor a connection that trick
 requests together should slow down while a provider is overloaded, nor when to stop the run.
 """
 
+import abc
 import asyncio
 import contextlib
 import dataclasses
@@ -95,8 +96,11 @@ class Pace:
             )
 
 
-class ApiClient:
-    """A `Backend` over a provider's client library; one subclass per protocol.
+class ApiClient(abc.ABC):
+    """A `Backend` over a provider's client library; one subclass per protocol, which has
+
+    `params` (a request as the client takes it), `session` (the client), `attempt` (its reply to one
+    request) and `reply_of` (that as a `Reply`, or an `ApiError` where it is not complete).
 
     Args:
       model: as the provider names it.
@@ -132,25 +136,17 @@ class ApiClient:
         self.pace, self.base_url, self.structured = pace, base_url, structured
         self.options()
 
-    def params(self, request: Request) -> dict[str, Any]:
-        """A request as the provider's client takes it."""
-        raise NotImplementedError
+    @abc.abstractmethod
+    def params(self, request: Request) -> dict[str, Any]: ...
 
-    def reply_of(self, message: Any) -> Reply:
-        """A reply of the provider's client as ours.
+    @abc.abstractmethod
+    def session(self) -> contextlib.AbstractAsyncContextManager[Any]: ...
 
-        Raises:
-          ApiError: it is not a complete message.
-        """
-        raise NotImplementedError
+    @abc.abstractmethod
+    async def attempt(self, session: Any, request: Request) -> Any: ...
 
-    def session(self) -> contextlib.AbstractAsyncContextManager[Any]:
-        """The provider's client."""
-        raise NotImplementedError
-
-    async def attempt(self, session: Any, request: Request) -> Any:
-        """The provider's reply to one request."""
-        raise NotImplementedError
+    @abc.abstractmethod
+    def reply_of(self, message: Any) -> Reply: ...
 
     def options(self) -> dict[str, Any]:
         """What the provider's clients are made with.

@@ -31,24 +31,9 @@ class Items:
 
     def schema(self) -> dict[str, Any]:
         """As JSON Schema, within the subset that structured outputs of all providers know."""
-        fields: dict[str, Any] = {
-            name: {"type": "string", "enum": list(self.choices[name])}
-            if name in self.choices
-            else {"type": "string"}
-            for name in self.fields
-        }
-        item = {
-            "type": "object",
-            "properties": fields,
-            "required": list(self.fields),
-            "additionalProperties": False,
-        }
-        return {
-            "type": "object",
-            "properties": {"items": {"type": "array", "items": item}},
-            "required": ["items"],
-            "additionalProperties": False,
-        }
+        enum = lambda name: {"enum": list(self.choices[name])} if name in self.choices else {}
+        item = _object({name: {"type": "string", **enum(name)} for name in self.fields})
+        return _object({"items": {"type": "array", "items": item}})
 
     def parse(self, text: str) -> list[dict[str, str]]:
         """The objects of a reply.
@@ -73,6 +58,11 @@ class Items:
             if allowed and value not in allowed:
                 raise InvalidReply(f"items[{number}].{name} must be one of {', '.join(allowed)}")
         return {name: row[name].strip() for name in self.fields}
+
+
+def _object(fields: dict[str, Any]) -> dict[str, Any]:
+    required = {"required": list(fields), "additionalProperties": False}
+    return {"type": "object", "properties": fields, **required}
 
 
 def _json_in(text: str) -> Any:

@@ -56,7 +56,7 @@ def _words(draw: random.Random, count: int) -> str:
 
 
 def _sentence(draw: random.Random) -> str:
-    return f"{_words(draw, draw.randint(8, 16)).capitalize()}."
+    return f"{_words(draw, 12).capitalize()}."
 
 
 def _tagged(text: str) -> str:
