@@ -95,20 +95,17 @@ def test_dependencies_are_pinned_for_every_python(root):
     assert all(which in ([None], ["<", ">="]) for which in names.values())
 
 
-def _imports(path, modules: set[str], deferred: bool) -> set[str]:
-    """The package's modules that a file imports; `deferred` adds the imports in functions."""
+def _imports(path, modules: set[str]) -> set[str]:
+    """The package's modules that a file imports, at its top or in a function."""
     tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
-    left_out = [
+    checks = [
         node
         for node in ast.walk(tree)
-        if isinstance(node, ast.If)
-        and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        or isinstance(node, ast.FunctionDef)
-        and not deferred
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
     ]
-    skipped = {id(node) for each in left_out for node in ast.walk(each)}
+    for_types = {id(node) for check in checks for node in ast.walk(check)}
     for node in ast.walk(tree):
-        if id(node) in skipped:
+        if id(node) in for_types:
             continue
         if isinstance(node, ast.ImportFrom) and node.module:
             inner = {f"{node.module}.{name.name}" for name in node.names}
@@ -119,10 +116,7 @@ def _imports(path, modules: set[str], deferred: bool) -> set[str]:
 
 
 def test_neither_modules_nor_rooms_import_each_other_in_circles(root):
-    """The __main__ modules are commands, which may import everything.
-
-    Imports in functions count for rooms. Within a room they may go back, as for optional libraries.
-    """
+    """The __main__ modules are commands, which may import everything."""
     paths = {
         name.removesuffix(".__init__"): root.joinpath(*name.split(".")).with_suffix(".py")
         for name in _modules(root, "*.py")
@@ -130,8 +124,8 @@ def test_neither_modules_nor_rooms_import_each_other_in_circles(root):
     modules = {name for name in paths if name != "msm_jax" and not name.endswith("__main__")}
     imports, rooms = {}, {}
     for name in modules:
-        needed = _imports(paths[name], modules, deferred=True)
-        imports[name] = _imports(paths[name], modules, deferred=False)
+        needed = _imports(paths[name], modules) - {name}
+        imports[name] = needed
         room = name.split(".")[1]
         rooms.setdefault(room, set()).update({each.split(".")[1] for each in needed} - {room})
     assert imports["msm_jax.api"] and rooms["api"]
