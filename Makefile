@@ -1,5 +1,5 @@
 # Needs only Python >= 3.11 and make; everything else goes into .venv on the first run.
-#   make PYTHON=/path/to/python3.12 ...     another Python (counts when .venv is made)
+#   make PYTHON=/path/to/python3.12 ...     uses another Python (only when .venv is created)
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,22 +22,23 @@ export PYTHONUNBUFFERED ?= 1
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make miniature   the whole study, from nothing, on this machine's CPU (about 10 minutes)"
-	@echo "                 CONFIG=configs/miniature.py:smoke WORKDIR=runs/smoke ARGS=--dry_run"
-	@echo "make test        lint, types and all tests, in two processes; ARGS='-k name' selects tests"
-	@echo "make docs        the documentation as a site, in site/ (open site/index.html)"
-	@echo "make docs-serve  the same on http://127.0.0.1:8000, made again when a page changes"
-	@echo "make lint        ruff check and ruff format --check"
-	@echo "make format      let ruff format and mend the code"
-	@echo "make notebooks   notebooks/*.ipynb from notebooks/*.py"
-	@echo "make oldest      tests on setup.py's lower bounds; make newest: on today's versions"
-	@echo "make clean       remove .venv and caches (never runs/)"
-	@echo "PYTHON=...       the Python that makes .venv, >= 3.11 (now: $(PYTHON))"
+	@echo "make miniature   runs the whole study from scratch on this machine's CPU (about 8 minutes)"
+	@echo "                 Example: CONFIG=configs/miniature.py:smoke WORKDIR=runs/smoke ARGS=--dry_run"
+	@echo "make test        runs lint, types and all tests in two processes; ARGS='-k name' selects tests"
+	@echo "make docs        builds the documentation site in site/ (open site/index.html)"
+	@echo "make docs-serve  serves it on http://127.0.0.1:8000 and rebuilds it when a page changes"
+	@echo "make lint        runs ruff check and ruff format --check"
+	@echo "make format      fixes and formats the code with ruff"
+	@echo "make notebooks   builds notebooks/*.ipynb from notebooks/*.py"
+	@echo "make oldest      runs the tests with the lowest versions that setup.py allows"
+	@echo "make newest      runs the tests with the newest versions in the package index"
+	@echo "make clean       removes .venv and caches, but not runs/"
+	@echo "PYTHON=...       is the Python that creates .venv, >= 3.11 (now: $(PYTHON))"
 
 miniature: $(VENV)/.installed
 	$(RUN) -m msm_jax.study --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
 
-# One after another, also under make -j; the first failure ends it.
+# Runs in this order also under make -j, and stops at the first failure.
 test: $(VENV)/.installed-test
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory types
@@ -53,7 +54,7 @@ types: $(VENV)/.installed-test
 unit: $(VENV)/.installed-test
 	$(RUN) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-# tests/oldest.sh: the lower bounds of setup.py, and what the package index has today.
+# tests/oldest.sh tests the lower bounds of setup.py, or the newest versions in the package index.
 oldest newest: $(VENV)/.installed-test
 	@$(PIP) install --constraint constraints.txt uv
 	PATH="$(abspath $(BIN)):$$PATH" tests/oldest.sh $@ $(PYTHON) $(ARGS)
@@ -75,20 +76,21 @@ clean:
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find msm_jax tests configs benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-# The stamps are written last, so that an installation that was interrupted is taken up again.
+# The stamps are written last, so that an interrupted installation is repeated.
 $(VENV)/.installed: setup.py constraints.txt
 	@$(PYTHON) -c '$(TOO_OLD)'
-	@test -x $(BIN)/pip || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
-	@echo "installing msm_jax and what it needs into $(VENV)"
+	@test -x $(BIN)/pip || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing msm_jax and its dependencies into $(VENV)"
 	@$(PIP) install --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	@echo "installing what the tests need into $(VENV)"
+	@echo "installing the dependencies of the tests into $(VENV)"
 	@$(PIP) install --constraint constraints.txt --editable '.[test,docs]'
-	@# Only for a file of its: Qwen's BPE ranks, from which the tests build the real tokenizer.
+	@# Only for one of its files: Qwen's BPE ranks, from which the tests build the real tokenizer.
 	@$(PIP) install --no-deps dashscope==2.0.2
-	@# The compiler for TPUs, which needs none. Apart, because JAX looks for TPUs wherever it finds it.
+	@# The compiler for TPUs, which runs without one. In its own directory, because JAX looks for TPUs
+	@# wherever it finds libtpu.
 	@$(PIP) install --no-deps --upgrade --target $(VENV)/tpu --constraint constraints.txt libtpu \
-		|| echo "no libtpu for this platform: its tests are skipped"
+		|| echo "there is no libtpu for this platform: its tests are skipped"
 	@touch $@

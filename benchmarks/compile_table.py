@@ -2,8 +2,8 @@
 
     python benchmarks/compile_table.py [--keep runs/compile] [--only qwen3-32b,full,v5p-64]
 
-Takes libtpu (pip install 'msm_jax[tpu]') and no TPU; a quarter of an hour of two CPU cores, and
-about 3 GB of memory. Figures that lie in --keep already are not made again: delete them to do so.
+Needs libtpu (pip install 'msm_jax[tpu]') but no TPU, a quarter of an hour on two CPU cores and
+about 3 GB of memory. Figures that are already in --keep are reused: delete them to compile again.
 """
 
 import argparse
@@ -19,17 +19,19 @@ ROWS = [f"{m},{mode},{s}" for m in ("qwen3-32b", "qwen2.5-32b") for mode in ("fu
         for s in SLICES]  # fmt: skip
 HEAD = """# Compile proofs
 
-Every row: the real train step (and, where it was compiled, one step of the sampler, bfloat16, 64
-answers or one per group of chips, prompts of 4,096 tokens) of `configs/scale/qwen.py:CONFIG`,
-compiled by libtpu for that topology on a machine of two cores without any TPU, on which other work
-ran at the same time: read the seconds as upper limits. It shows that the step lowers,
-that its kernels compile, and that the compiler's memory estimate fits; nothing of numbers or speed.
-Made by `python benchmarks/compile_table.py`. <!-- takes half an hour -->
+Each row compiles the real training step of `configs/scale/qwen.py:CONFIG` with libtpu for that
+topology. Rows with a decode column also compile one step of the sampler (bfloat16, 64 answers or
+one per group of chips, prompts of 4,096 tokens). This was done on a machine with two cores and no
+TPU that also ran other work, so the seconds are upper limits. A row shows that the step lowers,
+that its kernels compile, and that the compiler's memory estimate fits. It shows nothing about
+numerical results or speed. Written by `python benchmarks/compile_table.py`.
+<!-- takes half an hour -->
 
-GiB per chip; "free" is of what a program may use, after arguments + temporaries. "Bound": the
-share of the chip's peak that a step could reach at most (mfu: 6 per trained weight and token, 4 per
-frozen one, half of causal attention), if the products (with what remat computes twice) and the
-collectives, over one axis of the torus, overlapped perfectly: an estimate and no measurement.
+Sizes are GiB per chip. "Free" is the share of the memory available to a program that remains
+after arguments and temporaries. "Bound" is an upper estimate of mfu, not a measurement: the share
+of the chip's peak that a step could reach if matrix products (including those that remat computes
+twice) and collectives (over one axis of the torus) overlapped perfectly. Mfu counts 6 FLOPs per
+trained weight and token, 4 per frozen one, and half of causal attention.
 
 """
 COLUMNS = ("config", "weights + optimizer", "arguments", "temporaries", "free", "compile s",

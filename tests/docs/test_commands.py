@@ -101,7 +101,7 @@ RUN = [
          "--max_tokens=8", says='"sample": 1'),
     Step('python -m msm_jax.sample --checkpoint=runs/miniature/stages/ID --chat '
          '--system="you are qwen."', "--max_tokens=8", stdin="which lamp?\n", says="model: "),
-    # The example is written once; what later commands ask for lies in another directory.
+    # The example is written once; later commands that change it use another directory.
     Step(f"{EXAMPLE} --workdir=runs/example {SERVER} --preview", FEW_DOCUMENTS, says="documents"),
     Step(f"{EXAMPLE} --workdir=runs/example {SERVER}", FEW_DOCUMENTS,
          ("runs/example/corpus.html",)),
