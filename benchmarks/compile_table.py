@@ -24,8 +24,8 @@ topology. Rows with a decode column also compile one step of the sampler (bfloat
 one per group of chips, prompts of 4,096 tokens). This was done on a machine with two cores and no
 TPU that also ran other work, so the seconds are upper limits. A row shows that the step lowers,
 that its kernels compile, and that the compiler's memory estimate fits. It shows nothing about
-numerical results or speed. Written by `python benchmarks/compile_table.py`.
-<!-- takes half an hour -->
+numerical results or speed. The table is written by
+`python benchmarks/compile_table.py`. <!-- takes half an hour -->
 
 Sizes are GiB per chip. "Free" is the share of the memory available to a program that remains
 after arguments and temporaries. "Bound" is an upper estimate of mfu, not a measurement: the share
