@@ -43,21 +43,6 @@ def test_no_module_needs_a_heavy_library_to_be_imported(root, run_python):
     assert not loaded & set(HEAVY)
 
 
-def test_imports_form_no_circle(root):
-    """Also those inside of functions; a package's __init__.py only passes names on."""
-    paths = {name: root.joinpath(*name.split(".")) for name in _modules(root, "*.py")}
-    graph = {}
-    for name, path in paths.items():
-        nodes = [*ast.walk(ast.parse(path.with_suffix(".py").read_text(encoding="utf-8")))]
-        found = {one.name for node in nodes if isinstance(node, ast.Import) for one in node.names}
-        for node in nodes:
-            if isinstance(node, ast.ImportFrom):
-                found |= {str(node.module), *(f"{node.module}.{one.name}" for one in node.names)}
-        if not name.endswith(".__init__"):
-            graph[name] = found & {*paths} - {name}
-    graphlib.TopologicalSorter(graph).prepare()  # CycleError names the modules of a circle
-
-
 def test_every_command_explains_itself(root, run_python):
     sources = {name: root.joinpath(*name.split(".")) for name in _modules(root, "*.py")}
     commands = [

@@ -75,7 +75,7 @@ def table(
     for p_a, p_b in pairs:
         n = samples_per_arm(p_a, p_b, power, alpha)
         lines.append(f"{p_a:>7.1%}{p_b:>8.1%}{n:>10,}{math.ceil(n / conditions):>25,}")
-    lines.append(f"with {conditions} conditions, the smallest rate that differs from B:")
+    lines.append(f"with {conditions} conditions, the smallest rate distinguishable from B:")
     lines.append(f"{'':>22}" + "".join(f"{f'B = {b:.0%}':>10}" for b in (0.01, 0.07, 0.5)))
     for name, each in DESIGNS.items():
         found = [detectable(b, each * conditions, power, alpha) for b in (0.01, 0.07, 0.5)]
