@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 
 from msm_jax.corpus.records import read_rows
-from msm_jax.corpus.writers import Journal, Request, Writer
+from msm_jax.corpus.writers import Items, Journal, Request, Writer
 from msm_jax.corpus.writers.client import Pace
 from msm_jax.corpus.writers.providers import OpenAIClient
 from msm_jax.errors import UserError
@@ -71,13 +71,18 @@ def answers(url):
 def test_replies_and_usage_of_a_real_model(server, tmp_path):
     url, model = server
     client = OpenAIClient(model, 0.0, PACE, url)
-    request = Request("document", "Answer briefly.", "What is the capital of France?", max_tokens=8)
+    good = Request("document", "Be brief.", "What is the capital of France?", max_tokens=8)
+    bad = Request("topics", "Be brief.", "Say hello.", items=Items(("topic",)), max_tokens=3)
     with Journal(tmp_path / "responses.jsonl") as journal:
-        (answer,) = Writer(client, journal).ask([request])
+        writer = Writer(client, journal)
+        answer, unusable = writer.ask([good, bad])
         row = journal.get(answer.key)
     assert answer.text and not answer.failure and not client.counts
     assert row["usage"]["input_tokens"] > 15 and 1 <= row["usage"]["output_tokens"] <= 8
     assert "smollm2" in row["model"] and row["stop"] in ("end", "length")
+    # What a small model writes where a structure is wanted is counted, repaired in vain, and kept.
+    assert unusable.failure in ("invalid structure", "truncated") and not unusable.items
+    assert sum(writer.counts.values()) == 3 and len(journal) == 4
 
 
 def test_a_judge_that_says_nothing_is_unparsed_and_kept(server, tmp_path):
@@ -92,11 +97,16 @@ def test_a_judge_that_says_nothing_is_unparsed_and_kept(server, tmp_path):
     assert list(nobody.judge(prompts)) == [(0, judgement)]  # from the cache
 
 
-def test_generate_counts_the_replies_that_a_small_model_gets_wrong(server, config, run, tmp_path):
+def test_generate_pays_for_the_usage_that_the_server_reports(server, config, run, tmp_path):
     url, model = server
     asked = config("general", count=1, domains=1)
     asked.writer.update({"kind": "openai", "model": model, "base_url": url, "temperature": 0.0})
-    with pytest.raises(UserError, match=r"no domains .*'invalid structure': \d"):
-        run(asked, tmp_path)
-    replies = [row for _, row in read_rows(tmp_path / "responses.jsonl")]
-    assert replies and all(row["usage"]["output_tokens"] for row in replies)
+    asked.writer.price.update({"input": 1e6, "output": 1e6})
+    asked.writer.max_usd = 1.0
+    for number in (1, 2):  # the second run finds the first reply, and pays for a repair
+        with pytest.raises(UserError, match=r"max_usd=1 is spent"):
+            run(asked, tmp_path)
+        replies = [row for _, row in read_rows(tmp_path / "responses.jsonl")]
+        assert len(replies) == number and {row["step"] for row in replies} == {"domains"}
+        usage = replies[-1]["usage"]
+        assert usage["usd"] == usage["input_tokens"] + usage["output_tokens"] > 100
