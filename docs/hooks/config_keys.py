@@ -96,7 +96,7 @@ def shipped() -> list[Shipped]:
         if not any(getattr(node, "name", "") == "get_config" for node in tree.body):
             continue
         text, path = ast.get_docstring(tree) or "", file.relative_to(ROOT).as_posix()
-        command = re.search(rf"msm_jax\.(\w+) --config={re.escape(path)}", text)
+        command = re.search(rf"msm_jax\.(\w+)[\s\\]+--config={re.escape(path)}", text)
         arguments = re.findall(r"`(?:configs/[\w/.]+)?:([\w,.-]+)`", text)
         arguments += re.findall(rf"{re.escape(path)}:([\w,.-]+)", text)
         found.append(
