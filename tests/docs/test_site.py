@@ -73,7 +73,7 @@ def test_every_page_is_there_with_its_generated_parts(site, parsed):
         name = path.relative_to(ROOT / "docs").with_suffix(".html")
         assert (folder / name).is_file(), f"{name}: not built"
     for name, words in {
-        "commands/train.html": ("<code>--coordinator</code>", "HOST:PORT of process 0."),
+        "commands/train.html": ("<code>--coordinator</code>", "HOST:PORT of process 0"),
         "commands/evaluate.html": ("<code>--judge_cache</code>", "Default: preferences: 1;"),
         "commands/power.html": ("<code>--conditions</code>", "<code>27</code>"),
         "config/stage.html": ("<code>optimizer.warmup_fraction</code>", "<code>0.05</code>"),
