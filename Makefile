@@ -27,7 +27,7 @@ help:
 	@echo "make test        runs lint, types and all tests in two processes; ARGS='-k name' selects tests"
 	@echo "make docs        builds the documentation site in site/ (open site/index.html)"
 	@echo "make docs-serve  serves it on http://127.0.0.1:8000 and rebuilds it when a page changes"
-	@echo "make lint        runs ruff check and ruff format --check"
+	@echo "make lint        runs ruff and refuses the words of docs/style.md"
 	@echo "make format      fixes and formats the code with ruff"
 	@echo "make notebooks   builds notebooks/*.ipynb from notebooks/*.py"
 	@echo "make oldest      runs the tests with the lowest versions that setup.py allows"
@@ -47,6 +47,7 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(RUN) tests/check_words.py
 
 types: $(VENV)/.installed-test
 	$(RUN) -m mypy

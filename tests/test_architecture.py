@@ -169,3 +169,14 @@ def test_every_public_function_has_a_docstring(name):
     # What the two tokenizers do is said by their Protocol.
     lacking = {each for each in lacking if not re.search(r"(?:HF|Piece)Tokenizer\.\w+$", each)}
     assert lacking <= ALLOWED["docstrings"], lacking - ALLOWED["docstrings"]
+
+
+@pytest.mark.parametrize("walk", ["A document's way to a gradient", "A prompt's way to a rate"])
+def test_a_readers_walk_is_short_and_leads_past_things_that_exist(walk):
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.partition(f"## {walk}\n")[2].partition("\n## ")[0]
+    hops = re.findall(r"^\d+\. `([\w/]+\.py)` `(\w+)`", section, re.MULTILINE)
+    assert 10 <= len(hops) <= 15 and len(hops) == len(re.findall(r"^\d+\.", section, re.MULTILINE))
+    for file, name in hops:
+        tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+        assert name in {getattr(node, "name", "") for node in tree.body}, f"{file}: no {name}"
