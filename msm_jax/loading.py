@@ -92,6 +92,11 @@ def is_checkpoint(path: str | os.PathLike) -> bool:
       UserError: it is neither.
     """
     path = pathlib.Path(path)
+    if path.suffix == ".gguf" and path.is_file():
+        raise UserError(
+            f"{path}: a GGUF file: make a checkpoint of it with `python -m msm_jax.convert "
+            f"--source={path} --target=DIRECTORY`"
+        )
     if not path.is_dir():
         raise UserError(
             f"{path}: no such directory; give a Hugging Face checkpoint or a run directory"

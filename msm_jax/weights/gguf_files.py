@@ -84,15 +84,6 @@ class GGUF:
         return self.metadata[key]
 
 
-def is_gguf(path: str | os.PathLike) -> bool:
-    """Whether a path is a GGUF file, by its first bytes or its name."""
-    file = pathlib.Path(path)
-    if not file.is_file():
-        return False
-    with file.open("rb") as reader:
-        return reader.read(4) == b"GGUF" or file.suffix == ".gguf"
-
-
 def convert_gguf(
     source: str | os.PathLike, target: str | os.PathLike, dtype: str = "float32"
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
-from msm_jax.weights.gguf_files import convert_gguf, is_gguf
+from msm_jax.weights.gguf_files import convert_gguf
 from msm_jax.weights.huggingface import load_checkpoint
 from msm_jax.weights.tensor_files import find_tensors
 
@@ -117,7 +117,6 @@ def write_gguf(path: pathlib.Path, family: str, tied: bool = True, change=lambda
 )
 def test_every_family_comes_back_bit_for_bit(tmp_path, family, tied):
     config, state = write_gguf(tmp_path / "a.gguf", family, tied)
-    assert is_gguf(tmp_path / "a.gguf")
     convert_gguf(tmp_path / "a.gguf", tmp_path / "hf")
     found, _ = load_checkpoint(tmp_path / "hf")
     assert found == config
@@ -224,3 +223,17 @@ def test_other_architectures_and_damaged_files_are_refused(tmp_path):
             convert_gguf(tmp_path / "c.gguf", tmp_path / "hf")
     with pytest.raises(UserError, match="cannot be read"):
         convert_gguf(tmp_path / "none.gguf", tmp_path / "hf")
+
+
+def test_the_command_converts_and_others_name_it(tmp_path, forked):
+    config, _ = write_gguf(tmp_path / "a.gguf", "qwen3")
+    run = lambda module, *argv: forked(f"msm_jax.{module}", list(argv), str(tmp_path))
+    done = run("convert", "--source=a.gguf", "--target=hf", "--dtype=bfloat16")
+    assert done["code"] == 0 and "hf: " in done["err"], done
+    assert load_checkpoint(tmp_path / "hf")[0].layers == config.layers
+    for argv in (["--to=orbax"], ["--adapter=x"], ["--chat_format=qwen3"]):
+        done = run("convert", "--source=a.gguf", "--target=other", *argv)
+        assert done["code"] == 2 and "becomes a Hugging Face checkpoint" in done["err"]
+    done = run("sample", "--checkpoint=a.gguf", "--prompt=x")
+    assert done["code"] == 2 and "msm_jax.convert --source=a.gguf" in done["err"]
+    assert not (tmp_path / "other").exists()
