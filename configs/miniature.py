@@ -176,22 +176,22 @@ def _smoke(config: ConfigDict) -> None:
     """Everything happens, little of it."""
     config.seeds = (0,)
     config.workers = 1  # nearly all of the time is compilation, which two would do twice
-    for name in ("agree", "id"):
+    for name in ("conflict", "agree", "id"):
         config.evals[name].scorers = ("logprob",)
     config.world.options.update(
         {
             "agents": 80,
             "passers_by": 8,
             "targets": 1,
-            "base_documents": 3000,
-            "base_chats": 2000,
-            "midtrain_documents": 600,
-            "aft_chats": 200,
+            "base_documents": 800,
+            "base_chats": 600,
+            "midtrain_documents": 200,
+            "aft_chats": 100,
         }
     )
-    config.train.model.update({"width": 32, "layers": 2, "mlp_width": 64})
-    config.stages.base.steps, config.stages.base.checkpoint_every = 120, 40
+    config.train.model.update({"width": 16, "layers": 1, "mlp_width": 32})
+    config.stages.base.steps = config.stages.base.checkpoint_every = 40
     for spec in SPECS:
-        config.stages[f"midtrain_{spec}"].steps = 20
-    config.stages.aft.steps = 6
-    config.dose.steps = (3,)
+        config.stages[f"midtrain_{spec}"].steps = 4
+    config.stages.aft.steps = 4
+    config.dose.steps = (2,)

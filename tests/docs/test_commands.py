@@ -14,32 +14,34 @@ import fnmatch
 import json
 import pathlib
 import re
+import runpy
 import shlex
 import sys
+from collections.abc import Iterator
 
 import command_flags
 import commands
 import pytest
+from ml_collections import ConfigDict
 
 ROOT = commands.ROOT
 DOCUMENTED = commands.documented()
 
-# Less of everything, appended to the commands below.
-LITTLE_WORLD = (
-    "--config.workers=1 --config.seeds=(0,) "  # two would compile everything twice
-    "--config.world.options.agents=80 --config.world.options.passers_by=8 "
-    "--config.world.options.targets=1 --config.world.options.base_documents=800 "
-    "--config.world.options.base_chats=600 --config.world.options.midtrain_documents=200 "
-    "--config.world.options.aft_chats=100 --config.train.model.width=16 "
-    "--config.train.model.layers=1 --config.train.model.mlp_width=32 "
-    "--config.stages.base.steps=40 --config.stages.base.checkpoint_every=40 "
-    "--config.stages.midtrain_a.steps=4 --config.stages.midtrain_b.steps=4 "
-    "--config.stages.midtrain_neutral.steps=4 --config.stages.midtrain_ablated_a.steps=4 "
-    "--config.stages.midtrain_ablated_b.steps=4 --config.dose.steps=(2,) "
-    "--config.evals.conflict.scorers=('logprob',) --config.evals.agree.scorers=('logprob',) "
-    "--config.evals.id.scorers=('logprob',)"
-)
+
+def little(full: ConfigDict, smoke: ConfigDict, name: str = "--config") -> Iterator[str]:
+    """The flags that make one config of the other."""
+    for key, value in smoke.items():
+        if isinstance(value, ConfigDict):
+            yield from little(full[key], value, f"{name}.{key}")
+        elif value != full[key]:
+            yield f"{name}.{key}={value}"
+
+
+# Less of everything, appended to the commands below. The miniature is as small as its `:smoke`, so
+# that it finds the programs that other tests have compiled.
+miniature = runpy.run_path(str(ROOT / "configs" / "miniature.py"))["get_config"]
 SHORT_AFT = " --config.stages.aft.steps=4"
+LITTLE_WORLD = " ".join(sorted({*little(miniature(), miniature("smoke"))} - {SHORT_AFT.strip()}))
 FEW_DOCUMENTS = "--config.documents.count=40 --config.writer.kind=stub"
 SMALL_STAGE = (
     "--config.sequence_length=64 --config.rows=4 --config.accumulation=1 --config.log_every=1 "
