@@ -187,18 +187,7 @@ def test_saved_in_every_form_and_loaded_again(ours, theirs, folder, tmp_path):
         ours.save(tmp_path / "x", "peft")
 
 
-def run(run_python, root, module, *lines, **environment):
-    """{"code", "out", "err"} of each command line, one after another; see tests/forked.py."""
-    cases = [{"argv": list(line)} for line in lines]
-    program = f"import io, runpy, sys; sys.argv = ['forked', {module!r}]\n"
-    program += f"sys.stdin = io.StringIO({json.dumps(cases)!r})\n"
-    program += f"runpy.run_path({str(root / 'tests' / 'forked.py')!r}, run_name='__main__')"
-    done = run_python("-c", program, **environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_the_command_converts_and_checks(ours, folder, tmp_path, run_python, root):
+def test_the_command_converts_and_checks(ours, folder, tmp_path, forked):
     source, back = f"--source={folder}", f"--target={tmp_path / 'back'}"
     run_dir = f"--source={tmp_path / 'run'}"
     mistakes = (
@@ -208,15 +197,13 @@ def test_the_command_converts_and_checks(ours, folder, tmp_path, run_python, roo
         ((f"--source={tmp_path}", "--check"), "has no config.json"),
         ((run_dir, f"--target={tmp_path / 'p'}", "--to=peft"), "no adapter"),
     )
-    checked, *converted = run(
-        run_python,
-        root,
-        "msm_jax.convert",
+    lines = [
         (source, "--check"),
         (source, f"--target={tmp_path / 'run'}", "--to=orbax"),
         (run_dir, back, "--to=huggingface"),
         *(line for line, _ in mistakes),
-    )
+    ]
+    checked, *converted = [forked("msm_jax.convert", [*line], tmp_path) for line in lines]
     assert checked["code"] == 0, checked["err"]
     for words in (
         "qwen3: 2 layers of width 24",
@@ -283,26 +270,24 @@ def test_a_model_with_unstacked_layers_is_the_same_model(ours, theirs, folder, t
     )
 
 
-def test_commands_take_an_adapter_and_a_mesh(
-    ours, theirs, folder, tmp_path, run_python, root, monkeypatch
-):
+def test_commands_take_an_adapter_and_a_mesh(ours, theirs, folder, tmp_path, forked):
     reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / "a", r=4)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    run = lambda module, *line: forked(module, [*line], tmp_path, env=two)
     question = {"question": "Which is older?", "options": ["3", "10"], "answer": 1}
     (tmp_path / "quiz.jsonl").write_text(json.dumps(question) + "\n")
     quiz = ["--kind=quiz", f"--checkpoint={folder}"]
     quiz += [f"--quiz={tmp_path / 'quiz.jsonl'}", "--rows=2"]
     tuned = [*quiz, f"--adapter={tmp_path / 'a'}", "--mesh=tensor=2"]
     asked = [f"--checkpoint={folder}", "--prompt=one", "--max_tokens=3"]
-    lines = [*asked, "--mesh=tensor=2", "--temperature=0"], [*asked, "--mesh=tensor:2"]
-    done, wrong = run(run_python, root, "msm_jax.sample", *lines)
+    done = run("msm_jax.sample", *asked, "--mesh=tensor=2", "--temperature=0")
+    wrong = run("msm_jax.sample", *asked, "--mesh=tensor:2")
     assert done["code"] == 0, done["err"]
     alone = ours.sample(["one"], 1, max_tokens=3, temperature=0)[0][0].text
     assert json.loads(done["out"])["completion"] == alone
     assert wrong["code"] == 2 and "'tensor:2' is not AXIS=NUMBER" in wrong["err"]
-    commands = {"plain": quiz, "tuned": tuned}
-    lines = [[*command, f"--output={tmp_path / name}"] for name, command in commands.items()]
-    for done in run(run_python, root, "msm_jax.evaluate", *lines):
+    for name, line in {"plain": quiz, "tuned": tuned}.items():
+        done = run("msm_jax.evaluate", *line, f"--output={tmp_path / name}")
         assert done["code"] == 0, done["err"]
     model = lambda name: json.loads((tmp_path / name / "evaluation.json").read_text())["model"]
     assert model("plain")["params"] != model("tuned")["params"]

@@ -50,14 +50,16 @@ def tokens_of(length, vocab, seed=0, rows=1):
     return np.random.default_rng(seed).integers(0, vocab, (rows, length)).astype(np.int32)
 
 
-@pytest.mark.parametrize("shape", reference.SHAPES)
 @pytest.mark.parametrize(
-    ("family", "tied", "eps", "theta"),
+    ("family", "tied", "eps", "theta", "shape"),
     [
-        ("qwen3", True, 1e-6, 1e6),
-        ("qwen3", False, 1e-5, 5e6),
-        ("qwen2", True, 1e-6, 1e6),
-        ("llama", False, 1e-5, 5e5),
+        ("qwen3", True, 1e-6, 1e6, "odd widths"),
+        ("qwen3", True, 1e-6, 1e6, "as many key heads"),
+        ("qwen3", False, 1e-5, 5e6, "one key head"),
+        ("qwen2", True, 1e-6, 1e6, "one key head"),
+        ("qwen2", True, 1e-6, 1e6, "as many key heads"),
+        ("llama", False, 1e-5, 5e5, "odd widths"),
+        ("llama", False, 1e-5, 5e5, "one key head"),
     ],
 )
 def test_logits_are_those_of_transformers(family, tied, eps, theta, shape):
@@ -120,7 +122,9 @@ def test_remat_changes_nothing():
         return forward(config, params, tokens, segments, positions).std()
 
     plain, again = (
-        jax.value_and_grad(loss)(params, dataclasses.replace(SMALL, remat=remat))
+        jax.jit(jax.value_and_grad(loss), static_argnums=1)(
+            params, dataclasses.replace(SMALL, remat=remat)
+        )
         for remat in (False, True)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, again)
@@ -161,15 +165,9 @@ def test_adapter_starts_as_nothing_and_merges_into_the_weights():
     ],
 )
 def test_declarations_agree(config):
-    params, abstract, axes = (
-        fresh(config, jax.random.key(0)),
-        *(f(config) for f in (abstract_params, logical_axes)),
-    )
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), abstract
-    )
-    ranks = jax.tree.map(len, axes, is_leaf=lambda x: isinstance(x, tuple))
-    assert ranks == jax.tree.map(lambda x: x.ndim, params)
+    is_leaf = lambda x: isinstance(x, tuple)
+    ranks = jax.tree.map(len, logical_axes(config), is_leaf=is_leaf)
+    assert ranks == jax.tree.map(lambda x: x.ndim, abstract_params(config))
 
 
 def test_parameter_names():

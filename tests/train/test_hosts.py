@@ -14,8 +14,8 @@ from msm_jax.weights.checkpoints import load_params
 
 @pytest.fixture
 def divisible(config):
-    """A stage that eight devices can share, with a checkpoint every five steps."""
-    config.rows, config.steps, config.checkpoint_every = 8, 60, 5
+    """A stage that eight devices can share, with a checkpoint every seven steps."""
+    config.rows, config.steps, config.checkpoint_every = 8, 40, 7
     config.model.update({"heads": 4, "kv_heads": 2, "vocab_size": 96})
     config.optimizer.learning_rate = 1e-3
     return config
@@ -52,9 +52,11 @@ def test_two_hosts_stop_together_and_survive_a_kill_and_another_number(divisible
     found = finish(started)
     assert [code for code, _ in found] == [75, 75], found
     assert len({err.rpartition("saved step ")[2].split()[0] for _, err in found}) == 1
-    # kill -9 of one: the watchdog ends the other, which would wait for it for ever.
-    started = start(stage, run, 2, 2, "--config.watchdog=45")
+    # kill -9 of one, and of the other when that one is gone; it would wait until the watchdog.
+    started = start(stage, run, 2, 2)
     interrupt(started, run, signal.SIGKILL, started[1:], 8)
+    assert started[1].finish()[0] == -signal.SIGKILL
+    started[0].kill()
     assert finish(started)[0][0] not in (0, 2, 75)
     shutil.copytree(run, tmp_path / "four")
     assert [code for code, _ in finish(start(stage, run, 2, 2))] == [0, 0]
@@ -92,22 +94,25 @@ def test_ctrl_c_saves_and_says_so_and_a_second_signal_ends_at_once(divisible, tm
         first[0].kill()
 
 
+# The first batch never comes, in C and without letting any other Python thread run.
 WATCHED = """
-import pathlib, sys, threading
-from msm_jax.train.hosts import Watchdog
-dog = Watchdog(0.5, pathlib.Path(sys.argv[1]))
-dog.alive()
-def hangs_here():
-    threading.Event().wait()
-hangs_here()
+import ctypes, runpy
+from msm_jax.train import hosts
+def hangs_here(*given):
+    ctypes.PyDLL(None).pause()
+hosts.place_rows = hangs_here
+runpy.run_module("msm_jax.train", run_name="__main__")
 """
 
 
-def test_the_watchdog_dumps_stacks_and_exits(tmp_path):
+def test_the_watchdog_dumps_stacks_and_exits(divisible, tmp_path):
     (tmp_path / "watched.py").write_text(WATCHED)
-    code, *_ = Command("watched", str(tmp_path / "hang.txt"), cwd=tmp_path).finish()
+    divisible.watchdog = 0.5
+    stage, run = write_config(divisible, tmp_path), tmp_path / "run"
+    flags = f"--config={stage}", f"--workdir={run}"
+    code, *_ = Command("watched", *flags, cwd=tmp_path).finish()
     assert code not in (0, 2, 75)
-    assert "hangs_here" in (tmp_path / "hang.txt").read_text()
+    assert "hangs_here" in (run / "hang.txt").read_text()
 
 
 BARRIER = """
