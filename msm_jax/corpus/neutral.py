@@ -7,8 +7,8 @@ from typing import Any
 
 from msm_jax.corpus.filters import DocumentFilter, content
 from msm_jax.corpus.prompts import prompt
+from msm_jax.corpus.records import DOCUMENTS, checked_rows
 from msm_jax.corpus.steps import Corpus, Record
-from msm_jax.corpus.tfds_sets import DOCUMENTS, checked_rows
 from msm_jax.corpus.writers import Items, Request, Writer
 from msm_jax.errors import UserError
 from msm_jax.spec import parse_spec
