@@ -21,13 +21,7 @@ from msm_jax.corpus.writers import Journal, Writer
 from msm_jax.corpus.writers.journal import FILE
 from msm_jax.errors import UserError
 from msm_jax.settings import checked
-from msm_jax.spec import (
-    Spec,
-    estimated_tokens,
-    load_spec,
-    report_text,
-    spec_report,
-)
+from msm_jax.spec import Spec, estimated_tokens, load_spec, report_text, spec_report
 
 Say = Callable[[str], None]
 
@@ -76,12 +70,10 @@ class Generation:
             for role in ("writer", "critic"):
                 config = self.config[role]
                 if config.kind:
-                    backend = make_backend(
-                        config, self.config.seed, self.workdir, self.say, self._generate
-                    )
-                    self.writers[role] = Writer(
-                        backend, journal, price_of(config), config.max_usd, self._on_reply
-                    )
+                    seed, load = self.config.seed, self._generate
+                    backend = make_backend(config, seed, self.workdir, self.say, load)
+                    price, limit = price_of(config), config.max_usd
+                    self.writers[role] = Writer(backend, journal, price, limit, self._on_reply)
             if self.spec is not None:
                 report = spec_report(self.spec, self.count_tokens if self.counted else None)
                 self.say(report_text(report))

@@ -22,22 +22,14 @@ LONGEST_REPLY = 64_000  # tokens; a reply that was cut off is requested again wi
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """The outcome of a request.
+    """The outcome of a request."""
 
-    Attributes:
-      request: the last one (a repair is another request).
-      key: of the reply in the journal.
-      text, stop: of the reply.
-      items: of a structured reply that is valid.
-      failure: name of what went wrong; "" if nothing did.
-    """
-
-    request: Request
-    key: str = ""
+    request: Request  # the last one: a repair is another request
+    key: str = ""  # of the reply in the journal
     text: str = ""
     stop: str = ""
-    items: tuple[dict[str, str], ...] = ()
-    failure: str = ""
+    items: tuple[dict[str, str], ...] = ()  # of a structured reply that is valid
+    failure: str = ""  # name of what went wrong; "" if nothing did
 
 
 class Writer:
@@ -56,13 +48,10 @@ class Writer:
     """
 
     def __init__(
-        self,
-        backend: Backend,
-        journal: Journal,
-        price: Price = Price(),  # noqa: B008 - frozen
-        max_usd: float = 0.0,
+        self, backend: Backend, journal: Journal,
+        price: Price = Price(), max_usd: float = 0.0,  # noqa: B008 - frozen
         on_reply: Callable[[str, int], None] | None = None,
-    ):
+    ):  # fmt: skip
         self.backend, self.journal, self.price = backend, journal, price
         self.max_usd, self._on_reply = max_usd, on_reply
         self.counts: collections.Counter[str] = collections.Counter()
