@@ -11,7 +11,7 @@ from typing import Any
 
 from msm_jax.corpus.diversity import SimilarQuestions
 from msm_jax.corpus.filters import ChatFilter
-from msm_jax.corpus.steps import Corpus, Record, Row, Steps
+from msm_jax.corpus.steps import Corpus, Record, Row, Steps, provenance
 from msm_jax.corpus.writers import Answer, Items, Request, Writer
 from msm_jax.errors import UserError
 from msm_jax.spec import Point, Spec
@@ -85,7 +85,7 @@ class _Chats:
                     kept[chat.cell].append(self._record(chat))
             self._move_quotas(wanted, kept)
             self.say(f"round {round_ + 1}: {sum(map(len, kept.values())):,} chats")
-        records = [row for rows in kept.values() for row in rows]
+        records = list(itertools.chain(*kept.values()))
         random.Random(f"{self.seed} chats").shuffle(records)
         outline = [
             {"domain": cell.domain, "kind": cell.kind, "questions": len(self.asked[cell])}
@@ -240,7 +240,7 @@ class _Chats:
             "kind": cell.kind,
             "style": self.style,
             "points": [point.id for point in cell.points],
-            **self.steps.provenance(answer),
+            **provenance(self.writer, answer),
         }
 
 

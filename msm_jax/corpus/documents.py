@@ -7,7 +7,7 @@ from typing import Any
 
 from msm_jax.corpus.filters import DocumentFilter, content
 from msm_jax.corpus.outline import Idea, Outliner, Subdomain
-from msm_jax.corpus.steps import Corpus, Record, Row
+from msm_jax.corpus.steps import Corpus, Record, Row, provenance
 from msm_jax.corpus.writers import Answer, Items, Request, Writer
 from msm_jax.spec import Spec
 
@@ -182,7 +182,7 @@ class _Documents:
             "doc_idea": draft.idea.idea,
             "assertions": [row["assertion"] for row in place.assertions],
             "rewrite": self.settings.rewrite,
-            **self.steps.provenance(answer),
+            **provenance(self.writer, answer),
             "parents": list(draft.parents),
         }
 

@@ -98,13 +98,11 @@ def length_facts(tokens: Sequence[int]) -> dict[str, Any]:
     if not tokens:
         return {"sum": 0}
     quantiles = {f"p{q}": int(np.percentile(tokens, q)) for q in (10, 50, 90)}
-    return {
-        "sum": int(sum(tokens)),
-        "mean": round(float(np.mean(tokens)), 1),
-        "min": int(min(tokens)),
-        "max": int(max(tokens)),
-        **quantiles,
-    }
+    mean, ends = (
+        round(float(np.mean(tokens)), 1),
+        {"min": int(min(tokens)), "max": int(max(tokens))},
+    )
+    return {"sum": int(sum(tokens)), "mean": mean, **ends, **quantiles}
 
 
 def diversity_facts(texts: Sequence[str], own: str) -> dict[str, Any]:

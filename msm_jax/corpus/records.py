@@ -114,12 +114,9 @@ def parse_json(text: str) -> Any:
 def parse_row(
     line: bytes, where: str, offset: int = 0, encoding_errors: str = "strict"
 ) -> dict[str, Any]:
-    """The JSON object of a line.
+    """The JSON object of a line at `where` (file:line), whose first byte is at `offset`.
 
-    Args:
-      where: file:line, for errors.
-      offset: of the line's first byte in the file.
-      encoding_errors: "replace" reads bytes that are not UTF-8 as U+FFFD.
+    With `encoding_errors` "replace", bytes that are not UTF-8 are read as U+FFFD.
     """
     try:
         # utf-8-sig because some editors start a file with a byte order mark.

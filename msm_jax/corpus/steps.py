@@ -116,14 +116,6 @@ class Steps:
             f"{self.writer.journal.path}"
         )
 
-    def provenance(self, answer: Answer) -> Record:
-        """The keys of a record that say who wrote it, and in answer to what."""
-        return {
-            "writer": dict(self.writer.identity),
-            "prompt_hash": answer.request.prompt_hash(),
-            "response": answer.key,
-        }
-
     def drop(self, reason: str, record: Record, name: str = "") -> None:
         """Counts a reason under its `name` and keeps the record, its text shortened."""
         self.reasons[name or reason] += 1
@@ -132,11 +124,7 @@ class Steps:
     def corpus(
         self, records: list[Record], outline: list[Record], config: Any, what: str
     ) -> Corpus:
-        """The corpus of these records.
-
-        Raises:
-          UserError: there are fewer than `config.count`, and `config.allow_short` is not set.
-        """
+        """The corpus of these records; fewer than `config.count` need `config.allow_short`."""
         if len(records) < config.count:
             self.shortages.append(f"{len(records)} of {config.count} {what}")
             reasons = (self.reasons + self.writer.counts).most_common(8)
@@ -149,6 +137,12 @@ class Steps:
                     f"with {what}.allow_short=True"
                 )
         return Corpus(records, self.dropped, dict(self.reasons), outline, self.shortages)
+
+
+def provenance(writer: Writer, answer: Answer) -> Record:
+    """The keys of a record that say who wrote it, and in answer to what."""
+    prompt_hash = answer.request.prompt_hash()
+    return {"writer": dict(writer.identity), "prompt_hash": prompt_hash, "response": answer.key}
 
 
 def _new_names(

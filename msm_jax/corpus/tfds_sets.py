@@ -12,7 +12,7 @@ import contextlib
 import io
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msm_jax.corpus.records import CONTENT, checked_rows
@@ -39,9 +39,6 @@ class RowSource(Sequence):
         content = texts[self._content]
         content = json.loads(content) if self._content == "messages" else content
         return {self._content: content, "id": texts["id"], **json.loads(texts["provenance"])}
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[index] for index in range(len(self)))
 
 
 def prepare(name: str, jsonl_path: str | pathlib.Path, data_dir: str | pathlib.Path) -> None:

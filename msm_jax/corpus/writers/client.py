@@ -42,20 +42,18 @@ KEY_NAMES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY")
 
 
 class ApiError(Exception):
-    """Why an attempt failed.
-
-    Attributes:
-      name: under which it is counted.
-      retry: another attempt may succeed.
-      fatal: no request will succeed: the key, the credit, the model's name.
-      slow: the provider is overloaded, so that fewer requests should be under way.
-      after: seconds to wait, as the provider says.
-    """
+    """Why an attempt failed, counted by its name."""
 
     def __init__(
-        self, name: str, message: str = "", *, retry: bool = False, fatal: bool = False,
-        slow: bool = False, after: float | None = None,
-    ):  # fmt: skip
+        self,
+        name: str,
+        message: str = "",
+        *,
+        retry: bool = False,  # another attempt may succeed
+        fatal: bool = False,  # no request will succeed: the key, the credit, the model's name
+        slow: bool = False,  # the provider is overloaded: fewer requests should be under way
+        after: float | None = None,  # seconds to wait, as the provider says
+    ):
         super().__init__(scrubbed(message))
         self.name, self.retry, self.fatal, self.slow, self.after = name, retry, fatal, slow, after
 
@@ -117,11 +115,8 @@ class ApiClient(abc.ABC):
                 f"the library {self.library} is not installed: pip install 'msm_jax[writers]'"
             ) from error
         self.where = f"{self.library} {model}"
-        self.identity: Mapping[str, Any] = {
-            "writer": self.library,
-            "model": model,
-            "temperature": temperature,
-        }
+        settings = {"model": model, "temperature": temperature}
+        self.identity: Mapping[str, Any] = {"writer": self.library, **settings}
         self.counts: dict[str, int] = collections.Counter()
         self.pace, self.base_url, self.structured = pace, base_url, structured
         self.options()

@@ -33,18 +33,12 @@ class Answer:
 
 
 class Writer:
-    """A backend with its journal.
+    """A backend with its journal, which the caller enters.
 
     Args:
-      backend: who writes.
-      journal: where replies are kept; entered by the caller.
       price: of its tokens; only replies without a cost of their own are priced here.
       max_usd: no more requests are sent once this writer's new replies cost so much; 0: no limit.
       on_reply: called with the step and the number of replies expected, after each new reply.
-
-    Attributes:
-      counts: what went wrong, by name.
-      paid: usage of the replies that are new.
     """
 
     def __init__(
@@ -54,9 +48,9 @@ class Writer:
     ):  # fmt: skip
         self.backend, self.journal, self.price = backend, journal, price
         self.max_usd, self._on_reply = max_usd, on_reply
-        self.counts: collections.Counter[str] = collections.Counter()
+        self.counts: collections.Counter[str] = collections.Counter()  # what went wrong, by name
         self._used: dict[str, tuple[str, Usage]] = {}
-        self.paid = Usage()
+        self.paid = Usage()  # for the replies that are new
 
     @property
     def identity(self) -> Mapping:
