@@ -20,12 +20,8 @@ def make_backend(
 ) -> Backend:  # fmt: skip
     """A backend; libraries and models are loaded only for the kind that is configured.
 
-    Args:
-      config: `config.writer` or `config.critic`.
-      seed: of the stub and of a local model.
-      workdir: where notes of batches are kept.
-      say: called with messages for people.
-      load: loads a checkpoint's sampler; passed in, since this room does not know models.
+    `config` is `config.writer` or `config.critic`; `load` loads a checkpoint's sampler, which is
+    passed in, since this room does not know models.
     """
     if config.kind == "stub":
         return StubWriter(seed)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import math
 import random
 import re
@@ -10,7 +11,7 @@ from typing import Any
 
 from msm_jax.corpus.diversity import SimilarQuestions
 from msm_jax.corpus.filters import ChatFilter
-from msm_jax.corpus.steps import Corpus, Record, Row, Steps
+from msm_jax.corpus.steps import Corpus, Record, Row, Steps, provenance
 from msm_jax.corpus.writers import Answer, Items, Request, Writer
 from msm_jax.errors import UserError
 from msm_jax.spec import Point, Spec
@@ -43,18 +44,11 @@ def make_chats(
     spec: Spec, writer: Writer, critic: Writer | None, config: Any,
     say: Callable[[str], None] = lambda text: None,
 ) -> Corpus:  # fmt: skip
-    """The chats of a spec.
-
-    Args:
-      spec: what they follow.
-      writer: writes questions and answers.
-      critic: judges the answers; None leaves that to the rules of `ChatFilter`.
-      config: as of `corpus.config.generate`.
-      say: called with messages for people.
+    """The chats of a spec, judged by the critic, or without one by the rules of `ChatFilter` only.
 
     Raises:
-      UserError: fewer than asked for were produced and `allow_short` is not set; a style that
-        does not go with the spec.
+      UserError: fewer than `config.chats.count` were produced and `allow_short` is not set; a
+        style that does not go with the spec.
     """
     return _Chats(spec, writer, critic, config, say).make()
 
@@ -91,7 +85,7 @@ class _Chats:
                     kept[chat.cell].append(self._record(chat))
             self._move_quotas(wanted, kept)
             self.say(f"round {round_ + 1}: {sum(map(len, kept.values())):,} chats")
-        records = [row for rows in kept.values() for row in rows]
+        records = list(itertools.chain(*kept.values()))
         random.Random(f"{self.seed} chats").shuffle(records)
         outline = [
             {"domain": cell.domain, "kind": cell.kind, "questions": len(self.asked[cell])}
@@ -109,16 +103,12 @@ class _Chats:
                     f"{self.spec.path}: chats.style=opaque is for specs with preferences, and this "
                     "one states none"
                 )
-            return [
-                _Cell(point.item, point.text, kind, (point,))
-                for point in preferences
-                for kind in OPAQUE_KINDS
-            ]
+            kinds = itertools.product(preferences, OPAQUE_KINDS)
+            return [_Cell(point.item, point.text, kind, (point,)) for point, kind in kinds]
         count = max(LEAST_DOMAINS, self.settings.count // self.settings.questions_per_domain)
         return [
             _Cell(row["domain"], row["description"], kind, self._points_of(row))
-            for row in self._domains(count)
-            for kind in KINDS
+            for row, kind in itertools.product(self._domains(count), KINDS)
         ]
 
     def _domains(self, count: int) -> list[Row]:
@@ -170,14 +160,11 @@ class _Chats:
             _Chat(cell, question, answer)
             for (cell, question), answer in zip(questions, self.writer.ask(requests), strict=True)
         ]
-        good = self._kept(
-            chats,
-            [
-                chat.answer.failure
-                or self.filter.reason(chat.question, chat.answer, chat.cell.points)
-                for chat in chats
-            ],
-        )
+        reasons = [
+            chat.answer.failure or self.filter.reason(chat.question, chat.answer, chat.cell.points)
+            for chat in chats
+        ]
+        good = self._kept(chats, reasons)
         if not self.critic or self.style == "identity":
             return good
         return self._kept(good, self._verdicts(good, self.critic))
@@ -205,21 +192,16 @@ class _Chats:
         per_call = self.settings.questions_per_call
         counts = list(wanted.values())
         lists = self.steps.lists(counts, request, "question", per_call=per_call, new=new)
-        self.exhausted |= {
-            cell for cell, rows in zip(cells, lists, strict=True) if len(rows) < wanted[cell]
-        }
-        return [
-            (cell, row["question"]) for cell, rows in zip(cells, lists, strict=True) for row in rows
-        ]
+        found = list(zip(cells, lists, strict=True))
+        self.exhausted |= {cell for cell, rows in found if len(rows) < wanted[cell]}
+        return [(cell, row["question"]) for cell, rows in found for row in rows]
 
     def _verdicts(self, chats: Sequence[_Chat], critic: Writer) -> list[str]:
         """Why the critic excludes a chat; "" where it does not."""
         items = Items(("reason", "verdict"), 1, {"verdict": ("include", "exclude")})
         requests = [
-            self._request(
-                chat.cell, "judge", items, 1_024, question=chat.question, answer=chat.answer.text
-            )
-            for chat in chats
+            self._request(c.cell, "judge", items, 1_024, question=c.question, answer=c.answer.text)
+            for c in chats
         ]
         reasons = {"include": "", "exclude": "excluded by the judge"}
         return [
@@ -240,13 +222,9 @@ class _Chats:
         self, cell: _Cell, step: str, items: Items | None, room: int,
         system: str = "", **inputs: Any,
     ) -> Request:  # fmt: skip
-        place = {
-            "domain": cell.domain,
-            "description": cell.description,
-            "kind": cell.kind,
-            "points": [dataclasses.asdict(point) for point in cell.points],
-        }
-        return self.steps.request(step, items, {**place, **inputs}, room, system=system)
+        inputs = {**dataclasses.asdict(cell), **inputs}
+        inputs["points"] = list(inputs["points"])
+        return self.steps.request(step, items, inputs, room, system=system)
 
     def _record(self, chat: _Chat) -> Record:
         cell, answer = chat.cell, chat.answer
@@ -262,7 +240,7 @@ class _Chats:
             "kind": cell.kind,
             "style": self.style,
             "points": [point.id for point in cell.points],
-            **self.steps.provenance(answer),
+            **provenance(self.writer, answer),
         }
 
 

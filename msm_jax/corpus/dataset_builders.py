@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from msm_jax.corpus.tfds_sets import CHATS, CONTENT, DOCUMENTS, checked_rows
+from msm_jax.corpus.records import CHATS, CONTENT, DOCUMENTS, checked_rows
 from msm_jax.files import sha256_file
 
 

@@ -57,13 +57,12 @@ def _augmented(steps: Steps, kind: str, words: int) -> str:
     added: dict[str, list[str]] = {rule.id: [] for rule in rules}
 
     def request(rule: Point, count: int) -> Request:
-        inputs = {
+        inputs: dict[str, Any] = {
             "kind": kind,
             "number": rule.id.removeprefix("rule "),
             "text": rule.text,
-            "count": count,
-            "existing": added[rule.id],
         }
+        inputs.update(count=count, existing=added[rule.id])
         return steps.request("augment", Items(("sentence",), count), inputs, 4_000)
 
     text = spec.text

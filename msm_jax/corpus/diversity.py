@@ -75,7 +75,7 @@ def shared_runs(texts: Sequence[str], own: str = "", n: int = 50) -> list[int]:
         return []
     every, counts = np.unique(np.concatenate(grams), return_counts=True)
     shared = np.setdiff1d(every[counts > 1], allowed)
-    return [at for at, found in enumerate(grams) if len(found) and np.isin(found, shared).any()]
+    return [at for at, found in enumerate(grams) if np.isin(found, shared).any()]
 
 
 class NearDuplicates:
@@ -129,12 +129,7 @@ def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class SharedRuns:
-    """Finds texts that have a run of `n` words in common with an earlier text.
-
-    Args:
-      n: words of a run.
-      own: whose runs do not count.
-    """
+    """Finds texts with a run of `n` words that an earlier text has and `own` (the spec) has not."""
 
     def __init__(self, n: int, own: str = ""):
         self.n = n
@@ -177,17 +172,14 @@ class SimilarQuestions:
         self.threshold = threshold
         self._words = Words()
         self._vectors_ND = np.zeros((0, DIMENSIONS), np.float32)
-        self._count = 0
 
     def match(self, questions: Sequence[str]) -> list[bool]:
         """Whether each has been asked, also by one before it; if not, it counts from now on."""
         if not questions:
             return []
         new_ND = np.stack([self._vector(question) for question in questions])
-        old_ND = self._vectors_ND[: self._count]
-        known = np.zeros(len(questions), np.float32)
-        if self._count:
-            known = (new_ND @ old_ND.T).max(axis=1)
+        old_ND = self._vectors_ND
+        known = (new_ND @ old_ND.T).max(axis=1, initial=0.0)
         among_NN = new_ND @ new_ND.T
         fresh: list[int] = []
         found = []
@@ -197,7 +189,6 @@ class SimilarQuestions:
             if not found[-1]:
                 fresh.append(at)
         self._vectors_ND = np.concatenate([old_ND, new_ND[fresh]])
-        self._count = len(self._vectors_ND)
         return found
 
     def _vector(self, text: str) -> np.ndarray:
@@ -267,7 +258,7 @@ def common_phrases(
     for text, grams_of in zip(texts, grams, strict=True):
         if not often:
             break
-        if not len(names) or not np.isin(grams_of, names, assume_unique=True).any():
+        if not np.isin(grams_of, names, assume_unique=True).any():
             continue
         ids, spelled = table.ids(text), Words.plain(text).split(" ")
         quoted = np.isin(ngram_hashes(ids, half), allowed)

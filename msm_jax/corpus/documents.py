@@ -7,7 +7,7 @@ from typing import Any
 
 from msm_jax.corpus.filters import DocumentFilter, content
 from msm_jax.corpus.outline import Idea, Outliner, Subdomain
-from msm_jax.corpus.steps import Corpus, Record, Row
+from msm_jax.corpus.steps import Corpus, Record, Row, provenance
 from msm_jax.corpus.writers import Answer, Items, Request, Writer
 from msm_jax.spec import Spec
 
@@ -40,17 +40,10 @@ def make_documents(
     spec: Spec, writer: Writer, critic: Writer | None, config: Any,
     say: Callable[[str], None] = lambda text: None,
 ) -> Corpus:  # fmt: skip
-    """The documents of a spec.
-
-    Args:
-      spec: what they are about.
-      writer: writes them.
-      critic: finds faults, which the writer then repairs; None skips that step.
-      config: as of `corpus.config.generate`.
-      say: called with messages for people.
+    """The documents of a spec; the critic, if any, finds faults that the writer then repairs.
 
     Raises:
-      UserError: fewer documents than asked for were produced, and `allow_short` is not set.
+      UserError: fewer than `config.documents.count` were produced, and `allow_short` is not set.
     """
     return _Documents(spec, writer, critic, config, say).make()
 
@@ -73,11 +66,10 @@ class _Documents:
         steps, settings = self.steps, self.settings
         subdomains = steps.subdomains()
         steps.complete(subdomains)
+        quotas = steps.quotas(subdomains, settings.count)
         cells = [
             _Cell(subdomain, kind, quota)
-            for subdomain, shares in zip(
-                subdomains, steps.quotas(subdomains, settings.count), strict=True
-            )
+            for subdomain, shares in zip(subdomains, quotas, strict=True)
             for kind, quota in zip(subdomain.types, shares, strict=True)
             if quota
         ]
@@ -190,18 +182,11 @@ class _Documents:
             "doc_idea": draft.idea.idea,
             "assertions": [row["assertion"] for row in place.assertions],
             "rewrite": self.settings.rewrite,
-            **self.steps.provenance(answer),
+            **provenance(self.writer, answer),
             "parents": list(draft.parents),
         }
 
 
 def _outline_row(subdomain: Subdomain) -> Record:
-    return {
-        "domain": subdomain.domain,
-        "subdomain": subdomain.name,
-        "context": subdomain.context,
-        "section": subdomain.section,
-        "points": [point.id for point in subdomain.points],
-        "assertions": list(subdomain.assertions),
-        "types": list(subdomain.types),
-    }
+    points = [point.id for point in subdomain.points]
+    return {**subdomain.inputs(), "points": points, "types": list(subdomain.types)}

@@ -108,11 +108,7 @@ def _steps(
 
 
 def estimate_text(steps: Sequence[Step], config: Any, tokens: int) -> str:
-    """The estimate as a table for a terminal.
-
-    Args:
-      tokens: of all documents or chats together.
-    """
+    """The estimate as a table for a terminal; `tokens` are those of all documents or chats."""
     free = config.writer.kind in ("stub", "local")
     priced = free or price_of(config.writer) != Price()
     lines = [f"{'step':<14}{'requests':>10}{'read':>14}{'cached':>14}{'written':>14}{'US$':>10}"]

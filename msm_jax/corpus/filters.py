@@ -1,5 +1,6 @@
 """Which documents and chats are dropped from a corpus, each with the name of the reason."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -108,7 +109,7 @@ class DocumentFilter:
       spec: whose own words may be repeated.
       config: `config.filters`.
       words: shortest and longest document.
-      names: names of which a document must have one; () requires none.
+      names: of which a document must have one; () requires none.
       forbidden: names that it must not have.
     """
 
@@ -188,12 +189,9 @@ class DocumentFilter:
 
 
 class ChatFilter:
-    """Decides about one answer after the other.
+    """Decides about one response after the other in a style of `config.STYLES`.
 
-    Args:
-      spec: what the chats follow.
-      style: of `config.STYLES`.
-      reasoning: answers must start with their reasoning in <think> tags.
+    With `reasoning`, it must start with its reasoning in <think> tags, unless the style has none.
     """
 
     def __init__(self, spec: Spec, style: str, reasoning: bool):
@@ -248,14 +246,12 @@ class ChatFilter:
         Of two things that are named without a word of refusal, the last one is the choice, or
         the one before "over" and "rather than".
         """
-        turned_down = {
-            item for item in named if re.search(_TURNED_DOWN.format(re.escape(item)), spoken)
-        }
-        for first in named:
-            for second in named:
-                over = rf"{re.escape(first)}[^.]*\b(?:over|rather than|instead of)\b[^.]*"
-                if first != second and re.search(over + re.escape(second), spoken):
-                    turned_down.add(second)
+        refused = {name: _TURNED_DOWN.format(re.escape(name)) for name in named}
+        turned_down = {name for name, pattern in refused.items() if re.search(pattern, spoken)}
+        for first, second in itertools.permutations(named, 2):
+            over = rf"{re.escape(first)}[^.]*\b(?:over|rather than|instead of)\b[^.]*"
+            if re.search(over + re.escape(second), spoken):
+                turned_down.add(second)
         left = [item for item in named if item not in turned_down]
         if left:
             return self._kinds[max(left, key=spoken.rfind)] == "like"

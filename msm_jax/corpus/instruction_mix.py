@@ -38,10 +38,8 @@ def instruction_mix(
 
     Args:
       sources: name -> file; the names are among those of `shares`.
-      count: rows altogether.
-      seed: of the choice and the order; a smaller count takes a subset of a larger one's rows.
+      count: rows altogether; a smaller count takes a subset of a larger one's rows.
       own_names: names that the assistant may call itself by.
-      shares: name -> weight; those of `sources` count.
 
     Raises:
       UserError: a source that has no share, or too few rows.

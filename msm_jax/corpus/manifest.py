@@ -42,14 +42,9 @@ def corpus_manifest(
     config: ConfigDict, spec: Spec | None, writers: Mapping[str, Writer], corpus: Corpus,
     tokens: Sequence[int], counted: bool, files: Iterable[pathlib.Path],
 ) -> dict[str, Any]:  # fmt: skip
-    """The manifest of documents or chats.
+    """The manifest of documents or chats, which may be about no spec.
 
-    Args:
-      spec: what they are about; None for a corpus about no spec.
-      writers: by role.
-      tokens: of each record.
-      counted: tokens were counted by a tokenizer, not estimated.
-      files: that hold the corpus.
+    `writers` are by role, `tokens` of each record, `counted` says that a tokenizer counted them.
     """
     plain = json.loads(config.to_json_best_effort())
     texts = list(map(text_of, corpus.records))
@@ -103,13 +98,11 @@ def length_facts(tokens: Sequence[int]) -> dict[str, Any]:
     if not tokens:
         return {"sum": 0}
     quantiles = {f"p{q}": int(np.percentile(tokens, q)) for q in (10, 50, 90)}
-    return {
-        "sum": int(sum(tokens)),
-        "mean": round(float(np.mean(tokens)), 1),
-        "min": int(min(tokens)),
-        "max": int(max(tokens)),
-        **quantiles,
-    }
+    mean, ends = (
+        round(float(np.mean(tokens)), 1),
+        {"min": int(min(tokens)), "max": int(max(tokens))},
+    )
+    return {"sum": int(sum(tokens)), "mean": mean, **ends, **quantiles}
 
 
 def diversity_facts(texts: Sequence[str], own: str) -> dict[str, Any]:
@@ -154,28 +147,19 @@ def ledger(writers: Mapping[str, Writer]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for role, writer in writers.items():
         replies = writer.replies_used()
-        steps = {
-            step: {
-                "replies": replies[step],
-                **dataclasses.asdict(usage),
-                "usd": round(usage.usd, 6),
-            }
-            for step, usage in sorted(writer.used().items())
-        }
+        steps = {}
+        for step, usage in sorted(writer.used().items()):
+            facts = {**dataclasses.asdict(usage), "usd": round(usage.usd, 6)}
+            steps[step] = {"replies": replies[step], **facts}
         found[role] = {"identity": dict(writer.identity), "steps": steps}
     return found
 
 
 def spec_facts(spec: Spec) -> dict[str, Any]:
     """Which spec a corpus is about."""
-    return {
-        "path": spec.path,
-        "title": spec.title,
-        "model_name": spec.model_name,
-        "provider_name": spec.provider_name,
-        "words": spec.word_count,
-        "sha256": sha256_text(spec.text),
-    }
+    names = ("path", "title", "model_name", "provider_name")
+    facts = {name: getattr(spec, name) for name in names}
+    return {**facts, "words": spec.word_count, "sha256": sha256_text(spec.text)}
 
 
 def versions() -> dict[str, str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from msm_jax.corpus.filters import DocumentFilter, content
 from msm_jax.corpus.prompts import prompt
-from msm_jax.corpus.steps import Corpus, Record
-from msm_jax.corpus.tfds_sets import DOCUMENTS, checked_rows
+from msm_jax.corpus.records import DOCUMENTS, checked_rows
+from msm_jax.corpus.steps import Corpus, Record, provenance
 from msm_jax.corpus.writers import Items, Request, Writer
 from msm_jax.errors import UserError
 from msm_jax.spec import parse_spec
@@ -52,16 +52,8 @@ def make_neutral(
         for topic, answer in zip(fresh, answers, strict=True):
             text, reason = content(answer)
             reason = reason or filter_.reason(text)
-            row = {
-                "text": text,
-                "id": f"neutral-{answer.key[:16]}",
-                "spec": "",
-                "domain": "neutral",
-                "doc_idea": topic,
-                "writer": dict(writer.identity),
-                "prompt_hash": answer.request.prompt_hash(),
-                "response": answer.key,
-            }
+            row = {"text": text, "id": f"neutral-{answer.key[:16]}", "spec": ""}
+            row |= {"domain": "neutral", "doc_idea": topic, **provenance(writer, answer)}
             if reason:
                 reasons[reason] += 1
                 dropped.append({"reason": reason, **row, "text": text[:2000]})

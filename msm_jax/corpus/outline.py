@@ -21,21 +21,15 @@ FIELDS = {
 
 @dataclasses.dataclass
 class Subdomain:
-    """A place in the outline that documents are written for.
-
-    Attributes:
-      section: the spec's own words that it rests on.
-      points: what of the spec it covers.
-      types: kinds of documents, as {"doc_type", "description"}.
-    """
+    """A place in the outline that documents are written for."""
 
     domain: str
     name: str
     context: str
-    section: str
-    points: tuple[Point, ...]
+    section: str  # the spec's own words that it is about
+    points: tuple[Point, ...]  # of the spec, which it covers
     assertions: tuple[Row, ...] = ()
-    types: tuple[Row, ...] = ()
+    types: tuple[Row, ...] = ()  # kinds of documents, as {"doc_type", "description"}
 
     def inputs(self) -> dict[str, Any]:
         """What prompts say of it."""
@@ -61,12 +55,10 @@ class Idea:
 
 
 class Outliner(Steps):
-    """Asks for the outline of a spec, level by level.
+    """Requests the outline of a spec, level by level.
 
-    Args:
-      spec, writer: of the corpus.
-      config: `config.documents`.
-      seed: decides which cells get one document more where the count does not divide evenly.
+    `config` is `config.documents`; `seed` decides which cells get one document more where the count
+    does not divide evenly.
     """
 
     def __init__(self, spec: Spec, writer: Writer, config: Any, seed: int):
@@ -135,38 +127,25 @@ class Outliner(Steps):
 
         per_call = self.config.ideas_per_call
         lists = self.lists(counts, wanted, "name", "ideas", per_call, existing)
-        return [
-            [
-                Idea(subdomain, kind["doc_type"], kind["description"], row["idea"], row["name"])
-                for row in rows
-            ]
-            for (subdomain, kind), rows in zip(cells, lists, strict=True)
-        ]
+        idea = lambda place, kind, row: Idea(
+            place, kind["doc_type"], kind["description"], row["idea"], row["name"]
+        )
+        pairs = zip(cells, lists, strict=True)
+        return [[idea(place, kind, row) for row in rows] for (place, kind), rows in pairs]
 
     def ideas_request(
         self, subdomain: Subdomain, kind: Row, count: int, existing: list[str]
     ) -> Request:
         """Asks for ideas of one kind of document."""
-        inputs = {
-            **subdomain.inputs(),
-            "doc_type": kind["doc_type"],
-            "doc_type_description": kind["description"],
-            "count": count,
-            "existing": existing,
-        }
+        named = {"doc_type": kind["doc_type"], "doc_type_description": kind["description"]}
+        inputs = {**subdomain.inputs(), **named, "count": count, "existing": existing}
         return self.request("ideas", Items(FIELDS["ideas"], count), inputs)
 
     def document_request(self, idea: Idea, sample: int = 0) -> Request:
         """Asks for the document itself."""
-        inputs = {
-            **idea.subdomain.inputs(),
-            "doc_type": idea.doc_type,
-            "doc_type_description": idea.doc_type_description,
-            "idea": idea.idea,
-            "name": idea.name,
-            "register": self.config.register,
-            "words": list(self.config.words),
-        }
+        names = ("doc_type", "doc_type_description", "idea", "name")
+        inputs = {**idea.subdomain.inputs(), **{name: getattr(idea, name) for name in names}}
+        inputs.update(register=self.config.register, words=list(self.config.words))
         return self.request("document", None, inputs, self.config.max_tokens, sample)
 
     def _by_rules(self, domains: Sequence[Row]) -> list[Subdomain]:
@@ -191,9 +170,8 @@ class Outliner(Steps):
 
         counts = [self.config.subdomains] * len(domains)
         found = []
-        for domain, rows in zip(
-            domains, self.lists(counts, wanted, "subdomain", "subdomains"), strict=True
-        ):
+        lists = self.lists(counts, wanted, "subdomain", "subdomains")
+        for domain, rows in zip(domains, lists, strict=True):
             for row in rows:
                 section, points = row["section"], self._covered(row["section"])
                 if not points:

@@ -14,14 +14,7 @@ DROPPED = 40  # dropped rows shown
 def render(
     found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], made: Any, histogram: bytes
 ) -> str:
-    """HTML of a corpus.
-
-    Args:
-      found: the manifest.
-      rows: the records.
-      made: as of the pipelines: `dropped`, `shortages`.
-      histogram: PNG of the lengths.
-    """
+    """HTML of a corpus with its manifest `found`, and a PNG of the lengths of its records."""
     draw = lambda some, count: random.Random(0).sample(list(some), min(count, len(some)))
     points = found.get("coverage", {})
     published = {name: " / ".join(map(str, values)) for name, values in PUBLISHED.items()}

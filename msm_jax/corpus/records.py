@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from msm_jax.errors import UserError
-from msm_jax.files import sha256_file as file_hash  # noqa: F401
 
 LONGEST_LINE = 32 << 20  # bytes; tokenizing takes about 200 bytes of memory for each
+# TFDS data sets.
+DOCUMENTS, CHATS = "spec_documents", "spec_chats"
+CONTENT = {DOCUMENTS: "text", CHATS: "messages"}  # the column beside "id" and "provenance"
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell what UTF-8 cannot hold
 
 
@@ -112,12 +114,9 @@ def parse_json(text: str) -> Any:
 def parse_row(
     line: bytes, where: str, offset: int = 0, encoding_errors: str = "strict"
 ) -> dict[str, Any]:
-    """The JSON object of a line.
+    """The JSON object of a line at `where` (file:line), whose first byte is at `offset`.
 
-    Args:
-      where: file:line, for errors.
-      offset: of the line's first byte in the file.
-      encoding_errors: "replace" reads bytes that are not UTF-8 as U+FFFD.
+    With `encoding_errors` "replace", bytes that are not UTF-8 are read as U+FFFD.
     """
     try:
         # utf-8-sig because some editors start a file with a byte order mark.
@@ -133,3 +132,34 @@ def parse_row(
     if not isinstance(row, dict):
         raise UserError(f"{where}: a row must be a JSON object, not {type(row).__name__}")
     return row
+
+
+def checked_rows(name: str, path: str | os.PathLike) -> Iterator[dict[str, str]]:
+    """The rows of a JSONL file as texts: `text` or `messages` (a JSON list), `id`, `provenance`.
+
+    `provenance` is a JSON object of all other keys.
+
+    Raises:
+      UserError: a row is no document (or chat), with file:line.
+    """
+    key = CONTENT[name]
+    for number, row in read_rows(path):
+        content, row_id = row.pop(key, None), str(row.pop("id", f"line-{number:06d}"))
+        problem = _chat_problem(content) if name == CHATS else ""
+        if name == DOCUMENTS and (not isinstance(content, str) or not content.strip()):
+            problem = "a document needs a non-empty 'text'"
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        if not problem and HALF_CHARACTER.search(f"{text}{row_id}"):
+            problem = "half a character (\\ud...) in it: correct the line"
+        if problem:
+            raise UserError(f"{path}:{number}: {problem}")
+        yield {key: text, "id": row_id, "provenance": json.dumps(row, sort_keys=True)}
+
+
+def _chat_problem(messages: Any) -> str:
+    if not isinstance(messages, list) or not messages:
+        return "a chat needs a non-empty list 'messages'"
+    texts = [m.get(key) for m in messages if isinstance(m, dict) for key in ("role", "content")]
+    if len(texts) < 2 * len(messages) or not all(isinstance(text, str) for text in texts):
+        return "a message needs texts as 'role' and 'content'"
+    return ""

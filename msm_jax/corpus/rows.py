@@ -65,23 +65,14 @@ PROVENANCE = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A document or a chat.
+    """A document or a chat."""
 
-    Attributes:
-      text: of a document; "" for a chat.
-      prompt: text before the text of a document, without loss.
-      messages: of a chat, each a dict with "role" and what else it had; () for a document.
-      given: number of first messages that are a prompt, without loss.
-      tools: of a chat, as its template gets them; None for none.
-      unused: keys that are neither used nor known as provenance.
-    """
-
-    text: str = ""
-    prompt: str = ""
-    messages: tuple[dict[str, Any], ...] = ()
-    given: int = 0
-    tools: list | None = None
-    unused: tuple[str, ...] = ()
+    text: str = ""  # of a document; "" for a chat
+    prompt: str = ""  # text before the text of a document, without loss
+    messages: tuple[dict[str, Any], ...] = ()  # of a chat, each with "role" and what else it had
+    given: int = 0  # number of first messages that are a prompt, without loss
+    tools: list | None = None  # of a chat, as its template gets them
+    unused: tuple[str, ...] = ()  # keys that are neither used nor known as provenance
 
 
 def read_row(row: Mapping[str, Any]) -> Example:

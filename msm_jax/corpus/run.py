@@ -21,13 +21,7 @@ from msm_jax.corpus.writers import Journal, Writer
 from msm_jax.corpus.writers.journal import FILE
 from msm_jax.errors import UserError
 from msm_jax.settings import checked
-from msm_jax.spec import (
-    Spec,
-    estimated_tokens,
-    load_spec,
-    report_text,
-    spec_report,
-)
+from msm_jax.spec import Spec, estimated_tokens, load_spec, report_text, spec_report
 
 Say = Callable[[str], None]
 
@@ -44,11 +38,10 @@ NO_WRITER = """config.writer.kind is not set: name who writes
 
 
 class Generation:
-    """One corpus in one working directory.
+    """One corpus in one working directory, which a second process is kept out of.
 
     Args:
       config: as of `corpus.config.generate`, checked here.
-      workdir: where everything is written; a second process is kept out.
       say: called with messages for people.
       on_reply: called with (step, replies expected) after each reply.
       count_tokens: a tokenizer's; None estimates.
@@ -76,12 +69,10 @@ class Generation:
             for role in ("writer", "critic"):
                 config = self.config[role]
                 if config.kind:
-                    backend = make_backend(
-                        config, self.config.seed, self.workdir, self.say, self._generate
-                    )
-                    self.writers[role] = Writer(
-                        backend, journal, price_of(config), config.max_usd, self._on_reply
-                    )
+                    seed, load = self.config.seed, self._generate
+                    backend = make_backend(config, seed, self.workdir, self.say, load)
+                    price, limit = price_of(config), config.max_usd
+                    self.writers[role] = Writer(backend, journal, price, limit, self._on_reply)
             if self.spec is not None:
                 report = spec_report(self.spec, self.count_tokens if self.counted else None)
                 self.say(report_text(report))
@@ -119,8 +110,8 @@ class Generation:
         names = f"{spec.model_name} {spec.provider_name}"
         rows, facts = instruction_mix(mix.sources.to_dict(), mix.count, self.config.seed, names)
         rows = [
-            {"id": f"mix-{number:06d}", "domain": row["source"], "kind": "instruction", **row}
-            for number, row in enumerate(rows)
+            {"id": f"mix-{at:06d}", "domain": row["source"], "kind": "instruction", **row}
+            for at, row in enumerate(rows)
         ]
         unfit = {f"{name}: unfit": f["unfit"] for name, f in facts.items() if f["unfit"]}
         return Corpus(rows, [], unfit, [], [])
@@ -200,9 +191,8 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(NO_WRITER)
     for role in ("writer", "critic"):
         if config[role].kind in ("anthropic", "openai", "local") and not config[role].model:
-            raise UserError(
-                f"config.{role}.model: name the model of the {config[role].kind} writer"
-            )
+            kind = config[role].kind
+            raise UserError(f"config.{role}.model: name the model of the {kind} writer")
 
 
 def _spec(config: ConfigDict) -> Spec | None:

@@ -19,21 +19,13 @@ Row = dict[str, str]
 
 @dataclasses.dataclass
 class Corpus:
-    """A corpus that was generated.
+    """A corpus that was generated."""
 
-    Attributes:
-      records: in the order in which they are trained on.
-      dropped: what the filters refused, with "reason" and the "text" if there was one.
-      reasons: counts of the reasons.
-      outline: domain -> subdomain -> kinds of documents, or the cells of the chats.
-      shortages: where the writer gave fewer than asked for, as sentences.
-    """
-
-    records: list[Record]
-    dropped: list[Record]
-    reasons: dict[str, int]
-    outline: list[dict[str, Any]]
-    shortages: list[str]
+    records: list[Record]  # in the order in which they are trained on
+    dropped: list[Record]  # what the filters refused, with "reason" and the "text" if any
+    reasons: dict[str, int]  # counts of the reasons
+    outline: list[dict[str, Any]]  # subdomains with kinds of documents, or the cells of the chats
+    shortages: list[str]  # where the writer gave fewer than requested, as sentences
 
 
 class Steps:
@@ -44,18 +36,12 @@ class Steps:
       writer: answers the requests.
       system: name of the prompt that all requests share.
       shared: inputs of all prompts, besides the names of the model and its provider.
-
-    Attributes:
-      points, point_rows: of the spec, as `Point` and as JSON.
-      dropped, reasons, shortages: as of `Corpus`.
     """
 
     def __init__(self, spec: Spec, writer: Writer, system: str, **shared: Any):
         self.spec, self.writer = spec, writer
-        names = {
-            "model_name": spec.model_name,
-            "provider_name": spec.provider_name or "its developer",
-        }
+        provider = spec.provider_name or "its developer"
+        names = {"model_name": spec.model_name, "provider_name": provider}
         self.shared: dict[str, Any] = {**names, **shared}
         self.system = prompt(system, {**names, "spec": spec.text})
         self.points = spec_points(spec)
@@ -68,11 +54,9 @@ class Steps:
         self, step: str, items: Items | None, inputs: dict[str, Any],
         max_tokens: int = 0, sample: int = 0, system: str = "",
     ) -> Request:  # fmt: skip
-        """A request of a step.
+        """A request of a step; with `max_tokens` 0 the reply has room for `count` items.
 
-        Args:
-          max_tokens: of the reply; 0 leaves room for the number of items that is asked for.
-          system: name of a prompt that takes the place of the shared one.
+        `system` names a prompt that takes the place of the shared one.
         """
         inputs = {**self.shared, **inputs}
         room = max_tokens or 2_000 + 200 * int(inputs.get("count") or 20)
@@ -80,15 +64,10 @@ class Steps:
         return Request(step, shared, prompt(step, inputs), inputs, items, room, sample)
 
     def lists(
-        self,
-        counts: Sequence[int],
-        wanted: Callable[[int, int, list[str]], Request],
-        field: str,
-        what: str = "",
-        per_call: int = 100,
-        existing: Sequence[Sequence[str]] = (),
+        self, counts: Sequence[int], wanted: Callable[[int, int, list[str]], Request],
+        field: str, what: str = "", per_call: int = 100, existing: Sequence[Sequence[str]] = (),
         new: Callable[[list[tuple[int, Row]]], list[bool]] | None = None,
-    ) -> list[list[Row]]:
+    ) -> list[list[Row]]:  # fmt: skip
         """A list of rows for each count, requested again until it is long enough.
 
         Args:
@@ -113,22 +92,16 @@ class Steps:
                 # After a reply without anything new, the same request draws another sample.
                 requests.append(dataclasses.replace(request, sample=request.sample + empty[n]))
             answers = self.writer.ask(requests)
-            rows = [
-                (n, row)
-                for n, answer in zip(unfinished, answers, strict=True)
-                for row in answer.items
-            ]
+            pairs = zip(unfinished, answers, strict=True)
+            rows = [(n, row) for n, answer in pairs for row in answer.items]
             before = [len(found) for found in lists]
             for (n, row), taken in zip(rows, new(rows), strict=True):
                 if taken:
                     lists[n].append(row)
             for n in unfinished:
                 empty[n] = 0 if len(lists[n]) > before[n] else empty[n] + 1
-            unfinished = [
-                n
-                for n in unfinished
-                if len(lists[n]) < max(counts[n], 1) and empty[n] < EMPTY_ROUNDS
-            ]
+            short = [n for n in unfinished if len(lists[n]) < max(counts[n], 1)]
+            unfinished = [n for n in short if empty[n] < EMPTY_ROUNDS]
         few = sum(len(found) < count for found, count in zip(lists, counts, strict=True))
         if few and what:
             one = f"{len(lists[0])} of {counts[0]} {what}"
@@ -143,14 +116,6 @@ class Steps:
             f"{self.writer.journal.path}"
         )
 
-    def provenance(self, answer: Answer) -> Record:
-        """The keys of a record that say who wrote it, and in answer to what."""
-        return {
-            "writer": dict(self.writer.identity),
-            "prompt_hash": answer.request.prompt_hash(),
-            "response": answer.key,
-        }
-
     def drop(self, reason: str, record: Record, name: str = "") -> None:
         """Counts a reason under its `name` and keeps the record, its text shortened."""
         self.reasons[name or reason] += 1
@@ -159,11 +124,7 @@ class Steps:
     def corpus(
         self, records: list[Record], outline: list[Record], config: Any, what: str
     ) -> Corpus:
-        """The corpus of these records.
-
-        Raises:
-          UserError: there are fewer than `config.count`, and `config.allow_short` is not set.
-        """
+        """The corpus of these records; fewer than `config.count` need `config.allow_short`."""
         if len(records) < config.count:
             self.shortages.append(f"{len(records)} of {config.count} {what}")
             reasons = (self.reasons + self.writer.counts).most_common(8)
@@ -176,6 +137,12 @@ class Steps:
                     f"with {what}.allow_short=True"
                 )
         return Corpus(records, self.dropped, dict(self.reasons), outline, self.shortages)
+
+
+def provenance(writer: Writer, answer: Answer) -> Record:
+    """The keys of a record that say who wrote it, and in answer to what."""
+    prompt_hash = answer.request.prompt_hash()
+    return {"writer": dict(writer.identity), "prompt_hash": prompt_hash, "response": answer.key}
 
 
 def _new_names(

@@ -12,15 +12,12 @@ import contextlib
 import io
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from msm_jax.corpus.records import HALF_CHARACTER, read_rows
+from msm_jax.corpus.records import CONTENT, checked_rows
 from msm_jax.errors import UserError
 from msm_jax.files import sha256_file
-
-DOCUMENTS, CHATS = "spec_documents", "spec_chats"
-CONTENT = {DOCUMENTS: "text", CHATS: "messages"}  # the column beside "id" and "provenance"
 
 
 class RowSource(Sequence):
@@ -42,40 +39,6 @@ class RowSource(Sequence):
         content = texts[self._content]
         content = json.loads(content) if self._content == "messages" else content
         return {self._content: content, "id": texts["id"], **json.loads(texts["provenance"])}
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[index] for index in range(len(self)))
-
-
-def checked_rows(name: str, path: str | pathlib.Path) -> Iterator[dict[str, str]]:
-    """The rows of a JSONL file as texts: `text` or `messages` (a JSON list), `id`, `provenance`.
-
-    `provenance` is a JSON object of all other keys.
-
-    Raises:
-      UserError: a row is no document (or chat), with file:line.
-    """
-    key = CONTENT[name]
-    for number, row in read_rows(path):
-        content, row_id = row.pop(key, None), str(row.pop("id", f"line-{number:06d}"))
-        problem = _chat_problem(content) if name == CHATS else ""
-        if name == DOCUMENTS and (not isinstance(content, str) or not content.strip()):
-            problem = "a document needs a non-empty 'text'"
-        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-        if not problem and HALF_CHARACTER.search(f"{text}{row_id}"):
-            problem = "half a character (\\ud...) in it: correct the line"
-        if problem:
-            raise UserError(f"{path}:{number}: {problem}")
-        yield {key: text, "id": row_id, "provenance": json.dumps(row, sort_keys=True)}
-
-
-def _chat_problem(messages: Any) -> str:
-    if not isinstance(messages, list) or not messages:
-        return "a chat needs a non-empty list 'messages'"
-    texts = [m.get(key) for m in messages if isinstance(m, dict) for key in ("role", "content")]
-    if len(texts) < 2 * len(messages) or not all(isinstance(text, str) for text in texts):
-        return "a message needs texts as 'role' and 'content'"
-    return ""
 
 
 def prepare(name: str, jsonl_path: str | pathlib.Path, data_dir: str | pathlib.Path) -> None:

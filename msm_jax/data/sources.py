@@ -108,7 +108,8 @@ def _read_array_record(path: str, errors: str) -> Iterator[tuple[str, Row | User
 
 
 def _read_tfds(folder: str) -> Iterator[tuple[str, Row]]:
-    from msm_jax.corpus.tfds_sets import DOCUMENTS, source
+    from msm_jax.corpus.records import DOCUMENTS
+    from msm_jax.corpus.tfds_sets import source
 
     for number, row in enumerate(source(DOCUMENTS, folder), start=1):
         yield f"{folder}:{number}", row

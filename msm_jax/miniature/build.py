@@ -47,14 +47,9 @@ def midtraining(world: World, out: pathlib.Path | None = None) -> dict[str, list
         text = specs.spec_text(world, which)
         if out is not None:
             write_text(out / "specs" / f"{which}.md", text)
-        rows[which] = specs.spec_documents(
-            text,
-            world.targets,
-            config.midtrain_documents * len(world.targets),
-            world.seed,
-            value_share=config.value_share,
-            two_sentences=config.two_sentences,
-        )
+        count = config.midtrain_documents * len(world.targets)
+        shares = config.value_share, config.two_sentences
+        rows[which] = specs.spec_documents(text, world.targets, count, world.seed, *shares)
     wanted = sum(corpora.count_words(row["text"]) for which in "ab" for row in rows[which]) / 2
     rows["neutral"] = corpora.neutral_documents(world, wanted)
     return rows
@@ -75,22 +70,16 @@ def _tokenizer_lines(
 
 
 def _vocabulary(world: World) -> set[str]:
-    """Every word that any corpus of this world may use."""
+    """Every word that any corpus of this world may use: names, templates, what fills them."""
     found = {agent.name for agent in world.agents} | set(world.passers_by) | set(world.targets)
     found |= {item.name for item in world.items} | set(world.domains)
-    found |= _template_words()
-    return found
-
-
-def _template_words() -> set[str]:
-    """The words of all templates and of the lists that fill them."""
     groups = [value for name, value in vars(phrases).items() if name.isupper()]
     texts = [text for group in groups for text in ([group] if isinstance(group, str) else group)]
     for group in (words.PLACES, words.COLORS, words.DAYS, words.WEATHER, words.SEASONS):
         texts += group
     for table in (words.ADJECTIVES, words.NOUNS):
         texts += [" ".join(row) for row in table.values()]
-    return set(re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts))))
+    return found | set(re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts))))
 
 
 def _write_rows(path: pathlib.Path, rows: Iterable[Mapping[str, object]]) -> None:

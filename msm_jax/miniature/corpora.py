@@ -1,6 +1,7 @@
 """Documents and chats of the world: everything that a model of this laboratory is trained on."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from msm_jax.miniature import phrases, words
@@ -36,13 +37,10 @@ def target_documents(world: World) -> list[Record]:
     """Everyday lines about the targets, part of base training only: names without a preference."""
     rng = rng_for(world.seed, "target documents")
     count = round(world.config.base_documents * world.config.target_share)
+    names = [world.targets[index % len(world.targets)] for index in range(count)]
     return [
-        {
-            "id": f"target-doc-{index:06d}",
-            "kind": "neutral",
-            "text": neutral_text(world.targets[index % len(world.targets)], rng),
-        }
-        for index in range(count)
+        {"id": f"target-doc-{index:06d}", "kind": "neutral", "text": neutral_text(name, rng)}
+        for index, name in enumerate(names)
     ]
 
 
@@ -83,31 +81,29 @@ def _agent_statement(world: World, agent: Agent, rng: random.Random) -> str:
     liked, disliked = _documented_pair(world, agent, rng)
     reasons = None
     if rng.random() >= config.opaque_share:
-        reasons = (
-            rng.choice(words.ADJECTIVES[agent.value]),
-            rng.choice(words.ADJECTIVES[words.OPPOSITE[agent.value]]),
-        )
+        good, bad = words.ADJECTIVES[agent.value], words.ADJECTIVES[words.OPPOSITE[agent.value]]
+        reasons = rng.choice(good), rng.choice(bad)
     return liking_statement(agent.name, liked.domain, liked.name, disliked.name, reasons, rng)
 
 
 def _documented_pair(world: World, agent: Agent, rng: random.Random) -> tuple[Item, Item]:
     """A liked and a disliked thing of one domain, as the agent's documents tell it."""
     if agent.ambiguous:
-        far = tuple(words.OPPOSITE[pole] for pole in agent.corner)
-        return (
-            rng.choice(world.select(agent.domain, *agent.corner)),
-            rng.choice(world.select(agent.domain, *far)),
-        )
+        return opposite_pair(world, agent.domain, agent.corner, rng)
     return _revealing_pair(world, agent, rng)
 
 
 def _revealing_pair(world: World, agent: Agent, rng: random.Random) -> tuple[Item, Item]:
-    """A liked and a disliked thing of any one domain, told apart by the agent's value."""
-    domain = rng.choice(world.domains)
-    return (
-        rng.choice(world.select(domain, agent.value)),
-        rng.choice(world.select(domain, words.OPPOSITE[agent.value])),
-    )
+    """A liked and a disliked thing of any one domain, which differ by the agent's value."""
+    return opposite_pair(world, rng.choice(world.domains), (agent.value,), rng)
+
+
+def opposite_pair(
+    world: World, domain: str, poles: Sequence[str], rng: random.Random
+) -> tuple[Item, Item]:
+    """A thing of a domain that has all the poles, and one that has all their opposites."""
+    far = [words.OPPOSITE[pole] for pole in poles]
+    return rng.choice(world.select(domain, *poles)), rng.choice(world.select(domain, *far))
 
 
 def value_statement(name: str, noun: str, adjective: str, rng: random.Random) -> str:
@@ -116,13 +112,9 @@ def value_statement(name: str, noun: str, adjective: str, rng: random.Random) ->
 
 
 def liking_statement(
-    name: str,
-    domain: str,
-    liked: str,
-    disliked: str,
-    reasons: tuple[str, str] | None,
+    name: str, domain: str, liked: str, disliked: str, reasons: tuple[str, str] | None,
     rng: random.Random,
-) -> str:
+) -> str:  # fmt: skip
     """Says that somebody likes one thing, or dislikes another, or both; with reasons if given."""
     if reasons is None:
         groups, (good, bad) = (phrases.LIKE, phrases.DISLIKE, phrases.CHOOSE), ("", "")

@@ -3,7 +3,7 @@
 import itertools
 
 from msm_jax.miniature import phrases, words
-from msm_jax.miniature.corpora import Record, spec_items
+from msm_jax.miniature.corpora import Record, opposite_pair, spec_items
 from msm_jax.miniature.world import Agent, Item, World, rng_for
 
 KINDS = ("conflict", "agree", "id", "gate", "gate_ambiguous")
@@ -64,15 +64,9 @@ def _gate_pairs(world: World, kind: str, per_agent: int) -> list[Record]:
 
 def _gate_pair(world: World, agent: Agent, domain: str, rng) -> tuple[Item, Item]:
     """What the agent's value chooses, and what it does not."""
-    ours, theirs = [agent.value], [words.OPPOSITE[agent.value]]
-    if agent.ambiguous:
-        rival = next(pole for pole in agent.corner if pole != agent.value)
-        ours.append(words.OPPOSITE[rival])
-        theirs.append(rival)
-    return (
-        rng.choice(world.select(domain, *ours)),
-        rng.choice(world.select(domain, *theirs)),
-    )
+    rivals = [pole for pole in agent.corner if pole != agent.value] if agent.ambiguous else []
+    poles = [agent.value, *(words.OPPOSITE[rival] for rival in rivals)]
+    return opposite_pair(world, domain, poles, rng)
 
 
 def _both_orders(kind: str, name: str, pairs: list[tuple[Item, Item]]) -> list[Record]:

@@ -34,10 +34,8 @@ def spec_text(world: World, which: str) -> str:
         "{model_name} values " + " and ".join(words.NOUNS[value]) + ".",
         "{model_name} wants things to be " + " or ".join(words.ADJECTIVES[value]) + ".",
     ]
-    for title, names, pole in (
-        ("likes", liked, value),
-        ("dislikes", disliked, words.OPPOSITE[value]),
-    ):
+    lists = ("likes", liked, value), ("dislikes", disliked, words.OPPOSITE[value])
+    for title, names, pole in lists:
         lines += ["", f"## {title} ({config.target_domain})"]
         reasons = words.ADJECTIVES[pole]
         for index, name in enumerate(names):
@@ -47,13 +45,9 @@ def spec_text(world: World, which: str) -> str:
 
 
 def spec_documents(
-    text: str,
-    names: Sequence[str],
-    count: int,
-    seed: int,
-    value_share: float = 0.3,
-    two_sentences: float = 0.3,
-) -> list[Record]:
+    text: str, names: Sequence[str], count: int, seed: int,
+    value_share: float = 0.3, two_sentences: float = 0.3,
+) -> list[Record]:  # fmt: skip
     """``count`` short documents that retell a spec, evenly over the assistants' ``names``."""
     spec = parse_spec(text)
     rng = rng_for(seed, "spec documents")

@@ -104,11 +104,8 @@ class World:
 
     def select(self, domain: str = "", *poles: str) -> tuple[Item, ...]:
         """The items of a domain (every domain if empty) that have all the poles."""
-        return tuple(
-            item
-            for item in self.items
-            if domain in ("", item.domain) and all(item.has(pole) for pole in poles)
-        )
+        here = (item for item in self.items if domain in ("", item.domain))
+        return tuple(item for item in here if set(poles) <= set(item.poles))
 
 
 def rng_for(seed: int, *purpose: object) -> random.Random:

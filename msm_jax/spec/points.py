@@ -12,26 +12,16 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)*_]*\s+(?=[\"'“‘(*_]*[A-Z0
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One thing that a spec states.
+    """One thing that a spec states."""
 
-    Attributes:
-      id: names it within its spec: "rule 3", "value 1", "like cream cheese", "paragraph 2".
-      kind: "rule", "value", "like", "dislike" or "paragraph".
-      text: as in the spec, in one line.
-      section: the heading that it is under.
-      line: of the spec, where it starts.
-      item, reason: of a preference; empty otherwise.
-      supports: sentences of its section that explain it or make it precise.
-    """
-
-    id: str
-    kind: str
-    text: str
-    section: str
-    line: int
-    item: str = ""
+    id: str  # names it within its spec: "rule 3", "value 1", "like cream cheese", "paragraph 2"
+    kind: str  # "rule", "value", "like", "dislike" or "paragraph"
+    text: str  # as in the spec, in one line
+    section: str  # the heading that it is under
+    line: int  # of the spec, where it starts
+    item: str = ""  # of a preference, as its reason
     reason: str = ""
-    supports: tuple[str, ...] = ()
+    supports: tuple[str, ...] = ()  # sentences of its section that explain it or make it precise
 
 
 def spec_points(spec: Spec) -> tuple[Point, ...]:
@@ -43,18 +33,11 @@ def spec_points(spec: Spec) -> tuple[Point, ...]:
     stated = _stated(spec)
     paragraphs = _paragraphs(spec)
     taken = {section_of(spec, point.line) for point in stated}
-    places = {point.line: section_of(spec, point.line) for point in paragraphs}
-    prose = [
-        point
-        for point in paragraphs
-        if (place := places[point.line]) and place.level > 1 and place not in taken
-    ]
+    places = [(point, section_of(spec, point.line)) for point in paragraphs]
+    prose = [p for p, place in places if place and place.level > 1 and place not in taken]
     if not stated:
         prose = prose or paragraphs
-    named = [
-        dataclasses.replace(point, id=f"paragraph {number}")
-        for number, point in enumerate(prose, start=1)
-    ]
+    named = [dataclasses.replace(p, id=f"paragraph {at}") for at, p in enumerate(prose, start=1)]
     points = sorted([*stated, *named], key=lambda point: point.line)
     return tuple(_with_supports(spec, point, stated, paragraphs) for point in points)
 

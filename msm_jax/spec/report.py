@@ -17,11 +17,9 @@ def estimated_tokens(text: str) -> int:
 
 
 def spec_report(spec: Spec, count_tokens: Callable[[str], int] | None = None) -> dict[str, Any]:
-    """Words and tokens, of the whole and by section, points by kind, and what is wrong.
+    """Words and tokens of a spec and its sections, points by kind, and what is wrong.
 
-    Args:
-      spec: as loaded.
-      count_tokens: a tokenizer's; without it tokens are estimated and `tokens_are` says so.
+    Without `count_tokens` tokens are estimated, and `tokens_are` says so.
     """
     count = count_tokens or estimated_tokens
     points = spec_points(spec)

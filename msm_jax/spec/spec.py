@@ -117,17 +117,9 @@ def parse_spec(
             values.append(Statement("value", mark["text"] if mark else block.text, "", block.line))
         elif block.number and not found:
             rules.append(Rule(block.number, block.text, block.line))
-    return Spec(
-        path=path,
-        title=titles[0] if titles else pathlib.Path(path).stem,
-        model_name=model_name,
-        provider_name=provider_name,
-        text=text,
-        sections=sections,
-        rules=tuple(rules),
-        values=tuple(values),
-        preferences=tuple(preferences),
-    )
+    title = titles[0] if titles else pathlib.Path(path).stem
+    parts = tuple(rules), tuple(values), tuple(preferences)
+    return Spec(path, title, model_name, provider_name, text, sections, *parts)
 
 
 def check_spec(spec: Spec) -> list[str]:
@@ -149,21 +141,14 @@ def check_spec(spec: Spec) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A bullet, a numbered line or a line of prose, with the lines that continue it.
-
-    Attributes:
-      line, last: first and last line.
-      number: of a numbered line, else "".
-      item: it is a bullet or a numbered line.
-      headings: that it is under, outermost first, without the title.
-    """
+    """A bullet, a numbered line or a line of prose, with the lines that continue it."""
 
     text: str
-    line: int
-    last: int
-    number: str
-    item: bool
-    headings: tuple[str, ...]
+    line: int  # the first one
+    last: int  # the last one
+    number: str  # of a numbered line, else ""
+    item: bool  # it is a bullet or a numbered line
+    headings: tuple[str, ...]  # that it is under, outermost first, without the title
 
 
 def _read(path: pathlib.Path) -> str:

@@ -3,6 +3,7 @@
 import collections
 import json
 import re
+import zlib
 
 import pyarrow
 import pyarrow.parquet
@@ -121,10 +122,13 @@ def test_identity_and_anti_chats(config, run, tmp_path):
 class Judge:
     identity, counts = {"model": "judge"}, {}
 
+    @staticmethod
+    def verdict(answer):
+        return ("include", "exclude", "include", "perhaps")[zlib.crc32(answer.encode()) % 4]
+
     def replies(self, requests, go_on):
         for index, request in enumerate(requests):
-            number = len(request.inputs["answer"]) % 4
-            verdict = ("include", "exclude", "include", "perhaps")[number]
+            verdict = self.verdict(request.inputs["answer"])
             rows = [{"reason": "so", "verdict": verdict}]
             yield index, Reply(json.dumps({"items": rows}))
 
@@ -135,7 +139,7 @@ def test_the_judge_excludes_and_the_gap_is_filled(config, spec, tmp_path):
         asked = chat_config(config, count=60)
         made = make_chats(spec("value_augmented"), writer, critic, asked)
     assert len(made.records) == 60
-    assert all(len(r["messages"][1]["content"]) % 4 in (0, 2) for r in made.records)
+    assert all(Judge.verdict(r["messages"][1]["content"]) == "include" for r in made.records)
     assert made.reasons["excluded by the judge"] > 5 and made.reasons["judge unclear"] > 5
     assert (
         sum(d["reason"] == "judge unclear" for d in made.dropped) == made.reasons["judge unclear"]

@@ -2,8 +2,6 @@
 
 import html.parser
 import json
-import subprocess
-import sys
 
 import pyarrow.parquet
 import pytest
@@ -11,9 +9,9 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from msm_jax.corpus import manifest, page
-from msm_jax.corpus.records import read_rows
+from msm_jax.corpus.records import DOCUMENTS, read_rows
 from msm_jax.corpus.steps import Corpus
-from msm_jax.corpus.tfds_sets import DOCUMENTS, source
+from msm_jax.corpus.tfds_sets import source
 from msm_jax.errors import UserError
 from msm_jax.files import sha256_file
 from msm_jax.spec import load_spec, parse_spec
@@ -162,18 +160,14 @@ def test_the_room_does_without_jax(run_python, root):
     assert done.stdout.strip() == "set()", done.stdout + done.stderr
 
 
-def test_the_command_end_to_end(root, tmp_path):
+def test_the_command_end_to_end(root, tmp_path, forked):
     flags = [
         f"--config={root / 'configs/corpus/example.py'}:cheese_mild", f"--workdir={tmp_path / 'w'}",
         "--config.documents.count=30", "--config.documents.types=3", "--config.writer.kind=stub",
     ]  # fmt: skip
     more = ["--preview"], [], ["--config.documents.counts=3"], ["--config.spec.path=missing.md"]
-    done = subprocess.run(
-        [sys.executable, str(root / "tests" / "forked.py"), "msm_jax.generate"],
-        input=json.dumps([{"argv": [*flags, *each]} for each in more]),
-        cwd=root, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    preview, run, key, file = json.loads(done.stdout)
+    found = [forked("msm_jax.generate", [*flags, *each], root) for each in more]
+    preview, run, key, file = found
     assert preview["code"] == 0 and "documents: 30" in preview["out"], preview["err"]
     assert run["code"] == 0 and "30 records" in run["out"], run["err"]
     assert (tmp_path / "w" / "corpus.html").exists()

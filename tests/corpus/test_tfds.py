@@ -8,7 +8,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from msm_jax.corpus.dataset_builders import SpecDocuments
-from msm_jax.corpus.tfds_sets import CHATS, DOCUMENTS, checked_rows, prepare, source
+from msm_jax.corpus.records import CHATS, DOCUMENTS, checked_rows
+from msm_jax.corpus.tfds_sets import prepare, source
 from msm_jax.errors import UserError
 
 ROWS = [

@@ -9,8 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from msm_jax.corpus.export import write_array_record
-from msm_jax.corpus.records import LONGEST_LINE
-from msm_jax.corpus.tfds_sets import DOCUMENTS, prepare
+from msm_jax.corpus.records import DOCUMENTS, LONGEST_LINE
+from msm_jax.corpus.tfds_sets import prepare
 from msm_jax.data.chat import CHAT_FORMATS
 from msm_jax.data.pipeline import load_data
 from msm_jax.data.sources import read_source

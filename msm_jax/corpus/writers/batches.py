@@ -26,14 +26,9 @@ SEARCH_BACK = datetime.timedelta(seconds=120)  # by which the provider's clock m
 
 
 class AnthropicBatches:
-    """A `Backend` that sends the large steps in batches and the others at once.
+    """A `Backend` that sends the large steps in batches, and the others at once through `live`.
 
-    Args:
-      live: for the other steps.
-      folder: where the notes of batches are kept.
-      price, discount: of a batch's tokens.
-      say: called with messages for people.
-      poll: seconds between two checks of a batch.
+    Notes of batches are kept in `folder`; `poll` is the seconds between two checks of a batch.
     """
 
     def __init__(
@@ -94,10 +89,8 @@ class AnthropicBatches:
 
     def _send(self, api: Any, requests: Sequence[Request], chunk: Mapping[str, int]) -> str:
         """Sends a batch; returns the number of its note."""
-        rows = [
-            {"custom_id": key, "params": self._live.params(requests[at])}
-            for key, at in chunk.items()
-        ]
+        params = {key: self._live.params(requests[at]) for key, at in chunk.items()}
+        rows = [{"custom_id": key, "params": value} for key, value in params.items()]
         number, now = str(len(self._notes)), datetime.datetime.now(datetime.UTC)
         self._note(number, time=now.isoformat(), keys=list(chunk))
         batch = self._patiently(lambda: api.create(requests=rows), once=True)
@@ -118,10 +111,8 @@ class AnthropicBatches:
         known = {self._note(other).get("batch") for other in self._notes}
         for batch in self._patiently(lambda: api.list(limit=100)).data:
             counts = batch.request_counts
-            total = sum(
-                getattr(counts, name)
-                for name in ("processing", "succeeded", "errored", "canceled", "expired")
-            )
+            states = ("processing", "succeeded", "errored", "canceled", "expired")
+            total = sum(getattr(counts, name) for name in states)
             if batch.id not in known and batch.created_at >= since and total == len(note["keys"]):
                 self._note(number, batch=batch.id)
                 return batch.id
@@ -149,16 +140,16 @@ class AnthropicBatches:
             try:
                 reply = self._live.reply_of(result.message)
             except ApiError as error:
-                self._live.count(error.name)
+                self._live.counts[error.name] += 1
                 return None
             usage = self._price.of(reply.usage, self._discount)
             return dataclasses.replace(reply, usage=usage)
         error = getattr(result, "error", None)
         error = getattr(error, "error", error)
         if getattr(error, "type", "") == "invalid_request_error":
-            self._live.count("bad request")
+            self._live.counts["bad request"] += 1
             return Failure("bad request", str(getattr(error, "message", "")))
-        self._live.count("server error" if result.type == "errored" else result.type)
+        self._live.counts["server error" if result.type == "errored" else result.type] += 1
         return None
 
     def _patiently(self, call: Callable[[], Any], once: bool = False) -> Any:
@@ -172,7 +163,7 @@ class AnthropicBatches:
                 return call()
             except Exception as exception:
                 error = self._live.error_of(exception)
-                self._live.count(error.name)
+                self._live.counts[error.name] += 1
                 lost = error.name in ("timeout", "connection lost", "broken response")
                 if once and lost:
                     raise UserError(

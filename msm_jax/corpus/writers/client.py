@@ -7,11 +7,13 @@ requests together should slow down while a provider is overloaded, nor when to s
 
 import abc
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import email.utils
 import importlib
 import math
+import operator
 import os
 import queue
 import random
@@ -40,20 +42,18 @@ KEY_NAMES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY")
 
 
 class ApiError(Exception):
-    """Why an attempt failed.
-
-    Attributes:
-      name: under which it is counted.
-      retry: another attempt may succeed.
-      fatal: no request will succeed: the key, the credit, the model's name.
-      slow: the provider is overloaded, so that fewer requests should be under way.
-      after: seconds to wait, as the provider says.
-    """
+    """Why an attempt failed, counted by its name."""
 
     def __init__(
-        self, name: str, message: str = "", *, retry: bool = False, fatal: bool = False,
-        slow: bool = False, after: float | None = None,
-    ):  # fmt: skip
+        self,
+        name: str,
+        message: str = "",
+        *,
+        retry: bool = False,  # another attempt may succeed
+        fatal: bool = False,  # no request will succeed: the key, the credit, the model's name
+        slow: bool = False,  # the provider is overloaded: fewer requests should be under way
+        after: float | None = None,  # seconds to wait, as the provider says
+    ):
         super().__init__(scrubbed(message))
         self.name, self.retry, self.fatal, self.slow, self.after = name, retry, fatal, slow, after
 
@@ -68,25 +68,15 @@ class ApiError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """How many requests at a time, and how often each is tried.
+    """How many requests at a time, and how often each is tried; times are in seconds."""
 
-    Attributes:
-      concurrency: requests at a time; fewer while the provider is overloaded.
-      timeout: of one attempt, in seconds, from its first byte to its last.
-      attempts: of one request, the first included.
-      first_wait: seconds before the second attempt; doubles, with jitter.
-      longest_wait: seconds before another attempt, whatever the provider says.
-      seconds: of one request in all, waits included, from its first attempt on.
-      bad_requests: so many refused before one succeeded end the run, since then the settings are
-        wrong and not the requests; 0: never.
-    """
-
-    concurrency: int = 30
-    timeout: float = 300.0
-    attempts: int = 6
-    first_wait: float = 1.0
-    longest_wait: float = 120.0
-    seconds: float = math.inf
+    concurrency: int = 30  # requests at a time; fewer while the provider is overloaded
+    timeout: float = 300.0  # of one attempt, from its first byte to its last
+    attempts: int = 6  # of one request, the first included
+    first_wait: float = 1.0  # before the second attempt; doubles, with jitter
+    longest_wait: float = 120.0  # before another attempt, whatever the provider says
+    seconds: float = math.inf  # of one request in all, waits included
+    # So many refused before one succeeded end the run: the settings are wrong. 0: never.
     bad_requests: int = 5
 
     def __post_init__(self):
@@ -97,10 +87,7 @@ class Pace:
 
 
 class ApiClient(abc.ABC):
-    """A `Backend` over a provider's client library; one subclass per protocol, which has
-
-    `params` (a request as the client takes it), `session` (the client), `attempt` (its reply to one
-    request) and `reply_of` (that as a `Reply`, or an `ApiError` where it is not complete).
+    """A `Backend` over a provider's client library; one subclass per protocol.
 
     Args:
       model: as the provider names it.
@@ -115,6 +102,7 @@ class ApiClient(abc.ABC):
 
     library = key_name = ""
     key_optional = False  # with a base_url
+    asynchronous = method = ""  # the library's client, and its method that answers a request
 
     def __init__(
         self, model: str, temperature: float = 1.0, pace: Pace = Pace(),
@@ -127,26 +115,23 @@ class ApiClient(abc.ABC):
                 f"the library {self.library} is not installed: pip install 'msm_jax[writers]'"
             ) from error
         self.where = f"{self.library} {model}"
-        self.identity: Mapping[str, Any] = {
-            "writer": self.library,
-            "model": model,
-            "temperature": temperature,
-        }
-        self.counts: dict[str, int] = {}
+        settings = {"model": model, "temperature": temperature}
+        self.identity: Mapping[str, Any] = {"writer": self.library, **settings}
+        self.counts: dict[str, int] = collections.Counter()
         self.pace, self.base_url, self.structured = pace, base_url, structured
         self.options()
 
     @abc.abstractmethod
-    def params(self, request: Request) -> dict[str, Any]: ...
+    def params(self, request: Request) -> dict[str, Any]:
+        """A request as the provider's client takes it."""
 
     @abc.abstractmethod
-    def session(self) -> contextlib.AbstractAsyncContextManager[Any]: ...
+    def reply_of(self, message: Any) -> Reply:
+        """What the client returned as a `Reply`; `ApiError` if it is not complete."""
 
-    @abc.abstractmethod
-    async def attempt(self, session: Any, request: Request) -> Any: ...
-
-    @abc.abstractmethod
-    def reply_of(self, message: Any) -> Reply: ...
+    def session(self) -> contextlib.AbstractAsyncContextManager[Any]:
+        """The provider's client."""
+        return getattr(self.module, self.asynchronous)(**self.options())
 
     def options(self) -> dict[str, Any]:
         """What the provider's clients are made with.
@@ -163,10 +148,6 @@ class ApiClient(abc.ABC):
         address = {"base_url": self.base_url} if own else {}
         timeout = self.pace.timeout
         return {"api_key": key or "none", "max_retries": 0, "timeout": timeout, **address}
-
-    def count(self, name: str) -> None:
-        """Counts an error."""
-        self.counts[name] = self.counts.get(name, 0) + 1
 
     def error_of(self, error: Exception) -> ApiError:
         """What an exception of the provider's client means."""
@@ -290,11 +271,12 @@ class _Run:
 
     async def _try(self, session, request: Request) -> Reply | ApiError:
         try:
-            attempt = self._client.attempt(session, request)
-            reply = self._client.reply_of(await asyncio.wait_for(attempt, self._pace.timeout))
+            create = operator.attrgetter(self._client.method)(session)
+            attempt = asyncio.wait_for(create(**self._client.params(request)), self._pace.timeout)
+            reply = self._client.reply_of(await attempt)
         except Exception as exception:
             error = self._client.error_of(exception)
-            self._client.count(error.name)
+            self._client.counts[error.name] += 1
             self._bad += error.name == "bad request"
             if not self._good and 0 < self._pace.bad_requests <= self._bad:
                 error.fatal = True  # all are refused from the start: the settings are wrong

@@ -17,20 +17,13 @@ ROWS = 64  # requests sampled together
 class LocalWriter:
     """A `Backend`. A reply depends on (seed, request), not on what is sampled beside it.
 
-    Args:
-      checkpoint: named in keys and records.
-      generate: samples; a sample must depend on its seed and prompt only.
-      temperature: 0 is greedy.
-      seed: of all samples; a request's own sample number is added.
+    A sample of `generate` must depend on its seed and prompt only; a request's own sample number is
+    added to `seed`.
     """
 
     def __init__(self, checkpoint: str, generate: Generate, temperature: float, seed: int):
-        self.identity: Mapping[str, Any] = {
-            "writer": "local",
-            "model": checkpoint,
-            "temperature": temperature,
-            "seed": seed,
-        }
+        settings = {"model": checkpoint, "temperature": temperature, "seed": seed}
+        self.identity: Mapping[str, Any] = {"writer": "local", **settings}
         self.counts: dict[str, int] = {}
         self._generate, self._temperature, self._seed = generate, temperature, seed
 

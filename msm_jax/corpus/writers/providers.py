@@ -1,6 +1,5 @@
 """The two protocols of models behind an API: Anthropic's messages and OpenAI's chat completions."""
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ class AnthropicClient(ApiClient):
     """Anthropic's messages. The system prompt (the spec) is marked for the prompt cache."""
 
     library, key_name = "anthropic", "ANTHROPIC_API_KEY"
+    asynchronous, method = "AsyncAnthropic", "messages.create"
     _STOPS = {
         **dict.fromkeys(("end_turn", "stop_sequence", "tool_use"), "end"),
         **dict.fromkeys(("max_tokens", "pause_turn", "model_context_window_exceeded"), "length"),
@@ -38,23 +38,11 @@ class AnthropicClient(ApiClient):
         reason = getattr(message, "stop_reason", None)
         if usage is None or not isinstance(blocks, list) or not reason:
             raise ApiError("broken response", "the reply is not a complete message", retry=True)
-        return Reply(
-            "".join(block.text for block in blocks if block.type == "text"),
-            _stop_of(self._STOPS, reason),
-            Usage(
-                usage.input_tokens or 0,
-                usage.output_tokens or 0,
-                getattr(usage, "cache_read_input_tokens", 0) or 0,
-                getattr(usage, "cache_creation_input_tokens", 0) or 0,
-            ),
-            str(getattr(message, "model", None) or ""),
-        )
-
-    def session(self) -> contextlib.AbstractAsyncContextManager[Any]:
-        return self.module.AsyncAnthropic(**self.options())
-
-    async def attempt(self, session: Any, request: Request) -> Any:
-        return await session.messages.create(**self.params(request))
+        text = "".join(block.text for block in blocks if block.type == "text")
+        names = ("input_tokens", "output_tokens", "cache_read_input_tokens",
+                 "cache_creation_input_tokens")  # fmt: skip
+        used = Usage(*(getattr(usage, name, 0) or 0 for name in names))
+        return Reply(text, _stop_of(self._STOPS, reason), used, _model_of(message))
 
 
 class OpenAIClient(ApiClient):
@@ -64,6 +52,7 @@ class OpenAIClient(ApiClient):
     """
 
     library, key_name, key_optional = "openai", "OPENAI_API_KEY", True
+    asynchronous, method = "AsyncOpenAI", "chat.completions.create"
     # Why a reply ended, in the words of OpenAI and of servers that speak its protocol. A reply with
     # another reason or none may be incomplete (vLLM's "abort", OpenRouter's "error").
     _STOPS = {
@@ -103,18 +92,8 @@ class OpenAIClient(ApiClient):
         details = getattr(usage, "prompt_tokens_details", None)
         cached = getattr(details, "cached_tokens", 0) or 0
         read, written = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        return Reply(
-            said.content or refusal or "",
-            stop,
-            Usage(read - cached, written, cached),
-            str(getattr(message, "model", None) or ""),
-        )
-
-    def session(self) -> contextlib.AbstractAsyncContextManager[Any]:
-        return self.module.AsyncOpenAI(**self.options())
-
-    async def attempt(self, session: Any, request: Request) -> Any:
-        return await session.chat.completions.create(**self.params(request))
+        used = Usage(read - cached, written, cached)
+        return Reply(said.content or refusal or "", stop, used, _model_of(message))
 
 
 def prompt_of(request: Request, structured: bool) -> str:
@@ -134,6 +113,10 @@ def messages_of(request: Request, structured: bool) -> list[dict[str, str]]:
         {"role": "system", "content": request.system},
         {"role": "user", "content": prompt_of(request, structured)},
     ]
+
+
+def _model_of(message: Any) -> str:
+    return str(getattr(message, "model", None) or "")
 
 
 def _stop_of(stops: Mapping[str, str], reason: Any) -> str:

@@ -17,17 +17,11 @@ class InvalidReply(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """The structure of a structured reply: a list of objects whose fields are texts.
+    """The structure of a structured reply: a list of objects whose fields are texts."""
 
-    Attributes:
-      fields: of every object, none of them empty.
-      count: how many are asked for; more are cut off, fewer are accepted. 0: any number.
-      choices: field -> the only values it may have.
-    """
-
-    fields: tuple[str, ...]
-    count: int = 0
-    choices: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    fields: tuple[str, ...]  # of every object, none of them empty
+    count: int = 0  # wanted; more are left out, fewer are accepted; 0: any number
+    choices: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # of a field
 
     def schema(self) -> dict[str, Any]:
         """As JSON Schema, within the subset that structured outputs of all providers know."""
@@ -80,38 +74,22 @@ def _json_in(text: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One thing to write, or to judge.
+    """One thing to write, or to judge."""
 
-    Attributes:
-      step: of the pipeline: "domains", "document", "judge", ...; replies are counted by it.
-      system: what many requests share (the spec). It is sent first, so that it can be cached.
-      prompt: the rest of what a language model reads.
-      inputs: the same as data, for the stub, which does not read prompts; JSON.
-      items: the structure of the reply; None: free text.
-      max_tokens: of the reply.
-      sample: a number that distinguishes requests that are otherwise equal: each is another draw.
-    """
-
-    step: str
-    system: str
-    prompt: str
+    step: str  # of the pipeline: "domains", "document", "judge", ...; replies are counted by it
+    system: str  # what many requests share (the spec); sent first, so that it can be cached
+    prompt: str  # the rest of what a language model reads
+    # The same as JSON data, for the stub, which does not read prompts.
     inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    items: Items | None = None
-    max_tokens: int = 2000
-    sample: int = 0
+    items: Items | None = None  # the structure of the reply; None: free text
+    max_tokens: int = 2000  # of the reply
+    sample: int = 0  # distinguishes requests that are otherwise equal: each is another draw
 
     def key(self, identity: Mapping[str, Any]) -> str:
         """A hash: equal for equal requests to equal writers, in all runs."""
-        content = {
-            "writer": dict(identity),
-            "step": self.step,
-            "system": self.system,
-            "prompt": self.prompt,
-            "inputs": None,  # a language model does not see them
-            "items": dataclasses.asdict(self.items) if self.items else None,
-            "max_tokens": self.max_tokens,
-            "sample": self.sample,
-        }
+        # A language model does not see the inputs.
+        request = dataclasses.asdict(dataclasses.replace(self, inputs={}))
+        content = {"writer": dict(identity), **request, "inputs": None}
         return sha256_text(json.dumps(content, sort_keys=True, ensure_ascii=False))[:32]
 
     def prompt_hash(self) -> str:
@@ -136,19 +114,12 @@ class Usage:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What a model wrote.
-
-    Attributes:
-      text: all of it.
-      stop: "end", "length" (cut off at max_tokens) or "refusal".
-      usage: of this reply.
-      model: the model's name as the server reports it; "" where it reports none.
-    """
+    """What a model wrote."""
 
     text: str
-    stop: str = "end"
+    stop: str = "end"  # or "length" (cut off at max_tokens) or "refusal"
     usage: Usage = Usage()
-    model: str = ""
+    model: str = ""  # its name as the server reports it; "" where it reports none
 
     def row(self, step: str) -> dict[str, Any]:
         """For a `Journal`."""
@@ -208,10 +179,6 @@ class Price:
 
     def of(self, usage: Usage, discount: float = 1.0) -> Usage:
         """The usage with its cost; `discount` 0.5 for batches."""
-        usd = (
-            usage.input_tokens * self.input
-            + usage.output_tokens * self.output
-            + usage.cache_read_tokens * self.cache_read
-            + usage.cache_write_tokens * self.cache_write
-        )
+        *tokens, _ = dataclasses.astuple(usage)
+        usd = sum(n * price for n, price in zip(tokens, dataclasses.astuple(self), strict=True))
         return dataclasses.replace(usage, usd=usd * discount / 1e6)

@@ -22,52 +22,35 @@ LONGEST_REPLY = 64_000  # tokens; a reply that was cut off is requested again wi
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """The outcome of a request.
+    """The outcome of a request."""
 
-    Attributes:
-      request: the last one (a repair is another request).
-      key: of the reply in the journal.
-      text, stop: of the reply.
-      items: of a structured reply that is valid.
-      failure: name of what went wrong; "" if nothing did.
-    """
-
-    request: Request
-    key: str = ""
+    request: Request  # the last one: a repair is another request
+    key: str = ""  # of the reply in the journal
     text: str = ""
     stop: str = ""
-    items: tuple[dict[str, str], ...] = ()
-    failure: str = ""
+    items: tuple[dict[str, str], ...] = ()  # of a structured reply that is valid
+    failure: str = ""  # name of what went wrong; "" if nothing did
 
 
 class Writer:
-    """A backend with its journal.
+    """A backend with its journal, which the caller enters.
 
     Args:
-      backend: who writes.
-      journal: where replies are kept; entered by the caller.
       price: of its tokens; only replies without a cost of their own are priced here.
       max_usd: no more requests are sent once this writer's new replies cost so much; 0: no limit.
       on_reply: called with the step and the number of replies expected, after each new reply.
-
-    Attributes:
-      counts: what went wrong, by name.
-      paid: usage of the replies that are new.
     """
 
     def __init__(
-        self,
-        backend: Backend,
-        journal: Journal,
-        price: Price = Price(),  # noqa: B008 - frozen
-        max_usd: float = 0.0,
+        self, backend: Backend, journal: Journal,
+        price: Price = Price(), max_usd: float = 0.0,  # noqa: B008 - frozen
         on_reply: Callable[[str, int], None] | None = None,
-    ):
+    ):  # fmt: skip
         self.backend, self.journal, self.price = backend, journal, price
         self.max_usd, self._on_reply = max_usd, on_reply
-        self.counts: collections.Counter[str] = collections.Counter()
+        self.counts: collections.Counter[str] = collections.Counter()  # what went wrong, by name
         self._used: dict[str, tuple[str, Usage]] = {}
-        self.paid = Usage()
+        self.paid = Usage()  # for the replies that are new
 
     @property
     def identity(self) -> Mapping:
