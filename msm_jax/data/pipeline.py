@@ -163,8 +163,8 @@ class Data:
         return read_rows(picked, self._row_length)
 
     def _picked(self, step: int, start: int, stop: int) -> list[tuple[Packing, int]]:
-        found = [self._mixed[step * self._rows + row] for row in range(start, stop)]
-        return [(self.packings[name], row) for name, row in found]
+        numbers = range(step * self._rows + start, step * self._rows + stop)
+        return [(self.packings[name], row) for name, row in map(self._mixed.__getitem__, numbers)]
 
     def stage_steps(self, steps: int) -> int:
         """The optimizer steps of a stage: the number given, or, for 0, all that there are.

@@ -208,9 +208,7 @@ def assistant_spans(
 
     Args:
       format: a `ChatFormat`.
-      turns: of the chat.
       prompt: whether the header for a next answer follows.
-      tools: that the assistant may call.
       notes: counts `DROPPED` thoughts and `UNTAGGED` answers.
 
     Raises:

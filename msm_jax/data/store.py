@@ -173,9 +173,8 @@ def _open(folder: pathlib.Path, least: int) -> Store | None:
         sizes = [(folder / name).stat().st_size for name in ("tokens.bin", "kinds.bin")]
     except (OSError, ValueError):
         return None
-    if sizes != [4 * facts["tokens"], facts["tokens"]] or offsets[-1] != facts["tokens"]:
-        return None
-    if len(shapes) != facts["documents"]:
+    count = facts["tokens"]
+    if ([*sizes, offsets[-1]], len(shapes)) != ([4 * count, count, count], facts["documents"]):
         return None
     tokens = np.memmap(folder / "tokens.bin", np.uint32, "r")
     kinds = np.memmap(folder / "kinds.bin", np.uint8, "r")
@@ -185,8 +184,7 @@ def _open(folder: pathlib.Path, least: int) -> Store | None:
 def _write(folder: pathlib.Path, rows: Iterable[Tokens | str], recipe: dict) -> None:
     """Writes rows, or why one cannot be used, as the files of a store."""
     offsets, shapes, bad, assistant = [0], [], [], 0
-    unused: collections.Counter = collections.Counter()
-    notes: collections.Counter = collections.Counter()
+    unused, notes = collections.Counter[str](), collections.Counter[str]()
     with open(folder / "tokens.bin", "wb") as tokens, open(folder / "kinds.bin", "wb") as kinds:
         for row in rows:
             if isinstance(row, str):

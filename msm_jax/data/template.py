@@ -33,11 +33,10 @@ def find_format(
 ) -> ChatFormat:
     """A chat format by name: one of `CHAT_FORMATS`, or "own" or "own-no-thinking".
 
+    The last two are the template in `directory`, beside the tokenizer, with `enable_thinking` true
+    or false (a template may ignore it).
+
     Args:
-      name: the last two are the template beside the tokenizer with `enable_thinking` true or
-        false (a template may ignore it).
-      directory: of the tokenizer.
-      tokenizer: has to know the format's control tokens.
       base: directory that defines bos_token and the like where the first one does not.
 
     Raises:
@@ -88,9 +87,8 @@ def find_template(directory: str | os.PathLike) -> str | None:
     path = pathlib.Path(directory)
     template = read_settings(path / SETTINGS_FILE).get("chat_template")
     if (path / TEMPLATE_FILE).exists():
-        template = {"default": _text_of(path / TEMPLATE_FILE)}
-        if (path / TOOLS_FILE).exists():
-            template["tool_use"] = _text_of(path / TOOLS_FILE)
+        files = {"default": path / TEMPLATE_FILE, "tool_use": path / TOOLS_FILE}
+        template = {name: _text_of(file) for name, file in files.items() if file.exists()}
     elif isinstance(template, list):  # as older files have them
         template = {
             one.get("name"): one.get("template") for one in template if isinstance(one, dict)
@@ -168,8 +166,6 @@ def template_format(
     """The format that a template describes.
 
     Args:
-      template: its source.
-      tokenizer: whose control tokens it writes.
       names: what the template may refer to by name, such as {"bos_token": ...}.
 
     Raises:

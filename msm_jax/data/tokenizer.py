@@ -101,14 +101,10 @@ class SentencePieceTokenizer:
         return found["ids"], [start for start, _ in found["offsets"]]
 
     def encode_marked(self, text: str) -> list[int]:
-        parts = re.split("|".join(f"({re.escape(name)})" for name in self.control_names), text)
-        known = {*self.control_names}
-        return [
-            token
-            for part in parts
-            if part
-            for token in ([self.control(part)] if part in known else self.encode(part))
-        ]
+        ids = []
+        for part in re.split("|".join(f"({re.escape(name)})" for name in self.control_names), text):
+            ids += [self.control(part)] if part in self.control_names else self.encode(part or "")
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._pieces.decode([int(token) for token in ids])
@@ -258,11 +254,7 @@ def _no_control(name: str) -> UserError:
 
 
 def tokenizer_file(path: str | os.PathLike) -> pathlib.Path:
-    """The tokenizer's file: the path itself, or the one in that directory.
-
-    Raises:
-      UserError: a directory without one.
-    """
+    """The tokenizer's file: the path itself, or the one in that directory, which has to be one."""
     file, names = pathlib.Path(path), (HF_TOKENIZER_FILE, TOKENIZER_FILE)
     if not file.is_dir():
         return file
@@ -366,7 +358,6 @@ def train_sentencepiece(
 
     Args:
       corpus_path: one sentence a line.
-      model_path: the model file to write.
       vocab_size: an upper bound: a small corpus yields fewer pieces.
       control_tokens: `END_OF_DOCUMENT` is always added to these.
     """
