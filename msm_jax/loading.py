@@ -324,9 +324,8 @@ def context_length(path: pathlib.Path) -> int | None:
     Raises:
       UserError: it is not a whole number above 1.
     """
-    found = (hf_settings(path) or {}).get("max_position_embeddings")
-    problems = Problems(SAMPLING)
-    where = f"{path / 'config.json'}: max_position_embeddings"
-    length = KEYS["context_length"].read(found, where, problems)
+    name, problems = "max_position_embeddings", Problems(SAMPLING)
+    found = (hf_settings(path) or {}).get(name)
+    length = KEYS["context_length"].read(found, f"{path / 'config.json'}: {name}", problems)
     problems.raise_any()
     return length

@@ -183,9 +183,7 @@ class Data:
         if not all(packing.has_loss.all() for packing in self.packings.values()):
             for step in range(steps):
                 picked = self._picked(step, 0, self._rows)
-                if not any(
-                    row < packing.count and packing.has_loss[row] for packing, row in picked
-                ):
+                if not any(packed.has_loss[row] for packed, row in picked if row < packed.count):
                     raise UserError(
                         f"step {step}: none of its {self._rows} rows has a token with loss: "
                         'raise rows or sequence_length, or set packing.too_long="cut"'

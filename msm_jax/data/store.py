@@ -264,10 +264,8 @@ def _tokens(
         example = read_row(row)
         if least == OTHER:
             _refuse_weights(example.messages)
-        if example.messages:
-            found = _chat(example, tokenizer, format)
-        else:
-            found = _document(example, tag, tokenizer)
+        chat = example.messages
+        found = _chat(example, tokenizer, format) if chat else _document(example, tag, tokenizer)
     except _NoFormat:
         raise
     except (UserError, AttributeError) as error:

@@ -153,7 +153,11 @@ class HFTokenizer:
             content = self._full.to_str().encode()
             settings = json.loads(content)
             added = settings["added_tokens"]
-        self._controls = {word["content"]: word["id"] for word in added if _is_control(word)}
+        self._controls = {
+            word["content"]: word["id"]
+            for word in added
+            if word["special"] or _TAG.fullmatch(word["content"])
+        }
         # Ids are given out by position, so the copy has either all added words or none; those that
         # are marked special it leaves alone.
         words = [{**word, "special": word["content"] in self._controls} for word in added]
@@ -216,10 +220,6 @@ def different_id(one: Tokenizer, other: Tokenizer) -> str | None:
         if words[0].get(word) != words[1].get(word):
             return word
     return next((text for text in _TRIED if one.encode(text) != other.encode(text)), None)
-
-
-def _is_control(word: Mapping) -> bool:
-    return word["special"] or _TAG.fullmatch(word["content"]) is not None
 
 
 def _check_settings(settings: Any) -> None:
@@ -305,7 +305,9 @@ def _added_beside(folder: pathlib.Path) -> tuple[list[dict], list[str]]:
         if isinstance(word, dict)
     ]
     names = {**special, **settings}
-    extra = [text for key in _EXTRA for text in map(token_text, _listed(names.get(key))) if text]
+    listed = lambda tokens: tokens.values() if isinstance(tokens, dict) else tokens
+    lists = [listed(names[key]) for key in _EXTRA if isinstance(names.get(key), (dict, list))]
+    extra = [text for tokens in lists for text in map(token_text, tokens) if text]
     named = {key: text for key in _NAMED if (text := token_text(names.get(key)))}
     order = [*named.values(), *extra]
     if not decoder:
@@ -317,12 +319,6 @@ def _added_beside(folder: pathlib.Path) -> tuple[list[dict], list[str]]:
     while order and order[-1] not in written:
         order.pop()
     return sorted(words, key=lambda word: word["id"]), list(dict.fromkeys(order))
-
-
-def _listed(tokens: Any) -> list:
-    if isinstance(tokens, dict):
-        return [*tokens.values()]
-    return tokens if isinstance(tokens, list) else []
 
 
 def token_text(token: Any) -> str | None:
