@@ -363,8 +363,7 @@ class Model:
         if format == "huggingface":
             chat = None
             if self._turn_end:
-                template, names = self._template()
-                chat = export.Chat(self.format, template, names, self.tokenizer, self.ends)
+                chat = export.Chat(self.format, *self._template(), self.tokenizer, self.ends)
             export.save_checkpoint(directory, self.config, params, dtype, self.directory, chat=chat)
         elif format == "peft":
             self._save_adapter(directory, params)

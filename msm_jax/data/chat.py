@@ -89,20 +89,18 @@ class ChatFormat:
     @functools.cached_property
     def is_tagged(self) -> bool:
         """Whether a template marks the tokens with loss by {% generation %}."""
-        turns = [Turn("user", (("content", "?"),)), Turn("assistant", (("content", "!"),))]
         return "generation" in self.source and bool(
-            spans.Written(self.write, turns, False).generated
+            spans.Written(self.write, [spans.ASK, spans.ANSWER], False).generated
         )
 
     @functools.cached_property
     def writes_thoughts(self) -> bool:
         """Whether thoughts under a key of their own are written anywhere."""
-        answer = Turn("assistant", (("content", "!"),), thought="?")
+        answer = dataclasses.replace(spans.ANSWER, thought="?")
         try:
-            found = spans.Written(self.write, [Turn("user", (("content", "?"),)), answer], False)
+            return "thought" not in spans.Written(self.write, [spans.ASK, answer], False).missing(1)
         except UserError:
             return False
-        return "thought" not in found.missing(1)
 
     @functools.cached_property
     def takes_argument_text(self) -> bool:

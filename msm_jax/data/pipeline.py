@@ -127,14 +127,7 @@ class Data:
         seed: int,
         epochs: float | None,
     ):
-        """Mixes the rows of packings by weight; with `epochs` of one packing, as often as that.
-
-        Args:
-          rows, row_length: B and T of the global batch.
-
-        Raises:
-          UserError: fewer epochs than make one row.
-        """
+        """Mixes the rows of packings by weight; with `epochs` of one packing, as often as that."""
         self.packings, self._rows, self._row_length = dict(packings), rows, row_length
         self.accounts: dict[str, dict] = {}
         self.notes: list[str] = []
@@ -208,7 +201,6 @@ def load_data(
 
     Args:
       config: name -> keys as in `msm_jax.train.config.source`, whose ranges are checked there.
-      chat_format: a name that `find_format` knows.
       row_length, rows: T and B of the global batch.
       seed: of packing, order and mixture.
       mixture: "weights": every source is packed by itself, and rows are drawn by its weight, which

@@ -47,8 +47,6 @@ class Tokens:
     """A row as tokens.
 
     Attributes:
-      ids, kinds: token ids, and what each of them is.
-      shape: DOCUMENT, COMPLETION or CHAT.
       unused: keys of the row that were not used, see `rows.Example`.
       notes: counts of what is worth a warning, as of `render_chat`.
     """
@@ -121,8 +119,6 @@ def load_store(
 
     Args:
       source: {"path", "loss_on", "tag", "bad_rows", "encoding_errors"} as in train/config.py.
-      chat_format: a name that `find_format` knows; "own" is the template beside the tokenizer.
-      cache: a directory, see `cache_directory`.
 
     Raises:
       UserError: with file:line, for rows that cannot be used, if there are more than allowed.
@@ -156,10 +152,8 @@ def load_store(
             with new_directory(folder, racing=True) as temporary:
                 _write(temporary, rows, recipe)
         except OSError as error:
-            raise UserError(
-                f"{folder.parent}: tokens cannot be written there: {error.strerror}: set "
-                "token_cache"
-            ) from error
+            what = f"tokens cannot be written there: {error.strerror}: set token_cache"
+            raise UserError(f"{folder.parent}: {what}") from error
         store = _open(folder, least)
         assert store is not None
     return store, key

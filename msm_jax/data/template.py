@@ -1,6 +1,7 @@
 """A checkpoint's own chat template, and how chat formats differ."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -64,11 +65,7 @@ def own_format(
     thinking: bool = True,
     base: str | os.PathLike | None = None,
 ) -> ChatFormat | None:
-    """The format of the template in a directory; None where there is none.
-
-    Raises:
-      UserError: as of `template_format`.
-    """
+    """The `template_format` of the template in a directory; None where there is none."""
     template = find_template(directory)
     if template is None:
         return None
@@ -273,11 +270,10 @@ def builtin_name(model_type: str, tokenizer: Tokenizer, rope_scaled: bool = Fals
 
 def difference(one: ChatFormat, other: ChatFormat) -> str | None:
     """The first of some conversations that two formats write differently, in words, or None."""
-    for messages in PROBES:
-        for prompt in (True, False):
-            texts = [format.attempt(messages, prompt) for format in (one, other)]
-            if texts[0] != texts[1]:
-                return f"{messages}: {texts[0]!r} against {texts[1]!r}"
+    for messages, prompt in itertools.product(PROBES, (True, False)):
+        texts = [format.attempt(messages, prompt) for format in (one, other)]
+        if texts[0] != texts[1]:
+            return f"{messages}: {texts[0]!r} against {texts[1]!r}"
     if one.end != other.end:
         return f"the token that ends an answer: {one.end!r} against {other.end!r}"
     return None
