@@ -54,9 +54,7 @@ class Model:
     A prompt is a text to continue, a list of messages to answer, or token ids as they are.
 
     Attributes:
-      config: of the decoder.
       params: nested dict of arrays.
-      tokenizer: as from `load_tokenizer`.
       chat_format: a name that `find_format` knows.
       directory: of the base's tokenizer and settings, which are saved with the weights.
       stop_ids: tokens that end a completion, beside the ends of a turn and of a document.
@@ -128,7 +126,10 @@ class Model:
             self.config,
             self.params,
             self._encoded(prompts),
-            [self._continued(completion) for completion in completions],
+            [  # without a begin-of-text token
+                self.tokenizer.encode(each) if isinstance(each, str) else [int(t) for t in each]
+                for each in completions
+            ],
             vocab_limit=self.tokenizer.vocab_size,
             context_length=self.context_length,
             rows=rows,
@@ -163,9 +164,7 @@ class Model:
         token that is partly before that text is kept.
 
         Args:
-          prompts: texts to continue, chats to answer, or token ids.
-          n, max_tokens, temperature, top_k, top_p, min_p, seed, first, limits, rows: as for
-            `msm_jax.sample.stream`; temperature 0 is greedy.
+          n, ...: as for `msm_jax.sample.stream`; temperature 0 is greedy.
           stop: one text or several; the name of a control token is that token, too.
           context_length: replaces the model's own. A completion that fills it ends there with
             "length" and a warning.
@@ -213,9 +212,8 @@ class Model:
         known = self.tokenizer.control_names
         for stop in stops:
             names = [name for name in known if name in stop]
-            hidden = [
-                n for n in names if n not in self.tokenizer.decode([self.tokenizer.control(n)])
-            ]
+            text_of = lambda name: self.tokenizer.decode([self.tokenizer.control(name)])
+            hidden = [name for name in names if name not in text_of(name)]
             if hidden and stop not in known:
                 raise UserError(
                     f"stop={stop!r}: a completion's text never holds the control token "
@@ -271,10 +269,6 @@ class Model:
             except UserError as error:
                 raise UserError(f"prompt {number}: {error}") from error
         return found
-
-    def _continued(self, text: str | Sequence[int]) -> list[int]:
-        """Token ids of a completion: without a begin-of-text token."""
-        return self.tokenizer.encode(text) if isinstance(text, str) else [int(t) for t in text]
 
     def identity(self) -> dict:
         """What decides the completions, as JSON; it does not depend on directories or devices."""
@@ -369,8 +363,7 @@ class Model:
         if format == "huggingface":
             chat = None
             if self._turn_end:
-                template, names = self._template()
-                chat = export.Chat(self.format, template, names, self.tokenizer, self.ends)
+                chat = export.Chat(self.format, *self._template(), self.tokenizer, self.ends)
             export.save_checkpoint(directory, self.config, params, dtype, self.directory, chat=chat)
         elif format == "peft":
             self._save_adapter(directory, params)

@@ -4,6 +4,7 @@ Exit codes: 0 success, 2 a user's error, 75 preempted after a clean save (run it
 with a traceback is a bug of ours.
 """
 
+import contextlib
 import difflib
 import errno
 import os
@@ -13,7 +14,7 @@ import runpy
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -136,23 +137,23 @@ class Stream:
 
     def write(self, text: str) -> int:
         """As of a file."""
-        try:
-            return self._stream.write(text)
-        except OSError as error:
-            self._dropped(error)
-            return len(text)
+        with self._dropping():
+            self._stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
         """As of a file."""
-        try:
+        with self._dropping():
             self._stream.flush()
-        except OSError as error:
-            self._dropped(error)
 
-    def _dropped(self, error: OSError) -> None:
-        if error.errno not in (errno.EPIPE, errno.EIO):
-            raise error
-        _drop(self._descriptor)
+    @contextlib.contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            _drop(self._descriptor)
 
 
 def _drop(descriptor: int) -> None:

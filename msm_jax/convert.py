@@ -109,11 +109,7 @@ def check(source: str, adapter: str | None = None, chat_format: str | None = Non
         raise UserError(f"{source}: a run directory; --check is for Hugging Face checkpoints")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        config, tensors = _find_undamaged(path)
-        lines = _about_weights(config, tensors)
-        if adapter:
-            lines += _about_adapter(config, adapter)
-        lines += _about_text(path, config, adapter, chat_format)
+        lines = _about(path, adapter, chat_format)
     return lines + [f"warning     {warning.message}" for warning in caught]
 
 
@@ -127,14 +123,20 @@ def _find_undamaged(path: pathlib.Path) -> tuple["ModelConfig", dict[str, "Store
     return config, tensors
 
 
-def _about_weights(config: "ModelConfig", tensors: dict[str, "Stored"]) -> list[str]:
-    from msm_jax.weights.hf_config import family
+def _about(path: pathlib.Path, adapter: str | None, chat_format: str | None) -> list[str]:
+    from msm_jax import loading
+    from msm_jax.data.template import find_format
+    from msm_jax.data.tokenizer import load_tokenizer, tokenizer_file
+    from msm_jax.weights import keys
+    from msm_jax.weights.export import GENERATION
+    from msm_jax.weights.hf_config import family, read_json
     from msm_jax.weights.names import entries
 
+    config, tensors = _find_undamaged(path)
     largest = max(tensors, key=lambda name: tensors[name].bytes)
     kinds = ", ".join(sorted({stored.dtype.name for stored in tensors.values()}))
     count = sum(entry.size for entry in entries(config))
-    return [
+    lines = [
         f"model       {family(config)}: {config.layers} layers of width {config.width}, "
         f"{config.heads} heads of {config.head_dim}, {config.kv_heads} key/value heads, "
         f"mlp {config.mlp_width}, vocabulary {config.vocab_size}",
@@ -145,6 +147,25 @@ def _about_weights(config: "ModelConfig", tensors: dict[str, "Stored"]) -> list[
         f"largest     {largest} {list(tensors[largest].shape)}, "
         f"{tensors[largest].bytes / 1e6:.1f} MB",
     ]
+    if adapter:
+        lines += _about_adapter(config, adapter)
+    tokenizer = load_tokenizer(path)
+    loading.check_vocabulary(path, config, tokenizer)
+    loading.check_keys(path)
+    chat = loading.choose_chat(path, adapter, tokenizer, chat_format)
+    format = find_format(chat.name, chat.place, tokenizer, path)
+    ends = sorted({*loading.stop_ids(path), tokenizer.control(format.end)})
+    lines += [
+        f"tokenizer   {tokenizer_file(path).name}: {tokenizer.vocab_size} ids, "
+        f"{len(tokenizer.control_names)} of them control tokens; "
+        f"{config.vocab_size - tokenizer.vocab_size} rows of the model have no id",
+        f"chat        {chat.name}: a completion ends with {format.end}; stop ids {ends}",
+    ]
+    settings = read_json(path / GENERATION) if (path / GENERATION).exists() else {}
+    if some := {k: v for k, v in settings.items() if k in keys.SAMPLING and not keys.is_off(v)}:
+        words = keys.in_words(some)
+        lines.append(f"sampling    {words}: not applied; give your own to sample and evaluate")
+    return lines
 
 
 def _about_adapter(config: "ModelConfig", adapter: str) -> list[str]:
@@ -161,39 +182,6 @@ def _about_adapter(config: "ModelConfig", adapter: str) -> list[str]:
         f"{count:,} parameters, none missing, none too many",
         f"            trained on {settings.get('base_model_name_or_path')!r}, as it says itself",
     ]
-
-
-def _about_text(
-    path: pathlib.Path, config: "ModelConfig", adapter: str | None, chat_format: str | None
-) -> list[str]:
-    from msm_jax import loading
-    from msm_jax.data.template import find_format
-    from msm_jax.data.tokenizer import load_tokenizer, tokenizer_file
-
-    tokenizer = load_tokenizer(path)
-    loading.check_vocabulary(path, config, tokenizer)
-    loading.check_keys(path)
-    chat = loading.choose_chat(path, adapter, tokenizer, chat_format)
-    format = find_format(chat.name, chat.place, tokenizer, path)
-    ends = sorted({*loading.stop_ids(path), tokenizer.control(format.end)})
-    return [
-        f"tokenizer   {tokenizer_file(path).name}: {tokenizer.vocab_size} ids, "
-        f"{len(tokenizer.control_names)} of them control tokens; "
-        f"{config.vocab_size - tokenizer.vocab_size} rows of the model have no id",
-        f"chat        {chat.name}: a completion ends with {format.end}; stop ids {ends}",
-        *_about_sampling(path),
-    ]
-
-
-def _about_sampling(path: pathlib.Path) -> list[str]:
-    from msm_jax.weights import keys
-    from msm_jax.weights.export import GENERATION
-    from msm_jax.weights.hf_config import read_json
-
-    settings = read_json(path / GENERATION) if (path / GENERATION).exists() else {}
-    some = {k: v for k, v in settings.items() if k in keys.SAMPLING and not keys.is_off(v)}
-    words = f"sampling    {keys.in_words(some)}: not applied; give your own to sample and evaluate"
-    return [words] if some else []
 
 
 if __name__ == "__main__":

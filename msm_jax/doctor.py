@@ -58,17 +58,17 @@ def _versions(problems: Problems) -> dict[str, Any]:
         "msm_jax": f"{msm_jax.__version__} in {home}",
     }
     tested = _tested(home)
+    numbers = lambda release: [int(part) for part in re.findall(r"\d+", release)]
     for name, (at_least, needed) in _required().items():
         version = accelerators.installed(name)
         wanted = f"'{name}>={at_least}'" if at_least else name
+        release = (version or "").partition("+")[0]
+        if version or needed:
+            facts[name] = version or "missing"
         if not version:
             if needed:
                 problems.append((f"{name} is not installed", f"pip install {wanted}"))
-                facts[name] = "missing"
-            continue
-        facts[name] = version
-        release = version.partition("+")[0]
-        if _numbers(release) < _numbers(at_least):
+        elif numbers(release) < numbers(at_least):
             what = f"{name} {version} is older than what was tested"
             problems.append((what, f"pip install --upgrade {wanted}"))
         elif release != (known := tested.get(_plain(name), release)):
@@ -109,10 +109,6 @@ def _tested(home: pathlib.Path) -> dict[str, str]:
 
 def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
 # In a process of its own: JAX may hang, abort, or keep the devices.

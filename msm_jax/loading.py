@@ -48,10 +48,9 @@ from msm_jax.weights.peft import CONFIG_FILE
 
 @dataclasses.dataclass(frozen=True)
 class ChatSource:
-    """Which chat format a model has, and where it comes from.
+    """Which chat format a model has, by its name for `find_format`, and where it comes from.
 
     Attributes:
-      name: that `find_format` knows.
       place: directory of the template, if the format is "own": the adapter's, or the base's.
       requested: the caller's `chat_format`, or None.
       recorded: the format that the run was trained with; None: not a run.
@@ -64,7 +63,7 @@ class ChatSource:
 
 
 def define_flags() -> None:
-    """The flags of commands that load a model, beside that of its directory."""
+    """Define the flags of commands that load a model, beside that of its directory."""
     flags.DEFINE_string("adapter", None, "Directory of a PEFT adapter to put on the checkpoint.")
     flags.DEFINE_string("dtype", None, "float32 or bfloat16; by default as the weights are stored.")
     flags.DEFINE_list(
@@ -325,9 +324,8 @@ def context_length(path: pathlib.Path) -> int | None:
     Raises:
       UserError: it is not a whole number above 1.
     """
-    found = (hf_settings(path) or {}).get("max_position_embeddings")
-    problems = Problems(SAMPLING)
-    where = f"{path / 'config.json'}: max_position_embeddings"
-    length = KEYS["context_length"].read(found, where, problems)
+    name, problems = "max_position_embeddings", Problems(SAMPLING)
+    found = (hf_settings(path) or {}).get(name)
+    length = KEYS["context_length"].read(found, f"{path / 'config.json'}: {name}", problems)
     problems.raise_any()
     return length

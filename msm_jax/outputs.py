@@ -16,8 +16,7 @@ def output_dir(path: str | os.PathLike, what: str) -> pathlib.Path:
     """A directory to write into, with `~` filled in; nothing is made yet.
 
     Args:
-      path: as the user gave it.
-      what: the flag or the argument that it came from, such as "--workdir".
+      what: the flag or the argument that the path came from, such as "--workdir".
 
     Raises:
       UserError: it is no path of this file system, is a file or below one, cannot be written, or
@@ -52,7 +51,12 @@ def _output(path: str | os.PathLike, what: str) -> pathlib.Path:
         found = pathlib.Path(text).expanduser()
     except RuntimeError as error:
         raise UserError(f"{what}={text}: {error} (~ is somebody's home): write it out") from error
-    _check_characters(os.path.abspath(found), f"{what}={text!r}")
+    full = os.path.abspath(found)
+    if wrong := unreadable(full):
+        raise UserError(
+            f"{what}={text!r}: checkpoints below {full!r} could not be read again, because of "
+            f"{wrong!r}: use letters, digits, '.', '-', '_'"
+        )
     try:
         _check_place(found)
     except OSError as error:
@@ -66,14 +70,6 @@ def unreadable(path: str | os.PathLike) -> str:
     wrong = [c for c in text if c in UNREADABLE or not c.isprintable()]
     wrong += [":/"] if ":/" in text else []
     return wrong[0] if wrong else ""
-
-
-def _check_characters(path: str, where: str) -> None:
-    if wrong := unreadable(path):
-        raise UserError(
-            f"{where}: checkpoints below {path!r} could not be read again, because of "
-            f"{wrong!r}: use letters, digits, '.', '-', '_'"
-        )
 
 
 def _check_place(path: pathlib.Path) -> None:

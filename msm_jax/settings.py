@@ -1,7 +1,6 @@
 """Settings, each declared once: type, range, meaning and default.
 
-A form is the keys of one kind of config, such as a stage's. Config files, flags, Python, studies
-and the page of the documentation all take from it what a key is and what it may be:
+Config files, flags, Python, studies and the documentation read the same form:
 
     PROBE = form(
         "probe",
@@ -11,13 +10,12 @@ and the page of the documentation all take from it what a key is and what it may
     )
     PROBE.config(path="pairs.jsonl")       # a ConfigDict with every key, locked
     checked(STAGE, config)                 # the config, completed; or UserError with all problems
-
-A key that is not given has its default.
 """
 
 import ctypes
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import operator
@@ -139,32 +137,25 @@ def key(
     default: Any, meaning: str, *, of: type | None = None, harmless: str = "",
     length: int | None = None, choices: Sequence[str] = (), single: bool = True, **limits: Any,
 ) -> Key:  # fmt: skip
-    """A setting.
+    """A `Key` of the default's type; the limits and choices of a tuple are those of its values.
 
     Args:
-      default: its type is the key's, and that of its first item what a tuple holds.
-      meaning: as in `Key`.
-      of: the type where the default does not tell: it is None, or an empty tuple's items.
-      harmless, length, single: as in `Key`.
-      choices, limits: of the value, or of each value of a tuple; limits are at_least, above,
-        at_most and below.
+      of: the type, or that of a tuple's values, where the default does not show it.
     """
     if isinstance(default, tuple):
         item = Key(None, "", of or type(default[0]), choices=tuple(choices), **limits)
         item = dataclasses.replace(item, default=item.kind())  # None is no value of a tuple
         return Key(default, meaning, tuple, item, length, harmless=harmless)
-    kind = of or type(default)
-    words = tuple(choices)
-    return Key(default, meaning, kind, choices=words, single=single, harmless=harmless, **limits)
+    more = {"choices": tuple(choices), "single": single, "harmless": harmless, **limits}
+    return Key(default, meaning, of or type(default), **more)
 
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """Entries under names of the user's; made by `named`.
+    """Entries under names that the user gives.
 
     Attributes:
       entry: what each is; None: anything.
-      meaning: in words.
       sparse: an entry holds only what was given: its defaults come from somewhere else.
     """
 
@@ -181,39 +172,26 @@ class Named:
         if wrong := [name for name in value if not isinstance(name, str) or "." in name]:
             found.append(f"{where}: {_shown(wrong[0])} is no name: a text without dots")
             return {}
-        if self.entry is None:
-            return {
-                name: _as_json(entry, f"{where}.{name}", found) for name, entry in value.items()
-            }
-        return {
-            name: self.entry.read(entry, f"{where}.{name}", found) for name, entry in value.items()
-        }
+        read = self.entry.read if self.entry else _as_json
+        return {name: read(entry, f"{where}.{name}", found) for name, entry in value.items()}
 
     def fill(self, *given: dict) -> dict:
         """The entries of all that is given, each complete."""
-        names = dict.fromkeys(name for entries in given for name in entries)
+        filled = {name: entries[name] for entries in given for name in entries}
         if self.entry is None or self.sparse:
-            return {name: entries[name] for entries in given for name in entries}
+            return filled
         return {
             name: self.entry.fill(*(entries[name] for entries in given if name in entries))
-            for name in names
+            for name in filled
         }
 
 
-def named(entry: "Form | Key | None", meaning: str, **more: Any) -> Named:
-    """Entries of one form (or one kind of key, or of any) under names that the user gives."""
-    return Named(entry, meaning, **more)
+named = Named
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """Keys that belong together; made by `form` and `group`.
-
-    Attributes:
-      name: "" of a group inside of a form.
-      meaning: in words.
-      keys: what it holds, by name.
-    """
+    """Keys that belong together; made by `form` and `group`, which has the name ""."""
 
     name: str
     meaning: str
@@ -279,9 +257,7 @@ def form(name: str, meaning: str, /, **keys: "Key | Named | Form") -> Form:
     return Form(name, meaning, keys)
 
 
-def group(meaning: str, /, **keys: "Key | Named | Form") -> Form:
-    """Keys inside of a form."""
-    return Form("", meaning, keys)
+group = functools.partial(form, "")
 
 
 def field(default: Any, meaning: str, **limits: Any) -> Any:
@@ -314,16 +290,11 @@ class Problems(list[str]):
 def checked(form: Form, config: ConfigDict | Mapping, where: str = "config") -> ConfigDict:
     """A config with every key of its form, in the form's types, locked.
 
-    Args:
-      form: what it is a config of.
-      config: what is given; what is not has its default.
-      where: what paths in messages begin with.
-
     Raises:
-      UserError: lists all unknown keys and all values of a wrong type or out of range.
+      UserError: lists all unknown keys and all values of a wrong type or out of range, by their
+        paths, which begin with `where`.
     """
-    made = ConfigDict(values(form, config, where))
-    return made.lock()
+    return ConfigDict(values(form, config, where)).lock()
 
 
 def values(form: Form, config: ConfigDict | Mapping, where: str = "config") -> dict[str, Any]:

@@ -89,20 +89,18 @@ class ChatFormat:
     @functools.cached_property
     def is_tagged(self) -> bool:
         """Whether a template marks the tokens with loss by {% generation %}."""
-        turns = [Turn("user", (("content", "?"),)), Turn("assistant", (("content", "!"),))]
         return "generation" in self.source and bool(
-            spans.Written(self.write, turns, False).generated
+            spans.Written(self.write, [spans.ASK, spans.ANSWER], False).generated
         )
 
     @functools.cached_property
     def writes_thoughts(self) -> bool:
         """Whether thoughts under a key of their own are written anywhere."""
-        answer = Turn("assistant", (("content", "!"),), thought="?")
+        answer = dataclasses.replace(spans.ANSWER, thought="?")
         try:
-            found = spans.Written(self.write, [Turn("user", (("content", "?"),)), answer], False)
+            return "thought" not in spans.Written(self.write, [spans.ASK, answer], False).missing(1)
         except UserError:
             return False
-        return "thought" not in found.missing(1)
 
     @functools.cached_property
     def takes_argument_text(self) -> bool:
@@ -141,16 +139,11 @@ def _writer(name: str) -> Write:
     return writer(builtin_template(name), {})
 
 
-def _write(
-    name: str, messages: Messages, generation_prompt: bool, tools: Sequence | None = None
-) -> str:
-    return _writer(name)(messages, generation_prompt, tools)
+def _format(name: str, end: str, controls: tuple[str, ...]) -> ChatFormat:
+    return ChatFormat(lambda *chat: _writer(name)(*chat), end, controls)
 
 
-CHAT_FORMATS = {
-    name: ChatFormat(functools.partial(_write, name), end, controls)
-    for name, (end, controls) in _BUILTIN.items()
-}
+CHAT_FORMATS = {name: _format(name, *tokens) for name, tokens in _BUILTIN.items()}
 
 
 def render_chat(
@@ -187,7 +180,11 @@ def render_chat(
         raise UserError(f"'tools': {_NO_TOOLS}")
     text, with_loss = spans.assistant_spans(format, turns, generation_prompt, tools, notes)
     if notes is not None:
-        notes.update(_names_in(turns))
+        notes.update(
+            f"control tokens' names in a message of role {turn.role!r} stay text"
+            for turn in turns
+            if any(kind and DISGUISE in text for kind, text in turn.pieces)
+        )
         notes[NULLS] += has_null([tools, *(turn.calls for turn in turns)])
         notes += collections.Counter()  # without what is 0
     marked = bytearray(len(text))
@@ -241,15 +238,6 @@ def _with_object(call: Mapping) -> dict:
         return dict(call)
     inner = {**inner, "arguments": json.loads(inner["arguments"])}
     return {**call, "function": inner} if "function" in call else inner
-
-
-def _names_in(turns: Sequence[Turn]) -> list[str]:
-    """Notes on names of control tokens that messages hold as text."""
-    return [
-        f"control tokens' names in a message of role {turn.role!r} stay text"
-        for turn in turns
-        if any(kind and DISGUISE in text for kind, text in turn.pieces)
-    ]
 
 
 def _encoded(tokenizer: Tokenizer, text: str, marked: bytes) -> tuple[list[int], list[int]]:

@@ -24,7 +24,6 @@ def writer(template: str, names: Mapping[str, Any]) -> Write:
     """The function that renders a template.
 
     Args:
-      template: its source.
       names: what it may refer to by name, such as {"bos_token": ...}.
 
     Raises:
@@ -85,13 +84,8 @@ def _environment() -> Any:
         separators: tuple[str, str] | None = None,
         sort_keys: bool = False,
     ) -> str:
-        return json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-        )
+        options: Any = {"indent": indent, "separators": separators, "sort_keys": sort_keys}
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]

@@ -56,9 +56,7 @@ class Turn:
       pieces: (kind, text) that make up the content: "content", "thought", or "" for the tags of
         thoughts.
       thought: the text under a key of `THOUGHTS`.
-      calls: tool calls.
       more: name and tool_call_id, where given.
-      has_loss: whether an assistant's message carries loss.
     """
 
     role: str
@@ -163,11 +161,7 @@ def hidden(value: Any, controls: re.Pattern) -> Any:
 
 
 def read_turn(message: Any, controls: re.Pattern) -> Turn:
-    """A message as data sets hold it.
-
-    Args:
-      message: with the keys above.
-      controls: matches the names of the tokenizer's control tokens.
+    """A message with the keys above; `controls` matches the names of control tokens.
 
     Raises:
       UserError: no role, no content, a key that is not known or a value that has no meaning here.
@@ -232,18 +226,16 @@ def _text(value: Any, key: str) -> str:
         return value
     if not isinstance(value, (list, tuple)):
         raise UserError(f"{key!r} is {value!r}: needs to be a text")
-    parts = [_part(part, key) for part in value]
-    return "".join(parts)
-
-
-def _part(part: Any, key: str) -> str:
-    held = {k: v for k, v in part.items() if v is not None} if isinstance(part, Mapping) else {}
-    if held.get("type") != "text" or not isinstance(held.get("text"), str) or len(held) > 2:
-        raise UserError(
-            f"{key!r} holds {str(part)[:80]}: only parts of the form "
-            '{"type": "text", "text": ...} can be read'
-        )
-    return held["text"]
+    texts = []
+    for part in value:
+        held = {k: v for k, v in part.items() if v is not None} if isinstance(part, Mapping) else {}
+        if held.get("type") != "text" or not isinstance(held.get("text"), str) or len(held) > 2:
+            raise UserError(
+                f"{key!r} holds {str(part)[:80]}: only parts of the form "
+                '{"type": "text", "text": ...} can be read'
+            )
+        texts.append(held["text"])
+    return "".join(texts)
 
 
 def _thought(held: dict, role: str) -> str:

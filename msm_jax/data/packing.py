@@ -31,7 +31,6 @@ def split_lengths(
 
     Args:
       lengths: of the documents, in tokens, each at least 1.
-      row_length: T.
       too_long: what becomes of a longer document: "split", each part a piece of its own and no
         token lost; "cut", its rest lost; "drop", all of it lost; or an "error".
       chats: bool[documents], which of them are chats; None for none.
@@ -68,7 +67,6 @@ def pack(lengths: Sequence[int], row_length: int, seed: int) -> list[list[int]]:
 
     Args:
       lengths: of the pieces, each within 1..row_length.
-      row_length: T.
       seed: of the order among pieces of one length, so that neighbours do not share rows.
 
     Returns:
@@ -107,7 +105,6 @@ class Pieces:
     """The pieces of a store's documents that are to be packed into rows.
 
     Attributes:
-      store: of the documents.
       starts, sizes: int64[pieces], the first token of each in the store, and how many they are.
       trained: int64[pieces], how many of them carry loss.
       account: counts of the documents; see `pipeline.Data`.
@@ -133,11 +130,7 @@ def find_pieces(
     too_long: str = "split",
     long_chats: str = "error",
 ) -> Pieces:
-    """The pieces of some documents of a store, as `split_lengths` makes them.
-
-    Args:
-      numbers: int64, of the documents.
-    """
+    """The pieces of the documents of these numbers, as `split_lengths` makes them."""
     lengths, shapes, begins = store.lengths[numbers], store.shapes[numbers], store.offsets[numbers]
     chats = shapes != DOCUMENT
     pieces = split_lengths(lengths, row_length, too_long, chats, long_chats)

@@ -127,14 +127,7 @@ class Data:
         seed: int,
         epochs: float | None,
     ):
-        """Mixes the rows of packings by weight; with `epochs` of one packing, as often as that.
-
-        Args:
-          rows, row_length: B and T of the global batch.
-
-        Raises:
-          UserError: fewer epochs than make one row.
-        """
+        """Mixes the rows of packings by weight; with `epochs` of one packing, as often as that."""
         self.packings, self._rows, self._row_length = dict(packings), rows, row_length
         self.accounts: dict[str, dict] = {}
         self.notes: list[str] = []
@@ -163,8 +156,8 @@ class Data:
         return read_rows(picked, self._row_length)
 
     def _picked(self, step: int, start: int, stop: int) -> list[tuple[Packing, int]]:
-        found = [self._mixed[step * self._rows + row] for row in range(start, stop)]
-        return [(self.packings[name], row) for name, row in found]
+        numbers = range(step * self._rows + start, step * self._rows + stop)
+        return [(self.packings[name], row) for name, row in map(self._mixed.__getitem__, numbers)]
 
     def stage_steps(self, steps: int) -> int:
         """The optimizer steps of a stage: the number given, or, for 0, all that there are.
@@ -183,9 +176,7 @@ class Data:
         if not all(packing.has_loss.all() for packing in self.packings.values()):
             for step in range(steps):
                 picked = self._picked(step, 0, self._rows)
-                if not any(
-                    row < packing.count and packing.has_loss[row] for packing, row in picked
-                ):
+                if not any(packed.has_loss[row] for packed, row in picked if row < packed.count):
                     raise UserError(
                         f"step {step}: none of its {self._rows} rows has a token with loss: "
                         'raise rows or sequence_length, or set packing.too_long="cut"'
@@ -210,7 +201,6 @@ def load_data(
 
     Args:
       config: name -> keys as in `msm_jax.train.config.source`, whose ranges are checked there.
-      chat_format: a name that `find_format` knows.
       row_length, rows: T and B of the global batch.
       seed: of packing, order and mixture.
       mixture: "weights": every source is packed by itself, and rows are drawn by its weight, which

@@ -38,8 +38,8 @@ UNTAGGED = (
     "so that this is not learned"
 )
 ENDS_OF_CALLS = ("<|eom_id|>",)  # in place of the end token, after a call of a tool
-_ASK, _SYSTEM = Turn("user", (("content", "?"),)), Turn("system", (("content", "?"),))
-_ANSWER = Turn("assistant", (("content", "!"),))
+ASK, _SYSTEM = Turn("user", (("content", "?"),)), Turn("system", (("content", "?"),))
+ANSWER = Turn("assistant", (("content", "!"),))
 
 
 class LeftOut(UserError):
@@ -65,12 +65,14 @@ class Written:
         plain = [turn.message() for turn in turns]
         self.text, _, self.generated = unmarked(write(plain, prompt, tools))
         for after_spaces in (True, False):
-            self._kinds: list[tuple[int, str]] = []
-            around = functools.partial(marker, self._kinds, after_spaces=after_spaces)
+            kinds: list[tuple[int, str]] = []
+            around = functools.partial(marker, kinds, after_spaces=after_spaces)
             marked = [turn.message(around(number)) for number, turn in enumerate(turns)]
             named = [renamed(tool, around(-1), "tool") for tool in tools]
-            text, self._places, generated = unmarked(write(marked, prompt, named))
+            text, places, generated = unmarked(write(marked, prompt, named))
             if (text, generated) == (self.text, self.generated):
+                # (message, kind, places) of each text of a message
+                self._texts = [(*kind, places.get(mark, [])) for mark, kind in enumerate(kinds)]
                 return
         at = len(os.path.commonprefix([text, self.text]))
         raise UserError(
@@ -81,27 +83,21 @@ class Written:
 
     def places(self, message: int, kind: str = "") -> list[tuple[int, int]]:
         """(start, stop) of the texts of a message; all of them, or of a kind."""
-        return sorted(
-            place
-            for mark, (number, what) in enumerate(self._kinds)
-            if number == message and kind in ("", what)
-            for place in self._places.get(mark, ())
-        )
+        texts = (text for text in self._texts if text[0] == message and kind in ("", text[1]))
+        return sorted(place for _, _, places in texts for place in places)
 
     def own(self, message: int) -> list[tuple[int, int]]:
         """The same without names, which belong to the header."""
-        return [
-            place for kind in ("thought", "content", "call") for place in self.places(message, kind)
-        ]
+        kinds = ("thought", "content", "call")
+        return [place for kind in kinds for place in self.places(message, kind)]
 
     def missing(self, message: int) -> set[str]:
         """Kinds of which at least one text of a message is not written."""
-        marks = enumerate(self._kinds)
-        return {kind for mark, (n, kind) in marks if n == message and mark not in self._places}
+        return {kind for number, kind, places in self._texts if number == message and not places}
 
     def last(self) -> int:
         """Where the last message that is written ends."""
-        return max((stop for places in self._places.values() for _, stop in places), default=0)
+        return max((stop for _, _, places in self._texts for _, stop in places), default=0)
 
     def around(self, message: int) -> tuple[int, int, int, int]:
         """(end of what is before, start, stop, start of what is after) of a message.
@@ -113,12 +109,7 @@ class Written:
         if not own:
             raise LeftOut("the chat format writes nothing of a message")
         start, stop = min(own)[0], max(stop for _, stop in own)
-        others = [
-            place
-            for mark, (number, _) in enumerate(self._kinds)
-            if number != message
-            for place in self._places.get(mark, ())
-        ]
+        others = [p for number, _, places in self._texts if number != message for p in places]
         if any(a < stop and b > start for a, b in others):
             raise UserError("the chat format writes another message within it")
         before = max((b for _, b in others if b <= start), default=0)
@@ -127,15 +118,10 @@ class Written:
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """The header of an answer.
-
-    Attributes:
-      text: what is written before every answer; "" where that is the end of the turn before.
-      asked: whether a generation prompt writes it.
-    """
+    """What is written before every answer; "" where that is the end of the turn before."""
 
     text: str
-    asked: bool
+    asked: bool  # a generation prompt writes it
 
 
 def find_header(write: Write) -> Header:
@@ -144,10 +130,10 @@ def find_header(write: Write) -> Header:
     Raises:
       UserError: the format refuses a question with an answer.
     """
-    for head in ([_ASK], [_SYSTEM, _ASK]):
+    for head in ([ASK], [_SYSTEM, ASK]):
         try:
             wanted, plain = (Written(write, head, prompt) for prompt in (True, False))
-            answered = Written(write, [*head, _ANSWER], False)
+            answered = Written(write, [*head, ANSWER], False)
         except UserError as error:
             refusal = error
             continue
@@ -172,10 +158,10 @@ def find_ends(write: Write, find: Callable[[str], str | None], eos: str | None) 
     Raises:
       UserError: there is none: a model would not learn to end its answers.
     """
-    last = find(_answered(write, [_ASK, _ANSWER]))
+    last = find(_answered(write, [ASK, ANSWER]))
     try:
-        between = find(_answered(write, [_ASK, _ANSWER, _ASK]))
-        asked = Written(write, [_ASK], False)
+        between = find(_answered(write, [ASK, ANSWER, ASK]))
+        asked = Written(write, [ASK], False)
         if between and between in asked.text[: asked.around(0)[1]] and between != last:
             between = None  # the beginning of the next question
     except UserError:
@@ -208,9 +194,7 @@ def assistant_spans(
 
     Args:
       format: a `ChatFormat`.
-      turns: of the chat.
       prompt: whether the header for a next answer follows.
-      tools: that the assistant may call.
       notes: counts `DROPPED` thoughts and `UNTAGGED` answers.
 
     Raises:
@@ -326,8 +310,7 @@ def _untagged(
     count = 0
     for number, turn in enumerate(turns):
         if turn.role == "assistant" and turn.has_loss:
-            texts = written.own(number)
-            end = written.around(number)[2]
+            texts, end = written.own(number), written.around(number)[2]
             with contextlib.suppress(UserError):  # no end token is written after a call
                 texts.append((end, _stop(format, written, number, turn)))
             count += not all(any(a <= b and c <= d for a, d in spans) for b, c in texts)

@@ -47,8 +47,6 @@ class Tokens:
     """A row as tokens.
 
     Attributes:
-      ids, kinds: token ids, and what each of them is.
-      shape: DOCUMENT, COMPLETION or CHAT.
       unused: keys of the row that were not used, see `rows.Example`.
       notes: counts of what is worth a warning, as of `render_chat`.
     """
@@ -121,8 +119,6 @@ def load_store(
 
     Args:
       source: {"path", "loss_on", "tag", "bad_rows", "encoding_errors"} as in train/config.py.
-      chat_format: a name that `find_format` knows; "own" is the template beside the tokenizer.
-      cache: a directory, see `cache_directory`.
 
     Raises:
       UserError: with file:line, for rows that cannot be used, if there are more than allowed.
@@ -156,10 +152,8 @@ def load_store(
             with new_directory(folder, racing=True) as temporary:
                 _write(temporary, rows, recipe)
         except OSError as error:
-            raise UserError(
-                f"{folder.parent}: tokens cannot be written there: {error.strerror}: set "
-                "token_cache"
-            ) from error
+            what = f"tokens cannot be written there: {error.strerror}: set token_cache"
+            raise UserError(f"{folder.parent}: {what}") from error
         store = _open(folder, least)
         assert store is not None
     return store, key
@@ -173,9 +167,8 @@ def _open(folder: pathlib.Path, least: int) -> Store | None:
         sizes = [(folder / name).stat().st_size for name in ("tokens.bin", "kinds.bin")]
     except (OSError, ValueError):
         return None
-    if sizes != [4 * facts["tokens"], facts["tokens"]] or offsets[-1] != facts["tokens"]:
-        return None
-    if len(shapes) != facts["documents"]:
+    count = facts["tokens"]
+    if ([*sizes, offsets[-1]], len(shapes)) != ([4 * count, count, count], facts["documents"]):
         return None
     tokens = np.memmap(folder / "tokens.bin", np.uint32, "r")
     kinds = np.memmap(folder / "kinds.bin", np.uint8, "r")
@@ -185,8 +178,7 @@ def _open(folder: pathlib.Path, least: int) -> Store | None:
 def _write(folder: pathlib.Path, rows: Iterable[Tokens | str], recipe: dict) -> None:
     """Writes rows, or why one cannot be used, as the files of a store."""
     offsets, shapes, bad, assistant = [0], [], [], 0
-    unused: collections.Counter = collections.Counter()
-    notes: collections.Counter = collections.Counter()
+    unused, notes = collections.Counter[str](), collections.Counter[str]()
     with open(folder / "tokens.bin", "wb") as tokens, open(folder / "kinds.bin", "wb") as kinds:
         for row in rows:
             if isinstance(row, str):
@@ -266,10 +258,8 @@ def _tokens(
         example = read_row(row)
         if least == OTHER:
             _refuse_weights(example.messages)
-        if example.messages:
-            found = _chat(example, tokenizer, format)
-        else:
-            found = _document(example, tag, tokenizer)
+        chat = example.messages
+        found = _chat(example, tokenizer, format) if chat else _document(example, tag, tokenizer)
     except _NoFormat:
         raise
     except (UserError, AttributeError) as error:

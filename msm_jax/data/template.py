@@ -1,6 +1,7 @@
 """A checkpoint's own chat template, and how chat formats differ."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -33,11 +34,10 @@ def find_format(
 ) -> ChatFormat:
     """A chat format by name: one of `CHAT_FORMATS`, or "own" or "own-no-thinking".
 
+    The last two are the template in `directory`, beside the tokenizer, with `enable_thinking` true
+    or false (a template may ignore it).
+
     Args:
-      name: the last two are the template beside the tokenizer with `enable_thinking` true or
-        false (a template may ignore it).
-      directory: of the tokenizer.
-      tokenizer: has to know the format's control tokens.
       base: directory that defines bos_token and the like where the first one does not.
 
     Raises:
@@ -65,11 +65,7 @@ def own_format(
     thinking: bool = True,
     base: str | os.PathLike | None = None,
 ) -> ChatFormat | None:
-    """The format of the template in a directory; None where there is none.
-
-    Raises:
-      UserError: as of `template_format`.
-    """
+    """The `template_format` of the template in a directory; None where there is none."""
     template = find_template(directory)
     if template is None:
         return None
@@ -88,9 +84,8 @@ def find_template(directory: str | os.PathLike) -> str | None:
     path = pathlib.Path(directory)
     template = read_settings(path / SETTINGS_FILE).get("chat_template")
     if (path / TEMPLATE_FILE).exists():
-        template = {"default": _text_of(path / TEMPLATE_FILE)}
-        if (path / TOOLS_FILE).exists():
-            template["tool_use"] = _text_of(path / TOOLS_FILE)
+        files = {"default": path / TEMPLATE_FILE, "tool_use": path / TOOLS_FILE}
+        template = {name: _text_of(file) for name, file in files.items() if file.exists()}
     elif isinstance(template, list):  # as older files have them
         template = {
             one.get("name"): one.get("template") for one in template if isinstance(one, dict)
@@ -168,8 +163,6 @@ def template_format(
     """The format that a template describes.
 
     Args:
-      template: its source.
-      tokenizer: whose control tokens it writes.
       names: what the template may refer to by name, such as {"bos_token": ...}.
 
     Raises:
@@ -277,11 +270,10 @@ def builtin_name(model_type: str, tokenizer: Tokenizer, rope_scaled: bool = Fals
 
 def difference(one: ChatFormat, other: ChatFormat) -> str | None:
     """The first of some conversations that two formats write differently, in words, or None."""
-    for messages in PROBES:
-        for prompt in (True, False):
-            texts = [format.attempt(messages, prompt) for format in (one, other)]
-            if texts[0] != texts[1]:
-                return f"{messages}: {texts[0]!r} against {texts[1]!r}"
+    for messages, prompt in itertools.product(PROBES, (True, False)):
+        texts = [format.attempt(messages, prompt) for format in (one, other)]
+        if texts[0] != texts[1]:
+            return f"{messages}: {texts[0]!r} against {texts[1]!r}"
     if one.end != other.end:
         return f"the token that ends an answer: {one.end!r} against {other.end!r}"
     return None

@@ -101,14 +101,10 @@ class SentencePieceTokenizer:
         return found["ids"], [start for start, _ in found["offsets"]]
 
     def encode_marked(self, text: str) -> list[int]:
-        parts = re.split("|".join(f"({re.escape(name)})" for name in self.control_names), text)
-        known = {*self.control_names}
-        return [
-            token
-            for part in parts
-            if part
-            for token in ([self.control(part)] if part in known else self.encode(part))
-        ]
+        ids = []
+        for part in re.split("|".join(f"({re.escape(name)})" for name in self.control_names), text):
+            ids += [self.control(part)] if part in self.control_names else self.encode(part or "")
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._pieces.decode([int(token) for token in ids])
@@ -157,7 +153,11 @@ class HFTokenizer:
             content = self._full.to_str().encode()
             settings = json.loads(content)
             added = settings["added_tokens"]
-        self._controls = {word["content"]: word["id"] for word in added if _is_control(word)}
+        self._controls = {
+            word["content"]: word["id"]
+            for word in added
+            if word["special"] or _TAG.fullmatch(word["content"])
+        }
         # Ids are given out by position, so the copy has either all added words or none; those that
         # are marked special it leaves alone.
         words = [{**word, "special": word["content"] in self._controls} for word in added]
@@ -222,10 +222,6 @@ def different_id(one: Tokenizer, other: Tokenizer) -> str | None:
     return next((text for text in _TRIED if one.encode(text) != other.encode(text)), None)
 
 
-def _is_control(word: Mapping) -> bool:
-    return word["special"] or _TAG.fullmatch(word["content"]) is not None
-
-
 def _check_settings(settings: Any) -> None:
     """Every key of a tokenizer.json is used, known to change no ids, or refused by name."""
     if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
@@ -258,11 +254,7 @@ def _no_control(name: str) -> UserError:
 
 
 def tokenizer_file(path: str | os.PathLike) -> pathlib.Path:
-    """The tokenizer's file: the path itself, or the one in that directory.
-
-    Raises:
-      UserError: a directory without one.
-    """
+    """The tokenizer's file: the path itself, or the one in that directory, which has to be one."""
     file, names = pathlib.Path(path), (HF_TOKENIZER_FILE, TOKENIZER_FILE)
     if not file.is_dir():
         return file
@@ -313,7 +305,9 @@ def _added_beside(folder: pathlib.Path) -> tuple[list[dict], list[str]]:
         if isinstance(word, dict)
     ]
     names = {**special, **settings}
-    extra = [text for key in _EXTRA for text in map(token_text, _listed(names.get(key))) if text]
+    listed = lambda tokens: tokens.values() if isinstance(tokens, dict) else tokens
+    lists = [listed(names[key]) for key in _EXTRA if isinstance(names.get(key), (dict, list))]
+    extra = [text for tokens in lists for text in map(token_text, tokens) if text]
     named = {key: text for key in _NAMED if (text := token_text(names.get(key)))}
     order = [*named.values(), *extra]
     if not decoder:
@@ -325,12 +319,6 @@ def _added_beside(folder: pathlib.Path) -> tuple[list[dict], list[str]]:
     while order and order[-1] not in written:
         order.pop()
     return sorted(words, key=lambda word: word["id"]), list(dict.fromkeys(order))
-
-
-def _listed(tokens: Any) -> list:
-    if isinstance(tokens, dict):
-        return [*tokens.values()]
-    return tokens if isinstance(tokens, list) else []
 
 
 def token_text(token: Any) -> str | None:
@@ -366,7 +354,6 @@ def train_sentencepiece(
 
     Args:
       corpus_path: one sentence a line.
-      model_path: the model file to write.
       vocab_size: an upper bound: a small corpus yields fewer pieces.
       control_tokens: `END_OF_DOCUMENT` is always added to these.
     """
