@@ -30,12 +30,12 @@ from msm_jax.weights.hf_config import as_hf_config, read_json, stop_ids
 from msm_jax.weights.names import entries
 from msm_jax.weights.tensor_files import INDEX
 from msm_jax.weights.writing import (
-    Piece,
     host_array,
     new_directory,
     pieces,
+    split_into_shards,
     write_json,
-    write_tensors,
+    write_shards,
 )
 
 SHARD_BYTES = 5_000_000_000  # of one file, as transformers writes them
@@ -113,17 +113,8 @@ def save_checkpoint(
                 carry(source, temporary)
             if chat:
                 write_chat(temporary, settings, chat)
-        weight_map = {}
-        for number, shard in enumerate(shards, start=1):
-            name = "model.safetensors"
-            if len(shards) > 1:
-                name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            arrays = (host_array(piece, config, params, dtype) for piece in shard)
-            write_tensors(temporary / name, shard, dtype, arrays)
-            weight_map |= {piece.name: name for piece in shard}
-        if len(shards) > 1:
-            total = sum(piece.bytes(dtype) for piece in wanted)
-            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        array = lambda piece: host_array(piece, config, params, dtype)
+        if index := write_shards(temporary, shards, dtype, array):
             write_json(temporary / INDEX, index)
 
 
@@ -224,22 +215,6 @@ def save_run(
                 carry(original, temporary)
             if template is not None:
                 files.write_text(temporary / TEMPLATE_FILE, template)
-
-
-def split_into_shards(wanted: list[Piece], dtype: str, shard_bytes: int) -> list[list[Piece]]:
-    """The tensors in their order, in as few files of at most `shard_bytes` as that order allows."""
-    if shard_bytes < 1:
-        raise UserError(f"shard_bytes={shard_bytes}: must be at least 1")
-    shards: list[list[Piece]] = [[]]
-    room = shard_bytes
-    for piece in wanted:
-        size = piece.bytes(dtype)
-        if size > room and shards[-1]:
-            shards.append([])
-            room = shard_bytes
-        shards[-1].append(piece)
-        room -= size
-    return shards
 
 
 def carry(source: pathlib.Path, target: pathlib.Path) -> None:
