@@ -40,12 +40,11 @@ LOWER = "lower optimizer.learning_rate or clip_norm, and run again: it resumes f
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = None) -> dict:
-    """Run a stage to its end, resuming from what `workdir` holds.
+    """Run a stage, as `config.stage` describes it, to its end, resuming from what `workdir` holds.
 
     Args:
-      config: keys as in `msm_jax.train.config.stage`.
-      workdir: the run directory: config.json, metrics.jsonl, tensorboard/, checkpoints/, log.txt.
-        With several processes it has to be the same for all of them.
+      workdir: config.json, metrics.jsonl, tensorboard/, checkpoints/, log.txt; with several
+        processes it has to be the same for all of them.
       out: a terminal for a bar, or any stream for the lines of log.txt; None is silent.
 
     Returns:
@@ -150,11 +149,7 @@ _BUSY = "{run}: another process is training here: wait for it, or use another --
 
 
 def preview(config: ConfigDict, out: TextIO, rows: int = 4) -> None:
-    """Print the first rows of a stage's data, loss tokens in colour or in double brackets.
-
-    Raises:
-      UserError: data that the stage could not be trained on.
-    """
+    """Print the first rows of a stage's data, loss tokens in colour or in double brackets."""
     config = checked(STAGE, config)
     check(config)
     tokenizer = load_tokenizer(config.tokenizer or config.parent)

@@ -58,14 +58,10 @@ CARRIED = (
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-    """The chat format that is exported with a model.
+    """The chat format that is exported with a model, and the Jinja source that has to write it.
 
-    Attributes:
-      format: what the exported files have to write.
-      template: its Jinja source.
-      names: what the template refers to by name, such as {"bos_token": ...}.
-      tokenizer: of the model.
-      stop_ids: of all tokens that end a completion, that of a turn first.
+    `names` are what the template refers to by name, such as {"bos_token": ...}; `stop_ids` all
+    tokens that end a completion, that of a turn first.
     """
 
     format: ChatFormat
@@ -89,14 +85,13 @@ def save_checkpoint(
 
     Args:
       directory: does not exist or is empty; it appears when it is complete.
-      config, params: the model.
       dtype: "float32" or "bfloat16" (rounded to the nearest, ties to even); None: as they are.
       original: directory whose tokenizer, generation config, chat template and further keys of
         config.json are copied.
       max_length: longest row in tokens, if no original says it.
       shard_bytes: of one file at most, unless one tensor is larger.
       chat: replaces the original's template, and adds its end to the tokens at which `generate`
-        of transformers stops; None: as the original has them.
+        of transformers stops.
 
     Raises:
       UserError: a model that no family describes, or a directory that is not empty.
@@ -185,15 +180,10 @@ def save_run(
     """A run directory whose only checkpoint holds these parameters, for training to go on from.
 
     Args:
-      directory: as for `save_checkpoint`.
-      config, params: the model, its adapter among them.
       facts: {"tokenizer": fingerprint, "chat_format": name, "base": path of the checkpoint that
         the adapter was trained on}.
       original: directory whose tokenizer and other small files are copied.
       template: replaces the original's chat template.
-
-    Raises:
-      UserError: a directory that is not empty.
     """
     model = checkpoints.model_facts(config)
     with new_directory(directory) as temporary:

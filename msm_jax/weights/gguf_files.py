@@ -91,10 +91,8 @@ def convert_gguf(
 ) -> None:
     """Write a Hugging Face checkpoint with the weights, tokenizer and chat template of a GGUF file.
 
-    Args:
-      source: the file.
-      target: a directory that does not exist or is empty; it appears when it is complete.
-      dtype: of the stored weights, "float32" (dequantized exactly) or "bfloat16" (rounded).
+    The directory appears when it is complete. Weights are stored as "float32" (dequantized exactly)
+    or "bfloat16" (rounded).
 
     Raises:
       UserError: the file is damaged, or holds something that this package does not know.
@@ -108,11 +106,7 @@ def convert_gguf(
 
 
 def read_gguf(path: str | os.PathLike) -> GGUF:
-    """Parse a GGUF file.
-
-    Raises:
-      UserError: the `gguf` package is not installed, or the file is not a complete GGUF file.
-    """
+    """Parse a GGUF file; UserError if it is not complete, or the `gguf` package is missing."""
     try:
         import gguf
     except ImportError as error:
@@ -135,8 +129,7 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
 def hf_config(found: GGUF) -> dict:
     """The config.json of the model in a file.
 
-    Raises:
-      UserError: an architecture, a rope scaling or other metadata that we do not know.
+    UserError for an architecture, a rope scaling or other metadata that we do not know.
     """
     family = found.get("general.architecture")
     if family not in FAMILIES:

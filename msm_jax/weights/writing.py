@@ -130,11 +130,7 @@ def write_shards(
 
 @contextlib.contextmanager
 def new_directory(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """`files.new_directory` for all processes of a run, of which the first makes and renames it.
-
-    Raises:
-      UserError: `directory` is a file or is not empty.
-    """
+    """`files.new_directory` for all processes of a run, of which the first makes and renames it."""
     target = pathlib.Path(directory).absolute()
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
