@@ -70,7 +70,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     choose_attention(model, config.sequence_length, platform_of(mesh))
     data = _load(config, config.data, tokenizer)
     steps = data.stage_steps(config.steps)
-    held_out = _load_held_out(config, tokenizer) if config.eval.every else None
+    held_out = _load(config, config.eval.data, tokenizer, **_ONCE) if config.eval.every else None
     evaluations = Evaluations(config, model, tokenizer, held_out, place)
     optimizer, step_fn = _step(model, config.optimizer.to_json(), steps, config.accumulation, mesh)
     chats, warnings = chat_format_of(config, tokenizer, data)
@@ -169,6 +169,9 @@ def last_loss(run: str | os.PathLike) -> float | None:
 # ------------------------------------------------------------------ set-up
 
 
+_ONCE: dict[str, Any] = {"mixture": "epochs", "epochs": 1.0, "where": "eval.data"}
+
+
 def _load(config: ConfigDict, sources: ConfigDict, tokenizer: Tokenizer, **changes: Any) -> Data:
     options = {
         "mixture": config.mixture,
@@ -186,11 +189,6 @@ def _load(config: ConfigDict, sources: ConfigDict, tokenizer: Tokenizer, **chang
         config.seed,
         **options,
     )
-
-
-def _load_held_out(config: ConfigDict, tokenizer: Tokenizer) -> Data:
-    once: dict[str, Any] = {"mixture": "epochs", "epochs": 1.0, "where": "eval.data"}
-    return _load(config, config.eval.data, tokenizer, **once)
 
 
 @functools.cache

@@ -207,7 +207,7 @@ def save_adapter(
     base: str | None = None,
     rslora: bool = False,
 ) -> None:
-    """Write a model's adapter where `peft` and vLLM can load it, in a directory that is new or empty.
+    """Write a model's adapter where `peft` and vLLM can load it, in a new or empty directory.
 
     `base` is the name or path of the base model; `rslora` writes the scale as alpha / sqrt(r).
 
