@@ -62,6 +62,7 @@ setup(
         "msm_jax.data": ["formats/*.jinja"],
         "msm_jax.corpus.prompts": ["*.jinja"],
         "msm_jax.miniature": ["*.txt"],
+        "msm_jax.weights": ["keys.tsv"],
     },
     install_requires=[
         "absl-py>=2.1",

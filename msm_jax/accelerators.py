@@ -88,11 +88,7 @@ def find(device_kind: str) -> Accelerator | None:
 
 
 def find_slice(name: str) -> Slice:
-    """A slice by gcloud's name ("v5p-128", "v5litepod-256") or by its topology ("v5p:4x4x4").
-
-    Raises:
-      UserError: there is none of that name.
-    """
+    """A slice by gcloud's name ("v5p-128", "v5litepod-256") or topology ("v5p:4x4x4")."""
     for one in table():
         for size, topology in one.slices.items():
             if name in (f"{one.type}-{size}", f"{one.generation}:{topology}"):

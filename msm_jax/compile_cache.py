@@ -36,13 +36,9 @@ SETTINGS = {
 def enable(where: str = "", most_bytes: int = MOST_BYTES) -> str:
     """Turn the cache on for this process and those it starts; better before JAX compiles anything.
 
-    Args:
-      where: a directory, "off", or "" for the first of 2 to 4 above.
-      most_bytes: the programs that were not used for the longest time are deleted until the rest
-        takes no more; not in a directory that JAX's own variable names.
-
-    Returns:
-      "", or why programs are not kept although they should be.
+    `where` is a directory, "off", or "" for the first of 2 to 4 above. The programs that were not
+    used for the longest time are deleted until the rest takes no more than `most_bytes`; not in a
+    directory that JAX's own variable names. Returns "", or why programs are not kept.
     """
     if os.environ.get(VARIABLE) and not where:
         return ""

@@ -28,13 +28,8 @@ class ModelConfig:
     argument of `jax.jit`.
 
     Attributes:
-      vocab_size: V, rows of the embedding table.
-      width: D.
-      layers: L.
-      heads: H, query heads.
-      kv_heads: K, key/value heads; divides `heads`.
-      head_dim: d; independent of D // H, as in Qwen3.
-      mlp_width: F.
+      vocab_size, width, layers, heads, mlp_width: V, D, L, H, F.
+      kv_heads, head_dim: K, which divides `heads`, and d, which need not be D // H.
       rope_theta: base of the rotary frequencies.
       rope_scaling: of the frequencies (Llama 3.1), or None.
       norm_eps: epsilon of every RMSNorm.

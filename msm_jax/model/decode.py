@@ -35,12 +35,7 @@ NOT_YET = 2**30  # age of a slot that is not written
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """Keys and values of P prompts, an array per layer.
-
-    Attributes:
-      k_PKSd, v_PKSd: tuples over layers; slots beyond a prompt's length are never seen.
-      lengths_P: int32 tokens of each prompt.
-    """
+    """Keys and values of P prompts, by layer; slots beyond a prompt's length are never seen."""
 
     k_PKSd: tuple
     v_PKSd: tuple
@@ -50,12 +45,7 @@ class Prompts:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rings:
-    """Keys and values of the completions, an array per layer.
-
-    Attributes:
-      k_PMKRd, v_PMKRd: tuples over layers.
-      cursor: int32 scalar, the slot that is written next.
-    """
+    """Keys and values of the completions, by layer; the slot at the cursor is written next."""
 
     k_PMKRd: tuple
     v_PMKRd: tuple
@@ -89,12 +79,7 @@ class Rings:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Keys and values of the completions' newest tokens, an array per layer.
-
-    Attributes:
-      k_PMKCd, v_PMKCd: tuples over layers.
-      filled: int32 scalar, slots that hold a token.
-    """
+    """Keys and values of the completions' newest tokens, by layer; `filled` slots hold one."""
 
     k_PMKCd: tuple
     v_PMKCd: tuple
@@ -155,10 +140,7 @@ def unstacked(params: dict, consume: bool = False) -> dict:
     """The parameters with "layers" as a tuple of trees, one per layer; unchanged if they have it.
 
     A loop over tokens copies a layer of a stack to read it; these it reads without a copy.
-
-    Args:
-      params: as from `init_params`.
-      consume: delete the stacks one by one, so that memory holds the weights and one more stack.
+    `consume` deletes the stacks one by one, so that memory holds the weights and one more stack.
     """
     if isinstance(params["layers"], tuple):
         return params
@@ -185,14 +167,9 @@ def stacked(params: dict) -> dict:
 def prefill(
     config: ModelConfig, params: dict, tokens_BS: Array, lengths_B: Array, mesh: Mesh | None = None
 ) -> Prompts:
-    """The keys and values of prompts.
+    """Keys and values of prompts, int32 from the left; tokens beyond their lengths are not seen.
 
-    Args:
-      config: of the model.
-      params: as from `init_params`, or `unstacked`.
-      tokens_BS: int32, each prompt from the left; tokens beyond its length are not seen.
-      lengths_B: int32.
-      mesh: that shards the params.
+    `params` are as from `init_params`, or `unstacked`.
     """
     at_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1])[None], tokens_BS.shape)
     segment_ids_BS = (at_BS < lengths_B[:, None]).astype(jnp.int32)
@@ -220,10 +197,8 @@ def decode(
     """One more token of every completion; returns (hidden_PMD after the final norm, chunk).
 
     Args:
-      config: of the model.
       params: `unstacked`.
       prompts: without their last token.
-      rings: of the completions.
       chunk: not full; it will join `rings`.
       tokens_PM: int32; of a new completion the last token of its prompt.
       ages_PM: int32, tokens that each row has in its ring and chunk.
@@ -249,10 +224,7 @@ def decode(
 
 
 def extend(config: ModelConfig, params: dict, prompts: Prompts, tokens_PMT: Array) -> Array:
-    """T tokens of every completion at once, hidden_PMTD after the final norm; nothing is kept.
-
-    `params` are `unstacked`; tokens as in `decode`.
-    """
+    """T tokens of every completion, as in `decode`: hidden_PMTD after the final norm."""
     P, M, T = tokens_PMT.shape
     at_PN = prompts.lengths_P[:, None] + jnp.tile(jnp.arange(T), M)[None]
     x_PND, angles_PNd = _begin(config, params, tokens_PMT.reshape(P, M * T), at_PN)

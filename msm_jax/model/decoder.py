@@ -244,18 +244,13 @@ def forward(
     positions_BT: Array,
     mesh: Mesh | None = None,
 ) -> Array:
-    """Run the decoder; tokens attend to earlier tokens of their own segment only.
+    """Hidden states after the final norm; tokens attend to earlier ones of their own segment only.
 
     Args:
-      config: of the model.
-      params: as from `init_params`.
       tokens_BT: int32 token ids.
       segment_ids_BT: int32; 0 marks padding, each document of a row has an id of its own.
       positions_BT: int32 positions within the segment.
       mesh: that shards rows and weights; None: one device.
-
-    Returns:
-      hidden_BTD after the final norm; `logits` turns it into scores.
     """
     outer = bind(Outer, config, {name: leaf for name, leaf in params.items() if name != "layers"})
     x_BTD = outer.embed.w[...].astype(config.compute_dtype)[tokens_BT]

@@ -36,8 +36,7 @@ INTERPRET = False  # splash without a TPU, slowly, for tests
 def choose_attention(config: ModelConfig, length: int, platform: str) -> tuple[str, str]:
     """(kind, why) for rows of `length` tokens on "cpu", "tpu" or "gpu" devices.
 
-    Raises:
-      UserError: the config names a kind that cannot run here.
+    UserError if the config names a kind that cannot run here.
     """
     can = {
         "plain": "",

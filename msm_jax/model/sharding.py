@@ -14,12 +14,7 @@ from msm_jax.model.decoder import abstract_params, logical_axes
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over all devices, with size 1 for missing axes; one size may be -1: what is left.
-
-    Raises:
-      UserError: an unknown axis, a size that is no whole number, or sizes whose product is not the
-        number of devices.
-    """
+    """A mesh over all devices, of size 1 for missing axes; one size may be -1: what is left."""
     devices = jax.devices() if devices is None else devices
     if unknown := [name for name in sizes if name not in AXES]:
         raise UserError(f"mesh: there is no axis {unknown[0]!r}; known: {', '.join(AXES)}")
@@ -43,8 +38,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
 def param_shardings(config: ModelConfig, mesh: Mesh | None) -> dict:
     """The tree of `init_params` with a sharding per leaf; without a mesh that of the first device.
 
-    Raises:
-      UserError: names every dimension that its mesh axis does not divide, or axes that are missing.
+    UserError names every dimension that its mesh axis does not divide, or axes that are missing.
     """
     shapes = abstract_params(config)
     if mesh is None:

@@ -127,10 +127,7 @@ def write_completions(
 
 
 def talk(model: Model, system: str | None, **settings: Any) -> list[dict]:
-    """Answer lines from the terminal until its input ends; returns the conversation.
-
-    Settings are those of `Model.stream`.
-    """
+    """Answer lines from the terminal until its input ends; settings are those of `Model.stream`."""
     messages = [{"role": "system", "content": system}] if system else []
     while True:
         try:

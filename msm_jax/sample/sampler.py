@@ -104,16 +104,13 @@ def stream(
     limits: Callable[[int, int], int] | None = None,
     mesh: Mesh | None = None,
 ) -> Iterator[Sample]:
-    """Draw n samples for every prompt; each is yielded as soon as it has ended.
+    """Draw n samples for every prompt of token ids; each is yielded as soon as it has ended.
 
     Args:
-      config, params: the decoder.
-      prompts: token ids, at least one per prompt.
-      n: samples per prompt.
-      first: index of the first of them, so that a long draw can be done in parts.
+      first: index of the first sample of a prompt, so that a long draw can be done in parts.
       max_tokens: of one sample, at most.
       temperature, top_k, top_p, min_p: as in `draw`.
-      seed: of the draw, 32 bits; for given weights a sample is a function of (seed, prompt, index).
+      seed: 32 bits; for given weights a sample is a function of (seed, prompt, index).
       stop_ids: tokens that end a sample; they are not part of it.
       stop: called once per chunk with a sample's tokens so far; returns how many of them to keep
         and their text if it ends there, or None if it continues.
@@ -121,8 +118,7 @@ def stream(
       context_length: tokens of a prompt and its sample together, at most; None: no bound. A sample
         that reaches it ends with "length".
       rows: samples computed at a time; halved while they do not fit into memory.
-      limits: (prompt, index) -> at most how many tokens that sample gets, up to max_tokens; 0
-        leaves it out. None: max_tokens for all.
+      limits: (prompt, index) -> at most how many tokens that sample gets; 0 leaves it out.
       mesh: that shards the params.
 
     Raises:
@@ -381,12 +377,7 @@ def check_prompts(
 ) -> None:
     """UserError for a prompt that is empty, has ids outside the vocabulary, or is too long.
 
-    Args:
-      config: of the model.
-      prompts: token ids.
-      vocab_limit: ids have to be below it.
-      context_length: tokens that a prompt and `room` more may have; None: no bound.
-      room: tokens of the completion; 0 if it is part of the prompt.
+    A prompt and `room` tokens more (0 if the completion is part of it) fit into `context_length`.
     """
     if not 1 <= vocab_limit <= config.vocab_size:
         raise UserError(f"vocab_limit={vocab_limit}: the model has {config.vocab_size} ids")

@@ -32,18 +32,14 @@ def logprobs(
     rows: int = 64,
     mesh: Mesh | None = None,
 ) -> list[np.ndarray]:
-    """The log-probability of every token of every completion after its prompt.
+    """The log-probability of every token of every completion after its prompt, float32 arrays.
 
     Args:
-      config, params: the decoder.
       prompts, completions: token ids, one completion per prompt; a prompt has at least one id.
       vocab_limit: ids from here on have no probability (rows of a padded embedding table).
       context_length: tokens of a prompt and its completion together, at most; None: no bound.
       rows: completions computed at a time, fewer if they are long.
       mesh: that shards the params.
-
-    Returns:
-      float32 arrays, one per completion and as long as it.
 
     Raises:
       UserError: an empty prompt, an id outside the vocabulary, lists of unequal length, or a text

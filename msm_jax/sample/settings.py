@@ -13,12 +13,7 @@ KEYS: dict[str, Key] = {
 
 
 def check_settings(prefix: str = "", **settings: object) -> None:
-    """UserError that names the settings whose values are outside their range.
-
-    Args:
-      prefix: of the name in the message, such as "--".
-      settings: values by their names in KEYS.
-    """
+    """UserError that names the settings, with a prefix such as --, that are out of range."""
     found = Problems(SAMPLING)
     for name, value in settings.items():
         KEYS[name].read(value, f"{prefix}{name}", found)
@@ -28,8 +23,7 @@ def check_settings(prefix: str = "", **settings: object) -> None:
 def stop_texts(stop: str | Iterable[str] | None, name: str = "stop") -> tuple[str, ...]:
     """The texts that end a completion; a single text needs no list, None is none.
 
-    Raises:
-      UserError: an empty text, which every completion begins with, or something else than text.
+    UserError for an empty text, which every completion begins with, or something else than text.
     """
     if stop is None or isinstance(stop, str):
         texts: tuple = () if stop is None else (stop,)

@@ -112,11 +112,7 @@ class Report:
 
 
 def tpu_devices(topology: str) -> list[jax.Device]:
-    """The devices of a TPU topology such as "v5p:4x4x4", or of gcloud's name for it, "v5p-128".
-
-    Raises:
-      UserError: libtpu is missing, or knows no such topology.
-    """
+    """The devices of a TPU topology, "v5p:4x4x4", or of gcloud's name for it, "v5p-128"."""
     if "-" in topology:
         topology = accelerators.find_slice(topology).topology
     quiet = {
@@ -155,8 +151,7 @@ def stage_model(config: ConfigDict) -> ModelConfig:
 def lower_step(config: ConfigDict, devices: Sequence[jax.Device]) -> tuple[Any, Any, Any, dict]:
     """The train step of a stage, lowered for devices: `jax.stages.Lowered`, model, mesh, arguments.
 
-    Raises:
-      UserError: the mesh does not fit the model or its rows.
+    UserError if the mesh does not fit the model or its rows.
     """
     model, mesh = stage_model(config), make_mesh(config.mesh, devices)
     params = _placed(abstract_params(model), param_shardings(model, mesh))
@@ -177,11 +172,7 @@ def lower_step(config: ConfigDict, devices: Sequence[jax.Device]) -> tuple[Any, 
 
 
 def compile_step(config: ConfigDict, devices: Sequence[jax.Device]) -> Report:
-    """Lowers and compiles the train step of a stage.
-
-    Raises:
-      UserError: the compiler says that it does not fit.
-    """
+    """Compiles the train step of a stage; UserError if the compiler says that it does not fit."""
     lowered, model, mesh, arguments = lower_step(config, devices)
     tokens = config.rows * config.sequence_length
     flops = flops_per_token(model, config.sequence_length, config.trainable) * tokens

@@ -17,12 +17,8 @@ def chat_format_of(
 ) -> tuple[dict | None, list[str]]:
     """The format of the chats that the stage's model will have been trained on, and warnings.
 
-    Returns:
-      ({"name", "writes": the format's fingerprint}, or None if neither this run nor one before it
-      trained on chats; warnings).
-
-    Raises:
-      UserError: the parent was trained on another format, or has another tokenizer.
+    It is {"name", "writes": fingerprint}, or None if neither this run nor one before it trained on
+    chats. UserError if the parent was trained on another format, or has another tokenizer.
     """
     before = None
     if config.parent and checkpoints.directory(config.parent).is_dir():

@@ -26,9 +26,7 @@ from msm_jax.train.step import micro_batches
 class Evaluations:
     """The evaluations of a stage, each of them every so many steps and after the last one.
 
-    Args:
-      held_out: the data of config.eval; None where there is none.
-      place: the sharding of a micro-batch.
+    `held_out` is the data of config.eval, or None; `place` the sharding of a micro-batch.
     """
 
     def __init__(
@@ -139,13 +137,7 @@ class Probe:
         self._rows = pack_rows(examples, row_length, rows="documents")
 
     def rate(self, config: ModelConfig, params: dict, rows: int, place: NamedSharding) -> float:
-        """Share of questions whose right answer is the likelier one.
-
-        Args:
-          config, params: of the model, with the kernels of a training step.
-          rows: scored at a time, of one step's micro-batch.
-          place: the sharding of such rows.
-        """
+        """Share of questions whose right answer is the likelier one, so many rows at a time."""
         scores = []
         count, length = self._rows["tokens"].shape
         for first in range(0, count, rows):

@@ -27,11 +27,9 @@ _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 
 @dataclasses.dataclass
 class Collective:
-    """All collectives of one kind in one run of a program, on one device.
+    """All collectives of one kind in one run of a program on one device, loops unrolled.
 
-    Attributes:
-      count: how often they run, loops unrolled.
-      bytes: of their results (of a reduce-scatter: of its input), summed over the runs.
+    `bytes` are of their results (of a reduce-scatter: of its input), summed over the runs.
     """
 
     count: int = 0

@@ -25,9 +25,6 @@ def initialize(coordinator: str = "", processes: int = 0, process: int = -1) -> 
     """Joins this process to the others of the run, before JAX is used otherwise.
 
     With nothing given JAX finds the others on a TPU pod, Slurm or GKE.
-
-    Raises:
-      UserError: the others did not come.
     """
     address = {
         "coordinator_address": coordinator, "num_processes": processes, "process_id": process
@@ -48,11 +45,7 @@ def is_first() -> bool:
 
 
 def barrier(name: str, seconds: float = BARRIER_SECONDS) -> None:
-    """Waits until all processes are here.
-
-    Raises:
-      UserError: some were not, after so many seconds.
-    """
+    """Waits until all processes are here; UserError if some were not, after so many seconds."""
     from jax._src import distributed  # jax.experimental's barrier has no time limit
 
     client = distributed.global_state.client
@@ -72,11 +65,9 @@ def place_rows(
     shape: tuple[int, int],
     place: jax.sharding.NamedSharding,
 ) -> dict[str, jax.Array]:
-    """The global batch on the devices; each process makes only the rows that its devices hold.
+    """The global batch [B, T] on the devices; a process makes only the rows that its devices hold.
 
-    Args:
-      rows_of: (start, stop) -> rows of the global batch by name, as from `Data.rows`.
-      shape: [B, T] of the global batch.
+    `rows_of` is (start, stop) -> rows of the global batch by name, as from `Data.rows`.
     """
     if place.mesh.size == 1:
         return jax.device_put(rows_of(0, shape[0]), place)
@@ -188,11 +179,8 @@ class StopRequest:
 class Watchdog:
     """Ends a process that makes no step for a while, and writes the stacks of all its threads.
 
-    Written in C, so that it also works while Python hangs inside a collective.
-
-    Args:
-      seconds: 0 switches it off.
-      path: the file for the stacks, which exists after `close` only if it came to that.
+    Written in C, so that it also works while Python hangs inside a collective. 0 seconds switch it
+    off. The file of stacks exists after `close` only if it came to that.
     """
 
     def __init__(self, seconds: float, path: pathlib.Path):

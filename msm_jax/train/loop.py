@@ -40,12 +40,11 @@ LOWER = "lower optimizer.learning_rate or clip_norm, and run again: it resumes f
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = None) -> dict:
-    """Run a stage to its end, resuming from what `workdir` holds.
+    """Run a stage, as `config.stage` describes it, to its end, resuming from what `workdir` holds.
 
     Args:
-      config: keys as in `msm_jax.train.config.stage`.
-      workdir: the run directory: config.json, metrics.jsonl, tensorboard/, checkpoints/, log.txt.
-        With several processes it has to be the same for all of them.
+      workdir: config.json, metrics.jsonl, tensorboard/, checkpoints/, log.txt; with several
+        processes it has to be the same for all of them.
       out: a terminal for a bar, or any stream for the lines of log.txt; None is silent.
 
     Returns:
@@ -71,7 +70,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     choose_attention(model, config.sequence_length, platform_of(mesh))
     data = _load(config, config.data, tokenizer)
     steps = data.stage_steps(config.steps)
-    held_out = _load_held_out(config, tokenizer) if config.eval.every else None
+    held_out = _load(config, config.eval.data, tokenizer, **_ONCE) if config.eval.every else None
     evaluations = Evaluations(config, model, tokenizer, held_out, place)
     optimizer, step_fn = _step(model, config.optimizer.to_json(), steps, config.accumulation, mesh)
     chats, warnings = chat_format_of(config, tokenizer, data)
@@ -150,11 +149,7 @@ _BUSY = "{run}: another process is training here: wait for it, or use another --
 
 
 def preview(config: ConfigDict, out: TextIO, rows: int = 4) -> None:
-    """Print the first rows of a stage's data, loss tokens in colour or in double brackets.
-
-    Raises:
-      UserError: data that the stage could not be trained on.
-    """
+    """Print the first rows of a stage's data, loss tokens in colour or in double brackets."""
     config = checked(STAGE, config)
     check(config)
     tokenizer = load_tokenizer(config.tokenizer or config.parent)
@@ -174,6 +169,9 @@ def last_loss(run: str | os.PathLike) -> float | None:
 # ------------------------------------------------------------------ set-up
 
 
+_ONCE: dict[str, Any] = {"mixture": "epochs", "epochs": 1.0, "where": "eval.data"}
+
+
 def _load(config: ConfigDict, sources: ConfigDict, tokenizer: Tokenizer, **changes: Any) -> Data:
     options = {
         "mixture": config.mixture,
@@ -191,11 +189,6 @@ def _load(config: ConfigDict, sources: ConfigDict, tokenizer: Tokenizer, **chang
         config.seed,
         **options,
     )
-
-
-def _load_held_out(config: ConfigDict, tokenizer: Tokenizer) -> Data:
-    once: dict[str, Any] = {"mixture": "epochs", "epochs": 1.0, "where": "eval.data"}
-    return _load(config, config.eval.data, tokenizer, **once)
 
 
 @functools.cache

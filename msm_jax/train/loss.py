@@ -89,11 +89,8 @@ def cross_entropy(
 ) -> jax.Array:
     """sum over tokens of weight * (logsumexp(hidden w) - (hidden w)[target]), float32.
 
-    Args:
-      chunk: tokens of a row at a time; nothing of size [B, T, V] ever exists.
-      mesh: None, or the mesh over which rows and vocabulary are sharded.
-      hidden_BTD: in the dtype of the products; sums are float32.
-      w_VD: the head as it is stored; its gradient has its dtype and is summed in float32.
+    It takes `chunk` tokens of a row at a time, so nothing of size [B, T, V] ever exists. Products
+    have hidden's dtype, sums are float32; the head's gradient has the dtype that it is stored in.
     """
     return _run(chunk, mesh, (False, False), hidden_BTD, w_VD, targets_BT, weights_BT)[0]
 

@@ -71,12 +71,9 @@ class Metrics:
 
     Args:
       run: the run directory; None, as in all processes but the first, writes nothing.
-      config: of the stage.
-      steps: of the full stage.
       schedule: learning rate by step.
       flops: per token; `peak`: FLOP/s of all devices, or None where that is not known. `mfu` is
         their ratio, and left out without a peak.
-      resumed_at: the step that this process starts from.
       out: where the bar, or the lines of log.txt, are shown; None shows nothing.
     """
 
@@ -109,11 +106,9 @@ class Metrics:
         self._waited += time.perf_counter() - start
 
     def read(self, step: int, state: Any, values: Any, log: bool = False) -> dict[str, float]:
-        """Wait for the metrics of a step, add its tokens to the state's, and return them.
+        """Wait for a step's metrics, add its tokens to the state's, and return them.
 
-        Args:
-          values: as from the step function, on the device.
-          log: write them also between two steps that are logged.
+        `log` writes them also between two steps that are logged.
         """
         found = {name: float(value) for name, value in jax.device_get(values).items()}
         tokens, _ = found.pop("tokens"), found.pop("stop", None)

@@ -57,13 +57,10 @@ SPIKE_WINDOW = 128  # losses that a spike is measured by (OLMo-core's SkipStepOp
 
 
 class SkipState(NamedTuple):
-    """The state of `skip_bad_steps`.
+    """The optimizer's own state as the last good step left it, and int32 counts of skipped steps.
 
-    Attributes:
-      inner: the optimizer's own state, as the last good step left it.
-      skipped, in_a_row: int32 counts of steps, of all and since the last good one.
-      recent: float32[SPIKE_WINDOW] losses of good steps, NaN where there were none yet; None
-        where spikes are not detected.
+    `recent` are the losses of SPIKE_WINDOW good steps, NaN where there were none yet; None where
+    spikes are not detected.
     """
 
     inner: Any
@@ -131,8 +128,7 @@ def optimizer_shardings(
 def split_params(params: dict, trainable: str) -> tuple[dict, dict]:
     """(trained, frozen) trees that `msm_jax.model.adapter.join` puts together again.
 
-    Raises:
-      UserError: trainable="lora" without an adapter in the model.
+    UserError for trainable="lora" without an adapter in the model.
     """
     if trainable not in TRAINABLE:
         raise UserError(f"trainable={trainable!r}: one of {TRAINABLE}")

@@ -149,8 +149,7 @@ def start(
     2. the weights of the parent, with a fresh optimizer
     3. fresh weights from the seed
 
-    Args:
-      facts: as from `record.facts`; the fingerprint of the parent's weights is added to them.
+    The fingerprint of the parent's weights is added to `facts`, which are from `record.facts`.
 
     Raises:
       UserError: the checkpoint is another run's, or the weights of the parent are not finite.

@@ -19,12 +19,7 @@ def make_step(
     accumulation: int = 1,
     mesh: jax.sharding.Mesh | None = None,
 ) -> jax.stages.Wrapped:
-    """The jitted step.
-
-    Args:
-      optimizer: transforms the trained parameters' gradients, as from `make_optimizer`.
-      accumulation: micro-batches that the batch is split into; the gradient is that of the batch.
-      mesh: on which parameters and batch are placed; None is one device.
+    """The jitted step, with the gradient of all micro-batches of a batch, on a mesh or one device.
 
     Returns:
       step(trained, optimizer_state, frozen, batch) -> (trained, optimizer_state, metrics), with

@@ -58,18 +58,12 @@ class CheckpointManager:
         made_by: dict | None = None,
         base: dict | None = None,
     ) -> None:
-        """Write the state after `step` steps, as one checkpoint or not at all.
+        """Write the state after `step` steps, complete or not at all; every process has to call it.
 
         Returns when the arrays have been copied; the files are written while training continues,
-        and an error of the writing is raised by the next `save`, `saved` or `wait`. Every process
-        of a run has to call it.
-
-        Args:
-          params, optimizer_state: trees of arrays; an empty optimizer state is left out.
-          facts: what a restore has to match; JSON.
-          progress: what a restore returns; JSON.
-          made_by: versions and mesh, recorded but not matched; JSON.
-          base: as from `base_facts`, if `params` hold an adapter only.
+        and an error of the writing is raised by the next `save`, `saved` or `wait`. An empty
+        optimizer state is left out. All but the trees of arrays are JSON, as in the module's
+        docstring; `base` is from `base_facts`, if `params` hold an adapter only.
 
         Raises:
           UserError: the file system refused; earlier checkpoints stay as they are.
@@ -96,8 +90,7 @@ class CheckpointManager:
     def saved(self) -> int | None:
         """The step of the last `save`, once, when it is committed and was read back.
 
-        Raises:
-          UserError: it cannot be read back; earlier checkpoints are kept.
+        UserError if it cannot be read back; earlier checkpoints are kept.
         """
         # Several processes have to wait at the same step, because each waits for the others.
         if not self._written or jax.process_count() > 1 or self._orbax.is_saving_in_progress():
@@ -154,11 +147,8 @@ class CheckpointManager:
     ) -> tuple[int, dict, Any, dict] | None:
         """The newest checkpoint as (step, params, optimizer state, progress), or None.
 
-        Args:
-          params, optimizer_state: arrays or ShapeDtypeStructs that the checkpoint has to match, on
-            any mesh.
-          facts: of this run; each that differs from the checkpoint's is an error.
-          fall_back: use the newest checkpoint that can be read, instead of raising an error.
+        The arguments are arrays or ShapeDtypeStructs that the checkpoint has to match, on any mesh,
+        and the facts of this run. `fall_back` uses the newest checkpoint that can be read.
 
         Raises:
           UserError: lists the facts that differ, with both values, or the damaged arrays.
@@ -259,11 +249,7 @@ def _abstract(leaf: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
 
 
 def _metadata(orbax: Any, step: int) -> dict:
-    """The metadata of a checkpoint, as `CheckpointManager.save` wrote it.
-
-    Raises:
-      UserError: it has another format, or is not what was saved.
-    """
+    """What `CheckpointManager.save` wrote; UserError for another format or damage."""
     path = pathlib.Path(orbax.directory)
     where = f"{path}/{step}"
     try:
@@ -364,8 +350,7 @@ def load_params(
       checkpoint that an adapter was trained on, or None).
 
     Raises:
-      UserError: no such run or checkpoint, or one that is damaged; an adapter whose base is gone
-        or has other weights.
+      UserError: there is none, or it or the base of its adapter is gone, damaged or another.
     """
     path = directory(run_dir)
     if not path.is_dir():

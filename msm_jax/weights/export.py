@@ -30,12 +30,12 @@ from msm_jax.weights.hf_config import as_hf_config, read_json, stop_ids
 from msm_jax.weights.names import entries
 from msm_jax.weights.tensor_files import INDEX
 from msm_jax.weights.writing import (
-    Piece,
     host_array,
     new_directory,
     pieces,
+    split_into_shards,
     write_json,
-    write_tensors,
+    write_shards,
 )
 
 SHARD_BYTES = 5_000_000_000  # of one file, as transformers writes them
@@ -58,14 +58,10 @@ CARRIED = (
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-    """The chat format that is exported with a model.
+    """The chat format that is exported with a model, and the Jinja source that has to write it.
 
-    Attributes:
-      format: what the exported files have to write.
-      template: its Jinja source.
-      names: what the template refers to by name, such as {"bos_token": ...}.
-      tokenizer: of the model.
-      stop_ids: of all tokens that end a completion, that of a turn first.
+    `names` are what the template refers to by name, such as {"bos_token": ...}; `stop_ids` all
+    tokens that end a completion, that of a turn first.
     """
 
     format: ChatFormat
@@ -89,14 +85,13 @@ def save_checkpoint(
 
     Args:
       directory: does not exist or is empty; it appears when it is complete.
-      config, params: the model.
       dtype: "float32" or "bfloat16" (rounded to the nearest, ties to even); None: as they are.
       original: directory whose tokenizer, generation config, chat template and further keys of
         config.json are copied.
       max_length: longest row in tokens, if no original says it.
       shard_bytes: of one file at most, unless one tensor is larger.
       chat: replaces the original's template, and adds its end to the tokens at which `generate`
-        of transformers stops; None: as the original has them.
+        of transformers stops.
 
     Raises:
       UserError: a model that no family describes, or a directory that is not empty.
@@ -113,17 +108,8 @@ def save_checkpoint(
                 carry(source, temporary)
             if chat:
                 write_chat(temporary, settings, chat)
-        weight_map = {}
-        for number, shard in enumerate(shards, start=1):
-            name = "model.safetensors"
-            if len(shards) > 1:
-                name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            arrays = (host_array(piece, config, params, dtype) for piece in shard)
-            write_tensors(temporary / name, shard, dtype, arrays)
-            weight_map |= {piece.name: name for piece in shard}
-        if len(shards) > 1:
-            total = sum(piece.bytes(dtype) for piece in wanted)
-            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        array = lambda piece: host_array(piece, config, params, dtype)
+        if index := write_shards(temporary, shards, dtype, array):
             write_json(temporary / INDEX, index)
 
 
@@ -194,15 +180,10 @@ def save_run(
     """A run directory whose only checkpoint holds these parameters, for training to go on from.
 
     Args:
-      directory: as for `save_checkpoint`.
-      config, params: the model, its adapter among them.
       facts: {"tokenizer": fingerprint, "chat_format": name, "base": path of the checkpoint that
         the adapter was trained on}.
       original: directory whose tokenizer and other small files are copied.
       template: replaces the original's chat template.
-
-    Raises:
-      UserError: a directory that is not empty.
     """
     model = checkpoints.model_facts(config)
     with new_directory(directory) as temporary:
@@ -224,22 +205,6 @@ def save_run(
                 carry(original, temporary)
             if template is not None:
                 files.write_text(temporary / TEMPLATE_FILE, template)
-
-
-def split_into_shards(wanted: list[Piece], dtype: str, shard_bytes: int) -> list[list[Piece]]:
-    """The tensors in their order, in as few files of at most `shard_bytes` as that order allows."""
-    if shard_bytes < 1:
-        raise UserError(f"shard_bytes={shard_bytes}: must be at least 1")
-    shards: list[list[Piece]] = [[]]
-    room = shard_bytes
-    for piece in wanted:
-        size = piece.bytes(dtype)
-        if size > room and shards[-1]:
-            shards.append([])
-            room = shard_bytes
-        shards[-1].append(piece)
-        room -= size
-    return shards
 
 
 def carry(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -18,6 +18,8 @@ from msm_jax.errors import UserError
 from msm_jax.files import new_directory, write_json, write_text
 from msm_jax.weights.hf_config import FAMILIES, read_config
 from msm_jax.weights.names import entries
+from msm_jax.weights.tensor_files import INDEX
+from msm_jax.weights.writing import Piece, split_into_shards, write_shards
 
 SHARD_BYTES = 4 * 10**9
 _BLOCK = {
@@ -89,10 +91,8 @@ def convert_gguf(
 ) -> None:
     """Write a Hugging Face checkpoint with the weights, tokenizer and chat template of a GGUF file.
 
-    Args:
-      source: the file.
-      target: a directory that does not exist or is empty; it appears when it is complete.
-      dtype: of the stored weights, "float32" (dequantized exactly) or "bfloat16" (rounded).
+    The directory appears when it is complete. Weights are stored as "float32" (dequantized exactly)
+    or "bfloat16" (rounded).
 
     Raises:
       UserError: the file is damaged, or holds something that this package does not know.
@@ -106,11 +106,7 @@ def convert_gguf(
 
 
 def read_gguf(path: str | os.PathLike) -> GGUF:
-    """Parse a GGUF file.
-
-    Raises:
-      UserError: the `gguf` package is not installed, or the file is not a complete GGUF file.
-    """
+    """Parse a GGUF file; UserError if it is not complete, or the `gguf` package is missing."""
     try:
         import gguf
     except ImportError as error:
@@ -133,8 +129,7 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
 def hf_config(found: GGUF) -> dict:
     """The config.json of the model in a file.
 
-    Raises:
-      UserError: an architecture, a rope scaling or other metadata that we do not know.
+    UserError for an architecture, a rope scaling or other metadata that we do not know.
     """
     family = found.get("general.architecture")
     if family not in FAMILIES:
@@ -210,10 +205,13 @@ def _llama3_divisors(scaling: dict, theta: float, head_dim: int) -> list[float]:
 
 def _write_weights(found: GGUF, settings: dict, directory: pathlib.Path, dtype: str) -> None:
     """All tensors as safetensors, after every name and shape has been checked."""
-    from safetensors.numpy import save_file
-
     config = read_config(directory)
-    shapes = {name: entry.file_shape for entry in entries(config) for name in entry.names}
+    wanted = [
+        Piece(name, entry, layer)
+        for entry in entries(config)
+        for layer, name in enumerate(entry.names)
+    ]
+    shapes = {piece.name: piece.entry.file_shape for piece in wanted}
     sources = {_hf_name(name): name for name in found.tensors if name != _ROPE_FACTORS}
     problems = [f"{name}: is missing" for name in shapes if name not in sources]
     for ours, name in sources.items():
@@ -226,27 +224,12 @@ def _write_weights(found: GGUF, settings: dict, directory: pathlib.Path, dtype: 
         shown = "\n  ".join(problems[:20])
         raise UserError(f"{found.path}: its tensors are not those of its metadata:\n  {shown}")
     kind = np.dtype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
-    shards: list[list[str]] = [[]]
-    room = SHARD_BYTES
-    for name in shapes:
-        size = math.prod(shapes[name]) * kind.itemsize
-        if size > room and shards[-1]:
-            shards.append([])
-            room = SHARD_BYTES
-        shards[-1].append(name)
-        room -= size
-    files = {}
-    for number, names in enumerate(shards, start=1):
-        file = "model.safetensors"
-        if len(shards) > 1:
-            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        arrays = {name: _array(found, sources[name], settings).astype(kind) for name in names}
-        save_file(arrays, directory / file, metadata={"format": "pt"})
-        files |= dict.fromkeys(names, file)
-    if len(shards) > 1:
-        total = sum(math.prod(shape) * kind.itemsize for shape in shapes.values())
-        index = {"metadata": {"total_size": total}, "weight_map": files}
-        write_json(directory / "model.safetensors.index.json", index)
+    shards = split_into_shards(wanted, kind, SHARD_BYTES)
+    shards = [sorted(shard, key=lambda piece: piece.name) for shard in shards]
+    array = lambda piece: _array(found, sources[piece.name], settings).astype(kind)
+    if index := write_shards(directory, shards, kind, array):
+        index["weight_map"] = {name: index["weight_map"][name] for name in shapes}
+        write_json(directory / INDEX, index)
 
 
 def _hf_name(name: str) -> str:

@@ -48,15 +48,12 @@ _LLAMA3 = {
 
 
 def read_config(directory: str | os.PathLike, dtype: str = "float32") -> ModelConfig:
-    """The model that a checkpoint directory's config.json describes.
+    """The model that a checkpoint directory's config.json describes, in this dtype.
 
-    Args:
-      directory: of the checkpoint.
-      dtype: of weights and activations; that of the file is how weights are stored.
+    The file's own dtype is how its weights are stored.
 
     Raises:
-      UserError: no such file, not JSON, or a list of all keys that are missing, malformed or not
-        supported.
+      UserError: lists all keys that are missing, malformed or not supported.
     """
     file = pathlib.Path(directory) / "config.json"
     raw = {**_DEFAULTS, **read_json(file)}
@@ -98,11 +95,7 @@ def read_json(file: pathlib.Path) -> dict:
 
 
 def stop_ids(settings: dict, where: str = "generation_config.json") -> tuple[int, ...]:
-    """eos_token_id of generation_config.json or config.json, one or several.
-
-    Raises:
-      UserError: it is not made of whole numbers.
-    """
+    """eos_token_id of generation_config.json or config.json; UserError unless it is integers."""
     found = settings.get("eos_token_id")
     ids = found if isinstance(found, list) else [] if found is None else [found]
     if any(not isinstance(token, int) or isinstance(token, bool) for token in ids):
@@ -227,11 +220,8 @@ def as_hf_config(
 ) -> dict:
     """The content of config.json, in the spellings of old and new transformers.
 
-    Args:
-      config: of the model.
-      dtype: that the weights are stored in.
-      max_length: longest row in tokens.
-      original: config.json that the weights came with, whose other keys are kept.
+    `dtype` is that of the stored weights, `max_length` the longest row in tokens; other keys are
+    kept from `original`, the config.json that the weights came with.
     """
     kind = family(config)
     rope: dict[str, Any] = {"rope_type": "default"}

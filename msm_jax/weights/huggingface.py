@@ -25,10 +25,9 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 def load_checkpoint(
     directory: str | os.PathLike, dtype: str | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[ModelConfig, dict]:
-    """The model of a directory with config.json and *.safetensors.
+    """The model of a directory with config.json and *.safetensors, as transformers writes it.
 
     Args:
-      directory: as `save_pretrained` of transformers writes it, in one file or several.
       dtype: of weights and activations, "float32" or "bfloat16"; None: as the embedding is
         stored, and float32 for float16.
       mesh: shards the weights as `param_shardings` says; None: all on the first device.
@@ -44,10 +43,7 @@ def load_checkpoint(
 def find_checkpoint(
     directory: str | os.PathLike, dtype: str | None = None
 ) -> tuple[ModelConfig, dict[str, Stored]]:
-    """The model that a directory describes, and its tensors on disk, of which nothing is read.
-
-    Arguments and errors as for `load_checkpoint`.
-    """
+    """The model and its tensors on disk, unread; arguments and errors as `load_checkpoint`."""
     path = pathlib.Path(directory)
     config = read_config(path)  # before the weights: an unsupported model is refused first
     tensors = find_tensors(path)

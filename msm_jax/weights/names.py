@@ -30,13 +30,9 @@ DERIVED = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One parameter.
+    """One parameter: its path in the nested dict and shape, its tensor's name and shape in a file.
 
-    Attributes:
-      path: of keys in the nested dict.
-      shape: of the parameter, which begins with the layers' axis if it is stacked.
-      name: of its tensor; with {} for the number of the layer if it is stacked.
-      file_shape: of that tensor.
+    If it is stacked, its shape begins with the layers' axis and its name has {} for the layer.
     """
 
     path: tuple[str, ...]

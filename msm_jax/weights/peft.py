@@ -152,19 +152,10 @@ def _picked(wanted: str | list, modules: list[str]) -> list[bool]:
 def load_adapter(
     directory: str | os.PathLike, config: ModelConfig, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[ModelConfig, dict]:
-    """An adapter for a model.
+    """(config with an adapter's rank, alpha and targets; tree of float32 lora_a and lora_b alone).
 
-    Args:
-      directory: with adapter_config.json and adapter_model.safetensors.
-      config: of the model; an adapter that it already has is ignored.
-      mesh: as for `load_checkpoint`.
-
-    Returns:
-      (the config with the adapter's rank, alpha and targets; a tree of float32 lora_a and lora_b
-      alone, which `adapter.join` puts into a model's parameters).
-
-    Raises:
-      UserError: as `find_adapter`; nothing has been read by then.
+    `adapter.join` puts the tree into a model's parameters. An adapter that `config` already has is
+    ignored; `mesh` is as for `load_checkpoint`, errors as of `find_adapter`.
     """
     path = pathlib.Path(directory)
     config = adapted(config, read_json(path / CONFIG_FILE), str(path / CONFIG_FILE))
@@ -216,13 +207,9 @@ def save_adapter(
     base: str | None = None,
     rslora: bool = False,
 ) -> None:
-    """Write a model's adapter where `peft` and vLLM can load it.
+    """Write a model's adapter where `peft` and vLLM can load it, in a new or empty directory.
 
-    Args:
-      directory: does not exist or is empty; it appears when it is complete.
-      config, params: the model; only its adapter is written.
-      base: name or path of the base model, for those who load the adapter.
-      rslora: write the scale as alpha / sqrt(r).
+    `base` is the name or path of the base model; `rslora` writes the scale as alpha / sqrt(r).
 
     Raises:
       UserError: a model without an adapter, or a directory that holds something.

@@ -36,14 +36,10 @@ def read_entry(
     sharding: jax.sharding.Sharding,
     layers_at_once: int | None = None,
 ) -> jax.Array:
-    """A parameter from its tensors.
+    """A parameter from its tensors, with this dtype and sharding.
 
-    Args:
-      entry: of `names.entries`.
-      tensors: by name, with the shapes that the entry says.
-      dtype: of the result.
-      sharding: of the result.
-      layers_at_once: of a stack, in the host's memory; None: all on the CPU, else one.
+    `layers_at_once` bounds the layers of a stack in the host's memory; None: all on the CPU, else
+    one.
     """
     dtype = np.dtype(dtype)
     if _processes_share_columns(entry, sharding):

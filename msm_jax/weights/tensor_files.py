@@ -87,11 +87,7 @@ class Stored:
 def find_tensors(
     directory: str | os.PathLike, single: str = "model.safetensors"
 ) -> dict[str, Stored]:
-    """name -> `Stored` for every tensor of a checkpoint directory.
-
-    Args:
-      directory: with `single`, or with an index and the files that it names.
-      single: name of the file of a checkpoint without an index.
+    """name -> `Stored` for every tensor of a directory with `single`, or an index and its files.
 
     Raises:
       UserError: lists everything that is wrong: no files, an index that does not agree with them or

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -94,13 +94,43 @@ def write_tensors(
                 writer.write(view[at : at + _CHUNK])
 
 
+def split_into_shards(wanted: Iterable[Piece], dtype: Any, shard_bytes: int) -> list[list[Piece]]:
+    """The tensors in their order, in as few files of at most `shard_bytes` as that order allows."""
+    if shard_bytes < 1:
+        raise UserError(f"shard_bytes={shard_bytes}: must be at least 1")
+    shards: list[list[Piece]] = [[]]
+    room = shard_bytes
+    for piece in wanted:
+        size = piece.bytes(dtype)
+        if size > room and shards[-1]:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(piece)
+        room -= size
+    return shards
+
+
+def write_shards(
+    directory: pathlib.Path,
+    shards: Sequence[Sequence[Piece]],
+    dtype: Any,
+    array: Callable[[Piece], np.ndarray],
+) -> dict[str, Any]:
+    """Write a file per shard, named as transformers does; returns their index, {} for one file."""
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        name = name if len(shards) > 1 else "model.safetensors"
+        write_tensors(directory / name, shard, dtype, map(array, shard))
+        weight_map |= {piece.name: name for piece in shard}
+    total = sum(piece.bytes(dtype) for shard in shards for piece in shard)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    return index if len(shards) > 1 else {}
+
+
 @contextlib.contextmanager
 def new_directory(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """`files.new_directory` for all processes of a run, of which the first makes and renames it.
-
-    Raises:
-      UserError: `directory` is a file or is not empty.
-    """
+    """`files.new_directory` for all processes of a run, of which the first makes and renames it."""
     target = pathlib.Path(directory).absolute()
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
