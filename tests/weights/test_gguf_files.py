@@ -1,5 +1,6 @@
 """GGUF files: every tensor and token id as transformers reads them, or refused by name."""
 
+import functools
 import importlib.util
 import json
 import pathlib
@@ -33,9 +34,12 @@ def smollm2() -> pathlib.Path:
     return next(pathlib.Path(spec.submodule_search_locations[0]).glob("*.gguf"))
 
 
-def test_a_real_model_is_what_transformers_reads(tmp_path):
+def test_a_real_model_is_what_transformers_reads(tmp_path, monkeypatch):
     transformers, torch = (pytest.importorskip(name) for name in ("transformers", "torch"))
     file = smollm2()
+    # Both sides use this parser: the file is parsed once for all.
+    parsed = functools.cache(gguf.GGUFReader)
+    monkeypatch.setattr(gguf, "GGUFReader", lambda path: parsed(str(path)))
     convert_gguf(file, tmp_path / "hf")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32
