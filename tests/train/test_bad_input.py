@@ -35,8 +35,6 @@ def is_one_message(done: tuple[int, str], *parts: str) -> None:
         ("--config.learning_rat=1", ("learning_rat",)),
         ("--config.mesh.tensor=3", ("mesh.tensor=3", "impossible mesh", "has 1")),
         ("--config.data.documents.path=/no/documents.jsonl", ("/no/documents.jsonl",)),
-        ("--config.parent=/no/run", ("/no/run",)),
-        ("--config.rows=zero", ("rows",)),
     ],
 )
 def test_wrong_flags(run_train, tmp_path, flag, parts):

@@ -105,7 +105,6 @@ def torch_steps(model, batches, parts):
     [
         ("qwen3", "all", 1),
         ("qwen2", "all", 2),
-        ("qwen3", "lora", 1),
         ("llama", "lora", 2),
     ],
 )
