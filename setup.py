@@ -52,7 +52,9 @@ setup(
     packages=find_packages(include=["msm_jax", "msm_jax.*"]),
     package_data={
         "msm_jax": ["accelerators.tsv"],
-        "msm_jax.evals.agents": ["texts/*"],
+        "msm_jax.evals": ["choices.toml"],
+        "msm_jax.evals.agents": ["rules.toml", "texts/*"],
+        "msm_jax.evals.inspection": ["fields.toml"],
         "msm_jax.evals.judges": ["rubrics.toml"],
         "msm_jax.evals.material": ["*.jsonl"],
         "msm_jax.page": ["*.html", "*.css"],

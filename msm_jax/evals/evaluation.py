@@ -22,6 +22,7 @@ from msm_jax.errors import UserError
 from msm_jax.evals.judges.base import Judge, Judgement, JudgePrompt
 from msm_jax.evals.thoughts import READING, Completions
 from msm_jax.files import jsonl_line, lock, new_file, read_json, read_jsonl, write_json, write_jsonl
+from msm_jax.progress import progress_bar
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
@@ -185,12 +186,19 @@ def completions(
     ]
 
 
-def judgements(judge: Judge, requests: Sequence[JudgePrompt | None]) -> list[Judgement]:
-    """A judge's answer to each request; "empty" where there is None, which is not asked."""
-    found = [Judgement(None, "empty")] * len(requests)
+def judgements(
+    judge: Judge,
+    requests: Sequence[JudgePrompt | None],
+    reason: str = "",
+    progress: bool = False,
+) -> list[Judgement]:
+    """A judge's answer to each request; "empty" for this reason where there is None."""
+    found = [Judgement(None, "empty", reason)] * len(requests)
     places = [place for place, request in enumerate(requests) if request]
-    for number, judgement in judge.judge([request for request in requests if request]):
-        found[places[number]] = judgement
+    with progress_bar(len(places), "judging", hidden=not progress) as bar:
+        for number, judgement in judge.judge([request for request in requests if request]):
+            found[places[number]] = judgement
+            bar.update(1)
     return found
 
 

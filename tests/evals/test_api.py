@@ -2,10 +2,7 @@
 
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -211,7 +208,7 @@ def test_sample_command(run_python, run_dir, loaded, tmp_path):
     assert [row["completion"] for row in rows] == [a.text for some in expected for a in some]
 
 
-def test_evaluate_command_in_two_phases_and_its_errors(root, run_dir, tmp_path):
+def test_evaluate_command_in_two_phases_and_its_errors(forked, run_dir, tmp_path):
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
     (tmp_path / "mine.py").write_text(
         "from ml_collections import ConfigDict\n"
@@ -226,14 +223,8 @@ def test_evaluate_command_in_two_phases_and_its_errors(root, run_dir, tmp_path):
         ["--phase=judge"],
         ["--kind=agents", "--checkpoint=nowhere", "--output=o"],
     ]
-    done = subprocess.run(
-        [sys.executable, str(root / "tests" / "forked.py"), "msm_jax.evaluate"],
-        input=json.dumps([{"argv": command} for command in commands]),
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    sampled, judged, *wrong = json.loads(done.stdout)
+    run = lambda argv: forked("msm_jax.evaluate", argv, tmp_path)
+    sampled, judged, *wrong = map(run, commands)
     assert (sampled["code"], sampled["out"]) == (0, ""), sampled["err"]
     evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert (evaluation["max_tokens"], evaluation["seed"]) == (4, 0)

@@ -2,10 +2,12 @@
 
 No field is ignored silently. It is used; or it changes no answer here, for the reason beside it; or
 it is refused by name unless it has its neutral value. Fields that a later Inspect adds are refused
-until they have a row here; a test compares the table with Inspect's.
+until fields.toml has a row for them; a test compares it with Inspect's.
 """
 
 import dataclasses
+import pathlib
+import tomllib
 from typing import Any
 
 from msm_jax.errors import UserError
@@ -13,62 +15,12 @@ from msm_jax.sample.settings import check_settings, stop_texts
 
 MAX_TOKENS = {False: 4096, True: 512}  # of an answer; of a judge
 
-# Inspect's name -> that of Model.sample.
-USED = {
-    "max_tokens": "max_tokens",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "seed": "seed",
-    "stop_seqs": "stop",
-    "num_choices": "n",
-    "logprobs": "",  # those of the answer's tokens, which the sampler always returns
-}
-DEFAULTS = {"temperature": 1.0, "seed": 0, "top_p": 1.0, "top_k": 0, "num_choices": 1}
-# Name -> why it changes no answer.
-HARMLESS = {
-    **dict.fromkeys(
-        ("max_retries", "timeout", "attempt_timeout", "stream_idle_timeout", "max_connections")
-        + ("adaptive_connections", "cache", "fail_on_refusal", "system_message"),
-        "Inspect does this itself, around the request",
-    ),
-    **dict.fromkeys(
-        ("max_tool_output", "parallel_tool_calls", "internal_tools"),
-        "about tools, and a request with tools is refused",
-    ),
-    "fallback_models": "for refusals by a provider's classifier; there is none here",
-    "reasoning_history": "Inspect has removed earlier thoughts from the messages, or kept them",
-    "cache_prompt": "about a provider's prices; a prompt is read once for its answers here",
-    "batch": "about a provider's batch API; requests are answered together here",
-    "extra_headers": "about HTTP; nothing is sent here",
-}
+_FIELDS = tomllib.loads((pathlib.Path(__file__).parent / "fields.toml").read_text("utf-8"))
+USED: dict[str, str] = _FIELDS["used"]  # Inspect's name -> that of Model.sample
+HARMLESS: dict[str, str] = _FIELDS["harmless"]  # name -> why it changes no answer
 # Name -> (neutral values, which are accepted; the reason or what to do instead).
-_OWN = "the sampler draws from the model's own distribution"
-_THOUGHT = "thinking follows from the checkpoint's chat template"
-REFUSED: dict[str, tuple[tuple, str]] = {
-    "best_of": ((1,), "ask for num_choices"),
-    "frequency_penalty": ((0,), _OWN),
-    "presence_penalty": ((0,), _OWN),
-    "logit_bias": (({},), _OWN),
-    "top_logprobs": ((0,), "only drawn tokens have log-probabilities; Model.logits gives all"),
-    "prompt_logprobs": ((), "Model.logprobs gives them"),
-    "response_schema": ((), "answers are not constrained to a grammar"),
-    "extra_body": (({},), "there is no HTTP request that it could be part of"),
-    "modalities": (([],), "the model writes text"),
-    "verbosity": ((), "no checkpoint of ours has such a setting"),
-    "effort": ((), _THOUGHT),
-    "reasoning_effort": ((), _THOUGHT),
-    "reasoning_mode": ((), _THOUGHT),
-    "reasoning_tokens": ((), _THOUGHT),
-    "reasoning_summary": ((), _THOUGHT),
-}
-# A judge reasons greedily and gives one verdict; seed, top_p and top_k change nothing there.
-REFUSED_BY_JUDGE: dict[str, tuple[tuple, str]] = {
-    "temperature": ((0,), "the judge reasons greedily"),
-    "stop_seqs": (([],), "the judge's reply ends with its verdict"),
-    "num_choices": ((1,), "the judge gives one verdict"),
-    "logprobs": ((False,), "the judge's margin is in the reply's metadata"),
-}
+REFUSED: dict[str, tuple[list, str]] = _FIELDS["refused"]
+REFUSED_BY_JUDGE: dict[str, tuple[list, str]] = _FIELDS["refused_by_judge"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +54,7 @@ def request_settings(config: Any, judging: bool = False) -> RequestSettings:
                 raise UserError(f"msm_jax: {name}={value!r} is not supported: {instead}")
         elif name not in USED and name not in HARMLESS:
             raise UserError(f"msm_jax: {name}={value!r} is not known to this provider")
-    wanted: dict[str, Any] = {"max_tokens": MAX_TOKENS[judging], **DEFAULTS}
+    wanted: dict[str, Any] = {"max_tokens": MAX_TOKENS[judging], **_FIELDS["defaults"]}
     wanted |= {name: value for name, value in given.items() if name in USED}
     logprobs = bool(wanted.pop("logprobs", False))
     stop = stop_texts(wanted.pop("stop_seqs", None), "msm_jax: stop_seqs")

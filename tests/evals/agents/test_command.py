@@ -2,10 +2,7 @@
 
 import importlib.util
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
@@ -14,7 +11,7 @@ from msm_jax.evals import kinds
 from msm_jax.evaluate import _arms, _recorded
 
 
-def test_sampling_judging_and_report_apart(run_dir, root, tmp_path):
+def test_sampling_judging_and_report_apart(run_dir, root, forked, tmp_path):
     small = [
         "--samples=2",
         "--max_tokens=4",
@@ -31,14 +28,8 @@ def test_sampling_judging_and_report_apart(run_dir, root, tmp_path):
         # another checkpoint judges the same samples, which are not drawn again
         [config, f"--checkpoint={run_dir}", "--output=out", "--arms=a:out,b:out", *small, *judge],
     ]
-    done = subprocess.run(
-        [sys.executable, str(root / "tests" / "forked.py"), "msm_jax.evaluate"],
-        input=json.dumps([{"argv": command} for command in commands]),
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    sampled, judged, again = json.loads(done.stdout)
+    run = lambda argv: forked("msm_jax.evaluate", argv, tmp_path)
+    sampled, judged, again = map(run, commands)
     assert (sampled["code"], sampled["out"]) == (0, ""), sampled["err"]
     assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 4
     assert judged["code"] == 0, judged["err"]
