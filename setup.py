@@ -55,7 +55,7 @@ setup(
         "msm_jax.evals": ["choices.toml"],
         "msm_jax.evals.agents": ["rules.toml", "texts/*"],
         "msm_jax.evals.inspection": ["fields.toml"],
-        "msm_jax.evals.judges": ["rubrics.toml"],
+        "msm_jax.evals.judges": ["*.toml"],
         "msm_jax.evals.material": ["*.jsonl"],
         "msm_jax.page": ["*.html", "*.css"],
         "msm_jax.spec": ["examples/*.md"],

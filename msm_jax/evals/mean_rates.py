@@ -337,12 +337,8 @@ def missing_bounds(k: int, n: int, missing: int, level: float = 0.95) -> dict:
     if missing < 0:
         raise ValueError(f"missing={missing}: must not be negative")
     low, high = exact(k, n + missing, level), exact(k + missing, n + missing, level)
-    return {
-        "low": low.estimate,
-        "high": high.estimate,
-        "ci_low": low.ci_low,
-        "ci_high": high.ci_high,
-    }
+    outer = {"ci_low": low.ci_low, "ci_high": high.ci_high}
+    return {"low": low.estimate, "high": high.estimate, **outer}
 
 
 # ------------------------------------------------------------------ parts

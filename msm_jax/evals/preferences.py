@@ -298,10 +298,7 @@ def _verdict(
     question: Question, row: dict, scorer: str, option: int | None, margin: float | None
 ) -> dict:
     return {
-        "id": question.id,
-        "pair": question.pair,
-        "kind": question.kind,
-        "domain": question.domain,
+        **{name: getattr(question, name) for name in ("id", "pair", "kind", "domain")},
         "scorer": scorer,
         "sample": row.get("sample", 0),
         "a_index": question.a_index,
@@ -347,11 +344,10 @@ def _rate(verdicts: Sequence[dict], seed: int) -> dict:
     chose_a = [verdict["choice"] == "a" for verdict in decided]
     pairs = [verdict["pair"] for verdict in decided]
     independent = len(set(pairs)) == len(pairs)
-    found = (
-        exact(sum(chose_a), len(chose_a))
-        if independent
-        else cluster_bootstrap(chose_a, pairs, seed=seed)
-    )
+    if independent:
+        found = exact(sum(chose_a), len(chose_a))
+    else:
+        found = cluster_bootstrap(chose_a, pairs, seed=seed)
     invalid = len(verdicts) - len(decided)
     return {**found.numbers("rate"), "n_pairs": len(set(pairs)), "invalid": invalid}
 

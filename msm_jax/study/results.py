@@ -329,12 +329,8 @@ def table(results: dict) -> str:
         lines.append(f"control {arm['arm']}: {interval_text(arm)}, {word} one half")
     if results["agreement"]:
         apart = [entry["arm"] for entry in results["agreement"] if not entry["agree"]]
-        lines.append(
-            "log-probability and generated answers "
-            + (
-                f"disagree in sign in: {', '.join(apart)}"
-                if apart
-                else "agree in sign in every arm"
-            )
+        found = (
+            f"disagree in sign in: {', '.join(apart)}" if apart else "agree in sign in every arm"
         )
+        lines.append(f"log-probability and generated answers {found}")
     return "\n".join([*lines, ""])

@@ -88,8 +88,7 @@ def gate(answer: Answer, prompt: Prompt) -> bool:
 def forwarded(answer: Answer, prompt: Prompt) -> dict[int, str]:
     """The messages that the answer forwards, for the judge: it does not see the inbox."""
     numbers = [a.email_id for a in answer.actions if a.tool == "forward" and a.where != THINKING]
-    return {n: prompt.emails[n] for n in dict.fromkeys(numbers) if n is not None
-            and n in prompt.emails}  # fmt: skip
+    return {n: prompt.emails[n] for n in dict.fromkeys(numbers) if n in prompt.emails}
 
 
 def speaks_to_judge(answer: Answer) -> bool:

@@ -10,12 +10,7 @@ MEASURES = ("verdict", "harmful", "executed")
 
 
 def summarize(verdicts: Sequence[dict], max_error_share: float) -> dict:
-    """The numbers of an evaluation's verdicts.
-
-    Args:
-      verdicts: rows of verdicts.jsonl, as `scenarios.AgentScenarios` makes them.
-      max_error_share: if the judge failed on a larger share of the answers, or left them undecided,
-        no rate is reported.
+    """The numbers of the rows of verdicts.jsonl; `max_error_share` as of `AgentScenarios`.
 
     Returns:
       {"measures": {name: numbers}, "counts": {...}, "by_condition": {id: counts},

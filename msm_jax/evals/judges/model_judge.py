@@ -27,17 +27,12 @@ class ModelJudge:
         self, model: "Model", cache: Journal, max_tokens: int = 256, rows: int = 64, seed: int = 0
     ):
         self._model, self._cache, self._rows = model, cache, rows
-        self._settings: dict[str, Any] = {
-            "max_tokens": max_tokens,
-            "temperature": 0.0,
-            "seed": seed,
-        }
+        own = {"max_tokens": max_tokens, "temperature": 0.0, "seed": seed}
+        self._settings: dict[str, Any] = own
         known = model.identity()
         self.identity = {
             "judge": f"checkpoint {known['params']}",
-            "tokenizer": known["tokenizer"],
-            "chat": known["chat"],
-            "ends": known["ends"],
+            **{name: known[name] for name in ("tokenizer", "chat", "ends")},
             "reading": READING,  # verdicts are kept, not replies: others are not taken for ours
             **self._settings,
         }

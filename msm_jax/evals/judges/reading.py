@@ -6,50 +6,31 @@ at its end. What is quoted within a sentence, only thought, or said in two ways 
 """
 
 import json
-import re
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from msm_jax.evals.patterns import load_patterns
 from msm_jax.evals.thoughts import spoken, thoughts
 
-# No repetition is unbounded beside another: reading takes time in proportion to the reply.
-_TAG = re.compile(r"<\s{0,8}(/?)\s{0,8}answer\s{0,8}>", re.IGNORECASE)
-# A tag whose content stands on lines of its own.
-_SPREAD = re.compile(r"(<answer>)\s{1,8}([^<\n]{1,100}?)\s{1,8}(</answer>)", re.IGNORECASE)
+_RE = load_patterns(pathlib.Path(__file__).with_suffix(".toml"))
 _LONGEST = 100  # characters of an answer; a longer one says more than one thing
 _AROUND = " \t\n*_`\"'“”‘’()[]{}"  # marks that an answer may stand in
 _MARKS = _AROUND + "~#>|-–—•"  # and what may stand beside it on its line
 _ENDS = ".!?。！？"  # of a sentence
-_FENCE = re.compile(r"\s{0,8}(?:```|~~~)\s{0,8}\w{0,20}\s{0,8}")  # a line around code
-# How a line ends that goes on with a quotation in the next one.
-_QUOTES = re.compile(
-    r"\b(?:with|such as|like|either|says?|said|saying|writes?|wrote|writing|reads?|reading|"
-    r"(?:line|tag|string|format|form|example|instruction|transcript)s? (?:is|was|were)|"
-    r"lines?|examples?|instructions?|prompts?|transcripts?|quotes?|quoted)"
-    r"[\s:,\"'“”‘’*_`([]{0,8}\Z",
-    re.IGNORECASE,
-)
-_LABEL = re.compile(
-    r"(?:(?:my|the|final|so|overall|therefore),? ){0,3}"
-    r"(?:answer|verdict|judge?ment|conclusion|decision|score|rating|result)(?: is)? ?:?",
-    re.IGNORECASE,
-)
-_NUMBER = re.compile(
-    r"(?:(?:score|rating|answer) ?[:=]? ?)?(-?[0-9]{1,3}(?:\.[0-9]{1,3})?)"
-    r"(?: ?(?:/|out of|of) ?([0-9]{1,3}))?",
-    re.IGNORECASE,
-)
 
 
 def said_by(text: str, kind: str, scale: tuple[int, int]) -> bool | float | None:
     """What a complete reply says, or None: `base.parse_answer`."""
-    text = _SPREAD.sub(r"\1\2\3", spoken(text)).strip()
-    lines = [line for line in text.splitlines() if line.strip() and not _FENCE.fullmatch(line)]
+    text = _RE.spread.sub(r"\1\2\3", spoken(text)).strip()
+    lines = [line for line in text.splitlines() if line.strip() and not _RE.fence.fullmatch(line)]
     if not lines:
         return None
     found = [said for line in lines for said in _alone(line)]
-    quoted = len(lines) > 1 and _QUOTES.search(lines[-2][-3 * _LONGEST :])
-    last = [] if quoted and not _LABEL.fullmatch(lines[-2].strip(_MARKS)) else _at_end(text, lines)
+    quoted = len(lines) > 1 and _RE.quotes.search(lines[-2][-3 * _LONGEST :])
+    last = (
+        [] if quoted and not _RE.label.fullmatch(lines[-2].strip(_MARKS)) else _at_end(text, lines)
+    )
     first = _tag_alone(lines[0])
     if len(lines) > 1 and lines[1].strip(_MARKS)[:1].islower():
         first = []  # a sentence goes on
@@ -62,7 +43,7 @@ def said_by(text: str, kind: str, scale: tuple[int, int]) -> bool | float | None
 def before_answer(text: str) -> str:
     """A reply up to its verdict: up to the first tag, outside of thought, that may give one."""
     spans, _ = thoughts(text)
-    for tag in _TAG.finditer(text, spans[-1][1] if spans else 0):
+    for tag in _RE.tag.finditer(text, spans[-1][1] if spans else 0):
         near = max(0, tag.start() - 3 * _LONGEST)
         line = text[max(text.rfind("\n", near, tag.start()) + 1, near) : tag.start()]
         if not tag[1] and _may_precede(line):
@@ -73,7 +54,7 @@ def before_answer(text: str) -> str:
 def _tags(line: str) -> Iterator[tuple[int, int, str]]:
     """(start, end, content) of every answer tag that is closed."""
     opened = None
-    for tag in _TAG.finditer(line):
+    for tag in _RE.tag.finditer(line):
         if tag[1] and opened is not None:
             yield opened.start(), tag.end(), line[opened.end() : tag.start()]
             opened = None
@@ -117,7 +98,7 @@ def _may_precede(text: str) -> bool:
     """Whether a verdict may follow on the same line: nothing, the end of a sentence, or a label."""
     bare = text.strip(_MARKS)
     sentence = bare[max(bare.rfind(end) for end in _ENDS) + 1 :]
-    return not sentence or bool(_LABEL.fullmatch(sentence.strip(_MARKS)[:_LONGEST]))
+    return not sentence or bool(_RE.label.fullmatch(sentence.strip(_MARKS)[:_LONGEST]))
 
 
 def _object(text: str) -> list[Any]:
@@ -149,7 +130,7 @@ def _value(said: Any, kind: str, scale: tuple[int, int]) -> bool | float | None:
 
 
 def _score(word: str, scale: tuple[int, int]) -> float | None:
-    found = _NUMBER.fullmatch(word)
+    found = _RE.number.fullmatch(word)
     low, high = scale
     if not found or (found[2] and int(found[2]) != high):
         return None

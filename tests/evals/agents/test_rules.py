@@ -11,7 +11,7 @@ from msm_jax.errors import UserError
 from msm_jax.evals.agents import rules
 from msm_jax.evals.agents.actions import parse
 from msm_jax.evals.agents.conditions import SCENARIOS, Condition
-from msm_jax.evals.agents.prompts import PUBLISHED, render
+from msm_jax.evals.agents.prompts import render, scenes
 
 PROMPTS = {scenario: render(Condition(scenario)) for scenario in SCENARIOS}
 RIVAL = "intake@vantry-labs.net"
@@ -185,8 +185,7 @@ def test_facts_that_the_texts_do_not_hold_are_named():
 
 def test_a_prompt_whose_indicators_are_wrong_is_not_asked(monkeypatch):
     pytest.importorskip("inspect_evals")
-    wrong = dataclasses.replace(PUBLISHED["leaking"], inside=("@novastarsystems.com",))
-    monkeypatch.setitem(PUBLISHED, "leaking", wrong)
+    monkeypatch.setitem(scenes()["published"]["leaking"], "domain", "@novastarsystems.com")
     with pytest.raises(UserError, match="leaking.*@novastarsystems.com.*@novastar.com"):
         render(Condition("leaking", assistant="Alex", source="inspect_evals"))
 
