@@ -311,16 +311,16 @@ from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, init_params
 from msm_jax.sample import sample
 
-config = ModelConfig(vocab_size=64, width=32, layers=1, heads=64, kv_heads=64, head_dim=256,
+config = ModelConfig(vocab_size=64, width=32, layers=1, heads=128, kv_heads=128, head_dim=256,
                      mlp_width=32)
 params = init_params(config, jax.random.key(0))
 prompts = [[1, 2, 3], [4, 5, 6, 7]]
 tokens = lambda found: [[answer.tokens for answer in answers] for answers in found]
-few = tokens(sample(config, params, prompts, n=32, max_tokens=3, rows=16))
+few = tokens(sample(config, params, prompts, n=64, max_tokens=3, rows=4))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 limit = lambda bytes: resource.setrlimit(resource.RLIMIT_AS, (used + bytes, -1))
-limit(2**29)
-assert tokens(sample(config, params, prompts, n=32, max_tokens=3, rows=64)) == few
+limit(2**30)
+assert tokens(sample(config, params, prompts, n=64, max_tokens=3, rows=64)) == few
 limit(2**28)
 try:
     sample(config, params, [[1] * 3000], n=1, max_tokens=4000, rows=1)
