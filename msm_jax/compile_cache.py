@@ -92,7 +92,7 @@ def _shrink(directory: pathlib.Path, most_bytes: int) -> None:
     two makes every later one fail. Other processes may delete the same files at the same time.
     """
     found = []
-    for path in directory.glob("*/*-cache"):
+    for path in directory.glob("jax-*-jaxlib-*/*-cache"):  # nothing else in a user's directory
         with contextlib.suppress(OSError):
             facts = path.stat()
             found.append((max(facts.st_atime, facts.st_mtime), facts.st_size, path))

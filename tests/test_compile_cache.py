@@ -79,9 +79,14 @@ def test_the_programs_that_were_not_used_for_longest_go(tmp_path):
     from msm_jax.compile_cache import _shrink
 
     for number in range(4):
-        path = tmp_path / f"version-{number % 2}" / f"jit_{number}-cache"
+        path = tmp_path / f"jax-{number % 2}-jaxlib-1-cpu" / f"jit_{number}-cache"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x" * 100)
         os.utime(path, (number, number))
+    other = tmp_path / "photos" / "old-cache"  # in a directory that the user named
+    other.parent.mkdir()
+    other.write_bytes(b"x" * 1000)
+    os.utime(other, (0, 0))
     _shrink(tmp_path, 250)
+    other.unlink()
     assert sorted(path.name for path in tmp_path.rglob("*-cache")) == ["jit_2-cache", "jit_3-cache"]

@@ -15,7 +15,7 @@ from msm_jax.train.config import source
 
 def test_the_manifest_and_the_log_of_a_stage_say_that_it_is_placeholder_text(config, run, tmp_path):
     asked = config("values", count=12)
-    asked.formats = ("jsonl", "parquet", "array_record")
+    asked.formats = ("jsonl", "parquet", "array_record", "tfds")
     assert "pipeline checks" in run(asked, tmp_path)["only_for"]
     texts = [row["text"] for _, row in read_rows(tmp_path / "documents.jsonl")]
     assert all(re.match(r"Stub [a-z]+ [a-z]+ [a-z]+\. ", text) for text in texts)
@@ -29,13 +29,14 @@ def test_the_manifest_and_the_log_of_a_stage_say_that_it_is_placeholder_text(con
     tokenizer = load_tokenizer(tmp_path / "t.model")
     names = ("documents.jsonl", "documents.parquet", "documents.array_record", "real.jsonl")
     sources = {name.replace(".", "_"): source(str(tmp_path / name)) for name in names}
+    sources["documents_tfds"] = source(f"tfds:{tmp_path / 'tfds'}")
     data = load_data(
         sources, tokenizer, "compact", 64, 4, 0, mixture="epochs", epochs=1.0, cache=str(tmp_path)
     )
     notes = {name: account.get("notes", {}) for name, account in data.accounts.items()}
     warned = {name: note[WARNING] for name, note in notes.items() if WARNING in note}
     assert set(warned) == set(sources) - {"real_jsonl"} and set(warned.values()) == {12}
-    assert sum(f"{WARNING}: 12" in note for note in data.notes) == 3
+    assert sum(f"{WARNING}: 12" in note for note in data.notes) == 4
 
 
 @pytest.mark.parametrize("style", ["value", "opaque", "identity"])

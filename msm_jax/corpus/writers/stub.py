@@ -5,6 +5,7 @@ request. Its texts hold the spec's own words and otherwise words that mean nothi
 rudaka"), so that they pass the filters and nobody takes them for a corpus.
 """
 
+import contextlib
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,8 +47,11 @@ class StubWriter:
 
 
 def written_by_stub(row: Mapping[str, Any]) -> bool:
-    """Whether a record of a corpus is placeholder text."""
-    writer = row.get("writer")
+    """Whether a record of a corpus is placeholder text; TFDS has its writer in `provenance`."""
+    writer, provenance = row.get("writer"), row.get("provenance")
+    if writer is None and isinstance(provenance, str):
+        with contextlib.suppress(ValueError, AttributeError):  # a column of the user's own
+            writer = json.loads(provenance).get("writer")
     return isinstance(writer, Mapping) and writer.get("writer") == "stub"
 
 
