@@ -163,6 +163,24 @@ def read_jsonl(path: str | os.PathLike, limit: int | None = None) -> list[dict]:
     return rows
 
 
+def link(path: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Make `path` a symbolic link to `target`; a link that is there is replaced at once.
+
+    Raises:
+      UserError: `path` is a directory.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() and os.readlink(path) == os.fspath(target):
+        return
+    if path.is_dir() and not path.is_symlink():
+        raise UserError(f"{path}: is a directory where a link belongs: move it away")
+    temporary = path.with_name(f"{path.name}{TEMPORARY}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, path)
+
+
 @contextlib.contextmanager
 def lock(
     path: str | os.PathLike, busy: str, shared: bool = False, wait: bool = False

@@ -20,7 +20,7 @@ ROOMS = {
     "sample": "data model weights",
     "train": "corpus data model sample weights",
     "evals": "api corpus data model sample spec weights",
-    "study": "api corpus data evals miniature model sample spec train weights",
+    "study": "api corpus data evals generate loading miniature model sample spec train weights",
 }
 # Modules that any room may import; they import no room.
 SHARED = (

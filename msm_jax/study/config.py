@@ -4,6 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from msm_jax.corpus.config import GENERATE
 from msm_jax.settings import ROWS, SEED, SHARE, form, group, key, named
 from msm_jax.train.config import STAGE
 
@@ -80,14 +81,25 @@ STUDY = form(
         ),
         options=named(None, "WorldConfig() for the miniature's builder"),
     ),
+    base=group(
+        "the checkpoint that all arms start from; its tokenizer and its shape are the stages'",
+        path=key("", 'Hugging Face checkpoint, or a run; "": fresh weights from the seed'),
+        adapter=key("", "PEFT adapter that is merged into it first"),
+    ),
+    corpora=named(GENERATE, 'made before the stages that name its files, as "{NAME}/..."'),
     tokenizer=group(
-        'trained where train.tokenizer is ""',
+        'trained where train.tokenizer and base.path are ""',
         corpus=key("{world}/corpus.txt", "a text, one sentence a line"),
         vocab_size=key(1000, "of the SentencePiece model", at_least=1),
     ),
-    train=STAGE.under("what all stages have in common; the study sets seed and parent"),
+    train=STAGE.under(
+        "what all stages have in common; the study sets seed and parent",
+        chat_format=key(
+            "", 'a name of data/chat.py, or "own"; "": the base\'s, with fresh weights "compact"'
+        ),
+    ),
     stages=named(STAGE, "the keys that differ from train", sparse=True),
-    arms=named(key((), "", of=str), "name -> stages in order, the first from fresh weights"),
+    arms=named(key((), "", of=str), "name -> stages in order; () is the base itself"),
     evals=named(EVALUATION, "evaluations"),
     dose=group(
         "stages of this name are also evaluated after so many of their steps",
@@ -116,8 +128,8 @@ STUDY = form(
 def study() -> ConfigDict:
     """The defaults of `STUDY`; a config file sets what its study needs and locks the result.
 
-    A path that begins with "{world}/" is a file that the seed's world builder makes; any other
-    path is a file of yours, which counts by its content and not by its name.
+    A path that begins with "{world}/" is a file that the seed's world builder makes, one with
+    "{NAME}/" of `corpora.NAME`; any other path is yours, and counts by its content, not its name.
     """
     return STUDY.config()
 

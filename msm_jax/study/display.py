@@ -9,7 +9,10 @@ from collections.abc import Sequence
 
 from msm_jax.progress import progress_bar
 from msm_jax.study import files
-from msm_jax.study.graph import Node, Study
+from msm_jax.study.graph import Study
+from msm_jax.study.node import Node
+
+KINDS = ("world", "corpus", "tokenizer", "base", "train")  # in the order of the plan
 
 
 def plan(study: Study, workdir: pathlib.Path) -> str:
@@ -19,7 +22,8 @@ def plan(study: Study, workdir: pathlib.Path) -> str:
     done = {name: files.read_mark(workdir, n) is not None for name, n in study.nodes.items()}
     rows: dict[tuple, dict[int, Node]] = {}  # stages of one path by seed, parents before children
     for stage in study.stages.values():
-        key = (stage.kind != "world", stage.kind == "train", stage.path)
+        own = "" if stage.kind == "train" else stage.name
+        key = (KINDS.index(stage.kind), own, stage.path)
         rows.setdefault(key, {})[stage.seed] = stage
     table = [["stage", "steps", "tokens", *([f"seed {s}" for s in seeds] if wide else ["done"])]]
     for _, row in sorted(rows.items(), key=lambda item: item[0]):

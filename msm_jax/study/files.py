@@ -1,20 +1,40 @@
 """Where a study keeps its things, and the marks that say which nodes are done.
 
+    stages/ID/        a world, corpus, tokenizer or training stage, or the base
+    stages/ID/model   of the base and of a run that was adopted: its weights, or a link to them
+    evals/ID/         the evaluations of the stage ID
+    arms/ARM/seedN/   links to the stages and evaluations of an arm
+
 A mark is written last, so that what a killed process left never looks done.
 """
 
 import contextlib
+import os
 import pathlib
 from collections.abc import Iterator
 
 from msm_jax.errors import UserError
-from msm_jax.files import lock, read_json
-from msm_jax.study.graph import WORLD, Node
+from msm_jax.files import link, lock, read_json
+from msm_jax.study.contents import made_path
+from msm_jax.study.makers import role_of
+from msm_jax.study.node import Node
 
 
 def stage_dir(workdir: pathlib.Path, stage_id: str) -> pathlib.Path:
-    """The directory of a world, a tokenizer or a training stage."""
+    """The directory of every node but evaluations."""
     return workdir / "stages" / stage_id
+
+
+def model_dir(workdir: pathlib.Path, stage_id: str) -> pathlib.Path:
+    """Where the weights of a training stage, or of the base, are: a run or a checkpoint."""
+    folder = stage_dir(workdir, stage_id)
+    return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def link_base(workdir: pathlib.Path, node: Node) -> None:
+    """Point to where the base is now, which may have been moved since."""
+    if not node.config["adapter"]:
+        link(stage_dir(workdir, node.id) / "model", os.path.abspath(node.config["path"]))
 
 
 def directory(workdir: pathlib.Path, node: Node) -> pathlib.Path:
@@ -24,11 +44,13 @@ def directory(workdir: pathlib.Path, node: Node) -> pathlib.Path:
     return stage_dir(workdir, node.id)
 
 
-def place(workdir: pathlib.Path, path: str, node: Node) -> pathlib.Path:
-    """A path of a node's config as a file."""
-    if path.startswith(WORLD):
-        return stage_dir(workdir, node.inputs["world"]) / path.removeprefix(WORLD)
-    return pathlib.Path(path)
+def place(workdir: pathlib.Path, path: str, node: Node) -> str:
+    """A path of a node's config with the directory of the node that makes the file."""
+    found = made_path(path)
+    if found is None:
+        return path
+    folder = stage_dir(workdir, node.inputs[role_of(found.name)])
+    return f"{found.before}{folder / found.inside}"
 
 
 def mark_path(workdir: pathlib.Path, node: Node) -> pathlib.Path:

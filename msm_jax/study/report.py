@@ -1,13 +1,15 @@
 """report.html: one file that shows what a study found, made from results.json and its files."""
 
+import itertools
 import pathlib
 from typing import Any
 
 from msm_jax import page
+from msm_jax.data.sources import read_source
 from msm_jax.files import dumps, new_file, read_json, read_jsonl
 from msm_jax.study import files, plots
 from msm_jax.study.display import clock, counted
-from msm_jax.study.graph import WORLD, Study
+from msm_jax.study.graph import Study
 from msm_jax.study.results import CHANCE, interval_text, mean_of
 
 
@@ -91,7 +93,7 @@ def _losses(study: Study, workdir: pathlib.Path) -> dict[str, str]:
     curves: dict[str, list] = {}
     for stage in study.stages.values():
         if stage.kind == "train":
-            rows = read_jsonl(files.directory(workdir, stage) / "metrics.jsonl")
+            rows = read_jsonl(files.model_dir(workdir, stage.id) / "metrics.jsonl")
             curves.setdefault(stage.name, []).append((stage.path[-2:][0], rows))
     return {name: plots.svg_uri(plots.losses(name, some)) for name, some in curves.items()}
 
@@ -111,11 +113,12 @@ def _corpora(study: Study, workdir: pathlib.Path, seed: int) -> list[tuple[str, 
     for stage in study.stages.values():
         for name, source in stage.config.get("data", {}).items() if stage.seed == seed else ():
             if (path := source["path"]) not in found:
-                run = read_json(files.directory(workdir, stage) / "config.json") or {}
+                run = read_json(files.model_dir(workdir, stage.id) / "config.json") or {}
                 record = run.get("corpora", {}).get(name, {})
                 size = f"{record.get('documents', 0):,} records, {record.get('tokens', 0):,} tokens"
-                rows = read_jsonl(files.place(workdir, path, stage), limit=4)
-                found[path] = (path.removeprefix(WORLD), size, rows)
+                rows = itertools.islice(read_source(files.place(workdir, path, stage)), 4)
+                shown = [row for _, row in rows if isinstance(row, dict)]
+                found[path] = (path.removeprefix("{world}/"), size, shown)
     return list(found.values())
 
 

@@ -16,7 +16,8 @@ from msm_jax.command import Preempted
 from msm_jax.errors import UserError
 from msm_jax.study import files
 from msm_jax.study.display import Progress
-from msm_jax.study.graph import Node, Study
+from msm_jax.study.graph import Study
+from msm_jax.study.node import Node
 from msm_jax.study.worker import environment, work
 
 _SAVING = 120.0  # seconds that workers have for saving once they are asked to stop
@@ -46,6 +47,9 @@ def run(study: Study, workdir: pathlib.Path) -> None:
       Failed: a node broke down; the message names its log.
       Preempted: SIGTERM, SIGHUP or SIGINT came, and the workers have saved.
     """
+    for node in study.stages.values():
+        if node.kind == "base":
+            files.link_base(workdir, node)
     urgency = _urgency(study)
     todo = [node for node in study.nodes.values() if files.read_mark(workdir, node) is None]
     todo.sort(key=lambda node: -urgency[node.id])
@@ -173,7 +177,8 @@ class _Runner:
         elif self._problem is None:
             log = files.directory(self._workdir, node) / "log.txt"
             failed = Failed(f"{node.title}: {text}\nlog: {log}\nwhat is done is kept")
-            known = {"mistake": UserError(text), "preempted": Preempted(text)}
+            waiting = UserError(f"{node.title}: set {text}, and run the same command again")
+            known = {"waiting": waiting, "mistake": UserError(text), "preempted": Preempted(text)}
             self._stop(known.get(outcome, failed))
 
     def _stop(self, problem: Exception) -> None:

@@ -22,13 +22,16 @@ import traceback
 from collections.abc import Callable
 from importlib import metadata
 from multiprocessing.connection import Connection
+from typing import Any
 
 import msm_jax
 from msm_jax import compile_cache
 from msm_jax.command import Preempted, message_of
+from msm_jax.data.sources import TFDS, source_files
 from msm_jax.errors import UserError
 from msm_jax.files import (
     delete,
+    link,
     lock,
     read_json,
     sha256_file,
@@ -37,7 +40,9 @@ from msm_jax.files import (
     write_jsonl,
 )
 from msm_jax.study import files
-from msm_jax.study.graph import Node, evaluation_identities, with_files
+from msm_jax.study.graph import evaluation_identities, with_files
+from msm_jax.study.makers import corpus_paths
+from msm_jax.study.node import Node, Waiting
 
 LIBRARIES = "jax jaxlib flax optax orbax-checkpoint grain sentencepiece numpy".split()
 CHATS = 3  # sampled chats of every stage that is evaluated
@@ -77,7 +82,7 @@ def work(connection: Connection, number: int, workdir: pathlib.Path, platform_na
     """Run the nodes that are received, until None is.
 
     The reply to each is (outcome, text): "done" and the result in a few words, "mistake" and a
-    UserError's message, "preempted", or "crash".
+    UserError's message, "waiting" and the name of a variable, "preempted", or "crash".
     """
     for name in (signal.SIGINT, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)  # they reach every process; the runner decides
@@ -110,6 +115,8 @@ def _outcome(node: Node, workdir: pathlib.Path) -> tuple[str, str]:
         return "done", run_node(node, workdir)
     except Preempted as stop:
         return "preempted", str(stop)
+    except Waiting as need:
+        return "waiting", str(need)
     except Exception as error:
         if (message := message_of(error)) is not None:
             return "mistake", f"{node.title}: {message}"
@@ -182,6 +189,51 @@ def _build_world(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Res
     return {"files": len(built), "bytes": size}, f"{len(built):,} files, {size:,} bytes"
 
 
+def _generate(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
+    from ml_collections import ConfigDict
+
+    from msm_jax.corpus.backends import missing_key
+    from msm_jax.corpus.run import Generation
+    from msm_jax.generate import local_sampler, token_counter
+
+    config = ConfigDict(json.loads(json.dumps(node.config)))
+    for key, path in corpus_paths(node.config).items():
+        config.update_from_flattened_dict({key: _existing(workdir, path, node)})
+    for role in ("writer", "critic"):
+        if name := missing_key(config[role]):
+            raise Waiting(name)
+    count = token_counter(config.tokenizer)
+    generation = Generation(config, folder, print, None, count, local_sampler)
+    found = generation.run()
+    if config.make == "spec":
+        return {"words": found["words"]}, f"a spec of {found['words']:,} words"
+    summary = {"records": found["records"], "tokens": found["tokens"]["sum"]}
+    return summary, f"{summary['records']:,} records, {summary['tokens']:,} tokens"
+
+
+def _prepare_base(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
+    """A link to the base, or the base with its adapter merged, which all seeds share."""
+    import jax
+
+    from msm_jax.model import abstract_params
+    from msm_jax.train.start import shape_of
+
+    config, model = node.config, folder / "model"
+    if config["adapter"]:
+        from msm_jax.api import load
+
+        merged = workdir / "bases" / config["content"][:12]
+        with lock(merged.with_name(f"{merged.name}.lock"), "", wait=True):
+            if not merged.is_dir():
+                load(config["path"], config["adapter"]).merged().save(merged)
+        link(model, os.path.relpath(merged, folder))
+    else:
+        files.link_base(workdir, node)
+    leaves = jax.tree.leaves(abstract_params(shape_of(str(model))))
+    count = sum(leaf.size for leaf in leaves)
+    return {"parameters": count}, f"{count:,} parameters"
+
+
 def _train_tokenizer(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
     from msm_jax.data.chat import CHAT_FORMATS
     from msm_jax.data.tokenizer import TOKENIZER_FILE, load_tokenizer, train_sentencepiece
@@ -210,33 +262,45 @@ def _train(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
     if tokenizer := node.inputs.get("tokenizer"):
         config["tokenizer"] = str(files.stage_dir(workdir, tokenizer) / TOKENIZER_FILE)
     if parent := node.inputs.get("parent"):
-        config["parent"] = str(files.stage_dir(workdir, parent))
+        config["parent"] = str(files.model_dir(workdir, parent))
     summary = train(ConfigDict(config), folder)
     probes = "".join(f", {name} {rate:.2f}" for name, rate in summary["probes"].items())
     return summary, f"{summary['steps']:,} steps, loss {summary['loss']:.3f}{probes}"
 
 
 def _existing(workdir: pathlib.Path, path: str, node: Node) -> str:
-    """The file of a path; UserError with the files that are beside it."""
-    file = files.place(workdir, path, node)
-    if not file.is_file():
+    """The file, or source of data, of a path; UserError with the files that are beside it."""
+    found = files.place(workdir, path, node)
+    file = pathlib.Path(found)
+    if found.startswith(TFDS) or any(letter in file.name for letter in "*?"):
+        source_files(found)
+    elif not file.is_file():
         others = sorted(other.name for other in file.parent.glob("*" + file.suffix))
         raise UserError(f"{path}: there is no such file; in its directory are {others}")
-    return str(file)
+    return found
 
 
 # ------------------------------------------------------------------ evaluations
 
 
-def _evaluate(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
+def load_stage(workdir: pathlib.Path, stage_id: str) -> tuple[pathlib.Path, Any]:
+    """(directory, model) of a training stage or of the base, as evaluations ask it."""
     from msm_jax.api import load
+
+    mark = read_json(files.stage_dir(workdir, stage_id) / "stage.json") or {}
+    requested = mark["config"]["chat_format"] if mark.get("kind") == "base" else None
+    run = files.model_dir(workdir, stage_id)
+    return run, load(run, chat_format=requested or None)
+
+
+def _evaluate(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
     from msm_jax.evals import evaluate_preferences
     from msm_jax.weights.checkpoints import load_params
 
     delete_outdated(folder, node.config)
     write_json(files.mark_path(workdir, node), {"config": node.config})
-    run = files.stage_dir(workdir, node.inputs["parent"])
-    model, rates = load(run), []
+    run, model = load_stage(workdir, node.inputs["parent"])
+    rates = []
     for name, settings in node.config.items():
         evaluated = model
         if settings["step"] is not None:
@@ -294,6 +358,8 @@ def _sample_chats(model, node: Node, workdir: pathlib.Path) -> list[dict]:
 # What each kind of node does: (node, working directory, its directory) -> Result.
 RUN: dict[str, Callable[[Node, pathlib.Path, pathlib.Path], Result]] = {
     "world": _build_world,
+    "corpus": _generate,
+    "base": _prepare_base,
     "tokenizer": _train_tokenizer,
     "train": _train,
     "evals": _evaluate,

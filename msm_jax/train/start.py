@@ -112,7 +112,7 @@ def model_config(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
     fields = dict(config.model)
     name = fields.pop("preset", "")
     if name:
-        shape = _parents_shape(config.parent) if name == "parent" else preset(name)
+        shape = shape_of(config.parent) if name == "parent" else preset(name)
         model = dataclasses.replace(shape, **{key: fields[key] for key in OURS})
     else:
         fields["vocab_size"] = fields["vocab_size"] or tokenizer.vocab_size
@@ -125,7 +125,8 @@ def model_config(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
     return model
 
 
-def _parents_shape(parent: str) -> ModelConfig:
+def shape_of(parent: str) -> ModelConfig:
+    """The model of a run or a Hugging Face checkpoint; no weights are read."""
     if not parent:
         raise UserError('model.preset="parent" needs a parent')
     if _is_run(parent):

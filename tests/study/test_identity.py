@@ -13,7 +13,7 @@ from msm_jax.settings import Form, Named
 from msm_jax.study import files, results, worker
 from msm_jax.study.config import STUDY, evaluation
 from msm_jax.study.graph import make_study
-from msm_jax.train.config import probe, source
+from msm_jax.train.config import MODEL, probe, source
 
 # Values where the default's neighbour could not be; None: another test's, or what has no meaning
 # by itself.
@@ -23,7 +23,10 @@ OTHER = {
     "world.builder": None,
     "tokenizer.corpus": "docs.jsonl",
     "train.tokenizer": None,
-    "train.parent": None,
+    "train.parent": None,  # refused: base
+    "base.path": None,
+    "base.adapter": None,  # refused without a path
+    "corpora": None,
     "train.seed": None,  # refused: seeds
     "train.chat_format": "chatml",
     "stages": None,
@@ -119,18 +122,20 @@ def parent(tmp_path, tiny):
     (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "generation_config.json").write_text('{"eos_token_id": 3}')
     with tiny.unlocked():
-        tiny.train.parent = str(folder)
+        tiny.base.path = str(folder)
+        for key in ("width", "layers", "heads", "kv_heads", "head_dim", "mlp_width"):
+            tiny.train.model[key] = MODEL.keys[key].default
     return folder
 
 
 def test_the_checkpoint_that_a_study_starts_from_counts_by_content(tiny, parent):
     begun = names(tiny)[0]
-    assert len(begun) == 3  # no tokenizer is trained: it is the parent's
+    assert len(begun) == 4  # no tokenizer is trained: it is the base's
 
     now = lambda: names(tiny)[0]
 
     moved = shutil.copytree(parent, parent.parent / "moved")
-    tiny.train.parent = str(moved)
+    tiny.base.path = str(moved)
     assert now() == begun
     for name in ("model.safetensors", "config.json", "generation_config.json"):
         before = (moved / name).read_bytes()

@@ -1,0 +1,73 @@
+"""A node of a study's graph: one job, named by a hash of what decides its result."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from msm_jax.files import sha256_json
+
+FORMAT = 3  # 3: hashes of JSON everywhere
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One job of the graph.
+
+    Attributes:
+      digest: SHA-256 of everything that it is made of; `id` is its beginning.
+      kind: "world", "corpus", "base", "tokenizer", "train", or "evals" (all evaluations of one
+        stage).
+      name: of a training stage a key of the config's `stages`, of a corpus one of `corpora`, else
+        the kind.
+      path: names of the training stages that lead here, this one last.
+      seed: of world, weights and data order.
+      config: as JSON, with paths as the config has them; of "evals" settings by evaluation.
+      inputs: ids of the nodes that it is made from, as "world", "corpora.NAME", "tokenizer",
+        "parent" (the stage or base that a stage starts from, or that is evaluated).
+      counted: the steps that steps=0 stands for, once they are known.
+    """
+
+    digest: str
+    kind: str
+    name: str
+    path: tuple[str, ...]
+    seed: int
+    config: dict
+    inputs: dict[str, str]
+    counted: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.digest[:12]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps; 0 where they are not known yet."""
+        return self.config["steps"] or self.counted if self.kind == "train" else 0
+
+    @property
+    def tokens(self) -> int:
+        """Token slots of all steps; an upper bound, because probes may end a stage early."""
+        return self.steps and self.steps * self.config["rows"] * self.config["sequence_length"]
+
+    @property
+    def title(self) -> str:
+        if self.kind == "corpus":
+            return f"corpus {self.name}"
+        verb = "evaluate " if self.kind == "evals" else ""
+        what = " > ".join(self.path) or ("base" if verb else self.kind)
+        return f"{verb}{what}, seed {self.seed}"
+
+
+class Waiting(Exception):
+    """A node cannot begin: a variable of the environment is not set; the message is its name."""
+
+
+Makers = Mapping[str, Node]  # by the name in "{name}/...": "world", and those of config.corpora
+
+
+def digest_of(kind: str, **content) -> str:
+    return sha256_json({"format": FORMAT, "kind": kind, **content})
+
+
+def inputs_of(**nodes: Node | None) -> dict[str, str]:
+    return {role: node.id for role, node in nodes.items() if node}
