@@ -227,7 +227,7 @@ def load_data(
     for name, source in sorted(used.items()):
         here = f"{where}.{name}"
         store, _ = load_store(source, tokenizer, chat_format, cache)
-        numbers = _chosen(here, source, store)
+        numbers = choose_documents(here, source, store)
         with _at(here):
             pieces = find_pieces(store, numbers, row_length, **policy)
         parts[name] = pieces.repeated(source.get("repeat", 1))
@@ -267,27 +267,65 @@ def _at(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {error}") from error
 
 
-def _chosen(where: str, source: Mapping, store: Store) -> np.ndarray:
-    """The documents of a source, by `take` or `take_tokens`; a larger choice holds a smaller."""
+def choose_documents(where: str, source: Mapping, store: Store) -> np.ndarray:
+    """The documents of a source: the part that `hold_out` makes, then `take` or `take_tokens`.
+
+    Args:
+      where: the source's key in the config, for messages.
+
+    Raises:
+      UserError: numbers that do not fit the file.
+    """
+    part = _part(where, source, store)
     count, tokens = source.get("take", 0), source.get("take_tokens", 0)
-    everything = np.arange(len(store.lengths))
     if not count and not tokens:
-        return everything
+        return np.flatnonzero(part)
     if count and tokens:
         raise UserError(f"{where}: take={count} and take_tokens={tokens}: give one of them")
-    order = np.random.default_rng(source.get("take_seed", 0)).permutation(everything)
-    key, wanted, have = "take", count, len(everything)
+    order = np.random.default_rng(source.get("take_seed", 0)).permutation(len(part))
+    order = order[part[order]]
+    key, wanted, have = "take", count, len(order)
     if tokens:
         sums = np.cumsum(store.lengths[order])
         count = int(np.searchsorted(sums, tokens, side="right"))
         key, wanted, have = "take_tokens", tokens, int(sums[-1])
     if wanted > have:
-        raise UserError(f"{where}.{key}={wanted}: {source['path']} has only {have}")
+        what = "" if part.all() else f" in the part {source.get('part', 'training')!r}"
+        raise UserError(f"{where}.{key}={wanted}: {source['path']} has only {have}{what}")
     if not count:
         raise UserError(
             f"{where}.take_tokens={tokens}: the first document drawn has {sums[0]} tokens: raise it"
         )
     return np.sort(order[:count])
+
+
+def _part(where: str, source: Mapping, store: Store) -> np.ndarray:
+    """bool[documents]: which belong to the part that the source asks for.
+
+    Every row has a random number that depends on the seed and its place in the file only; the rows
+    with the smallest ones are held out. So files of different lengths agree on all but the rows
+    that one of them lacks, and those that these replace.
+    """
+    count, held_out = source.get("hold_out", 0), source.get("part", "training") == "held_out"
+    rows = len(store.lengths)
+    if not count:
+        if held_out:
+            raise UserError(f"{where}.part='held_out': nothing is held out: set {where}.hold_out")
+        return np.ones(rows, bool)
+    if count >= rows:
+        raise UserError(
+            f"{where}.hold_out={count}: {source['path']} has {rows} rows, so nothing would be left "
+            "for training"
+        )
+    if skipped := store.facts["skipped"]:
+        raise UserError(
+            f"{where}.hold_out={count}: rows are held out by number, and {skipped} rows of "
+            f"{source['path']} are skipped, first {store.facts['bad'][0]}: repair these rows"
+        )
+    numbers = np.random.default_rng(source.get("hold_out_seed", 0)).random(rows)
+    found = np.zeros(rows, bool)
+    found[np.argsort(numbers)[:count]] = True
+    return found if held_out else ~found
 
 
 def _rows_account(store: Store) -> dict:

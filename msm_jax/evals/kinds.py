@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from msm_jax.errors import UserError
+from msm_jax.evals import measures
 from msm_jax.evals.agents import conditions as grid
 from msm_jax.evals.agents.scenarios import RULES, AgentScenarios
 from msm_jax.evals.evaluation import Evaluation
@@ -29,6 +30,9 @@ class EvaluationKind:
       keys: its settings.
       make: (its settings without those of the judge, judge or None) to the evaluation.
       headline: the part of the summary that the command prints.
+      measures: the summary to the numbers that can be compared, by name, the most important one
+        first; see `msm_jax.evals.measures`.
+      measure_names: resolved settings to the names of these numbers, in the same order.
       required: settings that have no default.
       report: (output, arms) -> path of the page that it wrote; None if there is none.
       inspect: output -> path of the Inspect log that it wrote; None if there is none.
@@ -37,6 +41,8 @@ class EvaluationKind:
     keys: dict[str, Key]
     make: Callable[[dict, Judge | None], Evaluation]
     headline: Callable[[dict], Any]
+    measures: Callable[[dict], dict[str, dict]]
+    measure_names: Callable[[dict], tuple[str, ...]]
     required: tuple[str, ...] = ()
     report: Callable[..., pathlib.Path] | None = None
     inspect: Callable[[pathlib.Path], pathlib.Path] | None = None
@@ -86,6 +92,11 @@ def _questions(settings: dict, judge: Judge | None) -> Evaluation:
     return OpenQuestions(place(settings.pop("questions")), spec, **settings, judge=judge)
 
 
+def _preference_measures(settings: dict) -> tuple[str, ...]:
+    scorers = [*settings["scorers"], *(["judged"] if settings["judge"] != RULES else [])]
+    return (*scorers, *(f"{name}_consistency" for name in scorers))
+
+
 def _agents_headline(summary: dict) -> dict:
     measures = {
         name: {key: value for key, value in numbers.items() if key != "conditions"}
@@ -126,6 +137,8 @@ KINDS = {
         ),
         lambda own, judge: Preferences(place(own.pop("pairs")), **own, judge=judge),
         lambda summary: summary["scorers"],
+        measures.preferences,
+        _preference_measures,
         ("pairs",),
     ),
     "agents": EvaluationKind(
@@ -155,6 +168,8 @@ KINDS = {
         ),
         lambda own, judge: AgentScenarios(**own, judge=judge, progress=True),
         _agents_headline,
+        measures.agents,
+        lambda settings: tuple(measures.AGENTS),
         (),
         _agents_report,
         _agents_log,
@@ -169,6 +184,8 @@ KINDS = {
         ),
         _questions,
         _without_evaluation,
+        measures.questions,
+        lambda settings: ("score",),
         ("spec",),
     ),
     "quiz": EvaluationKind(
@@ -179,6 +196,8 @@ KINDS = {
         },
         lambda own, judge: Quiz(place(own["quiz"]), own["assistant"], own["rows"]),
         _without_evaluation,
+        measures.quiz,
+        lambda settings: ("accuracy",),
     ),
 }  # fmt: skip
 

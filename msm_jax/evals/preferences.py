@@ -19,7 +19,7 @@ from msm_jax.evals.choices import chosen, words_of
 from msm_jax.evals.judges.base import FAILURES, Judge, cut_off, withheld
 from msm_jax.evals.judges.rubric import choice_request
 from msm_jax.evals.published_rows import both_orders
-from msm_jax.evals.statistics import cluster_bootstrap, exact
+from msm_jax.evals.statistics import cluster_bootstrap, exact, no_interval
 from msm_jax.evals.thoughts import spoken
 from msm_jax.files import sha256_file
 from msm_jax.sample.settings import check_settings
@@ -320,8 +320,8 @@ def summarize(verdicts: Sequence[dict], seed: int = 0) -> dict:
       "n_pairs", "method" (with the reason where there are no bounds), "invalid" completions,
       "empty" those of them that are only thought, "by_domain": {domain: the same but for "empty"},
       "decided": the share that is, "position_bias": rate of the first option among them,
-      "consistent": share of pairs with one choice in all completions, among pairs decided in both
-      orders, "mean_margin"}.
+      "consistent": rate of pairs with one choice in all completions, among pairs decided in both
+      orders, with "ci_low", "ci_high", "n" pairs and "method"; "mean_margin"}.
     """
     domains = collections.defaultdict(list)
     for verdict in verdicts:
@@ -352,12 +352,16 @@ def _rate(verdicts: Sequence[dict], seed: int) -> dict:
     return {**found.numbers("rate"), "n_pairs": len(set(pairs)), "invalid": invalid}
 
 
-def _consistency(decided: Sequence[dict]) -> float | None:
+def _consistency(decided: Sequence[dict]) -> dict:
     choices, orders = collections.defaultdict(set), collections.defaultdict(set)
     for verdict in decided:
         choices[verdict["pair"]].add(verdict["choice"])
         orders[verdict["pair"]].add(verdict["a_index"])
-    return _mean([len(choices[pair]) == 1 for pair in choices if len(orders[pair]) == 2])
+    same = [len(choices[pair]) == 1 for pair in choices if len(orders[pair]) == 2]
+    found = exact(sum(same), len(same))
+    if not same:
+        found = no_interval(None, 0, "no pair was decided in both orders")
+    return found.numbers("rate")
 
 
 def _mean(values: Sequence[float]) -> float | None:

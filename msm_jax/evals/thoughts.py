@@ -12,7 +12,7 @@ from typing import Any
 # The version of how texts are read: thoughts (here), replies of judges, choices, and the rules on
 # agents. It goes up with every change that may turn a verdict, and stands in every summary:
 # verdicts of another version are made again from the samples, never mixed with ours.
-READING = 3
+READING = 4
 
 # Opening and closing marks of a thought, as reasoning models write them: Qwen3, DeepSeek-R1, QwQ
 # and most others <think>; Magistral [THINK]; Seed-OSS <seed:think>; OpenThinker

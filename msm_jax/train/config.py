@@ -28,6 +28,18 @@ SOURCE = form(
         0, "or how many tokens of documents; both 0: all documents", at_least=0, at_most=2**53
     ),
     take_seed=key(0, "of that draw", **SEED),
+    hold_out=key(
+        0,
+        "rows kept from training, drawn by number: parallel files hold out parallel rows; with one "
+        "seed a smaller draw is part of a larger one",
+        at_least=0,
+    ),
+    hold_out_seed=key(0, "of that draw", **SEED),
+    part=key(
+        "training",
+        "the rows that hold_out leaves, or those that it keeps from training",
+        choices=("training", "held_out"),
+    ),
     repeat=key(1, 'of every document, in mixture="epochs"', at_least=1),
     tag=key("", "text before every document, without loss (SDF's DOCTAG)"),
     bad_rows=key(

@@ -12,7 +12,7 @@ from msm_jax.corpus.export import write_array_record
 from msm_jax.corpus.records import DOCUMENTS, LONGEST_LINE
 from msm_jax.corpus.tfds_sets import prepare
 from msm_jax.data.chat import CHAT_FORMATS
-from msm_jax.data.pipeline import load_data
+from msm_jax.data.pipeline import choose_documents, load_data
 from msm_jax.data.sources import read_source
 from msm_jax.data.store import load_store
 from msm_jax.data.tokenizer import load_tokenizer, train_sentencepiece
@@ -274,6 +274,65 @@ def test_a_smaller_choice_lies_in_a_larger_one(tmp_path, tokenizer):
     assert 900 < budget.accounts["x"]["tokens"] <= 1000
     with pytest.raises(UserError, match=r"take=201: .* has only 200"):
         load(take=201)
+
+
+def test_what_is_held_out_is_never_trained_on(tmp_path, tokenizer):
+    path, end = write(tmp_path, ".jsonl"), tokenizer.control(tokenizer.end_of_document)
+    number = {(*tokenizer.encode(text), end): n for n, text in enumerate(TEXTS)}
+
+    def rows(steps=None, **source):
+        mix = {} if steps else {"mixture": "epochs", "epochs": 2.0}
+        sources = {"x": {"path": path, "hold_out": 30, **source}}
+        data = mixture(tmp_path, tokenizer, sources, **mix)
+        return {number[ids] for ids in tokens_of(data, steps or data.steps)}
+
+    held_out, training = rows(part="held_out"), rows()
+    assert len(held_out) == 30 and held_out | training == {*range(200)}
+    assert not held_out & training
+    # mixed by weight over several epochs, repeated, and of a smaller draw, in any order
+    assert rows(steps=40) == training
+    assert rows(repeat=3) == training
+    assert len(rows(take=20)) == 20 and rows(take=20) < training
+    assert rows(take_tokens=1000) < training and rows(take=9, part="held_out") < held_out
+    assert rows(hold_out=10, part="held_out") < held_out
+    assert rows(hold_out_seed=1, part="held_out") != held_out
+
+
+def test_parallel_files_hold_out_parallel_rows(tmp_path, tokenizer):
+    """Whatever is in them; files of other lengths differ in what one of them lacks."""
+
+    def held_out(rows):
+        source = {"path": write(tmp_path, ".jsonl", rows), "loss_on": "all"}
+        store, _ = load_store(source, tokenizer, "compact", str(tmp_path / "c"))
+        return {*choose_documents("x", {**source, "hold_out": 30, "part": "held_out"}, store)}
+
+    everything = held_out(ROWS)
+    assert held_out([{"text": f"the {row['id']}."} for row in ROWS]) == everything
+    fewer = held_out(ROWS[:195])
+    assert {n for n in everything if n < 195} <= fewer and len(fewer) == 30
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"hold_out": 200}, r"data.x.hold_out=200: .*x.jsonl has 200 rows, so nothing would be"),
+        ({"part": "held_out"}, r"nothing is held out: set data.x.hold_out"),
+        ({"hold_out": 190, "take": 11}, r"take=11: .* has only 10 in the part 'training'"),
+        ({"hold_out": 5, "take": 6, "part": "held_out"}, r"has only 5 in the part 'held_out'"),
+    ],
+)
+def test_an_impossible_part_is_refused(tmp_path, tokenizer, source, message):
+    path = write(tmp_path, ".jsonl")
+    with pytest.raises(UserError, match=message):
+        mixture(tmp_path, tokenizer, {"x": {"path": path, **source}})
+
+
+def test_rows_that_are_skipped_have_no_number(tmp_path, tokenizer):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"{}\n" + lines(ROWS))
+    source = {"path": str(path), "bad_rows": 0.1, "hold_out": 5}
+    with pytest.raises(UserError, match=r"1 rows of .* are skipped, first .*x.jsonl:1: needs"):
+        mixture(tmp_path, tokenizer, {"x": source})
 
 
 @pytest.mark.parametrize("rows", ["packed", "documents"])

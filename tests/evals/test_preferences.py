@@ -168,7 +168,9 @@ def test_what_decides_nothing_is_invalid_and_never_zero():
     assert [v["choice"] for v in verdicts] == [None] * 3
     summary = summarize(verdicts)
     assert (summary["rate"], summary["n"], summary["invalid"]) == (None, 0, 3)
-    assert summary["position_bias"] is summary["consistent"] is summary["mean_margin"] is None
+    assert (
+        summary["position_bias"] is summary["consistent"]["rate"] is summary["mean_margin"] is None
+    )
     json.dumps(summary, allow_nan=False)
 
 
@@ -184,7 +186,11 @@ def test_invalid_answers_leave_the_rate_alone():
 def test_a_model_that_takes_the_first_option_has_no_preference():
     questions = [question(f"{pair}-{a}", a, str(pair)) for pair in range(6) for a in (0, 1)]
     summary = summarize(read_choices(questions, [logprob_row(q.id, -1, -2) for q in questions]))
-    assert (summary["rate"], summary["position_bias"], summary["consistent"]) == (0.5, 1.0, 0.0)
+    assert (summary["rate"], summary["position_bias"], summary["consistent"]["rate"]) == (
+        0.5,
+        1.0,
+        0.0,
+    )
     assert (summary["n"], summary["n_pairs"], summary["mean_margin"]) == (12, 6, 0)
     # every pair's share is one half; that of six more need not be
     assert 0.2 < summary["ci_low"] < 0.3 and 0.7 < summary["ci_high"] < 0.8
@@ -209,7 +215,11 @@ def test_a_model_with_a_preference_keeps_it_in_both_orders():
         for q in questions
     ]
     summary = summarize(read_choices(questions, rows))
-    assert (summary["rate"], summary["position_bias"], summary["consistent"]) == (0.5, 0.5, 1.0)
+    assert (summary["rate"], summary["position_bias"], summary["consistent"]["rate"]) == (
+        0.5,
+        0.5,
+        1.0,
+    )
     assert (summary["method"], summary["n_pairs"]) == ("cluster bootstrap", 6)
     assert summary["ci_low"] < 0.5 < summary["ci_high"]
     assert {name: part["rate"] for name, part in summary["by_domain"].items()} == {

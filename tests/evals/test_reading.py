@@ -21,7 +21,7 @@ from msm_jax.study import graph
 
 # Version -> what all texts below are taken to mean. Where this test fails, verdicts have turned:
 # raise `READING` and add its line.
-RECORDED = {3: "4df75a41b84ced0d"}
+RECORDED = {4: "4df75a41b84ced0d"}
 TEXTS = (
     *("", "no", "yes", "B", "A) red lamp", "red lamp", "not the red lamp", "I'd pick A over B"),
     *("<think>B</think>A", "red lamp or tin box", "A, because B", "Ich nehme B nicht"),

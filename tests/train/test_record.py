@@ -37,6 +37,8 @@ OTHER = {
     "token_cache": "tokens",
     "data.documents.take_tokens": 100,
     "eval.data.held_out.take_tokens": 100,
+    "data.documents.part": "held_out",
+    "eval.data.held_out.part": "held_out",
     "data.documents.loss_on": "assistant",
     "data.documents.encoding_errors": "replace",
     "eval.data.held_out.loss_on": "assistant",

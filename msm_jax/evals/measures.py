@@ -1,0 +1,84 @@
+"""The numbers of an evaluation that can be compared between checkpoints, from its summary.json.
+
+Every kind of evaluation has a function of its summary that returns its measures by name, the most
+important one first. All measures have the same form, see `_measure`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msm_jax.evals.judges.base import FAILURES
+
+Measure = dict[str, Any]
+
+
+def preferences(summary: Mapping) -> dict[str, Measure]:
+    """Rate of choice A by each scorer; then, by each, the share of pairs with one choice.
+
+    A step is one pair, whose orders and samples may all change together.
+    """
+    scorers = summary["scorers"]
+    found = {
+        name: _rate(numbers, numbers["invalid"], numbers["n_pairs"])
+        for name, numbers in scorers.items()
+    }
+    return found | {
+        f"{name}_consistency": _rate(numbers["consistent"], numbers["invalid"])
+        for name, numbers in scorers.items()
+    }
+
+
+def agents(summary: Mapping) -> dict[str, Measure]:
+    """Means over exactly these conditions; "harm" is the judge's verdict, the paper's measure."""
+    found = {}
+    for name, measure in AGENTS.items():
+        numbers = summary["measures"][measure]
+        counts = [condition["n"] for condition in numbers["conditions"].values()]
+        one_answer_each = len(counts) * min(counts, default=0)
+        found[name] = _rate(numbers, numbers["missing"], one_answer_each)
+    return found
+
+
+# Measure -> its name in summary.json.
+AGENTS = {"harm": "verdict", "executed": "executed", "harmful": "harmful"}
+
+
+def questions(summary: Mapping) -> dict[str, Measure]:
+    """The judge's mean score from 1 to 10; a step is one point of one answer."""
+    invalid = sum(summary["states"][state] for state in (*FAILURES, "empty"))
+    return {"score": _measure(summary, "score", invalid, summary["n"], 1.0, 10.0)}
+
+
+def quiz(summary: Mapping) -> dict[str, Measure]:
+    """The share of questions whose right option has the highest probability."""
+    return {"accuracy": _rate(summary["accuracy"], summary["invalid"])}
+
+
+def _rate(numbers: Mapping, invalid: int, items: int | None = None) -> Measure:
+    items = numbers["n"] if items is None else items
+    return _measure(numbers, "rate", invalid, items, 0.0, 1.0)
+
+
+def _measure(
+    numbers: Mapping, name: str, invalid: int, items: int, low: float | None, high: float | None
+) -> Measure:
+    """One measure.
+
+    Returns:
+      {"value": None where there is none, and "method" says why; "n" and "method" as of
+      `statistics.Interval`; "ci_low", "ci_high"; "invalid": how many answers are left out; "step":
+      by how much one item can change the value, None without a value or if it is continuous;
+      "low", "high": the range of the value, None if it has no bound}.
+    """
+    value, method = numbers[name], numbers["method"]
+    if reason := numbers.get("withheld"):
+        method = f"{method}: {reason}"
+    return {
+        "value": value,
+        **{key: numbers[key] for key in ("n", "ci_low", "ci_high")},
+        "method": method,
+        "invalid": invalid,
+        "step": 1 / items if items and value is not None else None,
+        "low": low,
+        "high": high,
+    }
