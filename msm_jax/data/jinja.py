@@ -41,7 +41,8 @@ def writer(template: str, names: Mapping[str, Any]) -> Write:
         messages: Messages, generation_prompt: bool, tools: Sequence[Mapping] | None = None
     ) -> str:
         try:
-            return compiled.render(
+            return _environment().render(
+                compiled,
                 messages=list(messages),
                 add_generation_prompt=generation_prompt,
                 tools=list(tools) if tools else None,
@@ -59,7 +60,8 @@ def writer(template: str, names: Mapping[str, Any]) -> Write:
 def _environment() -> Any:
     import jinja2
     import jinja2.ext
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from msm_jax.data.sandbox import Sandbox
 
     class Generation(jinja2.ext.Extension):
         """{% generation %} ... {% endgeneration %} marks the tokens with loss."""
@@ -87,10 +89,10 @@ def _environment() -> Any:
         options: Any = {"indent": indent, "separators": separators, "sort_keys": sort_keys}
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
-    environment = ImmutableSandboxedEnvironment(
+    environment = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = TODAY.strftime
-    environment.filters["tojson"] = tojson
+    environment.add_filter("tojson", tojson)
     return environment

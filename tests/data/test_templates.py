@@ -182,7 +182,7 @@ def test_tags_do_not_count_as_text(small):
             "{% for m in messages if m.role == 'user' %}{{ m.content }}</s>{% endfor %}",
             "nothing of",
         ),
-        ("{{ 'a' * 9 ** 15 }}", "refuses this conversation: MemoryError"),
+        ("{{ 'a' * 9 ** 15 }}", "makes more than 33,554,432 characters"),
         ("{% generation %}", "endgeneration"),
         ("{% for m in messages %}", "chat template"),
         ("{{ messages[9].content.x }}", "refuses this conversation"),
