@@ -73,6 +73,7 @@ def situations(designs: Container[str] | None = None) -> list[Situation]:
     sizes = [(8, 2), (12, 2), (20, 2), (21, 2), (60, 2), (20, "1-2"), (20, "1-10"), (8, 10)]
     add("pairs or questions: clusters x answers", clustered, ALIKE, sizes)
     add("scores from 1 to 10: questions x answers", scores, ALIKE, [(7, 1), (28, 1), (28, 4)])
+    add("nats per token: documents", losses, [-0.5, 0.0, 0.5], [(8,), (32,), (150,)], 0.88)
     grids = [(1, 8), (1, 30), (2, 8), (3, 8), (9, 30), (27, 30), (27, 300)]
     add("mean, conditions fixed: conditions x answers", fixed, SPREADS, grids)
     drawn = [(2, 30), (3, 30), (8, 30), (20, 30), (27, 8), (27, 30), (27, 300)]
@@ -132,6 +133,15 @@ def scores(count, size, rng, studies, rate, alike):
     values = 1 + rng.binomial(9, of_question, (studies, count, size))
     sizes = np.full((studies, count), size)
     return s.bounded_mean_bounds(values.sum(-1), sizes, (1.0, 10.0)), 1 + 9 * rate
+
+
+def losses(count, rng, studies, rate, alike):
+    """Lengths have this standard deviation (of their logarithms), the nats per token of documents
+    .2 of their mean; long documents are harder, easier or neither."""
+    length, free = rng.normal(size=(2, studies, count))
+    sizes = np.exp(rate * length)
+    each = np.exp(0.2 * (alike * length + np.sqrt(1 - alike**2) * free) - 0.2**2 / 2)
+    return s.ratio_bounds(sizes * each, sizes), np.exp(alike * rate * 0.2)
 
 
 def fixed(count, n, rng, studies, rate, spread):

@@ -29,13 +29,14 @@ from msm_jax.data.template import (
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 from msm_jax.loading import ChatSource, choose_chat, is_checkpoint, read_model
-from msm_jax.model import ModelConfig, forward, logits, make_mesh
+from msm_jax.model import ModelConfig, batch_sharding, forward, logits, make_mesh
 from msm_jax.model.adapter import join, merge, without_adapter
 from msm_jax.model.decode import stacked, unstacked
 from msm_jax.outputs import output_dir
 from msm_jax.sample import Sample
 from msm_jax.sample.sampler import by_prompt, check_prompts
 from msm_jax.sample.settings import before_stop, stop_texts
+from msm_jax.train.loss import token_logprobs
 from msm_jax.weights import export, peft
 from msm_jax.weights.checkpoints import model_facts
 from msm_jax.weights.fingerprint import params_fingerprint
@@ -135,6 +136,21 @@ class Model:
             rows=rows,
             mesh=self.mesh,
         )
+
+    def token_logprobs(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """float32[B, T]: the log-probability of each target of a batch, as training computes it.
+
+        Args:
+          batch: as of `msm_jax.data.pipeline.as_batch`.
+
+        Raises:
+          UserError: rows or tokens that the mesh does not divide.
+        """
+        config = dataclasses.replace(self.config, attention="auto", remat="none")
+        if self.mesh is not None:
+            place = batch_sharding(self.mesh, *batch["tokens"].shape)
+            batch = {name: jax.device_put(array, place) for name, array in batch.items()}
+        return np.asarray(token_logprobs(config, self.params, dict(batch), self.mesh))
 
     def sample(self, prompts: Sequence[Prompt], n: int = 4, **settings: Any) -> list[list[Sample]]:
         """n samples per prompt, with their texts. Other settings are those of `stream`."""

@@ -81,7 +81,13 @@ def resolved_settings(names: list[str]) -> dict:
         if "kind" not in given:
             own["kind"] = recorded.get("kind", "preferences")
         # Files are recorded by their hashes alone.
-        known = kinds.KINDS[own["kind"]].keys.keys() - {"pairs", "questions", "quiz", "spec"}
+        known = kinds.KINDS[own["kind"]].keys.keys() - {
+            "pairs",
+            "questions",
+            "quiz",
+            "spec",
+            "documents",
+        }
         settings = {n: value for n, value in recorded.items() if n in known} | settings
     settings = kinds.resolve(own["kind"], settings)
     missing = [name for name in kinds.KINDS[own["kind"]].required if not settings[name]]

@@ -113,12 +113,17 @@ def cache_directory(named: str = "") -> pathlib.Path:
 
 
 def load_store(
-    source: Mapping, tokenizer: Tokenizer, chat_format: str, cache: str = ""
+    source: Mapping,
+    tokenizer: Tokenizer,
+    chat_format: str,
+    cache: str = "",
+    format: ChatFormat | UserError | None = None,
 ) -> tuple[Store, str]:
     """The store of a source, and its key; tokenizes what is not in the cache.
 
     Args:
       source: {"path", "loss_on", "tag", "bad_rows", "encoding_errors"} as in train/config.py.
+      format: the chat format of this name; None: the one that is found with the tokenizer.
 
     Raises:
       UserError: with file:line, for rows that cannot be used, if there are more than allowed.
@@ -127,9 +132,8 @@ def load_store(
     if chat_format not in FORMATS:
         raise UserError(f"chat_format={chat_format!r}: one of {sorted(FORMATS)}")
     path = os.fspath(source["path"])
-    format: ChatFormat | UserError
     try:
-        format = find_format(chat_format, tokenizer.directory or ".", tokenizer)
+        format = format or find_format(chat_format, tokenizer.directory or ".", tokenizer)
     except UserError as error:
         format = error  # raised by the first chat: documents need no format
     written = [format.source, format.fingerprint] if isinstance(format, ChatFormat) else None

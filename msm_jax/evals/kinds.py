@@ -11,11 +11,12 @@ from msm_jax.evals.agents import conditions as grid
 from msm_jax.evals.agents.scenarios import RULES, AgentScenarios
 from msm_jax.evals.evaluation import Evaluation
 from msm_jax.evals.judges.base import Judge
+from msm_jax.evals.losses import Losses, named_sources
 from msm_jax.evals.material import place
 from msm_jax.evals.preferences import SCORERS, Preferences
 from msm_jax.evals.questions import OpenQuestions
 from msm_jax.evals.quiz import Quiz
-from msm_jax.settings import ROWS, SEED, SHARE, Key, Problems, form, key
+from msm_jax.settings import COUNT, ROWS, SEED, SHARE, Key, Problems, form, key
 from msm_jax.spec.spec import load_spec
 
 JUDGES = ("anthropic", "openai", "checkpoint")
@@ -198,6 +199,37 @@ KINDS = {
         _without_evaluation,
         measures.quiz,
         lambda settings: ("accuracy",),
+    ),
+    "loss": EvaluationKind(
+        {
+            "documents": key(
+                (), "data files whose loss is measured, each as PATH or NAME=PATH, of every form "
+                "that training reads", of=str,
+            ),
+            "hold_out": key(
+                0, "how many rows of each file were kept from training, as in the data source; 0: "
+                "all rows are measured", at_least=0,
+            ),
+            "hold_out_seed": key(0, "seed of the draw of these rows", **SEED),
+            "part": key(
+                "held_out", "with hold_out, which rows to measure: those kept from training, or "
+                "the others", choices=("held_out", "training"),
+            ),
+            "loss_on": key(
+                "assistant", "the tokens of chats that have a loss", choices=("assistant", "all")
+            ),
+            "tag": key("", "text before every document, without loss, as in the data source"),
+            "sequence_length": key(
+                1024, "tokens in a row; longer documents are split, longer chats are an error",
+                at_least=2, at_most=2**30,
+            ),
+            "rows": key(8, "rows computed at a time", **COUNT, harmless=ROWS.harmless),
+        },
+        lambda own, judge: Losses(named_sources(own.pop("documents")), **own),
+        lambda summary: summary["sources"],
+        measures.losses,
+        lambda settings: tuple(named_sources(settings["documents"])),
+        ("documents",),
     ),
 }  # fmt: skip
 

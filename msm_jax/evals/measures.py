@@ -54,6 +54,14 @@ def quiz(summary: Mapping) -> dict[str, Measure]:
     return {"accuracy": _rate(summary["accuracy"], summary["invalid"])}
 
 
+def losses(summary: Mapping) -> dict[str, Measure]:
+    """Nats per token of each source, under its name; n counts documents."""
+    return {
+        name: _measure(numbers, "nats_per_token", numbers["invalid"], 0, 0.0, None)
+        for name, numbers in summary["sources"].items()
+    }
+
+
 def _rate(numbers: Mapping, invalid: int, items: int | None = None) -> Measure:
     items = numbers["n"] if items is None else items
     return _measure(numbers, "rate", invalid, items, 0.0, 1.0)

@@ -4,6 +4,7 @@ One method for each situation, chosen so that it holds at least as often as its 
 
     independent yes/no answers                 `exact` (Clopper and Pearson)
     answers in clusters (orders, samples)      `cluster_bootstrap`, with one extreme cluster added
+    sums over sums (nats per token)            `ratio_interval` (jackknife)
     yes/no answers to the same questions       `tango_bounds`
     differences between arms, paired by seed   `paired_difference` (Student)
 
@@ -210,6 +211,82 @@ def _with_extreme(
         weights *= ((1 - added) / weights.sum(-1))[:, None]
         means.append((sums @ weights.T + largest * added) / (sizes @ weights.T + largest * added))
     return np.quantile(np.concatenate(means, axis=-1), quantile, axis=-1)
+
+
+# ------------------------------------------------------------------ ratios
+
+
+def ratio_interval(
+    sums: Sequence[float],
+    sizes: Sequence[float],
+    level: float = 0.95,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval:
+    """A ratio of sums over documents, such as nats per token; see `ratio_bounds`.
+
+    Args:
+      sums: of each document, e.g. its nats.
+      sizes: of each document, e.g. its tokens; above 0.
+      limits: within which the ratio must be; the bounds are clipped there.
+
+    Raises:
+      ValueError: lists of unequal length, a value that is no number, or a size that is not above 0.
+    """
+    check_level(level)
+    if len(sums) != len(sizes):
+        raise ValueError(f"ratio_interval: {len(sums)} sums, {len(sizes)} sizes")
+    values, n = np.asarray(sums, np.float64), len(sums)
+    weights = np.asarray(sizes, np.float64)
+    if not (np.isfinite(values).all() and np.isfinite(weights).all() and (weights > 0).all()):
+        raise ValueError("ratio_interval: sums must be numbers, and sizes above 0")
+    if n == 0:
+        return no_interval(None, 0, "no documents")
+    estimate = float(values.sum() / weights.sum())
+    if n == 1:
+        return no_interval(estimate, 1, "one document")
+    ratios = values / weights
+    if np.ptp(ratios) <= 1e-12 * max(1.0, float(np.abs(ratios).max())):
+        return no_interval(estimate, n, f"{n} documents with equal values")
+    mean, low, high = (float(bound) for bound in ratio_bounds(values, weights, level))
+    low, high = max(low, limits[0]), min(high, limits[1])
+    return Interval(mean, low, high, n, "jackknife of documents")
+
+
+def ratio_bounds(sums: np.ndarray, sizes: np.ndarray, level: float = 0.95) -> Bounds:
+    """Sum over sum, each [..., C] over clusters, C >= 2, whose sizes are as random as their sums.
+
+    Student's interval of the jackknife, with C - 1 degrees of freedom: the variance is (C - 1) / C
+    times the squared distances of the ratios without one cluster each from their mean (Quenouille
+    1956; Cochran 1977, Sampling Techniques, section 6.17). Long texts that are hard make ratios
+    skewed: the bounds also reach as far as `skewed_bounds` of the clusters' influence.
+    """
+    check_level(level)
+    sums, sizes = np.broadcast_arrays(np.asarray(sums, float), np.asarray(sizes, float))
+    count, total, size = sums.shape[-1], sums.sum(-1), sizes.sum(-1)
+    without = (total[..., None] - sums) / (size[..., None] - sizes)
+    half = special.stdtrit(count - 1, (1 + level) / 2) * np.sqrt((count - 1) * without.var(-1))
+    mean = total / size
+    influence = mean[..., None] + (sums - mean[..., None] * sizes) * count / size[..., None]
+    _, low, high = skewed_bounds(influence, level)
+    return mean, np.minimum(low, mean - half), np.maximum(high, mean + half)
+
+
+def skewed_bounds(values: np.ndarray, level: float) -> Bounds:
+    """Student's interval of the mean of values [..., C], made for skewed ones by Hall's cubic.
+
+    With w = (mean - truth) / s and g the values' skewness, w + g w^2 / 3 + g^2 w^3 / 27 + g / 6C
+    is free of the skewness to first order (Hall 1992, J. R. Stat. Soc. B 54, 221); its bounds are
+    turned back into those of the mean. Harm that few conditions are full of is skewed: without
+    the correction 95 % intervals held in 86 to 90 % of studies.
+    """
+    count = values.shape[-1]
+    mean, spread = values.mean(-1), values.std(-1, ddof=1)
+    safe = np.where(spread > 0, spread, 1.0)
+    skewness = ((values - mean[..., None]) ** 3).mean(-1) / safe**3
+    g = np.where(np.abs(skewness) < 1e-6, 1e-6, skewness)
+    t = special.stdtrit(count - 1, (1 + level) / 2) / np.sqrt(count)
+    back = lambda at: 3 / g * (np.cbrt(1 + g * (at - g / (6 * count))) - 1)
+    return mean, mean - spread * back(t), mean - spread * back(-t)
 
 
 # ------------------------------------------------------------------ paired differences

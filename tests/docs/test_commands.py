@@ -150,6 +150,10 @@ RUN = [
          "--output=runs/aft/opinions", "--max_tokens=2", ("runs/aft/opinions/summary.json",)),
     Step("python -m msm_jax.evaluate --kind=quiz --checkpoint=runs/aft --output=runs/aft/quiz",
          makes=("runs/aft/quiz/summary.json",)),
+    Step("python -m msm_jax.evaluate --kind=loss --checkpoint=runs/aft --output=runs/aft/loss "
+         "--hold_out=32 --documents=spec=runs/example/documents.jsonl,"
+         "neutral=runs/neutral/documents.jsonl", "--hold_out=2 --sequence_length=64",
+         ("runs/aft/loss/samples.jsonl",)),
     Step("python -m msm_jax.evaluate --kind=questions --checkpoint=runs/aft "
          "--output=runs/aft/questions --spec=msm_jax/spec/examples/values.md --phase=sample",
          "--max_tokens=2", ("runs/aft/questions/samples.jsonl",)),
