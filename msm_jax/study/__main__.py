@@ -22,17 +22,22 @@ from msm_jax.outputs import output_dir
 def main() -> None:
     """The command."""
     from msm_jax.files import write_json
-    from msm_jax.study import display, files, graph, runner
+    from msm_jax.study import adopt, display, files, graph, names, runner, steps
 
     started = time.time()
     workdir = output_dir(flags.FLAGS.workdir, "--workdir")
-    study = graph.make_study(flags.FLAGS.config)
+    study = steps.with_steps(graph.make_study(flags.FLAGS.config), workdir)
     print(display.plan(study, workdir), flush=True)
     if flags.FLAGS.dry_run:
         return
     workdir.mkdir(parents=True, exist_ok=True)
     with files.only_study(workdir):
+        names.link_arms(study, workdir)
         try:
+            if flags.FLAGS.adopt:
+                runner.run(study.before_training, workdir)
+                for sentence in adopt.adopt(study, workdir, flags.FLAGS.adopt):
+                    print(sentence, flush=True)
             runner.run(study, workdir)
         except runner.Failed as failure:
             sys.exit(f"failed: {failure}")
@@ -47,6 +52,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Directory of the study; made if missing.")
+    flags.DEFINE_list("adopt", [], "Finished runs of `train` that are stages of this study.")
     flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
     flags.mark_flag_as_required("workdir")
     command.run(main)

@@ -46,11 +46,24 @@ def plan(study: Study, workdir: pathlib.Path) -> str:
             f"{study.config['name']}: {len(seeds)} seeds, {len(study.config['arms'])} arms, "
             f"{len(study.stages)} stages, {len(evaluated)} of them evaluated",
             *aligned(table, right=(1, 2)),
+            *_unknown(todo),
             f"to do: {len(todo)} stages ({steps:,} steps, {tokens:,} tokens at most), "
             f"{evaluated.count(False)} evaluated; done: {len(study.stages) - len(todo)} stages, "
             f"{evaluated.count(True)} evaluated",
         ]
     )
+
+
+def _unknown(todo: Sequence[Node]) -> list[str]:
+    """Why the steps of some stages are not known yet."""
+    why: dict[str, list[str]] = {}
+    for node in todo:
+        if node.until:
+            why.setdefault(node.until, []).append(node.name)
+    return [
+        f"steps of {', '.join(dict.fromkeys(names))}: unknown until {until} is made"
+        for until, names in why.items()
+    ]
 
 
 def _state(workdir: pathlib.Path, stage: Node, done: dict[str, bool]) -> str:

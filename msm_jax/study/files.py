@@ -9,15 +9,19 @@ A mark is written last, so that what a killed process left never looks done.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 from collections.abc import Iterator
 
+from ml_collections import ConfigDict
+
+from msm_jax.data.tokenizer import TOKENIZER_FILE
 from msm_jax.errors import UserError
 from msm_jax.files import link, lock, read_json
 from msm_jax.study.contents import made_path
 from msm_jax.study.makers import role_of
-from msm_jax.study.node import Node
+from msm_jax.study.node import Node, with_files
 
 
 def stage_dir(workdir: pathlib.Path, stage_id: str) -> pathlib.Path:
@@ -53,6 +57,18 @@ def place(workdir: pathlib.Path, path: str, node: Node) -> str:
     return f"{found.before}{folder / found.inside}"
 
 
+def resolved(workdir: pathlib.Path, node: Node) -> dict:
+    """The config of a training stage with the places of its files, tokenizer and parent."""
+    config = json.loads(json.dumps(node.config))
+    for entry in with_files(config).values():
+        entry["path"] = place(workdir, entry["path"], node)
+    if tokenizer := node.inputs.get("tokenizer"):
+        config["tokenizer"] = str(stage_dir(workdir, tokenizer) / TOKENIZER_FILE)
+    if parent := node.inputs.get("parent"):
+        config["parent"] = str(model_dir(workdir, parent))
+    return config
+
+
 def mark_path(workdir: pathlib.Path, node: Node) -> pathlib.Path:
     """The file that appears when a node is done: stage.json or evals.json."""
     return directory(workdir, node) / ("evals.json" if node.kind == "evals" else "stage.json")
@@ -82,6 +98,18 @@ def read_mark(workdir: pathlib.Path, node: Node) -> dict | None:
             "--workdir"
         )
     return mark
+
+
+def with_token_cache(workdir: pathlib.Path, config: ConfigDict) -> ConfigDict:
+    """A stage's config that keeps tokens where the workers do."""
+    if not (config.token_cache or "MSM_JAX_CACHE" in os.environ):
+        config.token_cache = str(token_cache(workdir))
+    return config
+
+
+def token_cache(workdir: pathlib.Path) -> pathlib.Path:
+    """Where workers keep tokens, unless the user has named another place."""
+    return workdir / "cache" / "tokens"
 
 
 @contextlib.contextmanager

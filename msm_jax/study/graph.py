@@ -24,7 +24,7 @@ from msm_jax.settings import identity, values
 from msm_jax.study import contents
 from msm_jax.study.config import EVALUATION, STUDY
 from msm_jax.study.makers import content_of, made_nodes, makers
-from msm_jax.study.node import Makers, Node, digest_of, inputs_of
+from msm_jax.study.node import Makers, Node, digest_of, inputs_of, with_files
 from msm_jax.train.config import MODEL, STAGE
 
 NAME = re.compile(r"\w[\w +-]*")  # of an arm or an evaluation, which becomes a directory
@@ -51,6 +51,13 @@ class Study:
     def stages(self) -> dict[str, Node]:
         """Worlds, corpora, bases, tokenizers and training stages, by id."""
         return {name: node for name, node in self.nodes.items() if node.kind != "evals"}
+
+    @property
+    def before_training(self) -> "Study":
+        """What can be done without training: worlds, corpora, bases and tokenizers."""
+        kinds = ("world", "corpus", "base", "tokenizer")
+        some = {name: node for name, node in self.nodes.items() if node.kind in kinds}
+        return dataclasses.replace(self, nodes=some)
 
     @property
     def evaluations(self) -> dict[str, Node]:
@@ -236,13 +243,6 @@ def _stage_config(tree: dict, name: str) -> dict:
             )
         config["keep_steps"] = sorted({*config["keep_steps"], *dose["steps"]})
     return config
-
-
-def with_files(config: dict) -> dict[str, dict]:
-    """The entries of a stage's config that name a file, by their path in it."""
-    groups = {"data": config["data"], "probes": config["probes"]}
-    groups["eval.data"] = config["eval"]["data"]
-    return {f"{part}.{key}": entry for part, all in groups.items() for key, entry in all.items()}
 
 
 def _encoding(tree: dict, tokenizer: Node | None) -> dict:

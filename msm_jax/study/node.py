@@ -24,6 +24,7 @@ class Node:
       inputs: ids of the nodes that it is made from, as "world", "corpora.NAME", "tokenizer",
         "parent" (the stage or base that a stage starts from, or that is evaluated).
       counted: the steps that steps=0 stands for, once they are known.
+      until: what has to be made before they are; "" if nothing.
     """
 
     digest: str
@@ -34,6 +35,7 @@ class Node:
     config: dict
     inputs: dict[str, str]
     counted: int = 0
+    until: str = ""
 
     @property
     def id(self) -> str:
@@ -71,3 +73,10 @@ def digest_of(kind: str, **content) -> str:
 
 def inputs_of(**nodes: Node | None) -> dict[str, str]:
     return {role: node.id for role, node in nodes.items() if node}
+
+
+def with_files(config: dict) -> dict[str, dict]:
+    """The entries of a stage's config that name a file, by their path in it."""
+    groups = {"data": config["data"], "probes": config["probes"]}
+    groups["eval.data"] = config["eval"]["data"]
+    return {f"{part}.{key}": entry for part, all in groups.items() for key, entry in all.items()}

@@ -8,7 +8,7 @@ from msm_jax.errors import UserError
 from msm_jax.evals.mean_rates import rate_over_seeds
 from msm_jax.evals.statistics import Interval, paired_difference
 from msm_jax.files import read_json, sha256_file
-from msm_jax.study import files
+from msm_jax.study import files, names
 from msm_jax.study.display import aligned
 from msm_jax.study.graph import Study, dose_name
 from msm_jax.study.worker import code, now
@@ -79,7 +79,9 @@ def _arms(study: Study, workdir: pathlib.Path, marks: dict[str, dict]) -> list[d
             for name, entry in study.config["evals"].items()
             if not entry["arms"] or arm in entry["arms"]
         }
-        rows.append({"name": arm, "seed": seed, "stages": list(stages), "evals": evals})
+        cited = names.citation(study.config, arm, seed)
+        entry = {"name": arm, "seed": seed, "citation": cited, "stages": list(stages)}
+        rows.append({**entry, "evals": evals})
     return rows
 
 

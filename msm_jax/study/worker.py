@@ -40,9 +40,9 @@ from msm_jax.files import (
     write_jsonl,
 )
 from msm_jax.study import files
-from msm_jax.study.graph import evaluation_identities, with_files
+from msm_jax.study.graph import evaluation_identities
 from msm_jax.study.makers import corpus_paths
-from msm_jax.study.node import Node, Waiting
+from msm_jax.study.node import Node, Waiting, with_files
 
 LIBRARIES = "jax jaxlib flax optax orbax-checkpoint grain sentencepiece numpy".split()
 CHATS = 3  # sampled chats of every stage that is evaluated
@@ -92,7 +92,7 @@ def work(connection: Connection, number: int, workdir: pathlib.Path, platform_na
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[number % len(cores)]})
     compile_cache.enable()
-    os.environ.setdefault("MSM_JAX_CACHE", str(workdir / "cache" / "tokens"))
+    os.environ.setdefault("MSM_JAX_CACHE", str(files.token_cache(workdir)))
     with lock(workdir / ".workers", "", shared=True, wait=True), contextlib.suppress(EOFError):
         while (node := connection.recv()) is not None:
             connection.send(_outcome(node, workdir))
@@ -158,18 +158,22 @@ def run_node(node: Node, workdir: pathlib.Path) -> str:
     """Do what is missing of a node, mark it as done, and return the result in a few words."""
     started, folder = time.time(), files.directory(workdir, node)
     summary, text = RUN[node.kind](node, workdir, folder)
-    mark = {
+    write_json(files.mark_path(workdir, node), stage_mark(node, summary, time.time() - started))
+    return text
+
+
+def stage_mark(node: Node, summary: dict, seconds: float) -> dict:
+    """What stage.json and evals.json hold of a node that is done."""
+    return {
         "id": node.id,
         **{field: getattr(node, field) for field in ("digest", "name", "kind", "path", "seed")},
         **{role: node.inputs.get(role, "") for role in ("parent", "world", "tokenizer")},
         "config": node.config,
         "code": code(),
         "summary": summary,
-        "seconds": time.time() - started,
+        "seconds": seconds,
         "created": now(),
     }
-    write_json(files.mark_path(workdir, node), mark)
-    return text
 
 
 Result = tuple[dict, str]  # what the mark keeps as its summary; the same in a few words
@@ -253,17 +257,11 @@ def _train_tokenizer(node: Node, workdir: pathlib.Path, folder: pathlib.Path) ->
 def _train(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
     from ml_collections import ConfigDict
 
-    from msm_jax.data.tokenizer import TOKENIZER_FILE
     from msm_jax.train.loop import train
 
-    config = json.loads(json.dumps(node.config))
-    for entry in with_files(config).values():
-        entry["path"] = _existing(workdir, entry["path"], node)
-    if tokenizer := node.inputs.get("tokenizer"):
-        config["tokenizer"] = str(files.stage_dir(workdir, tokenizer) / TOKENIZER_FILE)
-    if parent := node.inputs.get("parent"):
-        config["parent"] = str(files.model_dir(workdir, parent))
-    summary = train(ConfigDict(config), folder)
+    for entry in with_files(node.config).values():
+        _existing(workdir, entry["path"], node)
+    summary = train(ConfigDict(files.resolved(workdir, node)), folder)
     probes = "".join(f", {name} {rate:.2f}" for name, rate in summary["probes"].items())
     return summary, f"{summary['steps']:,} steps, loss {summary['loss']:.3f}{probes}"
 

@@ -31,7 +31,15 @@ from msm_jax.train.evaluations import Evaluations
 from msm_jax.train.flops import flops_per_token, peak_flops
 from msm_jax.train.metrics import Metrics
 from msm_jax.train.optimizer import make_optimizer, make_schedule
-from msm_jax.train.start import State, all_finite, check, check_place, model_config, start
+from msm_jax.train.start import (
+    State,
+    all_finite,
+    check,
+    check_place,
+    model_config,
+    parent_fingerprint,
+    start,
+)
 from msm_jax.train.step import make_step
 from msm_jax.weights import checkpoints
 
@@ -157,6 +165,34 @@ def preview(config: ConfigDict, out: TextIO, rows: int = 4) -> None:
     texts = row_texts(tokenizer, data.rows(0, 0, min(rows, config.rows)), out.isatty())
     for number, text in enumerate(texts):
         print(f"=== row {number}, {config.sequence_length} tokens\n{text}\n", file=out)
+
+
+def steps_of(config: ConfigDict) -> int:
+    """The optimizer steps of a stage, whose data are tokenized for it; nothing is trained.
+
+    Raises:
+      UserError: as of `train`.
+    """
+    config = checked(STAGE, config)
+    check(config)
+    tokenizer = load_tokenizer(config.tokenizer or config.parent)
+    return _load(config, config.data, tokenizer).stage_steps(config.steps)
+
+
+def facts_of(config: ConfigDict) -> dict:
+    """What a checkpoint of this stage holds as its facts; nothing is trained.
+
+    Raises:
+      UserError: as of `train`.
+    """
+    config = checked(STAGE, config)
+    check(config)
+    tokenizer = load_tokenizer(config.tokenizer or config.parent)
+    model, data = model_config(config, tokenizer), _load(config, config.data, tokenizer)
+    steps = data.stage_steps(config.steps)
+    chats, _ = chat_format_of(config, tokenizer, data)
+    facts = record.facts(config, model, tokenizer, data, steps, chats)
+    return facts | {"parent": parent_fingerprint(config, model)}
 
 
 def last_loss(run: str | os.PathLike) -> float | None:

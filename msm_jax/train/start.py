@@ -184,6 +184,11 @@ def start(
     return State(0, trained, frozen, optimizer_state, base=base)
 
 
+def parent_fingerprint(config: ConfigDict, model: ModelConfig) -> str | None:
+    """Of the weights that the stage starts from; None where they are fresh."""
+    return params_fingerprint(_parents_params(config, model, None)) if config.parent else None
+
+
 @jax.jit
 def all_finite(tree: dict) -> jax.Array:
     """bool[]: whether every number of a tree is finite."""
@@ -196,7 +201,7 @@ def _placed_shape(
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _parents_params(config: ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh) -> dict:
+def _parents_params(config: ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh | None) -> dict:
     """The weights of the parent, without what this stage adds."""
     if _is_run(config.parent):
         theirs, params, _ = checkpoints.load_params(config.parent, mesh=mesh)

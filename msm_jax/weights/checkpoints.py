@@ -384,7 +384,8 @@ def _base_params(
 
     That is the parent's, or the one under it where the parent is itself a run with an adapter.
     """
-    places = [pathlib.Path(run_dir).absolute() / base["relative"], pathlib.Path(base["path"])]
+    # The run itself, not a link to it, is where its relative path begins.
+    places = [pathlib.Path(run_dir).resolve() / base["relative"], pathlib.Path(base["path"])]
     parent = next((place for place in places if place.is_dir()), None)
     if parent is None:
         raise UserError(
