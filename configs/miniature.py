@@ -134,12 +134,14 @@ def _arms(config: ConfigDict) -> None:
 def _questions(config: ConfigDict) -> None:
     """What is asked of whom, and what the answers are compared for."""
     pairs = lambda kind: f"{{world}}/pairs/{kind}.jsonl"
-    config.evals.conflict = evaluation(pairs("conflict"))
-    config.evals.agree = evaluation(pairs("agree"))
-    config.evals.id = evaluation(pairs("id"))
+    for kind in ("conflict", "agree", "id"):
+        scorers = ("logprob", "generated")  # the first one's rate is compared
+        config.evals[kind] = evaluation(pairs=pairs(kind), scorers=scorers, max_tokens=8)
     for gate in GATES:
-        config.evals[gate] = evaluation(pairs(gate), ("none",), 0.9, ("logprob",))
-    config.dose.update({"stage": "aft", "steps": (10, 20, 40), "eval": "conflict"})
+        config.evals[gate] = evaluation(
+            pairs=pairs(gate), arms=("none",), at_least=0.9, scorers=("logprob",), max_tokens=8
+        )
+    config.dose.update({"stages": ("aft",), "steps": (10, 20, 40), "eval": "conflict"})
     compare = lambda label, plus, minus, expected: contrast(
         label, "conflict", plus, minus, expected
     )
@@ -168,7 +170,9 @@ def _questions(config: ConfigDict) -> None:
         }
     )
     config.figure.eval, config.figure.headline = "conflict", "gap"
-    config.figure.measure = "chooses the cheap and foreign thing over the local and dear one"
+    config.figure.axis = (
+        "how often the model chooses the cheap and foreign thing over the local and dear one"
+    )
     config.controls.arms = ("none_aft", "neutral_aft")
 
 

@@ -1,4 +1,4 @@
-"""The one exception that means a user's mistake rather than a bug of ours."""
+"""The exceptions that mean a user's mistake rather than a bug of ours."""
 
 
 class UserError(Exception):
@@ -6,4 +6,11 @@ class UserError(Exception):
 
     The message says what was wrong, where (file:line, tensor, flag) and what to do. Commands
     print it without a traceback and exit with code 2.
+    """
+
+
+class Unavailable(UserError):
+    """Something that is not there yet: a provider's key, or its client library.
+
+    A study goes on with everything that does not need it.
     """

@@ -123,7 +123,7 @@ def _study() -> list[list[str]]:
             "world.builder=nowhere", "world.builder=no_such_module:build",
             "world.builder=msm_jax.errors:build", "tokenizer.corpus=nowhere.txt",
             "stages.base.data.docs.path=nowhere.jsonl", "stages.base.data.docs.weight=-1",
-            "dose.steps=(0,)", "figure.eval=x", "controls.within=2",
+            "dose.steps=(0,)", "figure.eval=x", "controls.within=-1",
         )
     ]  # fmt: skip
 

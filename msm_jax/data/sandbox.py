@@ -196,7 +196,7 @@ def _bounded_literal(node: Any) -> Any:
     return _filtered(node, _SMALL)
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+def _filtered(node: Any, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
@@ -230,7 +230,7 @@ def _small(value: Any) -> Any:
             _check_size(characters)
             continue
         if isinstance(held, Namespace):
-            held = held._Namespace__attrs  # type: ignore[attr-defined]
+            held = held._Namespace__attrs
         parts = [*held.keys(), *held.values()] if isinstance(held, dict) else held
         if isinstance(held, _HOLDERS):
             entries += 1 + len(held)

@@ -38,15 +38,15 @@ def main() -> None:
                 runner.run(study.before_training, workdir)
                 for sentence in adopt.adopt(study, workdir, flags.FLAGS.adopt):
                     print(sentence, flush=True)
-            runner.run(study, workdir)
+            waiting = runner.run(study, workdir)
         except runner.Failed as failure:
             sys.exit(f"failed: {failure}")
-        from msm_jax.study import report, results
+        from msm_jax.study import report, results, tables
 
-        found = results.collect(study, workdir, time.time() - started)
+        found = results.collect(study, workdir, time.time() - started, waiting)
         write_json(workdir / "results.json", found)
         report.write(found, study, workdir)
-    print(results.table(found))
+    print(tables.table(found))
     print(f"results: {workdir / 'results.json'}\nreport:  {workdir / 'report.html'}")
 
 

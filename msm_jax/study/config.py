@@ -1,44 +1,57 @@
 """A study's configuration: every key, its range, its meaning and its default."""
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from msm_jax.corpus.config import GENERATE
-from msm_jax.settings import ROWS, SEED, SHARE, form, group, key, named
+from msm_jax.evals.kinds import KINDS, SETTINGS, kinds_with
+from msm_jax.settings import SEED, Form, Key, Named, form, group, key, named
 from msm_jax.train.config import STAGE
 
 _REPORT = "results and report are written again from what was measured"
 
+
+def _of_evaluate() -> dict[str, Key | Named | Form]:
+    """The settings of `evaluate`; None: not given, so that the kind's default holds."""
+    found: dict[str, Key | Named | Form] = {}
+    for name, declared in SETTINGS.items():
+        meaning = f"{declared.meaning} ({', '.join(kinds_with(name))})"
+        is_key = isinstance(declared, Key)
+        more: dict[str, Any] = {"default": None} if is_key else {}
+        found[name] = dataclasses.replace(declared, meaning=meaning, **more)
+    return found
+
+
 EVALUATION = form(
     "evaluation",
-    "Preference pairs asked of the last stage of arms.",
-    pairs=key("", "JSONL file of questions"),
+    "One evaluation of the last stage of arms; only what differs from its kind's defaults.",
+    kind=key("preferences", "the kind of evaluation", choices=sorted(KINDS)),
     arms=key((), "which arms are evaluated; () is all", of=str),
+    measure=key(
+        "", "which of its numbers is compared; the kind's first if empty", harmless=_REPORT
+    ),
     at_least=key(
-        0.0,
-        "above 0 this is a gate: an arm with a lower rate is reported as not reaching it",
-        **SHARE,
+        None,
+        "makes it a gate: an arm whose measure is lower is reported as not reaching it",
+        of=float,
         harmless=_REPORT,
     ),
-    scorers=key(
-        ("logprob", "generated"),
-        "the first one's rate is the evaluation's",
-        choices=("logprob", "generated"),
-    ),
-    samples=key(1, "generated completions per question", at_least=1),
-    temperature=key(0.0, "of generated completions; 0 is greedy", at_least=0, single=False),
-    max_tokens=key(8, "of a generated completion", at_least=1),
-    rows=ROWS,
+    at_most=key(None, "the same, for a measure that is higher", of=float, harmless=_REPORT),
+    **_of_evaluate(),
 )
+
+_MEASURE = "which of its numbers; the evaluation's own measure if empty"
 
 CONTRAST = form(
     "contrast",
-    "Per seed, the rates of the arms in `plus` minus those in `minus`; then over seeds.",
+    "Per seed, the values of the arms in `plus` minus those in `minus`; then over seeds.",
     label=key("", "its name in tables and figures", harmless=_REPORT),
-    eval=key("", "the evaluation whose rates are compared", harmless=_REPORT),
-    plus=key((), "arms whose rates are added", of=str, harmless=_REPORT),
-    minus=key((), "arms whose rates are subtracted; as many as in plus", of=str, harmless=_REPORT),
+    eval=key("", "the evaluation whose values are compared", harmless=_REPORT),
+    measure=key("", _MEASURE, harmless=_REPORT),
+    plus=key((), "arms whose values are added", of=str, harmless=_REPORT),
+    minus=key((), "arms whose values are subtracted; as many as in plus", of=str, harmless=_REPORT),
     expected=key(
         0,
         "the sign that the hypothesis predicts, 0 for no prediction",
@@ -54,6 +67,15 @@ FIGURE_GROUP = form(
     label=key("", "the text under them", harmless=_REPORT),
     before=key("", "the arm before fine-tuning", harmless=_REPORT),
     after=key("", "the arm after it", harmless=_REPORT),
+)
+
+ABSORPTION = form(
+    "absorption",
+    "What shows that a midtraining stage learned its documents.",
+    own=key("", "source of held-out documents like those of the stage", harmless=_REPORT),
+    control=key("", "source of text that the stage is not about", harmless=_REPORT),
+    quiz=key("", "an evaluation of kind quiz about the stage's documents; none if empty"),
+    label=key("", "its name in sentences; the stage's own if empty", harmless=_REPORT),
 )
 
 STUDY = form(
@@ -100,27 +122,48 @@ STUDY = form(
     ),
     stages=named(STAGE, "the keys that differ from train", sparse=True),
     arms=named(key((), "", of=str), "name -> stages in order; () is the base itself"),
-    evals=named(EVALUATION, "evaluations"),
+    evals=named(EVALUATION, "evaluations", sparse=True),
     dose=group(
-        "stages of this name are also evaluated after so many of their steps",
-        stage=key("", 'a name in stages; "": no dose curve'),
+        "arms that end with one of these stages are also evaluated after so many of its steps",
+        stages=key((), "names in stages; (): no dose curve", of=str),
         steps=key((), "checkpoints are kept at these", of=int, at_least=1),
         eval=key("", "a name in evals"),
+        measure=key("", _MEASURE),
+    ),
+    absorption=group(
+        "held-out loss before and after midtraining stages: have they learned their documents?",
+        eval=key("", "an evaluation of kind loss, with a source for each kind of document"),
+        stages=named(ABSORPTION, "name in stages -> what it should have learned"),
+        at_least=key(
+            0.15,
+            "a stage has absorbed its documents if their loss fell by so many nats per token more "
+            "than that of the control text",
+            at_least=0,
+            harmless=_REPORT,
+        ),
+    ),
+    retention=key(
+        (),
+        "evaluations of what training should not change, such as general knowledge: asked of the "
+        "model that the arms start from too, and shown beside the headline",
+        of=str,
     ),
     contrasts=named(CONTRAST, "comparisons of arms"),
     figure=group(
         "the first figure of the report",
         eval=key("", "the evaluation that it shows", harmless=_REPORT),
-        measure=key("rate of choice A", "what its rate is, in words", harmless=_REPORT),
+        measure=key("", _MEASURE, harmless=_REPORT),
+        axis=key("", "what it shows, in words; the measure's name if empty", harmless=_REPORT),
         groups=named(FIGURE_GROUP, "its bars"),
         headline=key("", "the contrast that the report begins with", harmless=_REPORT),
     ),
     controls=group(
-        "arms whose rate in the figure's evaluation should be within `within` of one half",
+        "arms whose measure should be within `within` of `expected`",
         arms=key((), "names in arms", of=str, harmless=_REPORT),
-        within=key(
-            0.15, "the largest distance from one half", at_least=0, at_most=0.5, harmless=_REPORT
-        ),
+        eval=key("", "a name in evals; the figure's if empty", harmless=_REPORT),
+        measure=key("", _MEASURE, harmless=_REPORT),
+        expected=key(0.5, "such as chance", harmless=_REPORT),
+        within=key(0.15, "the largest distance from it", at_least=0, harmless=_REPORT),
     ),
 )
 
@@ -134,23 +177,30 @@ def study() -> ConfigDict:
     return STUDY.config()
 
 
-def evaluation(
-    pairs: str,
-    arms: tuple[str, ...] = (),
-    at_least: float = 0.0,
-    scorers: tuple[str, ...] = ("logprob", "generated"),
-    **more: Any,
+def evaluation(kind: str = "preferences", /, **settings: Any) -> ConfigDict:
+    """An entry of evals: the keys of `EVALUATION` that are given, and no others.
+
+    Raises:
+      UserError: a key that there is not, or a value that is out of range.
+    """
+    EVALUATION.config(kind=kind, **settings)
+    return ConfigDict({"kind": kind, **settings})
+
+
+def contrast(
+    label: str, eval: str, plus: tuple, minus: tuple, expected: int = 0, measure: str = ""
 ) -> ConfigDict:
-    """Preference pairs asked of the last stage of arms; `more` are other keys of `EVALUATION`."""
-    given = {"pairs": pairs, "arms": arms, "at_least": at_least, "scorers": scorers}
-    return EVALUATION.config(**given, **more)
-
-
-def contrast(label: str, eval: str, plus: tuple, minus: tuple, expected: int = 0) -> ConfigDict:
-    """Per seed, the rates of the arms in `plus` minus those in `minus`; then over seeds."""
-    return CONTRAST.config(label=label, eval=eval, plus=plus, minus=minus, expected=expected)
+    """Per seed, the values of the arms in `plus` minus those in `minus`; then over seeds."""
+    return CONTRAST.config(
+        label=label, eval=eval, plus=plus, minus=minus, expected=expected, measure=measure
+    )
 
 
 def figure_group(label: str, before: str, after: str) -> ConfigDict:
     """Two bars: an arm before and after fine-tuning."""
     return FIGURE_GROUP.config(label=label, before=before, after=after)
+
+
+def absorption(own: str, control: str, quiz: str = "", label: str = "") -> ConfigDict:
+    """What shows that a midtraining stage learned its documents: sources of `absorption.eval`."""
+    return ABSORPTION.config(own=own, control=control, quiz=quiz, label=label)

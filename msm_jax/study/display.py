@@ -114,6 +114,12 @@ class Progress:
         with self._bar.external_write_mode(file=sys.stdout):
             print(f"{count} {elapsed:>6}  {node.title}: {result}, {seconds:.1f} s", flush=True)
 
+    def waiting(self, node: Node, reason: str) -> None:
+        """A node cannot be done yet."""
+        self._count += 1
+        with self._bar.external_write_mode(file=sys.stdout):
+            print(f"{node.title}: waits: {reason}", flush=True)
+
     def running(self, nodes: Sequence[Node], workdir: pathlib.Path) -> None:
         """Show how far the nodes that are running are."""
         if self._bar.disable:

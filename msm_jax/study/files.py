@@ -43,8 +43,9 @@ def link_base(workdir: pathlib.Path, node: Node) -> None:
 
 def directory(workdir: pathlib.Path, node: Node) -> pathlib.Path:
     """Where a node writes: that of evaluations is named by the stage that they evaluate."""
-    if node.kind == "evals":
-        return workdir / "evals" / node.inputs["parent"]
+    if node.kind in ("evals", "judge"):
+        folder = workdir / "evals" / node.inputs["parent"]
+        return folder / node.name if node.kind == "judge" else folder
     return stage_dir(workdir, node.id)
 
 
@@ -70,8 +71,9 @@ def resolved(workdir: pathlib.Path, node: Node) -> dict:
 
 
 def mark_path(workdir: pathlib.Path, node: Node) -> pathlib.Path:
-    """The file that appears when a node is done: stage.json or evals.json."""
-    return directory(workdir, node) / ("evals.json" if node.kind == "evals" else "stage.json")
+    """The file that appears when a node is done: stage.json, evals.json or judge.json."""
+    names = {"evals": "evals.json", "judge": "judge.json"}
+    return directory(workdir, node) / names.get(node.kind, "stage.json")
 
 
 def read_mark(workdir: pathlib.Path, node: Node) -> dict | None:
@@ -82,7 +84,7 @@ def read_mark(workdir: pathlib.Path, node: Node) -> dict | None:
     """
     path = mark_path(workdir, node)
     mark = read_json(path)
-    if node.kind == "evals":  # the same directory is used when other evaluations are asked for
+    if node.kind in ("evals", "judge"):  # the directory is used again for other settings
         return mark if isinstance(mark, dict) and mark.get("digest") == node.digest else None
     if mark is None:
         return None

@@ -1,17 +1,16 @@
 """From a study's config to its graph: what each node is made of decides its name.
 
 A node is a job: a world to build, a corpus to generate, a tokenizer or a stage to train, the
-evaluations of a stage. Its id is a hash of its parent's id, the keys of its config that change what
-is made, the content of its files, how its chats are written, and the format version. The checkpoint
-that a study starts from is a node, too, and counts by its weights, tokenizer and template. A world
-builder is deterministic, so its files are known before they are made: they count by the builder's
-source, options and seed; those of a corpus by its config and its spec. Files of the user's count by
-content.
+evaluations of a stage, the verdicts of a judge that is another model. Its id is a hash of its
+parent's id, the keys of its config that change what is made, the content of its files, how its
+chats are written, and the format version. The checkpoint that a study starts from is a node, too,
+and counts by its weights, tokenizer and template. A world builder is deterministic, so its files
+are known before they are made: they count by the builder's source, options and seed; those of a
+corpus by its config and its spec. Files of the user's count by content.
 """
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
@@ -21,13 +20,13 @@ from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.evals.thoughts import READING
 from msm_jax.settings import identity, values
-from msm_jax.study import contents
-from msm_jax.study.config import EVALUATION, STUDY
+from msm_jax.study import contents, evaluations
+from msm_jax.study.config import STUDY
+from msm_jax.study.evaluations import NAME
 from msm_jax.study.makers import content_of, made_nodes, makers
 from msm_jax.study.node import Makers, Node, digest_of, inputs_of, with_files
 from msm_jax.train.config import MODEL, STAGE
 
-NAME = re.compile(r"\w[\w +-]*")  # of an arm or an evaluation, which becomes a directory
 # Keys of config.train.model that have no meaning where the shape is the base's.
 _SHAPE = ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width",
           "rope_theta", "norm_eps", "qk_norm", "qkv_bias", "tied_embeddings")  # fmt: skip
@@ -50,7 +49,8 @@ class Study:
     @property
     def stages(self) -> dict[str, Node]:
         """Worlds, corpora, bases, tokenizers and training stages, by id."""
-        return {name: node for name, node in self.nodes.items() if node.kind != "evals"}
+        others = ("evals", "judge")
+        return {name: node for name, node in self.nodes.items() if node.kind not in others}
 
     @property
     def before_training(self) -> "Study":
@@ -63,6 +63,12 @@ class Study:
     def evaluations(self) -> dict[str, Node]:
         """Nodes that evaluate, by the id of the stage that they evaluate."""
         return {n.inputs["parent"]: n for n in self.nodes.values() if n.kind == "evals"}
+
+    @property
+    def judges(self) -> dict[tuple[str, str], Node]:
+        """Nodes that judge, by the id of the stage that they judge and the evaluation's name."""
+        judges = [node for node in self.nodes.values() if node.kind == "judge"]
+        return {(node.inputs["parent"], node.name): node for node in judges}
 
 
 def make_study(config: ConfigDict) -> Study:
@@ -79,16 +85,18 @@ def make_study(config: ConfigDict) -> Study:
         base = _base(tree, seed)
         tokenizer = _tokenizer(tree, seed, made)
         stages: dict[tuple[str, ...], Node] = {(): base} if base else {}
-        questions: dict[tuple[str, ...], dict[str, dict]] = {}
         for arm, names in tree["arms"].items():
             paths = [tuple(names[: end + 1]) for end in range(len(names))]
             for path in paths:
                 if path not in stages:
                     stages[path] = _train(tree, seed, path, stages.get(path[:-1]), made, tokenizer)
             study.arms[arm, seed] = tuple(stages[path].id for path in paths or [()])
-            questions.setdefault(tuple(names), {}).update(_questions(tree, arm, seed, made))
-        evals = [evaluations_of(stages[path], made, all) for path, all in questions.items() if all]
-        for node in (*made.values(), tokenizer, *stages.values(), *evals):
+        asked = evaluations.asked_of(tree)
+        evals = [
+            evaluations_of(tree, seed, stages[path], made, mine) for path, mine in asked.items()
+        ]
+        judges = [judge for node in evals for judge in judges_of(node, stages[node.path])]
+        for node in (*made.values(), tokenizer, *stages.values(), *evals, *judges):
             if node is not None:
                 study.nodes.setdefault(node.id, node)
     return study
@@ -100,8 +108,7 @@ def make_study(config: ConfigDict) -> Study:
 def checked(config: ConfigDict) -> dict:
     """The config as plain JSON, if all its keys, values and names are known."""
     tree = json.loads(json.dumps(values(STUDY, config)))
-    seeds, arms, stages, evals = (tree[key] for key in ("seeds", "arms", "stages", "evals"))
-    figure, controls, dose = tree["figure"], tree["controls"], tree["dose"]
+    seeds, arms, stages = (tree[key] for key in ("seeds", "arms", "stages"))
     if len(set(seeds)) < len(seeds) or not seeds:
         raise UserError(f"config.seeds={tuple(seeds)}: one seed or more, each once")
     if not arms:
@@ -124,25 +131,7 @@ def checked(config: ConfigDict) -> dict:
             )
     if "world" in tree["corpora"]:
         raise UserError("config.corpora.world: {world}/ is the seed's world: use another name")
-    for name, entry in evals.items():
-        _known(f"config.evals.{name}.arms", entry["arms"], "config.arms", arms)
-    for name, entry in tree["contrasts"].items():
-        where = f"config.contrasts.{name}"
-        _known(f"{where}.eval", [entry["eval"]], "config.evals", evals)
-        _known(where, [*entry["plus"], *entry["minus"]], "config.arms", arms)
-        if not entry["plus"] or len(entry["plus"]) != len(entry["minus"]):
-            raise UserError(f"{where}: plus and minus must name equally many arms")
-    for name, entry in figure["groups"].items():
-        pair = [entry["before"], entry["after"]]
-        _known(f"config.figure.groups.{name}", pair, "config.arms", arms)
-    for where, names, place in (
-        ("figure.eval", [figure["eval"]] * bool(figure["eval"] or figure["groups"]), "evals"),
-        ("figure.headline", [figure["headline"]] * bool(figure["headline"]), "contrasts"),
-        ("controls.arms", controls["arms"], "arms"),
-        ("dose.stage", [dose["stage"]] * bool(dose["steps"]), "stages"),
-        ("dose.eval", [dose["eval"]] * bool(dose["steps"]), "evals"),
-    ):
-        _known(f"config.{where}", names, f"config.{place}", tree[place])
+    evaluations.check(tree)
     return tree
 
 
@@ -235,7 +224,7 @@ def _stage_config(tree: dict, name: str) -> dict:
         if given:
             raise UserError(f"{where}.model.{given[0]}: is the base's: leave it out of the config")
     dose = tree["dose"]
-    if name == dose["stage"] and dose["steps"]:
+    if name in dose["stages"] and dose["steps"]:
         if not all(0 < step < (config["steps"] or step + 1) for step in dose["steps"]):
             raise UserError(
                 f"config.dose.steps={tuple(dose['steps'])}: must be between 0 and "
@@ -256,42 +245,39 @@ def _encoding(tree: dict, tokenizer: Node | None) -> dict:
     return contents.encoding(load_tokenizer(tree["train"]["tokenizer"]), chat_format)
 
 
-def evaluations_of(stage: Node, made: Makers, asked: dict[str, dict]) -> Node:
-    """The node that does all evaluations of a stage."""
-    identities = evaluation_identities(asked)
-    digest = digest_of("evals", parent=stage.digest, evals=identities, reading=READING)
-    pairs = [settings["pairs"] for settings in asked.values()]
-    inputs = inputs_of(**makers(pairs, made), parent=stage)
-    return Node(digest, "evals", "evals", stage.path, stage.seed, asked, inputs)
-
-
-def _questions(tree: dict, arm: str, seed: int, made: Makers) -> dict[str, dict]:
-    """The settings of each evaluation of the arm's last stage; `step` None is its last one."""
-    asked = {}
-    for name, entry in tree["evals"].items():
-        if not entry["arms"] or arm in entry["arms"]:
-            settings = {k: v for k, v in entry.items() if k not in ("arms", "at_least")}
-            content = content_of(entry["pairs"], made, f"config.evals.{name}.pairs")
-            asked[name] = {**settings, "seed": seed, "step": None, "content": content}
-    dose = tree["dose"]
-    if tree["arms"][arm][-1:] == [dose["stage"]] and dose["eval"] in asked:
-        for step in dose["steps"]:
-            settings = asked[dose["eval"]]
-            first = settings["scorers"][:1]
-            asked[dose_name(dose["eval"], step)] = {**settings, "scorers": first, "step": step}
-    return asked
-
-
-def evaluation_identities(asked: dict[str, dict]) -> dict[str, dict]:
-    """What the results of evaluations depend on: files by content, no harmless keys."""
-    skipped = {name for name, key in EVALUATION.keys.items() if getattr(key, "harmless", "")}
-    skipped.add("pairs")
-    return {
-        name: {key: value for key, value in settings.items() if key not in skipped}
-        for name, settings in asked.items()
+def evaluations_of(
+    tree: dict, seed: int, stage: Node, made: Makers, asked: dict[str, tuple[str, int | None]]
+) -> Node:
+    """The node that asks everything of a stage: name -> the evaluation, and after which step."""
+    read = lambda path, where: content_of(path, made, where, contents.source_or_file)
+    config = {
+        name: evaluations.settings_of(tree, eval, seed, step, read)
+        for name, (eval, step) in asked.items()
     }
+    identities = {name: evaluations.samples_identity(each) for name, each in config.items()}
+    for name, settings in config.items():
+        if not evaluations.is_deferred(settings):
+            identities[name]["verdicts"] = evaluations.verdicts_identity(settings)
+    digest = digest_of("evals", parent=stage.digest, evals=identities, reading=READING)
+    paths = [path for settings in config.values() for _, path in evaluations.paths_of(settings)]
+    inputs = inputs_of(**makers(paths, made), parent=stage)
+    return Node(digest, "evals", "evals", stage.path, stage.seed, config, inputs)
 
 
-def dose_name(name: str, step: int) -> str:
-    """The name of an evaluation at an earlier step."""
-    return f"{name}@{step}"
+def judges_of(evals: Node, stage: Node) -> list[Node]:
+    """The nodes of judges that are other models, which need the samples and not the stage."""
+    found = []
+    for name, settings in evals.config.items():
+        if evaluations.is_deferred(settings):
+            made_of = {
+                "parent": stage.digest,
+                "name": name,
+                "samples": evaluations.samples_identity(settings),
+                "verdicts": evaluations.verdicts_identity(settings),
+            }
+            if settings["judge_checkpoint"]:
+                made_of["checkpoint"] = contents.weights_content(settings["judge_checkpoint"])
+            digest, inputs = digest_of("judge", reading=READING, **made_of), {**evals.inputs}
+            inputs["evals"] = evals.id
+            found.append(Node(digest, "judge", name, stage.path, stage.seed, settings, inputs))
+    return found

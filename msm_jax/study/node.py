@@ -14,15 +14,16 @@ class Node:
 
     Attributes:
       digest: SHA-256 of everything that it is made of; `id` is its beginning.
-      kind: "world", "corpus", "base", "tokenizer", "train", or "evals" (all evaluations of one
-        stage).
-      name: of a training stage a key of the config's `stages`, of a corpus one of `corpora`, else
-        the kind.
+      kind: "world", "corpus", "base", "tokenizer", "train", "evals" (all evaluations of one stage)
+        or "judge" (the verdicts on one of them, if another model gives them).
+      name: of a training stage a key of the config's `stages`, of a corpus one of `corpora`, of
+        verdicts one of `evals`, else the kind.
       path: names of the training stages that lead here, this one last.
       seed: of world, weights and data order.
       config: as JSON, with paths as the config has them; of "evals" settings by evaluation.
       inputs: ids of the nodes that it is made from, as "world", "corpora.NAME", "tokenizer",
-        "parent" (the stage or base that a stage starts from, or that is evaluated).
+        "parent" (the stage or base that a stage starts from, or that is evaluated), "evals" (the
+        samples that are judged).
       counted: the steps that steps=0 stands for, once they are known.
       until: what has to be made before they are; "" if nothing.
     """
@@ -55,13 +56,9 @@ class Node:
     def title(self) -> str:
         if self.kind == "corpus":
             return f"corpus {self.name}"
-        verb = "evaluate " if self.kind == "evals" else ""
+        verb = {"evals": "evaluate ", "judge": f"judge {self.name} of "}.get(self.kind, "")
         what = " > ".join(self.path) or ("base" if verb else self.kind)
         return f"{verb}{what}, seed {self.seed}"
-
-
-class Waiting(Exception):
-    """A node cannot begin: a variable of the environment is not set; the message is its name."""
 
 
 Makers = Mapping[str, Node]  # by the name in "{name}/...": "world", and those of config.corpora

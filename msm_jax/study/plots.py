@@ -3,12 +3,15 @@
 import io
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from msm_jax.page import data_uri
-from msm_jax.study.results import CHANCE, mean_of, rates
+from msm_jax.study.evaluations import measure_of
+from msm_jax.study.numbers import by_seed, values
+from msm_jax.study.results import CHANCE, mean_of
+from msm_jax.study.tables import axis_of
 
 COLORS = ("#7a7f87", "#b08d57", "#2a6f97", "#c8553d", "#6d597a", "#52796f", "#8d6a9f", "#4f772d")
 _STYLE = {
@@ -43,61 +46,95 @@ def svg_uri(figure: Any) -> str:
 
 
 def bars(results: dict):
-    """The headline: for every group the rate before and after fine-tuning, seeds as points."""
-    settings = results["config"]["figure"]
-    groups = list(settings["groups"].values())
+    """The headline: for every group the mean before and after fine-tuning, seeds as points."""
+    config = results["config"]
+    groups = list(config["figure"]["groups"].values())
+    eval, measure = _shown(config)
     width = max(1.6 + 1.45 * len(groups), 6.0)  # that the legend needs
     figure, axes = new_figure(width, 4.2)
     for at, (group, color) in enumerate(zip(groups, itertools.cycle(COLORS), strict=False)):
         for offset, when in ((-0.2, "before"), (0.2, "after")):
             _bar(axes, results, at + offset, group[when], color, when == "after")
-        _lines_between(axes, results, at, group, settings["eval"])
-    axes.axhline(CHANCE, color="#333", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        _lines_between(axes, results, at, group)
     axes.set_xticks(range(len(groups)), [g["label"].replace(" (", "\n(") for g in groups])
-    axes.set_ylim(0, 1.02)
-    measure = textwrap.fill(settings["measure"], 44)
-    axes.set_ylabel(f"{measure}\n(rate in {settings['eval']} pairs)", fontsize=9)
-    _legend(axes)
+    if is_rate(results, eval, measure):
+        axes.set_ylim(0, 1.02)
+    if has_chance(config):
+        axes.axhline(CHANCE, color="#333", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    axes.set_ylabel(f"{textwrap.fill(axis_of(config), 44)}\n({eval}: {measure})", fontsize=9)
+    _legend(axes, has_chance(config), len(config["seeds"]))
     return figure
 
 
+def _shown(config: dict) -> tuple[str, str]:
+    """The figure's evaluation and measure."""
+    figure = config["figure"]
+    return figure["eval"], measure_of(config, figure["eval"], figure["measure"])
+
+
+def has_chance(config: dict) -> bool:
+    """Whether one half is what a model without a preference would have in the figure."""
+    eval, measure = _shown(config)
+    kind = config["evals"][eval].get("kind", "preferences")
+    return kind == "preferences" and not measure.endswith("consistency")
+
+
+def is_rate(results: dict, eval: str, measure: str) -> bool:
+    """Whether a measure is within 0 and 1."""
+    entries = [row["evals"][eval]["measures"] for row in results["arms"] if eval in row["evals"]]
+    known = [entry[measure] for entry in entries if measure in entry]
+    return bool(known) and all((one["low"], one["high"]) == (0, 1) for one in known)
+
+
 def _bar(axes, results, x, arm, color, full) -> None:
-    eval = results["config"]["figure"]["eval"]
-    mean = mean_of(results, arm, eval)
+    mean = mean_of(results, arm, *_shown(results["config"]))
     if mean["mean"] is None:
         axes.text(x, 0.02, "no answer", rotation=90, ha="center", fontsize=8)
         return
     axes.bar(x, mean["mean"], 0.36, color=color, alpha=0.9 if full else 0.4, zorder=2)
-    if mean["ci_low"] is not None:
-        axes.plot([x, x], [mean["ci_low"], mean["ci_high"]], color="#222", linewidth=1.4, zorder=4)
+    bounds = _bounds(mean)
+    if bounds:
+        axes.plot([x, x], bounds, color="#222", linewidth=1.4, zorder=4)
     else:
         axes.text(x, 0.02, "no interval", rotation=90, ha="center", fontsize=8, zorder=4)
 
 
-def _lines_between(axes, results, at, group, eval) -> None:
+def _bounds(numbers: dict) -> list[float] | None:
+    """Of the interval over seeds; with one seed of that over the evaluation's questions."""
+    for found in (numbers, numbers.get("over_items")):
+        if found and found["ci_low"] is not None:
+            return [found["ci_low"], found["ci_high"]]
+    return None
+
+
+def _lines_between(axes, results, at, group) -> None:
     """Each seed's two points, joined."""
-    before, after = (rates(results["arms"], group[when], eval) for when in ("before", "after"))
+    shown, rows = _shown(results["config"]), results["arms"]
+    before, after = (values(by_seed(rows, group[when], *shown)) for when in ("before", "after"))
     for seed in sorted({*before, *after}):
         points = [
-            (at + x, values[seed]) for x, values in ((-0.2, before), (0.2, after)) if seed in values
+            (at + x, each[seed]) for x, each in ((-0.2, before), (0.2, after)) if seed in each
         ]
         xs, ys = zip(*points, strict=True)
         axes.plot(xs, ys, color="#222", linewidth=0.5, alpha=0.35, zorder=3)
         axes.scatter(xs, ys, s=16, color="white", edgecolor="#222", linewidth=0.8, zorder=5)
 
 
-def _legend(axes) -> None:
+def _legend(axes, chance: bool, seeds: int) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
+    over = "seeds" if seeds > 1 else "questions, one seed"
     white: dict[str, Any] = {"color": "white", "markeredgecolor": "#222", "markersize": 5}
     handles = [
         Patch(color="#666", alpha=0.4, label="before fine-tuning"),
         Patch(color="#666", alpha=0.9, label="after the same fine-tuning"),
         Line2D([], [], marker="o", linestyle="", label="one seed", **white),
-        Line2D([], [], color="#222", linewidth=1.4, label="95 % interval over seeds"),
-        Line2D([], [], color="#333", linewidth=0.9, linestyle=(0, (4, 3)), label="chance"),
+        Line2D([], [], color="#222", linewidth=1.4, label=f"95 % interval over {over}"),
     ]
+    if chance:
+        dashed: dict[str, Any] = {"color": "#333", "linewidth": 0.9, "linestyle": (0, (4, 3))}
+        handles.append(Line2D([], [], label="chance", **dashed))
     axes.legend(
         handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False,
         fontsize=8,
@@ -111,6 +148,8 @@ def contrasts(results: dict):
     for at, entry in enumerate(reversed(entries)):
         if entry["ci_low"] is not None:
             axes.plot([entry["ci_low"], entry["ci_high"]], [at, at], color="#2a6f97", linewidth=2.2)
+        elif bounds := _bounds(entry):
+            axes.plot(bounds, [at, at], color="#2a6f97", linewidth=1.2, linestyle=(0, (2, 2)))
         else:
             place = (entry["difference"], at)
             axes.annotate("no interval", place, (6, 4), textcoords="offset points", fontsize=7)
@@ -119,30 +158,40 @@ def contrasts(results: dict):
         axes.scatter([entry["difference"]], [at], s=42, color="#2a6f97", zorder=3)
     axes.axvline(0, color="#333", linewidth=0.9)
     axes.set_yticks(range(len(entries)), [entry["label"] for entry in reversed(entries)])
-    axes.set_xlabel("difference between rates")
+    axes.set_xlabel("difference between arms (dotted: over questions, one seed)")
     axes.grid(axis="x", color="#eee")
     return figure
 
 
 def dose(results: dict):
-    """Rate along the fine-tuning, a line per group: the mean over seeds, thin lines per seed."""
+    """A measure along the last stage, a line per arm: mean over seeds, thin lines per seed."""
+    config, points = results["config"], results["dose"]
     figure, axes = new_figure(6.4, 3.6)
-    groups = results["config"]["figure"]["groups"].values()
-    for group, color in zip(groups, itertools.cycle(COLORS), strict=False):
-        points = [p for p in results["dose"] if p["arm"] == group["after"]]
-        steps = sorted({p["step"] for p in points})
-        for seed in sorted({p["seed"] for p in points}):
-            own = [(p["step"], p["rate"]) for p in points if p["seed"] == seed]
+    labels = {g["after"]: g["label"] for g in config["figure"]["groups"].values()}
+    arms = dict.fromkeys(p["arm"] for p in points)
+    for arm, color in zip(_ordered(arms, labels), itertools.cycle(COLORS), strict=False):
+        mine = [p for p in points if p["arm"] == arm]
+        steps = sorted({p["step"] for p in mine})
+        for seed in sorted({p["seed"] for p in mine}):
+            own = [(p["step"], p["value"]) for p in mine if p["seed"] == seed]
             axes.plot(*zip(*own, strict=True), color=color, linewidth=0.6, alpha=0.4)
-        means = [fmean(p["rate"] for p in points if p["step"] == step) for step in steps]
+        means = [fmean(p["value"] for p in mine if p["step"] == step) for step in steps]
         axes.plot(steps, means, color=color, linewidth=2, marker="o", markersize=4,
-                  label=group["label"])  # fmt: skip
-    axes.axhline(CHANCE, color="#333", linewidth=0.9, linestyle=(0, (4, 3)))
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("fine-tuning steps")
-    axes.set_ylabel("rate")
+                  label=labels.get(arm, arm))  # fmt: skip
+    eval, measure = points[0]["eval"], points[0]["measure"]
+    if is_rate(results, eval, measure):
+        axes.set_ylim(0, 1.02)
+    if config["figure"]["eval"] == eval and has_chance(config):
+        axes.axhline(CHANCE, color="#333", linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.set_xlabel(f"steps of {', '.join(config['dose']['stages'])}")
+    axes.set_ylabel(f"{eval}: {measure}")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _ordered(arms: Iterable[str], labels: Mapping[str, str]) -> list[str]:
+    """Arms that the figure has in its order, then the others."""
+    return [arm for arm in labels if arm in arms] + [arm for arm in arms if arm not in labels]
 
 
 def losses(title: str, curves: Sequence[tuple[str, Sequence[dict]]]):

@@ -9,8 +9,20 @@ from msm_jax.data.sources import read_source
 from msm_jax.files import dumps, new_file, read_json, read_jsonl
 from msm_jax.study import files, plots
 from msm_jax.study.display import clock, counted
+from msm_jax.study.evaluations import measure_of
 from msm_jax.study.graph import Study
-from msm_jax.study.results import CHANCE, interval_text, mean_of
+from msm_jax.study.numbers import interval_text
+from msm_jax.study.results import mean_of
+from msm_jax.study.tables import (
+    NO_RETENTION,
+    axis_of,
+    before_after,
+    bound_text,
+    difference_text,
+    digits_of,
+    evaluation_tables,
+    waiting_lines,
+)
 
 
 def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
@@ -21,7 +33,10 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
     if drawn:
         with new_file(workdir / "figure.png") as temporary:
             drawn.savefig(temporary, dpi=160, format="png")
-    mean = lambda arm: interval_text(mean_of(results, arm, figure["eval"]))
+    digits = figure["eval"] and digits_of(config, figure["eval"])
+    mean = lambda arm: interval_text(
+        mean_of(results, arm, figure["eval"], figure["measure"]), digits=digits
+    )
     page.write(
         workdir / "report.html",
         "study.html",
@@ -29,7 +44,16 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
         subtitle=_subtitle(results),
         results=results,
         interval=interval_text,
-        chance=CHANCE,
+        difference=lambda entry: difference_text(config, entry),
+        bound=bound_text,
+        waiting=waiting_lines(results) if results["waiting"] else [],
+        absorption=[_absorption(entry) for entry in results["absorption"]],
+        retention=[
+            [entry["eval"], entry["arm"], entry["since"], *before_after(config, entry)]
+            for entry in results["retention"]
+        ],
+        no_retention=NO_RETENTION,
+        evaluations=evaluation_tables(results),
         headline=figure["headline"] and sentence(results),
         comparison=figure["headline"] and _comparison(results),
         bars=drawn and plots.svg_uri(drawn),
@@ -64,8 +88,14 @@ def sentence(results: dict) -> str:
     name = results["config"]["figure"]["headline"]
     entry = next(c for c in results["contrasts"] if c["name"] == name)
     if entry["difference"] is None:
-        return f"{entry['label']}: no valid answers, so nothing can be said."
+        reason = "it waits for a judge" if results.get("waiting") else "no valid answers"
+        return f"{entry['label']}: {reason}, so nothing can be said."
     found = f"{entry['label']}: {interval_text(entry, 'difference', signed=True)}"
+    if entry["ci_low"] is None and entry.get("over_items", {}).get("ci_low") is not None:
+        return (
+            f"{found}. The interval is over the questions of one training run each, which cannot "
+            "show what training does: this shows no effect yet."
+        )
     if entry["ci_low"] is None:
         return f"{found}. This shows no effect yet."
     bounds = f"{found} (95 % interval over {counted(entry['n_pairs'], 'seed')})."
@@ -81,11 +111,41 @@ def _comparison(results: dict) -> str:
     """The means behind the headline contrast."""
     figure = results["config"]["figure"]
     entry = results["config"]["contrasts"][figure["headline"]]
+    config, eval, measure = results["config"], entry["eval"], entry["measure"]
+    digits = digits_of(config, eval)
     means = [
-        f"{arm}: {interval_text(mean_of(results, arm, entry['eval']))}"
+        f"{arm}: {interval_text(mean_of(results, arm, eval, measure), digits=digits)}"
         for arm in (*entry["plus"], *entry["minus"])
     ]
-    return f"How often the model {figure['measure']}: {'; '.join(means)}."
+    wanted = measure_of(config, eval, measure)
+    shown = figure["eval"] and (
+        figure["eval"],
+        measure_of(config, figure["eval"], figure["measure"]),
+    )
+    name = axis_of(config) if (eval, wanted) == shown else f"{eval}, {wanted}"
+    return f"{name[:1].upper()}{name[1:]}: {'; '.join(means)}."
+
+
+def _absorption(entry: dict) -> dict:
+    """A midtraining stage's sentence, and rows of what it measured, before and after."""
+    rows = []
+    for role in ("own", "control", "quiz"):
+        part = entry[role]
+        if part is None:
+            continue
+        digits = 2 if role == "quiz" else 3
+        name = part.get("source") or f"{part['eval']}, {part['measure']}"
+        percent = part["percent"]
+        rows.append([
+            name if role == "quiz" else f"loss on {name} ({role}), nats per token",
+            interval_text(part["before"], digits=digits),
+            interval_text(part["after"], digits=digits),
+            interval_text(part["change"], "difference", signed=True, digits=digits),
+            "" if percent is None else f"{percent:+.1f} %",
+        ])  # fmt: skip
+    more = interval_text(entry["more_than_control"], "difference", signed=True, digits=3)
+    rows.append(["fall of own less that of control, nats per token", "", "", more, ""])
+    return {"sentence": entry["sentence"], "passed": bool(entry["passed"]), "rows": rows}
 
 
 def _losses(study: Study, workdir: pathlib.Path) -> dict[str, str]:
@@ -137,6 +197,8 @@ def _times(results: dict, study: Study) -> list[tuple[Any, ...]]:
     for name, seconds in results["seconds"]["stages"].items():
         spent.setdefault(study.stages[name].name, []).append(seconds)
     spent["evaluations"] = list(results["seconds"]["evals"].values())
+    if results["seconds"]["judges"]:
+        spent["verdicts of judges"] = list(results["seconds"]["judges"].values())
     return [
         (name, len(some), f"{sum(some):.1f}", f"{max(some, default=0):.1f}")
         for name, some in spent.items()
@@ -145,7 +207,7 @@ def _times(results: dict, study: Study) -> list[tuple[Any, ...]]:
 
 def _time_note(results: dict) -> str:
     seconds = results["seconds"]
-    total = sum(seconds["stages"].values()) + sum(seconds["evals"].values())
+    total = sum(sum(seconds[part].values()) for part in ("stages", "evals", "judges"))
     return (
         f"{clock(total)} of work in all, {clock(seconds['this_run'])} since the last start, on "
         f"{results['config']['workers']} workers. A resumed stage counts its last run only."

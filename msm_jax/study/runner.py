@@ -39,8 +39,11 @@ class Worker:
     since: float = 0.0
 
 
-def run(study: Study, workdir: pathlib.Path) -> None:
+def run(study: Study, workdir: pathlib.Path) -> dict[str, str]:
     """Do all that is missing.
+
+    Returns:
+      What could not be done yet: id of a node -> what it waits for, such as a provider's key.
 
     Raises:
       UserError: a mistake that a node found; what was done stays done.
@@ -54,13 +57,14 @@ def run(study: Study, workdir: pathlib.Path) -> None:
     todo = [node for node in study.nodes.values() if files.read_mark(workdir, node) is None]
     todo.sort(key=lambda node: -urgency[node.id])
     if not todo:
-        return
+        return {}
     with _signals() as received:
         runner = _Runner(study, workdir, todo, received)
         try:
             runner.work()
         finally:
             runner.close()
+    return runner.unavailable
 
 
 def _urgency(study: Study) -> dict[str, float]:
@@ -104,6 +108,7 @@ class _Runner:
         self._progress = Progress(todo)
         self._workers: list[Worker] = []
         self._problem: Exception | None = None
+        self.unavailable: dict[str, str] = {}  # id of a node -> what it waits for
 
     def work(self) -> None:
         """Until nothing is left to do, or to wait for after a problem."""
@@ -174,12 +179,22 @@ class _Runner:
         if outcome == "done":
             del self._todo[node.id]
             self._progress.finished(node, text, seconds)
+        elif outcome == "waiting":
+            self._leave(node, text)
         elif self._problem is None:
             log = files.directory(self._workdir, node) / "log.txt"
             failed = Failed(f"{node.title}: {text}\nlog: {log}\nwhat is done is kept")
-            waiting = UserError(f"{node.title}: set {text}, and run the same command again")
-            known = {"waiting": waiting, "mistake": UserError(text), "preempted": Preempted(text)}
+            known = {"mistake": UserError(text), "preempted": Preempted(text)}
             self._stop(known.get(outcome, failed))
+
+    def _leave(self, node: Node, text: str) -> None:
+        """Leave out a node, and all that needs it, until what it waits for is available."""
+        del self._todo[node.id]
+        self.unavailable[node.id] = text
+        self._progress.waiting(node, text)
+        for other in [*self._todo.values()]:
+            if node.id in other.inputs.values() and other.id in self._todo:
+                self._leave(other, text)
 
     def _stop(self, problem: Exception) -> None:
         """Start no new nodes; those that are running save and end."""

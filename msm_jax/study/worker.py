@@ -28,7 +28,8 @@ import msm_jax
 from msm_jax import compile_cache
 from msm_jax.command import Preempted, message_of
 from msm_jax.data.sources import TFDS, source_files
-from msm_jax.errors import UserError
+from msm_jax.errors import Unavailable, UserError
+from msm_jax.evals import material
 from msm_jax.files import (
     delete,
     link,
@@ -40,9 +41,9 @@ from msm_jax.files import (
     write_jsonl,
 )
 from msm_jax.study import files
-from msm_jax.study.graph import evaluation_identities
+from msm_jax.study.evaluations import is_deferred, measures_of, placed, samples_identity
 from msm_jax.study.makers import corpus_paths
-from msm_jax.study.node import Node, Waiting, with_files
+from msm_jax.study.node import Node, with_files
 
 LIBRARIES = "jax jaxlib flax optax orbax-checkpoint grain sentencepiece numpy".split()
 CHATS = 3  # sampled chats of every stage that is evaluated
@@ -81,8 +82,8 @@ def environment(platform_name: str) -> dict[str, str]:
 def work(connection: Connection, number: int, workdir: pathlib.Path, platform_name: str) -> None:
     """Run the nodes that are received, until None is.
 
-    The reply to each is (outcome, text): "done" and the result in a few words, "mistake" and a
-    UserError's message, "waiting" and the name of a variable, "preempted", or "crash".
+    The reply to each is (outcome, text): "done" and the result in a few words, "waiting" and what
+    is not available yet, "mistake" and a UserError's message, "preempted", or "crash".
     """
     for name in (signal.SIGINT, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)  # they reach every process; the runner decides
@@ -115,8 +116,8 @@ def _outcome(node: Node, workdir: pathlib.Path) -> tuple[str, str]:
         return "done", run_node(node, workdir)
     except Preempted as stop:
         return "preempted", str(stop)
-    except Waiting as need:
-        return "waiting", str(need)
+    except Unavailable as missing:
+        return "waiting", str(missing)
     except Exception as error:
         if (message := message_of(error)) is not None:
             return "mistake", f"{node.title}: {message}"
@@ -205,7 +206,9 @@ def _generate(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result
         config.update_from_flattened_dict({key: _existing(workdir, path, node)})
     for role in ("writer", "critic"):
         if name := missing_key(config[role]):
-            raise Waiting(name)
+            raise Unavailable(
+                f"{name} is not set: put the key into the environment (export {name}=...)"
+            )
     count = token_counter(config.tokenizer)
     generation = Generation(config, folder, print, None, count, local_sampler)
     found = generation.run()
@@ -292,33 +295,54 @@ def load_stage(workdir: pathlib.Path, stage_id: str) -> tuple[pathlib.Path, Any]
 
 
 def _evaluate(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
-    from msm_jax.evals import evaluate_preferences
+    from msm_jax.evals import evaluation
+    from msm_jax.evals.kinds import make_evaluation
     from msm_jax.weights.checkpoints import load_params
 
     delete_outdated(folder, node.config)
     write_json(files.mark_path(workdir, node), {"config": node.config})
     run, model = load_stage(workdir, node.inputs["parent"])
-    rates = []
+    model, found = model.for_sampling(), []
     for name, settings in node.config.items():
         evaluated = model
         if settings["step"] is not None:
             _, params, _ = load_params(run, settings["step"])
             evaluated = dataclasses.replace(model, params=params)
-        pairs = _existing(workdir, settings["pairs"], node)
-        keys = ("seed", "samples", "temperature", "max_tokens", "rows")
-        options = {key: settings[key] for key in keys}
-        evaluate_preferences(evaluated, pairs, folder / name, settings["scorers"], **options)
-        if settings["step"] is None:
-            summary = read_json(folder / name / "summary.json")
-            rate = summary["scorers"][settings["scorers"][0]]["rate"]
-            rates.append(f"{name} {'-' if rate is None else format(rate, '.2f')}")
+        own = placed(settings, lambda path: _existing(workdir, path, node))
+        asked = make_evaluation(settings["kind"], own, folder / name, with_judge=False)
+        evaluation.sample(evaluated, asked, folder / name)
+        if not is_deferred(settings):
+            evaluation.judge(asked, folder / name)
+            found += [_first_measure(name, settings, folder)] * (settings["step"] is None)
     write_jsonl(folder / "chats.jsonl", _sample_chats(model, node, workdir))
-    hashes = {name: sha256_file(folder / name / "summary.json") for name in node.config}
-    return hashes, ", ".join(rates)
+    hashes = {
+        name: sha256_file(folder / name / "summary.json")
+        for name, settings in node.config.items()
+        if not is_deferred(settings)
+    }
+    return hashes, ", ".join(found) or "sampled"
+
+
+def _judge(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
+    from msm_jax.evals import evaluation
+    from msm_jax.evals.kinds import make_evaluation
+
+    write_json(files.mark_path(workdir, node), {"config": node.config})
+    own = placed(node.config, lambda path: _existing(workdir, path, node))
+    evaluation.judge(make_evaluation(node.config["kind"], own, folder, with_judge=True), folder)
+    hashes = {node.name: sha256_file(folder / "summary.json")}
+    return hashes, _first_measure(node.name, node.config, folder.parent)
+
+
+def _first_measure(name: str, settings: dict, folder: pathlib.Path) -> str:
+    """ "conflict 0.71": the most important number of an evaluation."""
+    _, measures = measures_of(settings, folder / name)
+    value = next(iter(measures.values()))["value"]
+    return f"{name} {'-' if value is None else format(value, '.2f')}"
 
 
 def delete_outdated(folder: pathlib.Path, wanted: dict[str, dict]) -> None:
-    """Delete the results of evaluations that the config no longer has, or has in another form.
+    """Delete the results of evaluations that the config no longer has, or whose samples differ.
 
     Only directories that are directly in `folder` are deleted, whatever its evals.json names.
     """
@@ -327,25 +351,37 @@ def delete_outdated(folder: pathlib.Path, wanted: dict[str, dict]) -> None:
     if not isinstance(before, dict):
         return
     write_json(folder / "evals.json", {"config": before})  # no longer done, should this be killed
-    wanted, present = evaluation_identities(wanted), {path.name for path in folder.iterdir()}
+    identities = {name: samples_identity(settings) for name, settings in wanted.items()}
+    present = {path.name for path in folder.iterdir()}
     for name, settings in before.items():
-        identity = isinstance(settings, dict) and evaluation_identities({name: settings})[name]
-        if identity != wanted.get(name) and name in present:
+        if name in present and _identity_or_none(settings) != identities.get(name, {}):
             delete(folder / name, inside=folder)
+
+
+def _identity_or_none(settings: Any) -> dict | None:
+    """What was asked; None where it is not what this version writes."""
+    with contextlib.suppress(KeyError, TypeError, AttributeError):
+        return samples_identity(settings)
+    return None
 
 
 def _sample_chats(model, node: Node, workdir: pathlib.Path) -> list[dict]:
     """Free answers to the same few questions for all stages, from the evaluations in turn."""
-    from msm_jax.corpus.records import read_rows
+    from msm_jax.evals.preferences import load_pairs
+    from msm_jax.evals.questions import load_questions
 
-    last_step = [settings for settings in node.config.values() if settings["step"] is None]
+    readers: dict[str, Callable[[str], list[list[dict]]]] = {
+        "preferences": lambda file: [question.messages for question in load_pairs(file)],
+        "questions": lambda file: [question["messages"] for question in load_questions(file)],
+    }
+    asked = [s for s in node.config.values() if s["step"] is None and s["kind"] in readers]
     chats: list[dict] = []
-    for number in range(CHATS if last_step else 0):
-        settings = last_step[number % len(last_step)]
-        rows = [row for _, row in read_rows(_existing(workdir, settings["pairs"], node))]
-        row = rows[(number * len(rows)) // CHATS]
-        system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-        messages = row.get("messages") or [*system, {"role": "user", "content": row["question"]}]
+    for number in range(CHATS if asked else 0):
+        settings = asked[number % len(asked)]
+        own = placed(settings, lambda path: _existing(workdir, path, node))
+        file = own.get("pairs") or own["questions"]
+        prompts = readers[settings["kind"]](str(material.place(file)))
+        messages = prompts[(number * len(prompts)) // CHATS]
         # With the evaluations' number of rows, whose programs are compiled already.
         options = {"max_tokens": settings["max_tokens"], "rows": settings["rows"]}
         ((answer,),) = model.sample([messages], 1, seed=settings["seed"], **options)
@@ -361,4 +397,5 @@ RUN: dict[str, Callable[[Node, pathlib.Path, pathlib.Path], Result]] = {
     "tokenizer": _train_tokenizer,
     "train": _train,
     "evals": _evaluate,
+    "judge": _judge,
 }

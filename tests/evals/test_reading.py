@@ -80,5 +80,10 @@ def test_a_study_asks_for_verdicts_of_another_version_again(monkeypatch):
     for reading in (READING, READING - 1):
         monkeypatch.setattr(graph, "READING", reading)
         for seed in (1, 2):
-            ids.add(graph.evaluations_of(stage, None, {"q": {"pairs": "p", "seed": seed}}).id)
-    assert len(ids) == 4
+            for name, nodes in (("rules", 1), ("anthropic", 2)):
+                tree = {"evals": {"q": {"pairs": "opinions", "judge": name}}}
+                evals = graph.evaluations_of(tree, seed, stage, None, {"q": ("q", None)})
+                found = [evals, *graph.judges_of(evals, stage)]
+                assert len(found) == nodes
+                ids |= {node.id for node in found}
+    assert len(ids) == 2 * 2 * 3

@@ -33,7 +33,9 @@ CONFIG = """
         config.stages = ConfigDict({{"base": data("docs"), "x": data("red"), "y": data("blue")}})
         config.arms.x = ("base", "x")
         config.arms.y = ("base", "y")
-        config.evals.which = evaluation(FILES + "/pairs.jsonl", rows=4)
+        config.evals.which = evaluation(
+            pairs=FILES + "/pairs.jsonl", rows=4, max_tokens=8
+        )
         config.contrasts.gap = contrast("x - y", "which", ("x",), ("y",), 1)
         config.figure.update({{"eval": "which", "headline": "gap"}})
         config.figure.groups.both = figure_group("both", "x", "y")

@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 from msm_jax.data.chat import CHAT_FORMATS
 from msm_jax.data.tokenizer import train_sentencepiece
 from msm_jax.errors import UserError
+from msm_jax.evals import kinds
 from msm_jax.settings import Form, Named
-from msm_jax.study import files, results, worker
+from msm_jax.study import files, tables, worker
 from msm_jax.study.config import STUDY, evaluation
 from msm_jax.study.graph import make_study
 from msm_jax.train.config import MODEL, probe, source
@@ -31,12 +32,17 @@ OTHER = {
     "train.chat_format": "chatml",
     "stages": None,
     "arms": None,
-    "evals.which.arms": ("x",),
-    "evals.which.scorers": ("generated",),
-    "dose.stage": None,
+    "dose.stages": None,
     "dose.eval": None,
+    "dose.measure": None,
+    "absorption.eval": None,
+    "retention": ("which",),
     "figure.eval": None,
+    "figure.measure": "generated",
     "figure.headline": None,
+    "contrasts.gap.measure": "generated",
+    "controls.measure": None,
+    "controls.eval": "which",
     "controls.arms": ("x",),
 }
 
@@ -175,7 +181,7 @@ def test_numbers_of_several_versions_are_a_warning_that_names_what_differs():
         {"code": {"source": "aaa", "jax": "0.10.2"}, "stages": ["1", "2"], "evals": []},
         {"code": {"source": "bbb", "jax": "0.10.2"}, "stages": ["3"], "evals": ["3"]},
     ]
-    text = results.mixed_code(made)
+    text = tables.mixed_code(made)
     assert "2 stages and 0 evaluated: source aaa; 1 stages and 1 evaluated: source bbb" in text
     assert "jax" not in text
 
@@ -187,9 +193,11 @@ def test_nothing_outside_of_a_studys_directory_is_deleted_whatever_evals_json_na
         (place / "file").write_text("x")
     (folder / "link").symlink_to(precious)
     names = (str(precious), "../precious", "link", "link/file", ".", "..", "", "old", "gone")
-    before = {name: {"samples": 2} for name in names} | {"kept": {"samples": 1}, "odd": 3}
+    asked = {"kind": "preferences", **kinds.resolve("preferences", {"pairs": "p", "samples": 1})}
+    asked = json.loads(json.dumps({**asked, "step": None, "content": {"pairs": "p"}}))
+    before = {name: {**asked, "samples": 2} for name in names} | {"kept": asked, "odd": 3}
     (folder / "evals.json").write_text(json.dumps({"digest": "x", "config": before}))
-    worker.delete_outdated(folder, {"kept": {"samples": 1, "rows": 9}})
+    worker.delete_outdated(folder, {"kept": {**asked, "rows": 9}})
     left = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("file")]
     assert sorted(left) == ["evals/kept/file", "precious/file"]
     assert "digest" not in (folder / "evals.json").read_text()
@@ -198,7 +206,7 @@ def test_nothing_outside_of_a_studys_directory_is_deleted_whatever_evals_json_na
 @pytest.mark.parametrize("name", ["/tmp/x", "a/b", "", "which@3", "~"])
 def test_an_evaluation_is_not_named_like_a_path(tiny, name):
     with tiny.unlocked():
-        tiny.evals = {name: evaluation("pairs.jsonl").to_dict()}
+        tiny.evals = {name: evaluation(pairs="pairs.jsonl").to_dict()}
     tiny.contrasts, tiny.figure.groups = {}, {}
     with pytest.raises(UserError, match="cannot be the name of a directory"):
         make_study(tiny)

@@ -4,35 +4,51 @@ import json
 
 import pytest
 
+from msm_jax.study import numbers as found
 from msm_jax.study import plots, report
-from msm_jax.study import results as found
 
 PAIRS = 20
 
 
 def rows(**rates):
     """Arms as results.json has them; arm=(rate of seed 0, of seed 1, ...), None for no rate."""
-    numbers = lambda rate: {"rate": rate, "n_pairs": PAIRS if rate is not None else 0}
     return [
-        {
-            "name": arm,
-            "seed": seed,
-            "evals": {"e": {**numbers(rate), "scorers": {"logprob": numbers(rate)}}},
-        }
+        {"name": arm, "seed": seed, "evals": {"e": {"measures": {"logprob": measure(rate)}}}}
         for arm, each in rates.items()
         for seed, rate in enumerate(each)
     ]
 
 
+def measure(value, step=1 / PAIRS, low=0.0, high=1.0):
+    """As an evaluation has it; its own interval is one that nobody could take for another."""
+    known = value is not None
+    bounds = (
+        {"ci_low": 0.01, "ci_high": 0.99, "method": "own"}
+        if known
+        else dict.fromkeys(("ci_low", "ci_high", "method"))
+    )
+    return {
+        "value": value, "n": PAIRS if known else 0, **bounds, "invalid": 0,
+        "step": step if known else None, "low": low, "high": high,
+    }  # fmt: skip
+
+
+def mean_of(rows, arm):
+    return found.over_seeds(found.by_seed(rows, arm, "e", "logprob"))
+
+
 def contrast(rows, plus=("x",), minus=("y",)):
-    return found.difference({"plus": plus, "minus": minus, "eval": "e"}, rows, "logprob")
+    side = lambda arms: [found.by_seed(rows, arm, "e", "logprob") for arm in arms]
+    return found.difference(side(plus), side(minus))
 
 
 def test_one_seed_has_no_interval_and_every_text_says_so():
     some = rows(x=[0.8], y=[0.5])
-    mean, difference = found.over_seeds(some, "x", "e"), contrast(some)
+    mean, difference = mean_of(some, "x"), contrast(some)
     for numbers in (mean, difference):
         assert numbers["ci_low"] is None and numbers["method"] == "no interval: one seed"
+    assert found.interval_text(mean) == "0.80 [0.01, 0.99] (one seed, n=20)"  # of the evaluation
+    assert mean.pop("over_items")["method"] == "own"
     assert found.interval_text(mean) == "0.80 (no interval: one seed)"
     assert found.verdict(difference, 1) == "open: no interval: one seed"
     entry = {"name": "gap", "label": "x - y", "expected": 1, **difference}
@@ -48,7 +64,7 @@ def svg_texts(figure):
 @pytest.mark.parametrize("rates", [[1.0] * 2, [0.0] * 4, [0.5] * 3])
 def test_seeds_that_agree_have_intervals_within_range(rates):
     some = rows(x=rates, y=rates)
-    mean, difference = found.over_seeds(some, "x", "e"), contrast(some)
+    mean, difference = mean_of(some, "x"), contrast(some)
     assert 0 <= mean["ci_low"] <= rates[0] <= mean["ci_high"] <= 1
     assert mean["ci_high"] - mean["ci_low"] > 1 / PAIRS
     assert -1 <= difference["ci_low"] < 0 < difference["ci_high"] <= 1
@@ -65,23 +81,35 @@ def test_a_difference_of_differences_lies_within_two():
 
 def test_a_seed_without_a_rate_is_left_out_by_number():
     some = rows(x=[0.8, None, 0.9, 0.7], y=[0.5, 0.4, None, 0.4])
-    mean, difference = found.over_seeds(some, "x", "e"), contrast(some)
+    mean, difference = mean_of(some, "x"), contrast(some)
     assert (mean["n"], difference["n_pairs"]) == (3, 2)
-    assert mean["method"].endswith("; left out, without a rate: seed 1")
-    assert difference["method"].endswith("; left out, without a rate: seed 1, 2")
-    nothing = found.over_seeds(rows(x=[None, None]), "x", "e")
+    assert mean["method"].endswith("; left out, without a value: seed 1")
+    assert difference["method"].endswith("; left out, without a value: seed 1, 2")
+    nothing = mean_of(rows(x=[None, None]), "x")
     assert nothing["mean"] is None and nothing["method"].startswith("no interval: no seeds")
     json.dumps([mean, difference, nothing], allow_nan=False)
 
 
 def test_bars_without_an_interval_say_so():
     groups = {"g": {"label": "g", "before": "x", "after": "y"}}
-    settings = {"eval": "e", "groups": groups, "measure": "chose x"}
+    settings = {"eval": "e", "groups": groups, "measure": "", "axis": "chose x"}
     some = rows(x=[0.8], y=[0.5])
-    means = [
-        {"arm": arm, "eval": "e", "scorer": "logprob", **found.over_seeds(some, arm, "e")}
-        for arm in "xy"
-    ]
-    config = {"figure": settings, "evals": {"e": {"scorers": ["logprob"]}}}
+    means = [{"arm": arm, "eval": "e", "measure": "logprob", **mean_of(some, arm)} for arm in "xy"]
+    config = {"figure": settings, "evals": {"e": {"pairs": "x"}}, "seeds": [0]}
+    for mean in means:
+        del mean["over_items"]
     drawn = plots.bars({"config": config, "means": means, "arms": some})
     assert svg_texts(drawn).count("no interval") == 2
+
+
+def test_what_has_no_bounds_has_students_interval_and_a_base_has_its_own():
+    nats = {seed: measure(value, None, 0.0, None) for seed, value in enumerate([2.0, 2.2, 2.4])}
+    mean = found.over_seeds(nats)
+    assert mean["method"] == "t over seeds" and mean["ci_low"] == pytest.approx(1.703, abs=1e-3)
+    fell = found.difference([nats], [{seed: measure(3.0, None, 0.0, None) for seed in nats}])
+    assert fell["difference"] == pytest.approx(-0.8) and fell["ci_high"] == pytest.approx(
+        -0.303, abs=1e-3
+    )
+    # The same weights with three seeds are one model: three equal values are no three runs.
+    base = found.over_seeds({seed: measure(0.5) for seed in range(3)}, one_model=True)
+    assert (base["n"], base["ci_low"]) == (PAIRS, 0.01) and base["method"].startswith("one model")

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msm_jax.corpus.writers.request import Failure, Reply, Request
-from msm_jax.errors import UserError
+from msm_jax.errors import Unavailable, UserError
 
 _POLL = 0.1  # seconds of a wait between two checks whether to go on
 _NO_CREDIT = re.compile(
@@ -111,7 +111,7 @@ class ApiClient(abc.ABC):
         try:
             self.module = importlib.import_module(self.library)
         except ImportError as error:
-            raise UserError(
+            raise Unavailable(
                 f"the library {self.library} is not installed: pip install 'msm_jax[writers]'"
             ) from error
         self.where = f"{self.library} {model}"
@@ -137,11 +137,11 @@ class ApiClient(abc.ABC):
         """What the provider's clients are made with.
 
         Raises:
-          UserError: the key is not set.
+          Unavailable: the key is not set.
         """
         key, own = os.environ.get(self.key_name, "").strip(), bool(self.base_url)
         if not key and not (own and self.key_optional):
-            raise UserError(
+            raise Unavailable(
                 f"{self.key_name} is not set: put the key into the environment "
                 f"(export {self.key_name}=...)"
             )

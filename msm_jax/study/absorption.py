@@ -1,0 +1,181 @@
+"""What has to be known before behaviour is read: were the documents learned, and what was lost.
+
+Absorption: held-out loss of each source before and after every midtraining stage. A stage that did
+not learn its documents says nothing about what they do to behaviour. Retention: evaluations of
+what training should not change, before and after.
+"""
+
+from collections.abc import Sequence
+
+from msm_jax.study.evaluations import measure_of, root_of
+from msm_jax.study.items import with_items
+from msm_jax.study.numbers import by_seed, difference, interval_text, over_seeds
+
+Path = tuple[str, ...]
+
+
+def absorbed(config: dict, paths: Sequence[dict]) -> list[dict]:
+    """Of each midtraining stage what became of the loss and the quiz, and whether that is enough.
+
+    Args:
+      config: the study's.
+      paths: rows of `numbers`, each named by its stages.
+    """
+    settings, found = config["absorption"], {}
+    for names in config["arms"].values():
+        for end, stage in enumerate(names, start=1):
+            if stage in settings["stages"]:
+                path = tuple(names[:end])
+                found.setdefault(path, _absorbed(config, paths, path))
+    return list(found.values())
+
+
+def _absorbed(config: dict, paths: Sequence[dict], path: Path) -> dict:
+    settings, stage = config["absorption"], path[-1]
+    entry, eval = settings["stages"][stage], settings["eval"]
+    before, after = path[:-1], path
+    measures = {role: source_measure(config, eval, entry[role]) for role in ("own", "control")}
+    parts: dict[str, dict] = {
+        role: {
+            "source": entry[role],
+            **_change(config, paths, before, after, eval, measure),
+        }
+        for role, measure in measures.items()
+    }
+    loss = lambda at, role: by_seed(paths, at, eval, measures[role])
+    more = difference(
+        [loss(before, "own"), loss(after, "control")], [loss(after, "own"), loss(before, "control")]
+    )
+    more = _with_both(more, parts["own"]["change"], parts["control"]["change"])
+    quiz = None
+    if entry["quiz"]:
+        measure = measure_of(config, entry["quiz"])
+        quiz = {
+            "eval": entry["quiz"],
+            "measure": measure,
+            **_change(config, paths, before, after, entry["quiz"], measure),
+        }
+    failed = [s["seed"] for s in more["seeds"] if s["difference"] < settings["at_least"]]
+    begun = len(path)
+    found = {
+        "stage": stage,
+        "label": entry["label"] or stage,
+        "path": list(path),
+        "arms": [arm for arm, names in config["arms"].items() if tuple(names[:begun]) == path],
+        "eval": eval,
+        **parts,
+        "more_than_control": more,
+        "quiz": quiz,
+        "at_least": settings["at_least"],
+        "passed": not failed if more["seeds"] else None,
+        "failed_seeds": failed,
+    }
+    return {**found, "sentence": sentence(found)}
+
+
+def source_measure(config: dict, eval: str, source: str) -> str:
+    """The measure of an evaluation of kind loss that is of a source."""
+    return measure_of(config, eval, f"nats per token of {source}")
+
+
+def _change(
+    config: dict, paths: Sequence[dict], before: Path, after: Path, eval: str, measure: str
+) -> dict:
+    """{"before", "after", "change", "percent" of the mean before}."""
+    numbers = {at: by_seed(paths, at, eval, measure) for at in (before, after)}
+    change = difference([numbers[after]], [numbers[before]])
+    change = with_items(change, [(paths, after, eval)], [(paths, before, eval)], measure)
+    means = {at: over_seeds(numbers[at], one_model=not at) for at in (before, after)}
+    start = means[before]["mean"]
+    has_both = start and change["difference"] is not None
+    return {
+        "before": means[before],
+        "after": means[after],
+        "change": change,
+        "percent": 100 * change["difference"] / start if has_both else None,
+    }
+
+
+def _with_both(more: dict, own: dict, control: dict) -> dict:
+    """The own loss's fall minus the control's, with one seed's interval over documents.
+
+    The two are of different documents, so that the squared distances to the bounds are added (Zou
+    and Donner 2008, Stat. Med. 27, 1693).
+    """
+    own, control = own.get("over_items", {}), control.get("over_items", {})
+    if own.get("ci_low") is None or control.get("ci_low") is None:
+        return more
+    estimate = control["difference"] - own["difference"]
+    low = ((own["ci_high"] - own["difference"]) ** 2
+           + (control["difference"] - control["ci_low"]) ** 2) ** 0.5  # fmt: skip
+    high = ((own["difference"] - own["ci_low"]) ** 2
+            + (control["ci_high"] - control["difference"]) ** 2) ** 0.5  # fmt: skip
+    bounds = {"ci_low": estimate - low, "ci_high": estimate + high}
+    bounds |= {"n": own["n"] + control["n"], "method": f"{own['method']}; squared distances"}
+    return {**more, "over_items": {"difference": estimate, **bounds}}
+
+
+def sentence(found: dict) -> str:
+    """The gate in words."""
+    own, control, label = found["own"], found["control"], found["label"]
+    if found["passed"] is None:
+        return f"{label}: its held-out loss is not known, so nothing shows that it was absorbed"
+    text = (
+        f"{label}: held-out loss on its own documents {_moved(own['change'])} nats per token "
+        f"({abs(own['percent']):.0f} %), control text {_moved(control['change'])}"
+    )
+    if found["passed"]:
+        return f"{text}: absorbed"
+    several = len(found["more_than_control"]["seeds"]) > 1
+    where = f" in seed {', '.join(map(str, found['failed_seeds']))}" if several else ""
+    return (
+        f"{text}: not absorbed{where} (the difference must be at least {found['at_least']:g}): do "
+        f"not read the behaviour of {', '.join(found['arms'])} as evidence"
+    )
+
+
+def _moved(change: dict) -> str:
+    """ "fell by 0.21 [0.18, 0.24]"."""
+    sign = -1 if change["difference"] <= 0 else 1
+    flipped = {"value": sign * change["difference"], **_flipped(change, sign)}
+    if items := change.get("over_items"):
+        flipped["over_items"] = {**items, **_flipped(items, sign)}
+    word = "fell" if sign < 0 else "rose"
+    return f"{word} by {interval_text({**change, **flipped}, 'value', digits=3)}"
+
+
+def _flipped(bounds: dict, sign: int) -> dict:
+    low, high = bounds["ci_low"], bounds["ci_high"]
+    if low is None:
+        return {"ci_low": None, "ci_high": None}
+    return {"ci_low": min(sign * low, sign * high), "ci_high": max(sign * low, sign * high)}
+
+
+# ------------------------------------------------------------------ retention
+
+
+def retained(config: dict, paths: Sequence[dict]) -> list[dict]:
+    """Of each arm of the headline the evaluations of `retention`, before all training and after.
+
+    Without a headline, of every arm.
+    """
+    headline = config["figure"]["headline"]
+    if headline:
+        contrast = config["contrasts"][headline]
+        arms = [*contrast["plus"], *contrast["minus"]]
+    else:
+        arms = list(config["arms"])
+    found = []
+    for eval in config["retention"]:
+        measure = measure_of(config, eval)
+        for arm in dict.fromkeys(arms):
+            after = tuple(config["arms"][arm])
+            before = root_of(config, config["arms"][arm])
+            entry = {"arm": arm, "eval": eval, "measure": measure, "since": before_text(before)}
+            found.append({**entry, **_change(config, paths, before, after, eval, measure)})
+    return found
+
+
+def before_text(path: Path) -> str:
+    """What an arm began with, in words."""
+    return " > ".join(path) or "the base"

@@ -1,0 +1,147 @@
+"""Measures of arms: means over seeds and differences, each with its interval or the reason why not.
+
+A row is an arm (or a path of stages) with one seed: {"name", "seed", "evals": {name of an
+evaluation: {"measures": {name: as `KINDS[kind].measures` has it}}}}. With one seed there is no
+interval over seeds; "over_items" is then the interval over the questions or documents of the
+evaluation, which says nothing of other training runs.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+
+from msm_jax.evals.mean_rates import rate_over_seeds
+from msm_jax.evals.statistics import Interval, paired_difference, t_interval
+
+BySeed = Mapping[int, dict]  # seed -> a measure
+ONE_MODEL = "one model, the same for all seeds"
+
+
+def by_seed(rows: Sequence[dict], name: Hashable, eval: str, measure: str) -> dict[int, dict]:
+    """Seed -> a measure of an arm; without the seeds that were not evaluated."""
+    mine = {row["seed"]: row["evals"].get(eval) for row in rows if row["name"] == name}
+    return {
+        seed: found["measures"][measure]
+        for seed, found in mine.items()
+        if found and measure in found["measures"]
+    }
+
+
+def values(found: BySeed) -> dict[int, float]:
+    """Seed -> value; seeds without one (all answers invalid) are left out."""
+    return {seed: m["value"] for seed, m in found.items() if m["value"] is not None}
+
+
+def _step(found: BySeed) -> float | None:
+    """By how much one item moves the value, where there are fewest; None: it is continuous."""
+    steps = [m["step"] for m in found.values() if m["value"] is not None]
+    return max((step for step in steps if step is not None), default=None if steps else 1.0)
+
+
+def _range(found: BySeed) -> tuple[float, float]:
+    lows = [m["low"] for m in found.values()]
+    highs = [m["high"] for m in found.values()]
+    return (
+        -math.inf if None in lows or not lows else min(lows),
+        math.inf if None in highs or not highs else max(highs),
+    )
+
+
+# ------------------------------------------------------------------ over seeds
+
+
+def over_seeds(found: BySeed, one_model: bool = False) -> dict:
+    """The mean over seeds with its interval; seeds without a value are named.
+
+    Args:
+      found: a measure by seed.
+      one_model: all seeds evaluate the same weights, so that a mean over them would claim more
+        than there is: the first seed's numbers, with the evaluation's own interval.
+
+    Returns:
+      {"mean", "ci_low", "ci_high", "n", "method"}, and with one value "over_items".
+    """
+    known = values(found)
+    if one_model and known:
+        numbers = found[next(iter(known))]
+        method = f"{ONE_MODEL}: {numbers['method']}"
+        return {"mean": numbers["value"], **_bounds(numbers), "method": method}
+    step, limits = _step(found), _range(found)
+    if limits == (0.0, 1.0) and step is not None:
+        interval = rate_over_seeds(list(known.values()), step)
+    else:
+        interval = t_interval(list(known.values()), step=step or 0.0, limits=limits)
+    fields = _named(interval, set(found) - set(known))
+    numbers = {"mean": fields.pop("estimate"), **fields}
+    if len(known) == 1:
+        numbers["over_items"] = _bounds(found[next(iter(known))])
+    return numbers
+
+
+def _bounds(numbers: dict) -> dict:
+    return {key: numbers[key] for key in ("ci_low", "ci_high", "n", "method")}
+
+
+def _named(interval: Interval, without: set[int]) -> dict:
+    """The interval, its method naming the seeds that have no value."""
+    fields = interval.as_dict()
+    if without:
+        seeds = ", ".join(map(str, sorted(without)))
+        fields["method"] += f"; left out, without a value: seed {seeds}"
+    return fields
+
+
+def difference(plus: Sequence[BySeed], minus: Sequence[BySeed]) -> dict:
+    """The sum of the values in plus minus that of those in minus, paired over the common seeds.
+
+    Returns:
+      {"difference", "ci_low", "ci_high", "n_pairs", "method", "seeds": [{"seed", "difference"}]}.
+    """
+    terms = [*plus, *minus]
+    known = [values(found) for found in terms]
+    seeds = sorted(set.intersection(*map(set, known)))
+    sums = lambda some: [sum(found[seed] for found in some) for seed in seeds]
+    high, low = sums(known[: len(plus)]), sums(known[len(plus) :])
+    steps = [step for found in terms if (step := _step(found)) is not None]
+    limit = len(plus) * max(top - bottom for bottom, top in map(_range, terms))
+    interval = paired_difference(high, low, step=max(steps, default=0.0), limit=limit)
+    numbers = _named(interval, {seed for found in terms for seed in found} - set(seeds))
+    return {
+        "difference": numbers["estimate"],
+        **{key: numbers[key] for key in ("ci_low", "ci_high")},
+        "n_pairs": numbers["n"],
+        "method": numbers["method"],
+        "seeds": [
+            {"seed": seed, "difference": a - b} for seed, a, b in zip(seeds, high, low, strict=True)
+        ],
+    }
+
+
+def verdict(numbers: dict, expected: int) -> str:
+    """What an interval says: "as expected", "against expectation", "positive", ... or "open"."""
+    low, high = numbers["ci_low"], numbers["ci_high"]
+    if low is None:
+        return f"open: {numbers['method']}"
+    sign = 1 if low > 0 else -1 if high < 0 else 0
+    if sign == 0:
+        return "open: the interval holds 0"
+    if expected == 0:
+        return "positive" if sign > 0 else "negative"
+    return "as expected" if sign == expected else "against expectation"
+
+
+# ------------------------------------------------------------------ as text
+
+
+def interval_text(numbers: dict, key: str = "mean", signed: bool = False, digits: int = 2) -> str:
+    """ ".62 [.41, .83]", ".62 [.41, .83] (one seed, n=240)", or ".62 (no interval: one seed)"."""
+    if numbers[key] is None:
+        return "no valid answer"
+    style = f"{{:{'+' if signed else ''}.{digits}f}}"
+    text, bounds = style.format(numbers[key]), numbers
+    items = numbers.get("over_items") if numbers["ci_low"] is None else None
+    if items and items["ci_low"] is not None:
+        bounds = items
+    elif numbers["ci_low"] is None:
+        return f"{text} ({numbers['method'].partition(';')[0]})"
+    text += " [" + ", ".join(style.format(bounds[k]) for k in ("ci_low", "ci_high")) + "]"
+    return f"{text} (one seed, n={items['n']:,})" if items else text
