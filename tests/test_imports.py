@@ -43,7 +43,7 @@ def test_no_module_needs_a_heavy_library_to_be_imported(root, run_python):
     assert not loaded & set(HEAVY)
 
 
-def test_every_command_explains_itself(root, run_python):
+def test_every_command_explains_itself(root, forked, tmp_path):
     sources = {name: root.joinpath(*name.split(".")) for name in _modules(root, "*.py")}
     commands = [
         name.removesuffix(".__main__")
@@ -51,11 +51,11 @@ def test_every_command_explains_itself(root, run_python):
         if '\nif __name__ == "__main__":' in path.with_suffix(".py").read_text(encoding="utf-8")
     ]
     for name in commands:
-        done = run_python("-m", name, "--help")
+        done = forked(name, ["--help"], tmp_path)
         # absl prints help with exit code 1; what matters is that it is help and not a traceback.
-        assert done.returncode in (0, 1), done.stderr
-        assert "Traceback" not in done.stdout + done.stderr
-        assert len(done.stdout) > 100
+        assert done["code"] in (0, 1), done["err"]
+        assert "Traceback" not in done["out"] + done["err"]
+        assert len(done["out"]) > 100
 
 
 def test_unknown_attributes_are_errors_and_load_is_known():

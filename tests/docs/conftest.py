@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -20,12 +21,13 @@ TEMPLATE = (
 
 
 @pytest.fixture(scope="session")
-def scratch(tmp_path_factory):
-    """configs/ and the package as in a checkout, a tiny Qwen3-8B, prompts, a spec."""
+def scratch(tmp_path_factory, smoke):
+    """configs/ and the package as in a checkout, a tiny Qwen3-8B, prompts, a spec, a study."""
     folder = tmp_path_factory.mktemp("walk")
     for name in ("configs", "benchmarks", "msm_jax"):
         (folder / name).symlink_to(ROOT / name)
     _write_checkpoint(folder / "Qwen3-8B")
+    shutil.copytree(smoke, folder / "runs" / "miniature")
     (folder / "my-adapter").symlink_to("adapter")
     (folder / "prompts.jsonl").write_text('{"prompt": "a lamp"}\n{"prompt": "a chair", "n": 1}\n')
     spec = (ROOT / "msm_jax/spec/examples/values.md").read_text(encoding="utf-8")

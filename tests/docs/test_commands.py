@@ -37,8 +37,8 @@ def little(full: ConfigDict, smoke: ConfigDict, name: str = "--config") -> Itera
             yield f"{name}.{key}={value}"
 
 
-# Less of everything, appended to the commands below. The miniature is as small as its `:smoke`, so
-# that it finds the programs that other tests have compiled.
+# Less of everything, appended to the commands below. The miniature is as small as its `:smoke`,
+# which the tests run once: in runs/miniature it is found finished.
 miniature = runpy.run_path(str(ROOT / "configs" / "miniature.py"))["get_config"]
 SHORT_AFT = " --config.stages.aft.steps=4"
 LITTLE_WORLD = " ".join(sorted({*little(miniature(), miniature("smoke"))} - {SHORT_AFT.strip()}))

