@@ -1,13 +1,12 @@
 """Figures of a study. Matplotlib is imported when the first is drawn."""
 
-import io
 import itertools
 import textwrap
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from msm_jax.page import data_uri
+from msm_jax.page import svg_uri as svg_uri  # of a figure
 from msm_jax.study.results import CHANCE, mean_of, rates
 
 COLORS = ("#7a7f87", "#b08d57", "#2a6f97", "#c8553d", "#6d597a", "#52796f", "#8d6a9f", "#4f772d")
@@ -33,13 +32,6 @@ def new_figure(width: float, height: float, columns: int = 1):
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(1, columns)
-
-
-def svg_uri(figure: Any) -> str:
-    """The figure as a data URI."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return data_uri(buffer.getvalue(), "image/svg+xml")
 
 
 def bars(results: dict):
