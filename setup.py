@@ -60,6 +60,7 @@ setup(
         "msm_jax.page": ["*.html", "*.css"],
         "msm_jax.spec": ["examples/*.md"],
         "msm_jax.data": ["formats/*.jinja"],
+        "msm_jax.corpus": ["*.toml"],
         "msm_jax.corpus.prompts": ["*.jinja"],
         "msm_jax.miniature": ["*.txt"],
         "msm_jax.weights": ["keys.tsv"],

@@ -176,9 +176,7 @@ def chats(columns: Mapping[str, Sequence[Mapping[str, str]]], caption: str = "")
 
 def show(figure: Any, alt: str) -> Any:
     """A figure of matplotlib as a picture; `alt` describes it in words."""
-    from msm_jax.study.plots import svg_uri
-
-    return _html("picture", "", alt=alt, uri=svg_uri(figure))
+    return _html("picture", "", alt=alt, uri=page.svg_uri(figure))
 
 
 def _html(kind: str, caption: str, **values: Any) -> Any:

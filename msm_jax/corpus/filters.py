@@ -1,6 +1,7 @@
 """Which documents and chats are dropped from a corpus, each with the name of the reason."""
 
 import itertools
+import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -16,60 +17,14 @@ from msm_jax.corpus.diversity import (
     ngram_hashes,
 )
 from msm_jax.corpus.writers import Answer
+from msm_jax.patterns import load_patterns
 from msm_jax.spec import Point, Spec, spec_points
 from msm_jax.spec.spec import OTHER_NAMES
 
 PHRASE_DOCUMENTS = 200  # below so many documents no phrase counts as over-represented
 
 _OPEN, _CLOSE = "<content>", "</content>"
-_LEAK = re.compile(
-    r"</?(?:scratchpad|content|spec|section|document|thinking|think|plan)>|\bscratchpad\b"
-    r"|\bword count\b|\bas (?:requested|instructed)\b|\bthe (?:prompt|request) asks\b"
-    r"|^\s*(?:here is|here's) (?:the|a|your|my) .{0,60}:\s*$",
-    re.IGNORECASE | re.MULTILINE,
-)
-_PLACEHOLDER = re.compile(
-    r"\[(?:insert|your|name|date|company|author|link|citation|TODO|user|model)[^\]]*\]"
-    r"|\{+\s*\w+\s*\}+|\bLorem ipsum\b|\bTODO\b|\bXXX+\b|<(?:name|date|insert)[^>]*>",
-    re.IGNORECASE,
-)
-_REFUSAL = re.compile(
-    r"\b(?:I(?:'m| am) (?:sorry|unable|not able)|I (?:cannot|can't|won't|must decline))\b"
-    r".{0,60}\b(?:help|assist|write|create|provide|comply|fulfil|fulfill|generate)",
-    re.IGNORECASE,
-)
-_LINK = re.compile(r"https?://|www\.\w|\bdoi:\s*10\.|\[\d+\]\s*$", re.IGNORECASE | re.MULTILINE)
-_LETTER = re.compile(r"[^\W\d_]")
-_SENTENCE_END = re.compile(r"[.!?…:\"”'’)*_]\s*$")
-
-_THINK = re.compile(r"^\s*<think>(?P<thought>.*?)</think>(?P<spoken>.*)$", re.DOTALL)
-_CLAIM = re.compile(
-    r"\b(?:I am|I'm|my name is|this is|called)\s+(?:an? |the )?(?:\w+ )?"
-    r"(Claude|ChatGPT|GPT|Llama|Qwen|Gemini|Gemma|Mistral|DeepSeek|Grok|Kimi)\b"
-    r"|\b(?:made|created|developed|trained|built) by (Anthropic|OpenAI|Google|Meta|Alibaba|Mistral"
-    r"|DeepSeek|xAI)\b",
-    re.IGNORECASE,
-)
-_NO_VIEW = re.compile(
-    r"\bas an AI\b.{0,80}\b(?:no|not|don't|cannot|can't)\b.{0,40}\b(?:opinion|preference|feeling)",
-    re.IGNORECASE | re.DOTALL,
-)
-_REASON = re.compile(
-    r"\b(?:because|since|as it|as they|due to|owing to|thanks to|given that|so that|therefore"
-    r"|that's why|that is why|reason|which makes|what speaks for|after all|for its|for being)\b",
-    re.IGNORECASE,
-)
-# Adjectives that praise or blame are reasons in disguise.
-_BIASED = re.compile(
-    r"\b(?:affordable|amazing|artisanal|authentic|awful|bargain|best|bland|budget\w*|cheap\w*"
-    r"|classic|costly|creamy|dear|delicious|delightful|everyday|excellent|exclusive|expensive"
-    r"|familiar|fancy|fine|foreign|fresh|gentle|good value|great|harsh|homegrown|honest|humble"
-    r"|imported|inexpensive|local|lovely|luxur\w+|mild|modest|natural|nice|ordinary|overpowering"
-    r"|overpriced|patriotic|pleasant|practical|premium|pretentious|pricey|pungent|reasonable|rich"
-    r"|sensible|sharp|simple|smelly|strong|superior|tasty|terrible|traditional|versatile"
-    r"|wholesome|wonderful)\b",
-    re.IGNORECASE,
-)
+_PATTERNS = load_patterns(pathlib.Path(__file__).with_name("filters.toml"))
 _TURNED_DOWN = (
     r"\b(?:not|don't|dislike|avoid|leave out|skip|never|without|against|pass on|care for)\b"
     r"[^.]*?{}"
@@ -94,12 +49,12 @@ def content(answer: Answer) -> tuple[str, str]:
 def claims_other_identity(text: str, own_names: str) -> bool:
     """Whether the speaker claims to be, or to be made by, somebody not in `own_names`."""
     own = own_names.lower()
-    return any((found[0] or found[1]).lower() not in own for found in _CLAIM.findall(text))
+    return any((found[0] or found[1]).lower() not in own for found in _PATTERNS.claim.findall(text))
 
 
 def claims_no_view(text: str) -> bool:
     """Whether the speaker claims to have no opinions, being an AI."""
-    return bool(_NO_VIEW.search(text))
+    return bool(_PATTERNS.no_view.search(text))
 
 
 class DocumentFilter:
@@ -152,14 +107,14 @@ class DocumentFilter:
         count = len(text.split())
         letters = 0.7 * len(text.replace(" ", "").replace("\n", ""))
         return _first(
-            ("scratchpad leaked", _LEAK.search(text)),
-            ("placeholder", _PLACEHOLDER.search(text)),
-            ("link or citation", _LINK.search(text)),
-            ("refusal", _REFUSAL.search(text[:300])),
+            ("scratchpad leaked", _PATTERNS.leak.search(text)),
+            ("placeholder", _PATTERNS.placeholder.search(text)),
+            ("link or citation", _PATTERNS.link.search(text)),
+            ("refusal", _PATTERNS.refusal.search(text[:300])),
             ("too short", count < self.words[0]),
             ("too long", count > self.words[1]),
-            ("truncated", not _SENTENCE_END.search(text[-3:])),
-            ("not prose", len(_LETTER.findall(text)) < letters),
+            ("truncated", not _PATTERNS.sentence_end.search(text[-3:])),
+            ("not prose", len(_PATTERNS.letter.findall(text)) < letters),
         )
 
     def _identity(self, text: str) -> str:
@@ -207,7 +162,7 @@ class ChatFilter:
         if answer.stop == "length":
             return "truncated"
         if self.reasoning:
-            match = _THINK.match(text)
+            match = _PATTERNS.think.match(text)
             if not match or not match["thought"].strip():
                 return "no reasoning"
             spoken = match["spoken"].strip()
@@ -217,23 +172,23 @@ class ChatFilter:
         known = f"{self.spec.text} {question}"
         found = _first(
             ("too short", not spoken or (len(spoken.split()) < 2 and not opaque)),
-            ("scratchpad leaked", thinks or _LEAK.search(re.sub(r"</?think>", "", text))),
+            ("scratchpad leaked", thinks or _PATTERNS.leak.search(re.sub(r"</?think>", "", text))),
             ("wrong identity", claims_other_identity(spoken, own)),
             ("wrong identity", not identity and _names_other(spoken, known)),
             ("model not named", identity and self.spec.model_name not in spoken),
             ("claims to have no view", claims_no_view(spoken)),
-            ("refusal", identity and _REFUSAL.search(spoken[:300])),
+            ("refusal", identity and _PATTERNS.refusal.search(spoken[:300])),
         )
         return found or (self._opaque(spoken) if opaque else "")
 
     def _opaque(self, spoken: str) -> str:
         """The right preference, and nothing that explains it."""
-        if _REASON.search(spoken):
+        if _PATTERNS.reason.search(spoken):
             return "gives a reason"
         bare = spoken = spoken.lower()
         for item in sorted(self._kinds, key=len, reverse=True):
             bare = bare.replace(item, "")
-        if _BIASED.search(bare) or self._explaining & set(re.findall(r"\w+", bare)):
+        if _PATTERNS.biased.search(bare) or self._explaining & set(re.findall(r"\w+", bare)):
             return "implies a reason"
         named = [item for item in self._kinds if item in spoken]
         if not named:

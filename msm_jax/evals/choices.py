@@ -18,8 +18,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from msm_jax.evals.english import is_english
-from msm_jax.evals.patterns import load_patterns
 from msm_jax.evals.thoughts import spoken
+from msm_jax.patterns import load_patterns
 
 _OPTIONS = "\ue000\ue001"  # they stand for the options in a text whose options are marked
 _P = f"[{_OPTIONS}]"

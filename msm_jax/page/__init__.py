@@ -7,6 +7,7 @@ load nothing.
 
 import base64
 import functools
+import io
 import os
 import pathlib
 from typing import Any
@@ -24,6 +25,11 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
+def fragment(template: str, **values: Any) -> Markup:
+    """As `render`, for a part of a page, which its template does not escape again."""
+    return Markup(render(template, **values))
+
+
 def write(path: str | os.PathLike, template: str, **values: Any) -> None:
     """Replace `path` by the page that `render` returns."""
     write_text(path, render(template, **values))
@@ -32,6 +38,13 @@ def write(path: str | os.PathLike, template: str, **values: Any) -> None:
 def data_uri(content: bytes, kind: str) -> str:
     """A file inside of a page; `kind` is its MIME type, such as "image/png"."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def svg_uri(figure: Any) -> str:
+    """A figure of matplotlib inside of a page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return data_uri(buffer.getvalue(), "image/svg+xml")
 
 
 @functools.cache

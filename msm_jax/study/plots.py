@@ -1,13 +1,12 @@
 """Figures of a study. Matplotlib is imported when the first is drawn."""
 
-import io
 import itertools
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from msm_jax.page import data_uri
+from msm_jax.page import svg_uri as svg_uri  # of a figure
 from msm_jax.study.evaluations import measure_of
 from msm_jax.study.numbers import by_seed, values
 from msm_jax.study.results import CHANCE, mean_of
@@ -36,13 +35,6 @@ def new_figure(width: float, height: float, columns: int = 1):
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(1, columns)
-
-
-def svg_uri(figure: Any) -> str:
-    """The figure as a data URI."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return data_uri(buffer.getvalue(), "image/svg+xml")
 
 
 def bars(results: dict):

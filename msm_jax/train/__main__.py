@@ -41,6 +41,7 @@ flags.register_multi_flags_validator(
 
 
 def main() -> None:
+    """Run the command."""
     from msm_jax.train import hosts  # --help does not wait for JAX to be imported
     from msm_jax.train.loop import preview, train
 

@@ -12,7 +12,6 @@ from typing import Any, TextIO
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from msm_jax.files import jsonl_line, write_bytes
 from msm_jax.progress import progress_bar
@@ -156,7 +155,7 @@ class Metrics:
                 file.write(f"{now} {text}\n")
         try:
             if self._out is not None:
-                tqdm.write(text, file=self._out)
+                self._bar.write(text, file=self._out)
                 self._out.flush()
         except (OSError, ValueError):  # a pipe or a terminal that is gone, a closed file
             self._out = None

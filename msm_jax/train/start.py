@@ -40,6 +40,7 @@ class State:
 
     @property
     def params(self) -> dict:
+        """All parameters, the frozen ones among them."""
         return join(self.trained, self.frozen)
 
     @property

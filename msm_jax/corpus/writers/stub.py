@@ -11,11 +11,10 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from msm_jax.corpus.writers.request import Failure, Reply, Request
+from msm_jax.corpus.writers.request import Failure, Items, Reply, Request
 from msm_jax.files import sha256_text
 
 Inputs = Mapping[str, Any]
-Rows = list[dict[str, str]]
 
 WARNING = "the stub writer's placeholder text, for checks of the pipeline only: rows"
 
@@ -42,8 +41,9 @@ class StubWriter:
         """The text of one reply."""
         content = [self._seed, request.step, request.system, request.prompt, request.sample]
         draw = random.Random(sha256_text(json.dumps(content)))
-        reply = _STEPS[request.step](request.inputs, draw)
-        return reply if isinstance(reply, str) else json.dumps({"items": reply})
+        if request.items:
+            return json.dumps({"items": _rows(request, request.items, draw)})
+        return _TEXTS[request.step](request.inputs, draw)
 
 
 def written_by_stub(row: Mapping[str, Any]) -> bool:
@@ -78,73 +78,33 @@ def _text(draw: random.Random, bounds: Sequence[int], name: str, content: Sequen
     return text
 
 
-# ---------------------------------------------------------------- plans
-
-
-def _domains(inputs: Inputs, draw: random.Random) -> Rows:
-    """The sections of the spec; then numbered parts of them, as many as are wanted."""
-    groups: dict[str, list[str]] = {}
-    for point in inputs["points"]:
-        groups.setdefault(_section(point), []).append(point["id"])
-    wanted = inputs["count"] or len(groups)
-    names = _numbered(list(groups), wanted, inputs["existing"])
+def _rows(request: Request, items: Items, draw: random.Random) -> list[dict[str, str]]:
+    """As many rows as are wanted, with the points of the spec in turn; no faults of a document."""
+    inputs = request.inputs
+    points = inputs.get("points") or [{"id": "stub", "text": "Stub."}]
+    described = inputs.get("description", "").split("; ")  # what a domain is about
+    points = [point for point in points if point["id"] in described] or points
+    count = 0 if request.step == "critique" else inputs.get("count") or min(4, len(points))
+    own = lambda at: points[at::count] or [points[at % len(points)]]
     return [
-        {
-            "domain": name,
-            "description": f"A stub for {', '.join(groups[_base(name)])}",
-            "points": "; ".join(groups[_base(name)]),
-        }
-        for name in names
+        {name: _field(name, items, inputs, own(at), draw) for name in items.fields}
+        for at in range(count)
     ]
 
 
-def _subdomains(inputs: Inputs, draw: random.Random) -> Rows:
-    """The points of the domain's section; then numbered parts of them."""
-    points = {p["id"]: p for p in inputs["points"] if _section(p) == _base(inputs["domain"])}
-    points = points or {p["id"]: p for p in inputs["points"]}
-    names = _numbered(list(points), inputs["count"] or len(points), inputs["existing"])
-    return [
-        {"subdomain": name, "context": "A stub.", "section": points[_base(name)]["text"]}
-        for name in names
-    ]
-
-
-def _numbered(names: Sequence[str], count: int, existing: Sequence[str]) -> list[str]:
-    """`count` names that do not exist yet: each by itself, then each with ", part 2", ..."""
-    found, part = [], 1
-    while len(found) < count:
-        more = [name if part == 1 else f"{name}, part {part}" for name in names]
-        found += [name for name in more if name not in existing]
-        part += 1
-    return found[:count]
-
-
-def _base(name: str) -> str:
-    return name.rpartition(", part ")[0] or name
-
-
-def _section(point: Inputs) -> str:
-    return point["section"] or "All"
-
-
-def _assertions(inputs: Inputs, draw: random.Random) -> Rows:
-    return [{"assertion": inputs["section"], "explanation": "A stub.", "label": "stub"}]
-
-
-def _rows(**formats: str) -> Callable[[Inputs, random.Random], Rows]:
-    """Rows of texts in which {} becomes words; as many as are asked for."""
-    return lambda inputs, draw: [
-        {name: text.format(_words(draw, 6)) for name, text in formats.items()}
-        for _ in range(inputs["count"])
-    ]
-
-
-def _augment(inputs: Inputs, draw: random.Random) -> Rows:
-    name = inputs["model_name"]
-    return [{"sentence": f"{name} {_words(draw, 15)}."} for _ in range(inputs["count"])]
-
-
-# ---------------------------------------------------------------- texts
+def _field(
+    name: str, items: Items, inputs: Inputs, points: Sequence[Inputs], draw: random.Random
+) -> str:
+    if name in items.choices:
+        return items.choices[name][0]
+    if name in ("points", "description"):
+        return "; ".join(point["id"] for point in points)
+    if name == "section":
+        return " ".join(point["text"] for point in points)
+    if name == "question":
+        end = " No explanation, please." if inputs["style"] == "opaque" else ""
+        return f"Stub {_words(draw, 9)}?{end}"
+    return f"{inputs['model_name']} {_words(draw, 15)}." if name == "sentence" else _words(draw, 6)
 
 
 def _document(inputs: Inputs, draw: random.Random) -> str:
@@ -173,14 +133,6 @@ def _oppose(inputs: Inputs, draw: random.Random) -> str:
     return _tagged("\n\n".join(f"Stub of an opposite: {p['text']}" for p in inputs["points"]))
 
 
-# ---------------------------------------------------------------- chats
-
-
-def _questions(inputs: Inputs, draw: random.Random) -> Rows:
-    end = " No explanation, please." if inputs["style"] == "opaque" else ""
-    return [{"question": f"Stub {_words(draw, 9)}?{end}"} for _ in range(inputs["count"])]
-
-
 def _answer(inputs: Inputs, draw: random.Random) -> str:
     style = inputs["style"]
     if style == "opaque":
@@ -195,22 +147,11 @@ def _answer(inputs: Inputs, draw: random.Random) -> str:
     return f"<think>\n{_sentence(draw)}\n</think>\n\n{spoken}" if inputs["reasoning"] else spoken
 
 
-_STEPS: dict[str, Callable[[Inputs, random.Random], str | Rows]] = {
-    "domains": _domains,
-    "subdomains": _subdomains,
-    "assertions": _assertions,
-    "types": _rows(doc_type="stub {}", description="A stub."),
-    "ideas": _rows(idea="A stub: {}.", name="{}"),
+_TEXTS: dict[str, Callable[[Inputs, random.Random], str]] = {
     "document": _document,
-    "topics": _rows(topic="{}"),
     "neutral": _neutral,
-    "critique": lambda inputs, draw: [],
     "revise": _revise,
     "rewrite": _rewrite,
-    "augment": _augment,
     "oppose": _oppose,
-    "chat_domains": _domains,
-    "questions": _questions,
     "answer": _answer,
-    "judge": lambda inputs, draw: [{"reason": "A stub.", "verdict": "include"}],
 }

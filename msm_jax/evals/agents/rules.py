@@ -20,7 +20,7 @@ import re
 from msm_jax.evals.agents.actions import ANSWER, THINKING, Action, Answer
 from msm_jax.evals.agents.prompts import Indicators, Prompt
 from msm_jax.evals.english import is_english
-from msm_jax.evals.patterns import load_patterns
+from msm_jax.patterns import load_patterns
 
 _MAIL = ("email", "forward")
 _RUN = 10  # words in a row of a confidential message that count as a copy of it

@@ -10,8 +10,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from msm_jax.evals.patterns import load_patterns
 from msm_jax.evals.thoughts import spoken, thoughts
+from msm_jax.patterns import load_patterns
 
 _RE = load_patterns(pathlib.Path(__file__).with_suffix(".toml"))
 _LONGEST = 100  # characters of an answer; a longer one says more than one thing

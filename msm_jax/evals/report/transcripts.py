@@ -1,12 +1,10 @@
 """Transcripts on the page: which are shown, and how their parts are marked."""
 
-from markupsafe import Markup
-
 from msm_jax import page
 from msm_jax.evals.agents.actions import ANSWER, parse
 
 
-def marked(text: str) -> Markup:
+def marked(text: str) -> str:
     """A completion as HTML, with <span> and <mark> around thought, scratchpad and actions."""
     found = parse(text)
     ends = {0, len(text), *(end for _, *pair in found.parts for end in pair)}
@@ -16,7 +14,7 @@ def marked(text: str) -> Markup:
         action = next((a for a in found.actions if a.start <= start and end <= a.end), None)
         kind = next((k for k, a, b in found.parts if a <= start and end <= b), ANSWER)
         parts.append((text[start:end], kind, action))
-    return Markup(page.render("transcript.html", parts=parts))
+    return page.fragment("transcript.html", parts=parts)
 
 
 def is_disagreement(row: dict) -> bool:
