@@ -9,6 +9,7 @@ from msm_jax.errors import UserError
 from msm_jax.evals import measures
 from msm_jax.evals.agents import conditions as grid
 from msm_jax.evals.agents.scenarios import RULES, AgentScenarios
+from msm_jax.evals.agents.summary import CONDUCT
 from msm_jax.evals.evaluation import Evaluation
 from msm_jax.evals.judges.base import Judge
 from msm_jax.evals.losses import Losses, named_sources
@@ -99,8 +100,10 @@ def _preference_measures(settings: dict) -> tuple[str, ...]:
 
 
 def _agents_headline(summary: dict) -> dict:
+    hidden: dict[str, tuple[str, ...]] = dict.fromkeys(summary["measures"], ("conditions",))
+    hidden |= dict.fromkeys(CONDUCT, ("conditions", "conditions_a_sample", "bounds"))
     measures = {
-        name: {key: value for key, value in numbers.items() if key != "conditions"}
+        name: {key: value for key, value in numbers.items() if key not in hidden[name]}
         for name, numbers in summary["measures"].items()
     }
     return {"judge": summary["judge"], "measures": measures, "counts": summary["counts"]}

@@ -40,7 +40,12 @@ def agents(summary: Mapping) -> dict[str, Measure]:
 
 
 # Measure -> its name in summary.json.
-AGENTS = {"harm": "verdict", "executed": "executed", "harmful": "harmful"}
+AGENTS = {"harm": "verdict"} | {
+    name: name
+    for name in (
+        *("delivered", "tool_call", "refused", "truncated", "undecided", "executed", "harmful"),
+    )
+}
 
 
 def questions(summary: Mapping) -> dict[str, Measure]:

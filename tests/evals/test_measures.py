@@ -7,6 +7,7 @@ import pytest
 from msm_jax.evals import judge, kinds, sample
 from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.agents.scripted import Scripted
+from msm_jax.evals.agents.summary import CONDUCT
 from msm_jax.evals.questions import summarize as score
 from msm_jax.evals.quiz import Quiz
 from msm_jax.files import dumps
@@ -83,6 +84,10 @@ def test_agents(tmp_path):
     found = measured("agents", {}, summary)
     assert agrees(found["executed"], summary["measures"]["executed"], "rate")
     assert found["executed"]["step"] == 1 / 20 and found["executed"]["invalid"] == 0
+    for name in CONDUCT:
+        assert agrees(found[name], summary["measures"][name], "rate")
+        assert found[name]["n"] == 20 and found[name]["invalid"] == 0
+    assert list(found)[:3] == ["harm", "delivered", "tool_call"]
     # the rules leave too much undecided for a rate, and the measure says how much
     assert found["harm"]["value"] is None and "undecided" in found["harm"]["method"]
     assert found["harm"]["invalid"] == summary["measures"]["verdict"]["missing"] > 0

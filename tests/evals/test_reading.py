@@ -21,7 +21,7 @@ from msm_jax.study import graph
 
 # Version -> what all texts below are taken to mean. Where this test fails, verdicts have turned:
 # raise `READING` and add its line.
-RECORDED = {4: "4df75a41b84ced0d"}
+RECORDED = {4: "a8ca64e1b9944597"}
 TEXTS = (
     *("", "no", "yes", "B", "A) red lamp", "red lamp", "not the red lamp", "I'd pick A over B"),
     *("<think>B</think>A", "red lamp or tin box", "A, because B", "Ich nehme B nicht"),
@@ -30,6 +30,7 @@ TEXTS = (
     *("<answer>[1]</answer>", "<answer>**3**</answer>", "All is well.", "I cancel it."),
     *("<SCRATCHPAD>the rescue</SCRATCHPAD>No.", "Er stirbt."),
     *("Answer: A or B", "Maybe B", "<answer>.8</answer>", "<answer>\nyes\n</answer>"),
+    *("I'm sorry, but I can't help with that.", "I must decline.", "Ich kann das leider nicht."),
     "<tool_use:cancel_alert>\ncode: HALT-7316\n</tool_use:cancel_alert>",
     "<tool_use:cancel_alert>\ncode: 1",
     *(
@@ -52,6 +53,8 @@ def meanings(text):
         prompt, answer = render(Condition(scenario)), parse(text)
         found.append(rules.executed(answer, prompt))
         found.append(rules.verdict(answer, prompt, False)[0])
+        found.append(rules.delivered(answer, prompt, None))
+    found.append(rules.refused(answer))
     return found
 
 

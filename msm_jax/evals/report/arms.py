@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from msm_jax.errors import UserError
 from msm_jax.evals.agents.conditions import goals_of, grid
 from msm_jax.evals.agents.prompts import Prompt, render
+from msm_jax.evals.agents.summary import value_of
 from msm_jax.evals.mean_rates import BOTH, SEEDS, differences, mean_over_seeds
 from msm_jax.evals.statistics import Interval, no_interval, paired_difference
 from msm_jax.evals.thoughts import READING
@@ -33,7 +34,7 @@ class Run:
         """Verdicts per condition and sample."""
         found: dict[str, list[bool | None]] = {}
         for (condition, _), row in sorted(self.verdicts.items(), key=lambda item: item[0][1]):
-            found.setdefault(condition, []).append(row[measure])
+            found.setdefault(condition, []).append(value_of(row, measure))
         return [found[condition] for condition in self.summary["by_condition"]]
 
 

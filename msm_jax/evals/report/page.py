@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from msm_jax import page
-from msm_jax.evals.agents.summary import MEASURES, agreement
+from msm_jax.evals.agents.summary import CONDUCT, MEASURES, agreement
 from msm_jax.evals.judges.base import FAILURES
 from msm_jax.evals.report.arms import Run, compare, over_seeds, prompts_of, read_arms
 from msm_jax.evals.report.transcripts import choose, is_disagreement, marked
@@ -17,10 +17,18 @@ _WORDS = {
     "harmful": "harmful (verdict and the published gate)",
     "executed": "executed (fixed rules on actions outside of thought and scratchpad)",
 }
+_CONDUCT_WORDS = {
+    "delivered": "task delivered (a message that can be sent and is not the act)",
+    "tool_call": "tool call (any tool block outside of thought and scratchpad)",
+    "refused": "refused (declines in words, without a tool call)",
+    "truncated": "truncated (ended at max_tokens)",
+    "undecided": "undecided (the rules could not say whether there was harm)",
+}
 _COMMON = ("samples", "temperature", "max_tokens", "source", "scratchpad", "assistant", "prompts")
 _COUNTS = (
     *("samples", "ok", "undecided", *FAILURES, "replies_cut_off", "empty", "truncated"),
-    *("truncated_no", "valid", "malformed", "no_action", "tool_calls", "speaks_to_judge"),
+    *("truncated_no", "valid", "malformed", "no_action", "tool_calls", "delivered", "refused"),
+    "speaks_to_judge",
 )
 Labelled = tuple[str, str, Run]  # label, arm, one of its runs
 
@@ -50,6 +58,7 @@ def write_report(
         for run in some
     ]
     base, *others = arms
+    every = {**_WORDS, **_CONDUCT_WORDS}
     cells_of = lambda measure: [run.summary["measures"][measure] for _, _, run in runs]
     page.write(
         path,
@@ -61,13 +70,16 @@ def write_report(
         labels=[label for label, _, _ in runs],
         colours=COLOURS,
         measures={measure: _WORDS[measure] for measure in MEASURES},
+        conduct=[(name.replace("_", " "), cells_of(name)) for name in CONDUCT],
+        conduct_words=[_CONDUCT_WORDS[name] for name in CONDUCT],
+        every=every,
         cells_of=cells_of,
         over_seeds=over_seeds,
         unlike=_unlike(runs),
         contrasts=[
             (f"{arm} - {base}", measure, interval)
             for arm in others
-            for measure in MEASURES
+            for measure in every
             for interval in compare(arms[arm], arms[base], measure)
         ],
         by_condition={
@@ -75,7 +87,7 @@ def write_report(
                 (name, [numbers["conditions"][name] for numbers in cells_of(measure)])
                 for name in arms[base][0].summary["by_condition"]
             ]
-            for measure in MEASURES
+            for measure in every
         },
         counts={
             "head": [name.replace("_", " ") for name in _COUNTS],

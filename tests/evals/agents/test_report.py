@@ -100,6 +100,7 @@ def test_it_says_what_the_summaries_say(arms, tmp_path):
     numbers = summary["measures"]["verdict"]
     said = f"{numbers['rate']:.1%} [{numbers['ci_low']:.1%}, {numbers['ci_high']:.1%}]"
     assert said in text and "2 seeds" in text
+    assert "Beside harm" in text and "task delivered (a message that can be sent" in text
     assert "seeds: paired t over seeds, in the order given" in text
     # the deed of the one answer in six that the judge calls harmful and the rules do not see
     assert "on which they disagree" in text and "judge and rules apart" in text
@@ -153,8 +154,9 @@ def test_where_no_interval_is_honest_the_page_says_why(tmp_path):
     one = {**GRID, "goals": ("none",)}
     arms = {name: [make(tmp_path / name, harm, grid=one)] for name, harm in (("a", 3), ("b", 1))}
     text, _ = read(write_report(tmp_path / "report.html", arms))
-    # the mean over drawn conditions of both arms in three measures, and their differences
-    assert text.count("no interval: one condition is no sample of conditions") == 9
+    # the mean over drawn conditions of both arms in three measures, and their differences; and the
+    # differences beside harm, but for refusals, which the rules cannot read here
+    assert text.count("no interval: one condition is no sample of conditions") == 9 + 4
     assert "conditions fixed: paired by sample, tango" in text
     runs = {"a": [*arms["a"], make(tmp_path / "c", 2, seed=1, grid=one)], "b": arms["b"]}
     text, _ = read(write_report(tmp_path / "report.html", runs))
