@@ -27,6 +27,8 @@ def get_config():
     config.train.update({"rows": 4, "sequence_length": 16, "mixture": "epochs", "steps": 0})
     config.train.update({"checkpoint_every": 4, "log_every": 1})
     config.train.optimizer.schedule = "constant"
+    config.train.trainable = "lora"
+    config.train.model.update({"lora_rank": 2, "lora_alpha": 4.0})
     data = lambda path: ConfigDict({"data": {"text": source(path)}})
     config.stages.msm = data("{docs}/documents.jsonl")
     config.stages.aft = data(str(FILES / "files" / "red*.jsonl"))

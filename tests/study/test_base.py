@@ -126,10 +126,31 @@ def test_a_base_that_was_moved_is_the_same(finished, config, tmp_path):
     config.base.path = str(moved)
     again = make_study(config)
     assert again.nodes.keys() == study.nodes.keys()
-    (base,) = (node for node in again.nodes.values() if node.kind == "base")
-    runner.run(again, out)  # nothing is left to do, but the link
-    assert files.model_dir(out, base.id).resolve() == moved
-    runner.run(study, out)
+    base, both = (again.arms[arm, 0][-1] for arm in ("plain", "both"))
+    before, away = files.model_dir(out, base).resolve(), tmp_path / "away"
+    before.rename(away)
+    try:
+        runner.run(again, out)  # nothing is left to do, but the link, which adapters need
+        assert files.model_dir(out, base).resolve() == moved
+        assert worker.load_stage(out, both)[1].config.lora_rank == 2
+    finally:
+        away.rename(before)
+        runner.run(study, out)
+
+
+def test_a_run_is_a_base_too(finished, config, tmp_path):
+    study, out = finished
+    run = out / "stages" / study.arms["both", 0][-1]
+    config.base.path = str(run)
+    base, msm = (make_study(config).arms[arm, 0][-1] for arm in ("plain", "msm"))
+    assert msm not in study.nodes
+    worker.run_node(make_study(config).nodes[base], tmp_path)
+    assert worker.load_stage(tmp_path, base)[1].identity() == msm_jax.load(run).identity()
+    config.base.adapter = str(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_text("")
+    with pytest.raises(UserError, match="has an adapter of its own: merge that first"):
+        make_study(config)
 
 
 def test_runs_that_exist_become_stages_if_they_are_what_the_study_would_train(
