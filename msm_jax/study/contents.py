@@ -126,8 +126,8 @@ def find_base(path: str, adapter: str, requested: str) -> Base:
             peft.adapted(shape, hf_config.read_json(pathlib.Path(adapter) / peft.CONFIG_FILE))
         except UserError as error:
             raise UserError(f"config.base.adapter: {error}") from error
-    recorded = None if is_checkpoint else hf_config.read_json(folder / "config.json")["chat_format"]
-    place = folder
+    settings = hf_config.read_json(folder / "config.json")
+    recorded, place = None if is_checkpoint else settings.get("chat_format"), folder
     try:
         chat = loading.choose_chat(folder, adapter or None, tokenizer, requested or None, recorded)
         name, place = chat.name, chat.place

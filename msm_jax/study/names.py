@@ -30,7 +30,8 @@ def link_arms(study: Study, workdir: pathlib.Path) -> None:
             wanted[folder / "evals"] = up / "evals" / stages[-1]
     for folder, inner, others in os.walk(root, topdown=False):
         for path in (pathlib.Path(folder, name) for name in (*inner, *others)):
-            if path not in wanted and (path.is_symlink() or not any(path.iterdir())):
+            empty = path.is_dir() and not any(path.iterdir())
+            if path not in wanted and (path.is_symlink() or empty):
                 delete(path, inside=root)
     for path, target in wanted.items():
         link(path, target)
