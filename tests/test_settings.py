@@ -16,11 +16,11 @@ from msm_jax.evals import kinds
 from msm_jax.evals.kinds import EVALUATE
 from msm_jax.miniature.world import WORLD
 from msm_jax.settings import SAMPLING, Form, Key, Named, checked, form, group, key, named, values
-from msm_jax.study.config import CONTRAST, EVALUATION, FIGURE_GROUP, STUDY
+from msm_jax.study.config import ABSORPTION, CONTRAST, EVALUATION, FIGURE_GROUP, STUDY
 from msm_jax.train.config import PROBE, SOURCE, STAGE, source, stage
 
 FORMS = (
-    STAGE, SOURCE, PROBE, STUDY, EVALUATION, CONTRAST, FIGURE_GROUP, GENERATE, EVALUATE, WORLD,
+    STAGE, SOURCE, PROBE, STUDY, EVALUATION, CONTRAST, ABSORPTION, FIGURE_GROUP, GENERATE, EVALUATE, WORLD,
     SAMPLING,
 )  # fmt: skip
 KEYS = {f"{form.name}.{path}": (form, path) for form in FORMS for path in form.paths()}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from msm_jax.study.evaluations import measure_of, root_of
 from msm_jax.study.items import with_items
-from msm_jax.study.numbers import by_seed, difference, interval_text, over_seeds
+from msm_jax.study.numbers import by_seed, difference, over_seeds
 
 Path = tuple[str, ...]
 
@@ -34,7 +34,7 @@ def _absorbed(config: dict, paths: Sequence[dict], path: Path) -> dict:
     settings, stage = config["absorption"], path[-1]
     entry, eval = settings["stages"][stage], settings["eval"]
     before, after = path[:-1], path
-    measures = {role: source_measure(config, eval, entry[role]) for role in ("own", "control")}
+    measures = {role: measure_of(config, eval, entry[role]) for role in ("own", "control")}
     parts: dict[str, dict] = {
         role: {
             "source": entry[role],
@@ -71,11 +71,6 @@ def _absorbed(config: dict, paths: Sequence[dict], path: Path) -> dict:
         "failed_seeds": failed,
     }
     return {**found, "sentence": sentence(found)}
-
-
-def source_measure(config: dict, eval: str, source: str) -> str:
-    """The measure of an evaluation of kind loss that is of a source."""
-    return measure_of(config, eval, f"nats per token of {source}")
 
 
 def _change(
@@ -121,7 +116,7 @@ def sentence(found: dict) -> str:
     if found["passed"] is None:
         return f"{label}: its held-out loss is not known, so nothing shows that it was absorbed"
     text = (
-        f"{label}: held-out loss on its own documents {_moved(own['change'])} nats per token "
+        f"{label}: held-out loss on its own documents {_moved(own['change'], ' nats per token')} "
         f"({abs(own['percent']):.0f} %), control text {_moved(control['change'])}"
     )
     if found["passed"]:
@@ -134,21 +129,16 @@ def sentence(found: dict) -> str:
     )
 
 
-def _moved(change: dict) -> str:
-    """ "fell by 0.21 [0.18, 0.24]"."""
-    sign = -1 if change["difference"] <= 0 else 1
-    flipped = {"value": sign * change["difference"], **_flipped(change, sign)}
-    if items := change.get("over_items"):
-        flipped["over_items"] = {**items, **_flipped(items, sign)}
-    word = "fell" if sign < 0 else "rose"
-    return f"{word} by {interval_text({**change, **flipped}, 'value', digits=3)}"
-
-
-def _flipped(bounds: dict, sign: int) -> dict:
-    low, high = bounds["ci_low"], bounds["ci_high"]
-    if low is None:
-        return {"ci_low": None, "ci_high": None}
-    return {"ci_low": min(sign * low, sign * high), "ci_high": max(sign * low, sign * high)}
+def _moved(change: dict, unit: str = "") -> str:
+    """ "fell by 0.210 nats per token [0.180, 0.240]"; the interval over documents with one seed."""
+    value = change["difference"]
+    text = f"{'fell' if value <= 0 else 'rose'} by {abs(value):.3f}{unit}"
+    bounds = change if change["ci_low"] is not None else change.get("over_items", change)
+    if bounds["ci_low"] is None:
+        return text
+    sign = -1 if value <= 0 else 1
+    low, high = sorted(sign * bounds[key] for key in ("ci_low", "ci_high"))
+    return f"{text} [{low:.3f}, {high:.3f}]"
 
 
 # ------------------------------------------------------------------ retention

@@ -72,8 +72,10 @@ FIGURE_GROUP = form(
 ABSORPTION = form(
     "absorption",
     "What shows that a midtraining stage learned its documents.",
-    own=key("", "source of held-out documents like those of the stage", harmless=_REPORT),
-    control=key("", "source of text that the stage is not about", harmless=_REPORT),
+    own=key(
+        "", "name of the held-out documents that are like those of the stage", harmless=_REPORT
+    ),
+    control=key("", "name of the text that the stage is not about", harmless=_REPORT),
     quiz=key("", "an evaluation of kind quiz about the stage's documents; none if empty"),
     label=key("", "its name in sentences; the stage's own if empty", harmless=_REPORT),
 )
@@ -132,7 +134,7 @@ STUDY = form(
     ),
     absorption=group(
         "held-out loss before and after midtraining stages: have they learned their documents?",
-        eval=key("", "an evaluation of kind loss, with a source for each kind of document"),
+        eval=key("", "an evaluation of kind loss, whose documents have a name for each source"),
         stages=named(ABSORPTION, "name in stages -> what it should have learned"),
         at_least=key(
             0.15,
@@ -202,5 +204,5 @@ def figure_group(label: str, before: str, after: str) -> ConfigDict:
 
 
 def absorption(own: str, control: str, quiz: str = "", label: str = "") -> ConfigDict:
-    """What shows that a midtraining stage learned its documents: sources of `absorption.eval`."""
+    """What shows that a midtraining stage learned its documents; names in `absorption.eval`."""
     return ABSORPTION.config(own=own, control=control, quiz=quiz, label=label)

@@ -13,6 +13,7 @@ from typing import Any
 from msm_jax.errors import UserError
 from msm_jax.evals.agents.scenarios import RULES
 from msm_jax.evals.kinds import KINDS, resolve
+from msm_jax.evals.losses import named_sources
 from msm_jax.evals.material import NAMES, place
 from msm_jax.files import read_json, sha256_file
 
@@ -215,14 +216,20 @@ def settings_of(tree: dict, name: str, seed: int, step: int | None, content: Con
 
 
 def paths_of(settings: Mapping) -> Iterator[tuple[str, str]]:
-    """(key, path) of the files of an evaluation."""
+    """(key, path) of the files of an evaluation, those of `documents` by their names."""
     yield from ((key, settings[key]) for key in FILES if settings.get(key))
+    for name, path in named_sources(settings.get("documents", ())).items():
+        yield f"documents.{name}", path
 
 
 def placed(settings: Mapping, find: Callable[[str], str]) -> dict:
     """The settings of `kinds.make_evaluation`, with every file where `find` says it is."""
     own = {key: settings[key] for key in KINDS[settings["kind"]].keys}
-    own |= {key: path if path in NAMES else find(path) for key, path in paths_of(settings)}
+    found = {key: path if path in NAMES else find(path) for key, path in paths_of(settings)}
+    own |= {key: path for key, path in found.items() if key in own}
+    if "documents" in own:
+        paths = {key.partition(".")[2]: path for key, path in found.items() if key not in own}
+        own["documents"] = [f"{name}={path}" for name, path in paths.items()]
     return {key: tuple(v) if isinstance(v, list) else v for key, v in own.items()}
 
 
@@ -257,7 +264,7 @@ def _identity(settings: Mapping, verdicts: bool) -> dict:
     kept = {k for k in keys if not getattr(KINDS[kind].keys[k], "harmless", "")}
     contents = settings["content"]
     files = {k: v for k, v in contents.items() if is_verdicts(k.partition(".")[0]) == verdicts}
-    found = {k: settings[k] for k in sorted(kept - set(FILES) - {"judge_checkpoint"})}
+    found = {k: settings[k] for k in sorted(kept - {*FILES, "documents", "judge_checkpoint"})}
     found |= {"files": files}
     return found if verdicts else {"kind": kind, "step": settings["step"], **found}
 

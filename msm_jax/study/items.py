@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
+from msm_jax.evals import losses
 from msm_jax.evals.statistics import Interval, bounded_mean_bounds, interval, no_interval
 from msm_jax.files import read_jsonl
 
@@ -45,11 +46,8 @@ def over_items(
     if kind == "loss":
         if len(rows) != 2:
             return no_interval(None, 0, "more than two checkpoints")
-        from msm_jax.evals import losses
-
-        source = measure.removeprefix(LOSS)
         one, other = (_folder(*each) for each in rows)
-        return losses.difference(one, other, source)
+        return losses.difference(one, other, measure)
     if kind not in _READERS:
         return no_interval(None, 0, f"one seed, and none over the samples of kind {kind}")
     values = [
@@ -66,9 +64,6 @@ def over_items(
     limit = len(plus) * (numbers["high"] - numbers["low"])
     bounds = bounded_mean_bounds(differences, np.ones(len(common)), (-limit, limit))
     return interval(bounds, len(common), "paired by question, bootstrap of questions, one seed")
-
-
-LOSS = "nats per token of "
 
 
 def _row(place: Place, seed: int) -> tuple[dict, str]:

@@ -9,7 +9,7 @@ import pytest
 CONFIG = """
     from ml_collections import ConfigDict
 
-    from msm_jax.study.config import contrast, evaluation, figure_group, study
+    from msm_jax.study.config import absorption, contrast, evaluation, figure_group, study
     from msm_jax.train.config import source
 
     FILES = {files!r}
@@ -36,6 +36,17 @@ CONFIG = """
         config.evals.which = evaluation(
             pairs=FILES + "/pairs.jsonl", rows=4, max_tokens=8
         )
+        config.evals.said = evaluation(
+            pairs=FILES + "/pairs.jsonl", rows=4, max_tokens=8, scorers=("generated",),
+            judge="openai", judge_model="m", measure="judged",
+        )
+        texts = tuple(f"{{name}}={{FILES}}/{{name}}.jsonl" for name in ("red", "blue"))
+        config.evals.held = evaluation("loss", documents=texts, sequence_length=16, rows=4)
+        config.evals.facts = evaluation("quiz", quiz=FILES + "/quiz.jsonl", rows=4)
+        config.absorption.eval = "held"
+        config.absorption.stages.x = absorption("red", "blue", "facts", "documents in red")
+        config.absorption.stages.y = absorption("blue", "red")
+        config.retention = ("facts",)
         config.contrasts.gap = contrast("x - y", "which", ("x",), ("y",), 1)
         config.figure.update({{"eval": "which", "headline": "gap"}})
         config.figure.groups.both = figure_group("both", "x", "y")
@@ -73,6 +84,8 @@ def _make_tiny(folder):
         "a_index": i,
     }
     (files / "pairs.jsonl").write_text("".join(json.dumps(pair(i)) + "\n" for i in (0, 1)))
+    quiz = lambda i: {"id": f"f{i}", "question": "who?", "options": ["ann", "bob"], "answer": i}
+    (files / "quiz.jsonl").write_text("".join(json.dumps(quiz(i)) + "\n" for i in (0, 1)))
     config = folder / "tiny.py"
     config.write_text(textwrap.dedent(CONFIG.format(files=str(files))))
     return config

@@ -10,9 +10,10 @@ import sys
 import time
 
 import pytest
+from model_server import Server
 
 from msm_jax.errors import UserError
-from msm_jax.study import display, runner
+from msm_jax.study import display, report, runner, tables
 from msm_jax.study.graph import make_study
 from msm_jax.study.results import collect
 
@@ -73,7 +74,7 @@ def killed(finished, root):
 
 def test_ends_with_the_table_and_the_paths(finished):
     _, out, printed = finished
-    assert "[6/6]" in printed and "x - y" in printed and "\r" not in printed
+    assert "[7/9]" in printed and "x - y" in printed and "\r" not in printed
     assert str(out / "results.json") in printed
     assert str(out / "report.html") in printed
 
@@ -89,9 +90,9 @@ def test_arms_share_the_stages_that_they_have_in_common(finished):
 def test_a_second_run_does_nothing(finished, load_config):
     config, out, _ = finished
     study, before = make_study(load_config(config)), marks(out)
-    runner.run(study, out)
+    waiting = runner.run(study, out)
     assert marks(out) == before
-    again = collect(study, out, 1.0)
+    again = collect(study, out, 1.0, waiting)
     del again["created"], again["seconds"]
     assert json.loads(json.dumps(again)) == results(out)
 
@@ -162,3 +163,46 @@ def test_a_corrupt_row_is_named_with_its_line(finished, load_config, tmp_path):
     tiny.stages.x.data.red.path = str(tmp_path / "red.jsonl")
     with pytest.raises(UserError, match=r"base > x, seed 0: .*red\.jsonl:4"):
         runner.run(make_study(tiny), out)
+
+
+def arm_of(found, name):
+    return next(row for row in found["arms"] if row["name"] == name)["evals"]
+
+
+def again(config, workdir) -> dict:
+    """The results of a study that is run from here."""
+    study = make_study(config)
+    waiting = runner.run(study, workdir)
+    found = collect(study, workdir, 1.0, waiting)
+    report.write(found, study, workdir)
+    return json.loads(json.dumps(found, allow_nan=False))
+
+
+def test_a_judge_without_its_key_waits_and_the_same_command_goes_on(
+    finished, load_config, tmp_path, monkeypatch
+):
+    config, out, printed = finished
+    assert "waiting: OPENAI_API_KEY is not set" in printed and "judge said of base > x" in printed
+    before = json.loads((out / "results.json").read_text())
+    assert [entry["kind"] for entry in before["waiting"]] == ["judge", "judge"]
+    assert "said" not in arm_of(before, "x") and "value" in arm_of(before, "x")["which"]
+    html = (out / "report.html").read_text()
+    assert "OPENAI_API_KEY is not set" in html and "not known yet" in html
+
+    workdir = shutil.copytree(out, tmp_path / "out", symlinks=True)
+    evaluated = (workdir / "evals").rglob("samples.jsonl")
+    samples = {path: path.stat().st_mtime_ns for path in evaluated}
+    with Server(script=lambda number, request: (200, {}, "<answer>1</answer>")) as server:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        after = again(load_config(config), workdir)
+        asked = server.number
+        assert not after["waiting"] and asked > 0
+        again(load_config(config), workdir)
+        assert server.number == asked  # a second time there is nothing to do
+    assert samples == {path: path.stat().st_mtime_ns for path in samples}
+    said = arm_of(after, "x")["said"]
+    assert said["measure"] == "judged" and said["measures"]["judged"]["n"] + said["invalid"] > 0
+    assert "waiting" not in tables.table(after)
+    drop = lambda found: {k: v for k, v in found.items() if k in ("absorption", "retention")}
+    assert drop(after) == drop(before)
