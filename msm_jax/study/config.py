@@ -86,16 +86,25 @@ STUDY = form(
     name=key("study", "in results.json and the plan", harmless=_REPORT),
     title=key("", "of the report", harmless=_REPORT),
     seeds=key((0,), "each draws its own world, weights and data order", **SEED),
-    workers=key(
-        2,
-        "stages that run at a time, each in a process of its own",
-        at_least=1,
-        harmless="no stage depends on which process runs it",
-    ),
     platform=key(
-        "cpu",
-        '"cpu": each worker has one core; "": the devices that JAX finds, with workers=1',
+        "",
+        'what computes: "cpu", "gpu" (NVIDIA) or "tpu"; "": $JAX_PLATFORMS, or else the '
+        "accelerators of this machine, or else the CPU",
+        choices=("", "cpu", "gpu", "tpu"),
         harmless="only the order of sums differs, and so the last bits",
+    ),
+    workers=key(
+        0,
+        "processes that run stages at the same time and share the devices evenly; 0: one for each "
+        "accelerator, or for each core of a CPU; 1: every stage has all accelerators as one mesh",
+        at_least=0,
+        harmless="only the order of sums differs, and so the last bits",
+    ),
+    price_per_hour=key(
+        0.0,
+        "of this machine, in any currency, for the cost in the plan and the results; 0: no cost",
+        at_least=0,
+        harmless="it is only multiplied by the hours",
     ),
     world=group(
         "files that are built from the seed",

@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 
 from msm_jax.progress import progress_bar
-from msm_jax.study import files
+from msm_jax.study import devices, files, times
+from msm_jax.study.devices import counted as counted
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
 
@@ -40,7 +41,7 @@ def plan(study: Study, workdir: pathlib.Path) -> str:
         )
     todo = [stage for name, stage in study.stages.items() if not done[name]]
     evaluated = [done[node.id] for node in study.evaluations.values()]
-    steps, tokens = sum(s.steps for s in todo), sum(s.tokens for s in todo)
+    steps, tokens = sum(s.steps or 0 for s in todo), sum(s.tokens or 0 for s in todo)
     return "\n".join(
         [
             f"{study.config['name']}: {len(seeds)} seeds, {len(study.config['arms'])} arms, "
@@ -50,6 +51,7 @@ def plan(study: Study, workdir: pathlib.Path) -> str:
             f"to do: {len(todo)} stages ({steps:,} steps, {tokens:,} tokens at most), "
             f"{evaluated.count(False)} evaluated; done: {len(study.stages) - len(todo)} stages, "
             f"{evaluated.count(True)} evaluated",
+            *_hours(study, workdir, [n for name, n in study.nodes.items() if not done[name]]),
         ]
     )
 
@@ -64,6 +66,24 @@ def _unknown(todo: Sequence[Node]) -> list[str]:
         f"steps of {', '.join(dict.fromkeys(names))}: unknown until {until} is made"
         for until, names in why.items()
     ]
+
+
+def _hours(study: Study, workdir: pathlib.Path, todo: Sequence[Node]) -> list[str]:
+    """On what it runs and, as far as that was measured in this directory, how long."""
+    config = study.config
+    places = devices.places(config["platform"], config["workers"])
+    lines = [f"devices: {devices.describe(places)}"]
+    if not todo:
+        return lines
+    helpers = devices.helpers(places)
+    place = lambda node: (places if devices.needs_accelerator(node) else helpers or places)[0]
+    begun = {node.id: (0.0, last_step(workdir, node)) for node in todo}
+    found = times.estimate(
+        study, todo, times.Speeds(workdir), lambda n: place(n).text, len(places), begun
+    )
+    text = found.text(config["price_per_hour"])
+    unknown = "unknown until the first stage and the first evaluation have run"
+    return [*lines, f"time: {text}, as measured in this directory" if text else f"time: {unknown}"]
 
 
 def _state(workdir: pathlib.Path, stage: Node, done: dict[str, bool]) -> str:
@@ -91,28 +111,24 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def counted(number: int, what: str) -> str:
-    """ "1 seed", "2 seeds"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 class Progress:
     """A line for each node that is done; on a terminal also a bar of all training steps."""
 
     def __init__(self, nodes: Sequence[Node]):
         self._total, self._count, self._steps = len(nodes), 0, 0
         self._started = time.monotonic()
-        steps = sum(node.steps for node in nodes)
+        steps = sum(node.steps or 0 for node in nodes)
         self._bar = progress_bar(steps or None, "study", "steps", out=sys.stdout)
 
-    def finished(self, node: Node, result: str, seconds: float) -> None:
-        """A node is done."""
+    def finished(self, node: Node, result: str, seconds: float, left: str = "") -> None:
+        """A node is done; `left` says how long the others take."""
         self._count += 1
-        self._steps += node.steps
+        self._steps += node.steps or 0
         elapsed = clock(time.monotonic() - self._started)
         count = f"[{self._count:{len(str(self._total))}d}/{self._total}]"
         with self._bar.external_write_mode(file=sys.stdout):
-            print(f"{count} {elapsed:>6}  {node.title}: {result}, {seconds:.1f} s", flush=True)
+            text = f"{count} {elapsed:>6}  {node.title}: {result}, {seconds:.1f} s"
+            print(text + (f"; {left}" if left else ""), flush=True)
 
     def waiting(self, node: Node, reason: str) -> None:
         """A node cannot be done yet."""
@@ -124,7 +140,7 @@ class Progress:
         """Show how far the nodes that are running are."""
         if self._bar.disable:
             return
-        steps = [_last_step(files.directory(workdir, n) / "metrics.jsonl") for n in nodes]
+        steps = [last_step(workdir, node) for node in nodes]
         self._bar.n = self._steps + sum(steps)
         self._bar.set_postfix_str(
             " | ".join(
@@ -138,8 +154,9 @@ class Progress:
         self._bar.close()
 
 
-def _last_step(path: pathlib.Path) -> int:
-    """The step of the last complete line of a metrics.jsonl."""
+def last_step(workdir: pathlib.Path, node: Node) -> int:
+    """The last step that a training stage has written to its metrics.jsonl."""
+    path = files.directory(workdir, node) / "metrics.jsonl"
     with contextlib.suppress(OSError), path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 2000))
         for line in reversed(file.read().split(b"\n")[:-1]):

@@ -208,9 +208,11 @@ def _times(results: dict, study: Study) -> list[tuple[Any, ...]]:
 def _time_note(results: dict) -> str:
     seconds = results["seconds"]
     total = sum(sum(seconds[part].values()) for part in ("stages", "evals", "judges"))
+    cost = "" if seconds["cost"] is None else f", at a cost of {seconds['cost']:,.2f}"
     return (
-        f"{clock(total)} of work in all, {clock(seconds['this_run'])} since the last start, on "
-        f"{results['config']['workers']} workers. A resumed stage counts its last run only."
+        f"{clock(total)} of work in all; {clock(seconds['all_runs'])} of running over all starts"
+        f"{cost}; {clock(seconds['this_run'])} since the last start. Worked on: "
+        f"{'; '.join(seconds['devices'])}. A resumed stage counts its last run only."
     )
 
 

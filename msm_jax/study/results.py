@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msm_jax.errors import UserError
 from msm_jax.files import sha256_file
-from msm_jax.study import absorption, evaluations, files, names
+from msm_jax.study import absorption, evaluations, files, names, times
 from msm_jax.study.evaluations import arms_of, dose_name, measure_of
 from msm_jax.study.graph import Study
 from msm_jax.study.items import with_items
@@ -65,6 +65,7 @@ def collect(
         "config": config,
         "seconds": {  # a stage that was resumed counts its last run
             "this_run": round(run_seconds, 1),
+            **times.record(study, workdir, done),
             "stages": {name: seconds[name] for name in study.stages if name in done},
             "evals": {
                 stage: seconds[node.id]

@@ -6,22 +6,25 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
+import re
 import signal
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-from msm_jax.command import Preempted
+from msm_jax.command import EXIT_PREEMPTED, Preempted
 from msm_jax.errors import UserError
-from msm_jax.study import files
-from msm_jax.study.display import Progress
+from msm_jax.study import devices, files, times
+from msm_jax.study.devices import Place
+from msm_jax.study.display import Progress, last_step
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
 from msm_jax.study.worker import environment, work
 
 _SAVING = 120.0  # seconds that workers have for saving once they are asked to stop
-_TOKENS_PER_SECOND = 20_000.0  # a guess, used only for the order of nodes
+# Guesses, used only for the order of nodes, and only until some of their kind are done.
+_TOKENS_PER_SECOND = 20_000.0
 _SECONDS = {"evals": 5.0}
 
 
@@ -35,6 +38,7 @@ class Worker:
 
     process: Any
     connection: Connection
+    place: Place
     node: Node | None = None
     since: float = 0.0
 
@@ -53,9 +57,7 @@ def run(study: Study, workdir: pathlib.Path) -> dict[str, str]:
     for node in study.stages.values():
         if node.kind == "base":
             files.link_base(workdir, node)
-    urgency = _urgency(study)
     todo = [node for node in study.nodes.values() if files.read_mark(workdir, node) is None]
-    todo.sort(key=lambda node: -urgency[node.id])
     if not todo:
         return {}
     with _signals() as received:
@@ -65,16 +67,6 @@ def run(study: Study, workdir: pathlib.Path) -> dict[str, str]:
         finally:
             runner.close()
     return runner.unavailable
-
-
-def _urgency(study: Study) -> dict[str, float]:
-    """Guessed seconds of each node with the longest chain of nodes that needs it."""
-    urgency = dict.fromkeys(study.nodes, 0.0)
-    for name, node in reversed(study.nodes.items()):
-        urgency[name] += node.tokens / _TOKENS_PER_SECOND or _SECONDS.get(node.kind, 1.0)
-        for needed in node.inputs.values():
-            urgency[needed] = max(urgency[needed], urgency[name])
-    return urgency
 
 
 @contextlib.contextmanager
@@ -102,17 +94,21 @@ class _Runner:
     """Workers, and the nodes that are left for them, most urgent first."""
 
     def __init__(self, study: Study, workdir: pathlib.Path, todo: list[Node], received: list[int]):
-        self._platform, self._workdir, self._received = study.config["platform"], workdir, received
+        self._study, self._workdir, self._received = study, workdir, received
         self._todo = {node.id: node for node in todo}
-        self._size = min(study.config["workers"], len(todo))
+        self._main = devices.places(study.config["platform"], study.config["workers"])
+        self._helpers = devices.helpers(self._main)
+        self._speeds, self._spent = times.Speeds(workdir), times.Spent(workdir)
         self._progress = Progress(todo)
         self._workers: list[Worker] = []
         self._problem: Exception | None = None
+        self._oom_kills = _oom_kills()
         self.unavailable: dict[str, str] = {}  # id of a node -> what it waits for
+        self._sort()
 
     def work(self) -> None:
         """Until nothing is left to do, or to wait for after a problem."""
-        while self._running() or (self._todo and not self._problem):
+        while self._running() or (self._ready() and not self._problem):
             if self._received and not self._problem:
                 self._stop(Preempted("everything is saved; run the same command again to go on"))
             if not self._problem:
@@ -137,32 +133,80 @@ class _Runner:
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
+        self._spent.update()
 
     def _running(self) -> list[Worker]:
         return [worker for worker in self._workers if worker.node]
 
+    def _ready(self) -> list[Node]:
+        """Nodes that wait for no other node and for no worker."""
+        started = {worker.node.id for worker in self._workers if worker.node}
+        return [
+            node
+            for name, node in self._todo.items()
+            if name not in started and not any(i in self._todo for i in node.inputs.values())
+        ]
+
+    def _places(self, node: Node) -> tuple[Place, ...]:
+        """The places that can run a node."""
+        helped = self._helpers and not devices.needs_accelerator(node)
+        return self._helpers if helped else self._main
+
+    def _sort(self) -> None:
+        """The most urgent nodes first: those that the longest chain of others waits for."""
+        seconds: dict[str, float] = {}
+        for node in reversed(self._study.nodes.values()):
+            known = self._speeds.of(self._study, node, self._places(node)[0].text)
+            if known is None:
+                known = (node.tokens or 0) / _TOKENS_PER_SECOND or _SECONDS.get(node.kind, 1.0)
+            seconds[node.id] = seconds.get(node.id, 0.0) + known
+            for needed in node.inputs.values():
+                seconds[needed] = max(seconds.get(needed, 0.0), seconds[node.id])
+        order = sorted(self._todo.values(), key=lambda node: -seconds[node.id])
+        self._todo = {node.id: node for node in order}
+
+    def _left(self) -> str:
+        """How long the rest takes, once something of its kind was measured."""
+        now, running = time.monotonic(), {}
+        for worker in self._running():
+            assert worker.node is not None
+            step = last_step(self._workdir, worker.node)
+            running[worker.node.id] = (now - worker.since, step)
+        todo = [*self._todo.values()]
+        found = times.estimate(
+            self._study,
+            todo,
+            self._speeds,
+            lambda node: self._places(node)[0].text,
+            len(self._main),
+            running,
+        )
+        text = found.text(self._study.config["price_per_hour"]) if todo else ""
+        return f"{text} left" if text else ""
+
     def _start_nodes(self) -> None:
         """Give the most urgent nodes whose inputs are done to free workers."""
-        started = {worker.node.id for worker in self._workers if worker.node}
-        for name, node in self._todo.items():
-            if name in started or any(needed in self._todo for needed in node.inputs.values()):
+        # A worker that has ended between two nodes is no problem: another one takes its place.
+        self._workers = [w for w in self._workers if w.node or w.process.is_alive()]
+        for node in self._ready():
+            places = self._places(node)
+            mine = {w.place: w for w in self._workers if w.place in places}
+            free = next((worker for worker in mine.values() if not worker.node), None)
+            if free is None and len(mine) == len(places):
                 continue
-            free = next((worker for worker in self._workers if not worker.node), None)
-            if free is None and len(self._workers) == self._size:
-                return
-            free = free or self._start_worker()
+            free = free or self._start_worker(next(p for p in places if p not in mine))
             free.node, free.since = node, time.monotonic()
-            free.connection.send(node)
+            with contextlib.suppress(BrokenPipeError):  # it has just ended, which is noticed below
+                free.connection.send(node)
 
-    def _start_worker(self) -> Worker:
+    def _start_worker(self, place: Place) -> Worker:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
-        arguments = (there, len(self._workers), self._workdir, self._platform)
-        with _environment(environment(self._platform)):
-            process = context.Process(target=work, args=arguments, daemon=True)
+        with _environment(environment(place)):
+            process = context.Process(target=work, args=(there, place, self._workdir), daemon=True)
             process.start()
         there.close()  # so that the worker's end is the only one, and its death is noticed
-        self._workers.append(Worker(process, here))
+        self._workers.append(Worker(process, here, place))
         return self._workers[-1]
 
     def _receive(self, sender: Worker) -> None:
@@ -173,12 +217,16 @@ class _Runner:
             outcome, text = sender.connection.recv()
         except (EOFError, OSError):
             sender.process.join(10)
-            outcome, text = "died", f"its process ended with {_ending(sender.process.exitcode)}"
+            outcome, text = self._death(sender)
             self._workers.remove(sender)
         sender.node = None
         if outcome == "done":
             del self._todo[node.id]
-            self._progress.finished(node, text, seconds)
+            if mark := files.read_mark(self._workdir, node):
+                self._speeds.add(mark)
+            self._spent.update()
+            self._sort()
+            self._progress.finished(node, text, seconds, self._left())
         elif outcome == "waiting":
             self._leave(node, text)
         elif self._problem is None:
@@ -196,6 +244,21 @@ class _Runner:
             if node.id in other.inputs.values() and other.id in self._todo:
                 self._leave(other, text)
 
+    def _death(self, worker: Worker) -> tuple[str, str]:
+        """What a process that ended by itself was doing, and why it ended."""
+        code, who = worker.process.exitcode, f"its worker (process {worker.process.pid})"
+        if code == EXIT_PREEMPTED:
+            return "preempted", f"{who} was asked to stop; run the same command again to go on"
+        if code is None or code >= 0:
+            return "died", f"{who} ended with exit code {code}"
+        name = signal.Signals(-code).name
+        if name != "SIGKILL":
+            return "died", f"{who} was ended by {name}"
+        memory = devices.more_memory(worker.place)
+        if _oom_kills() > self._oom_kills:
+            return "died", f"{who} was killed because the machine ran out of memory: {memory}"
+        return "died", f"{who} was killed (SIGKILL); if for lack of memory: {memory}"
+
     def _stop(self, problem: Exception) -> None:
         """Start no new nodes; those that are running save and end."""
         self._problem, self._deadline = problem, time.monotonic() + _SAVING
@@ -204,11 +267,12 @@ class _Runner:
                 os.kill(worker.process.pid, signal.SIGTERM)
 
 
-def _ending(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        return name + (" (out of memory?)" if name == "SIGKILL" else "")
-    return f"exit code {code}"
+def _oom_kills() -> int:
+    """How many processes the system has killed for lack of memory; 0 where it does not count."""
+    with contextlib.suppress(OSError):
+        match = re.search(r"^oom_kill (\d+)", pathlib.Path("/proc/vmstat").read_text(), re.M)
+        return int(match[1]) if match else 0
+    return 0
 
 
 @contextlib.contextmanager

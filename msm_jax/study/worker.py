@@ -40,7 +40,8 @@ from msm_jax.files import (
     write_json,
     write_jsonl,
 )
-from msm_jax.study import files
+from msm_jax.study import devices, files
+from msm_jax.study.devices import Place
 from msm_jax.study.evaluations import is_deferred, measures_of, placed, samples_identity
 from msm_jax.study.makers import corpus_paths
 from msm_jax.study.node import Node, with_files
@@ -48,13 +49,6 @@ from msm_jax.study.node import Node, with_files
 LIBRARIES = "jax jaxlib flax optax orbax-checkpoint grain sentencepiece numpy".split()
 CHATS = 3  # sampled chats of every stage that is evaluated
 
-ONE_THREAD = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NPROC": "1",  # read by the CPU client of XLA
-}
 # With glibc's defaults every step gives its large temporaries back to the system and has them
 # zeroed again: a third of the time of a step.
 KEEP_MEMORY = {
@@ -64,22 +58,15 @@ KEEP_MEMORY = {
 }
 
 
-def environment(platform_name: str) -> dict[str, str]:
-    """The variables that a worker needs before JAX is imported.
-
-    On the CPU it computes with one thread, so that results do not depend on the machine's cores.
-    """
-    found = {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")}
-    if platform_name:
-        found["JAX_PLATFORMS"] = platform_name
-    if platform_name == "cpu":
-        flags = os.environ.get("XLA_FLAGS", "")
-        found |= {**ONE_THREAD, "XLA_FLAGS": f"{flags} {ONE_THREAD['XLA_FLAGS']}".strip()}
+def environment(place: Place) -> dict[str, str]:
+    """The variables that a worker needs before JAX is imported."""
+    found = devices.environment(place)
+    if place.platform == "cpu":
         found |= {name: os.environ.get(name, value) for name, value in KEEP_MEMORY.items()}
     return found
 
 
-def work(connection: Connection, number: int, workdir: pathlib.Path, platform_name: str) -> None:
+def work(connection: Connection, place: Place, workdir: pathlib.Path) -> None:
     """Run the nodes that are received, until None is.
 
     The reply to each is (outcome, text): "done" and the result in a few words, "waiting" and what
@@ -89,14 +76,13 @@ def work(connection: Connection, number: int, workdir: pathlib.Path, platform_na
         signal.signal(name, signal.SIG_IGN)  # they reach every process; the runner decides
     signal.signal(signal.SIGTERM, lambda *_: os._exit(75))  # a training stage has its own handler
     threading.Thread(target=_end_with_runner, daemon=True).start()
-    if platform_name == "cpu" and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[number % len(cores)]})
+    if place.platform == "cpu" and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {int(core) for core in place.devices})
     compile_cache.enable()
     os.environ.setdefault("MSM_JAX_CACHE", str(files.token_cache(workdir)))
     with lock(workdir / ".workers", "", shared=True, wait=True), contextlib.suppress(EOFError):
         while (node := connection.recv()) is not None:
-            connection.send(_outcome(node, workdir))
+            connection.send(_outcome(node, workdir, place))
 
 
 def _end_with_runner() -> None:
@@ -107,23 +93,34 @@ def _end_with_runner() -> None:
     os._exit(1)
 
 
-def _outcome(node: Node, workdir: pathlib.Path) -> tuple[str, str]:
+def _outcome(node: Node, workdir: pathlib.Path, place: Place) -> tuple[str, str]:
     folder = files.directory(workdir, node)
     folder.mkdir(parents=True, exist_ok=True)
     _log_to(folder / "log.txt")
     print(f"{now()} {node.title}", flush=True)
     try:
-        return "done", run_node(node, workdir)
+        return "done", run_node(node, workdir, place.text)
     except Preempted as stop:
         return "preempted", str(stop)
     except Unavailable as missing:
         return "waiting", str(missing)
     except Exception as error:
         if (message := message_of(error)) is not None:
-            return "mistake", f"{node.title}: {message}"
+            cure = devices.more_memory(place) if _is_out_of_memory(error) else ""
+            return "mistake", f"{node.title}: {message}" + (f"\n{cure}" if cure else "")
         traceback.print_exc()
         sys.stderr.flush()
         return "crash", f"{type(error).__name__}: {error}"
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, is for lack of memory."""
+    while error is not None:
+        text = str(error)
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of mem" in text:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _log_to(path: pathlib.Path) -> None:
@@ -155,15 +152,16 @@ def code() -> dict[str, str]:
     }
 
 
-def run_node(node: Node, workdir: pathlib.Path) -> str:
+def run_node(node: Node, workdir: pathlib.Path, device: str = "") -> str:
     """Do what is missing of a node, mark it as done, and return the result in a few words."""
     started, folder = time.time(), files.directory(workdir, node)
     summary, text = RUN[node.kind](node, workdir, folder)
-    write_json(files.mark_path(workdir, node), stage_mark(node, summary, time.time() - started))
+    mark = stage_mark(node, summary, time.time() - started, device)
+    write_json(files.mark_path(workdir, node), mark)
     return text
 
 
-def stage_mark(node: Node, summary: dict, seconds: float) -> dict:
+def stage_mark(node: Node, summary: dict, seconds: float, device: str = "") -> dict:
     """What stage.json and evals.json hold of a node that is done."""
     return {
         "id": node.id,
@@ -173,6 +171,7 @@ def stage_mark(node: Node, summary: dict, seconds: float) -> dict:
         "code": code(),
         "summary": summary,
         "seconds": seconds,
+        "device": device,
         "created": now(),
     }
 
@@ -291,7 +290,7 @@ def load_stage(workdir: pathlib.Path, stage_id: str) -> tuple[pathlib.Path, Any]
     mark = read_json(files.stage_dir(workdir, stage_id) / "stage.json") or {}
     requested = mark["config"]["chat_format"] if mark.get("kind") == "base" else None
     run = files.model_dir(workdir, stage_id)
-    return run, load(run, chat_format=requested or None)
+    return run, load(run, mesh=all_devices(), chat_format=requested or None)
 
 
 def _evaluate(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
@@ -306,7 +305,7 @@ def _evaluate(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result
     for name, settings in node.config.items():
         evaluated = model
         if settings["step"] is not None:
-            _, params, _ = load_params(run, settings["step"])
+            _, params, _ = load_params(run, settings["step"], model.mesh)
             evaluated = dataclasses.replace(model, params=params)
         own = placed(settings, lambda path: _existing(workdir, path, node))
         asked = make_evaluation(settings["kind"], own, folder / name, with_judge=False)
@@ -339,6 +338,13 @@ def _first_measure(name: str, settings: dict, folder: pathlib.Path) -> str:
     _, measures = measures_of(settings, folder / name)
     value = next(iter(measures.values()))["value"]
     return f"{name} {'-' if value is None else format(value, '.2f')}"
+
+
+def all_devices() -> dict[str, int] | None:
+    """The mesh of all devices of this worker, for loading a model; None if it has one."""
+    import jax
+
+    return {"fsdp": -1} if jax.device_count() > 1 else None
 
 
 def delete_outdated(folder: pathlib.Path, wanted: dict[str, dict]) -> None:

@@ -20,7 +20,7 @@ from msm_jax.train.config import MODEL, probe, source
 # by itself.
 OTHER = {
     "seeds": (1,),
-    "platform": "",
+    "platform": "gpu",
     "world.builder": None,
     "tokenizer.corpus": "docs.jsonl",
     "train.tokenizer": None,

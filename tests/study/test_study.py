@@ -2,13 +2,11 @@
 
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
+import numpy as np
 import pytest
 from model_server import Server
 
@@ -18,11 +16,14 @@ from msm_jax.study.graph import make_study
 from msm_jax.study.results import collect
 
 
+def timeless(found: dict) -> dict:
+    """results.json without when, how fast and at what price."""
+    config = {k: v for k, v in found["config"].items() if k not in ("platform", "price_per_hour")}
+    return {k: v for k, v in found.items() if k not in ("created", "seconds")} | {"config": config}
+
+
 def results(workdir) -> dict:
-    """results.json without when and how fast."""
-    found = json.loads((workdir / "results.json").read_text())
-    del found["created"], found["seconds"]
-    return found
+    return timeless(json.loads((workdir / "results.json").read_text()))
 
 
 def marks(workdir) -> dict[str, int]:
@@ -31,44 +32,37 @@ def marks(workdir) -> dict[str, int]:
     return {str(path.relative_to(workdir)): path.stat().st_mtime_ns for path in found}
 
 
-def start(root, config, workdir, **pipes) -> subprocess.Popen[str]:
-    """The command, in a process group of its own."""
-    words = [sys.executable, "-m", "msm_jax.study", f"--config={config}", f"--workdir={workdir}"]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    return subprocess.Popen(words, env=environment, text=True, start_new_session=True, **pipes)
-
-
-def run(root, config, workdir) -> str:
-    """What the command printed, having ended well."""
-    process = start(root, config, workdir, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return out
+def python(root, *words, **environment) -> str:
+    """What a Python process printed that ended well."""
+    environment = {**os.environ, "PYTHONPATH": str(root), **environment}
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], env=environment, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, root, make_tiny):
-    """(path of the config, workdir, what was printed) of a tiny study that has run."""
+    """(path of the config, workdir, what was printed) of a tiny study that has run.
+
+    Its runner would fail if it started JAX.
+    """
     folder = tmp_path_factory.mktemp("study")
-    config = make_tiny(folder)
-    return config, folder / "out", run(root, config, folder / "out")
+    config, out = make_tiny(folder), folder / "out"
+    words = ("-m", "msm_jax.study", f"--config={config}", f"--workdir={out}")
+    words += ("--config.platform=cpu", "--config.price_per_hour=3600")
+    return config, out, python(root, *words, JAX_PLATFORMS="none_for_the_runner")
 
 
 @pytest.fixture(scope="module")
 def killed(finished, root):
-    """The directory of the same study, killed twice and then finished."""
+    """The directory of the same study, its runner or worker killed ten times, and then finished."""
     config, out, _ = finished
-    files = lambda folder: sum(len(names) for _, _, names in os.walk(folder))
-    rng, workdir = random.Random(0), out.with_name("killed")
-    for _ in range(2):
-        wanted = files(workdir) + rng.randint(1, files(out) // 3)
-        process = start(root, config, workdir, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and files(workdir) < wanted:
-            time.sleep(0.01)
-        assert process.poll() is None, "it ended before it could be killed"
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    run(root, config, workdir)
+    workdir = out.with_name("killed")
+    done = json.loads(python(root, root / "tests/study/killed.py", config, workdir, out, 10))
+    assert len(done) == 10
+    assert {code for _, how, code in done if how == "SIGTERM"} <= {75, -15, 1}
     return workdir
 
 
@@ -92,9 +86,8 @@ def test_a_second_run_does_nothing(finished, load_config):
     study, before = make_study(load_config(config)), marks(out)
     waiting = runner.run(study, out)
     assert marks(out) == before
-    again = collect(study, out, 1.0, waiting)
-    del again["created"], again["seconds"]
-    assert json.loads(json.dumps(again)) == results(out)
+    again = json.loads(json.dumps(collect(study, out, 1.0, waiting)))
+    assert timeless(again) == results(out)
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_results(finished, killed):
@@ -111,6 +104,42 @@ def test_two_runs_agree_to_the_last_bit(finished, killed):
     }
     assert len(losses(killed)) == 3
     assert losses(killed) == losses(finished[1])
+
+
+MESH = """
+import runpy
+
+def get_config():
+    config = runpy.run_path({config!r})["get_config"]().unlock()
+    config.arms, config.contrasts, config.figure.groups = {{"x": ("base", "x")}}, {{}}, {{}}
+    config.figure.headline = ""
+    return config.lock()
+"""
+
+
+def test_a_mesh_of_all_devices_gives_what_one_device_gives(finished, root):
+    config, out, _ = finished
+    workdir, one_arm = out.with_name("mesh"), config.with_name("mesh.py")
+    one_arm.write_text(MESH.format(config=str(config)))
+    words = (f"--config={one_arm}", f"--workdir={workdir}", "--config.workers=1")
+    four = "--xla_force_host_platform_device_count=4"
+    python(root, "-m", "msm_jax.study", *words, XLA_FLAGS=four)
+    read = lambda path: [json.loads(line) for line in path.read_text().splitlines()]
+    runs = [path.parent for path in workdir.glob("stages/*/metrics.jsonl")]
+    assert len(runs) == 2
+    for run in runs:
+        devices = json.loads((run / "config.json").read_text())["devices"]
+        assert devices["mesh"]["fsdp"] == 4
+        losses = [
+            [row["loss"] for row in read(folder / "metrics.jsonl")]
+            for folder in (run, out / "stages" / run.name)
+        ]
+        np.testing.assert_allclose(*losses, rtol=2e-5)
+    (verdicts,) = workdir.glob("evals/*/which/verdicts.jsonl")
+    for a, b in zip(read(verdicts), read(out / verdicts.relative_to(workdir)), strict=True):
+        assert a["choice"] == b["choice"]
+        if "margin" in a:
+            np.testing.assert_allclose(a["margin"], b["margin"], atol=1e-4)
 
 
 def test_a_change_runs_only_what_follows_from_it(finished, load_config):
@@ -141,7 +170,7 @@ def test_a_users_mistake_is_named(tmp_path, make_tiny, load_config):
         ("stages.base.data.docs.path", "/no/such.jsonl", "/no/such.jsonl"),
         ("evals.which.pairs", "/no/pairs.jsonl", "/no/pairs.jsonl"),
         ("contrasts.gap.plus", ("z",), "'z'"),
-        ("workers", 0, "at least 1"),
+        ("workers", -1, "at least 0"),
         ("seeds", (1, 1), "each once"),
     ):
         config = place = load_config(path)

@@ -1,0 +1,195 @@
+"""Hours and cost of a study, from what its own stages and evaluations took.
+
+Every node that is done has a mark with its seconds, and a training stage also its speed. A node
+that is still to do is expected to take what nodes of the same kind took on the same device: a stage
+with the same shape of model and of batch, the same evaluations of such a model. For a kind that
+never ran here there is no estimate.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from msm_jax.errors import UserError
+from msm_jax.files import read_json, write_json
+from msm_jax.study.devices import counted
+from msm_jax.study.graph import Study
+from msm_jax.study.node import Node
+
+# Of a training stage's config: what decides the time of a step.
+_SHAPE = ("model", "rows", "accumulation", "sequence_length", "trainable", "mesh", "parent", "base")
+_NOT_COUNTED = ("seed", "content", "step")  # of settings: what does not change how long they take
+SPENT = "spent.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Seconds until nodes are done, and the nodes that are not in it."""
+
+    seconds: float
+    unknown: tuple[Any, ...] = ()
+
+    def text(self, price: float = 0.0) -> str:
+        """ "about 1.3 hours"; "" if nothing is known."""
+        if self.unknown and not self.seconds:
+            return ""
+        known = ("at least " if self.unknown else "about ") + duration(self.seconds)
+        cost = f", cost {self.seconds / 3600 * price:,.2f}" if price else ""
+        return known + cost + (f" ({self.missing()})" if self.unknown else "")
+
+    def missing(self) -> str:
+        """ "not measured yet: 2 training stages, 1 evaluation"."""
+        names = {"train": "training stage", "evals": "evaluation", "judge": "judge"}
+        kinds = [names.get(node.kind, node.kind) for node in self.unknown]
+        parts = [counted(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)]
+        return f"not measured yet: {', '.join(parts)}"
+
+
+def duration(seconds: float) -> str:
+    """4680 -> "1.3 hours"."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+# ------------------------------------------------------------------ speeds
+
+
+class Speeds:
+    """What nodes of each kind took, from the marks of a study's directory."""
+
+    def __init__(self, workdir: pathlib.Path):
+        marks = []
+        names = ("stages/*/stage.json", "evals/*/evals.json", "evals/*/*/judge.json")
+        for path in (path for name in names for path in workdir.glob(name)):
+            with contextlib.suppress(UserError, OSError):  # of another study, and damaged
+                mark = read_json(path)
+                if isinstance(mark, dict) and isinstance(mark.get("seconds"), int | float):
+                    marks.append(mark)
+        self._configs: dict[Any, Any] = {mark.get("id"): mark.get("config") for mark in marks}
+        self._seconds: dict[str, list[tuple[float, float]]] = {}
+        self._keys: dict[tuple[str, str], str] = {}
+        for mark in marks:
+            self.add(mark)
+
+    def add(self, mark: Mapping) -> None:
+        """A node that is done."""
+        kind, config = mark.get("kind", ""), mark.get("config") or {}
+        self._configs[mark.get("id")] = config
+        seconds, each, summary = float(mark["seconds"]), 0.0, mark.get("summary") or {}
+        if kind == "train":
+            speed, steps = summary.get("tokens_per_second"), summary.get("steps")
+            if not speed or not steps:  # it was done already, or had a single step
+                return
+            each = summary["tokens"] / speed / steps
+            # The rest is compiling and saving. Of a stage that was resumed only the last part is
+            # measured.
+            seconds = max(0.0, seconds - each * steps)
+        key = self._key(kind, config, mark.get("parent"), mark.get("device", ""))
+        self._seconds.setdefault(key, []).append((seconds, each))
+
+    def of(self, study: Study, node: Node, device: str, step: int = 0) -> float | None:
+        """Seconds that a node takes after a step; None if its kind never ran on such a device."""
+        if (node.id, device) not in self._keys:
+            parent = node.inputs.get("parent")
+            if parent in study.nodes:
+                self._configs[parent] = study.nodes[parent].config
+            self._keys[node.id, device] = self._key(node.kind, node.config, parent, device)
+        known = self._seconds.get(self._keys[node.id, device])
+        if not known or (node.kind == "train" and not node.steps):
+            return None
+        fixed, each = (statistics.median(column) for column in zip(*known, strict=True))
+        return (0.0 if step else fixed) + each * max((node.steps or 0) - step, 0)
+
+    def _key(self, kind: str, config: Mapping, parent: str | None, device: str) -> str:
+        alike: Any = _plain(config)
+        if kind == "train":
+            alike = _shape(config)
+        elif kind == "evals":
+            alike = [alike, _shape(self._configs.get(parent) or {})]
+        return json.dumps([kind, alike, device], sort_keys=True, default=str)
+
+
+def _shape(config: Mapping) -> dict:
+    return {key: config.get(key) for key in _SHAPE}
+
+
+def _plain(config: Any) -> Any:
+    """Settings without those that do not change how long they take."""
+    if not isinstance(config, Mapping):
+        return config
+    return {key: _plain(value) for key, value in config.items() if key not in _NOT_COUNTED}
+
+
+def estimate(
+    study: Study,
+    todo: Iterable[Node],
+    speeds: Speeds,
+    device_of: Callable[[Node], str],
+    workers: int,
+    running: Mapping[str, tuple[float, int]],
+) -> Estimate:
+    """Until `todo` is done: the longest chain of nodes, or all work over all workers.
+
+    Args:
+      device_of: node to the text of the place that it runs on.
+      workers: how many nodes run at a time.
+      running: id -> (seconds since it started, its last step), of nodes that have begun.
+    """
+    wanted, unknown = {node.id for node in todo}, []
+    seconds: dict[str, float] = {}
+    ends: dict[str, float] = {}
+    for name, node in study.nodes.items():
+        if name not in wanted:
+            continue
+        elapsed, step = running.get(name, (0.0, 0))
+        found = speeds.of(study, node, device_of(node), step)
+        if found is None:
+            unknown.append(node)
+        # In the middle of a stage its remaining steps count, not the time since it started.
+        seconds[name] = max(0.0, (found or 0.0) - (0.0 if step else elapsed))
+        before = (ends.get(needed, 0.0) for needed in node.inputs.values())
+        ends[name] = seconds[name] + max(before, default=0.0)
+    work = sum(seconds.values()) / max(workers, 1)
+    return Estimate(max([work, *ends.values()]), tuple(unknown))
+
+
+# ------------------------------------------------------------------ what was spent
+
+
+class Spent:
+    """The seconds that studies ran in a directory, over all starts; a kill loses the last part."""
+
+    def __init__(self, workdir: pathlib.Path):
+        self._path, self._before = workdir / SPENT, seconds_spent(workdir)
+        self._started = time.monotonic()
+
+    def update(self) -> None:
+        """Write down what was spent so far."""
+        total = self._before + time.monotonic() - self._started
+        write_json(self._path, {"seconds": round(total, 2)})
+
+
+def seconds_spent(workdir: pathlib.Path) -> float:
+    """What `Spent` has written in a directory; 0 if nothing."""
+    found = read_json(workdir / SPENT)
+    return float(found.get("seconds", 0.0)) if isinstance(found, dict) else 0.0
+
+
+def record(study: Study, workdir: pathlib.Path, marks: Mapping[str, dict]) -> dict:
+    """The fields of results.json's "seconds" that say how fast it ran, on what, and the cost."""
+    price, spent = study.config["price_per_hour"], seconds_spent(workdir)
+    speeds = {
+        name: (mark.get("summary") or {}).get("tokens_per_second") for name, mark in marks.items()
+    }
+    return {
+        "all_runs": round(spent, 1),
+        "cost": round(spent / 3600 * price, 2) if price else None,
+        "devices": sorted({mark["device"] for mark in marks.values() if mark.get("device")}),
+        "tokens_per_second": {name: round(s, 1) for name, s in speeds.items() if s},
+    }
