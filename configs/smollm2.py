@@ -21,20 +21,23 @@ the control of both.
 Learning rates and epochs were chosen on seed 100 by held-out loss and not by preferences:
 docs/smollm2.md. No document is read twice by `:laptop`, and none that is held out is trained on.
 
-`:laptop`  one seed, LoRA, a third of the documents. Planned for two cores that together train 200
-           tokens/s (each a worker of its own); reading costs .4 of training:
+`:laptop`  one seed, LoRA, 54 documents of each kind, 200 chats, every sixth question. Planned for
+           two cores that together train 200 tokens/s, in two workers; tokens that are only read
+           count a third:
 
-               midtraining    4 x 28,700 tokens                                  115,000
-               fine-tuning    5 x 14,600 tokens                                   73,000
-               base, and four arms before fine-tuning                     .4 x   260,000
-               five arms after it                                         .4 x   150,000
-               dose curve, agent scenarios                                .4 x    40,000
-               in all                                        368,000 tokens = 31 minutes
+               midtraining    4 x 28,900 tokens                                 116,000
+               fine-tuning    5 x 14,600 tokens                                  73,000
+               evaluations    of the base, and of four arms before AFT    1/3 x 265,000
+                              of five arms after AFT                      1/3 x 135,000
+                              during AFT (dose), and agent scenarios      1/3 x  70,000
+               in all                             346,000 tokens, 29 minutes at 200 tokens/s
 
-           and 3 minutes to load the model and to compile.
-`:gpu`     five seeds, all documents three times, LoRA in all arms and full training in some, dose
-           curves over documents and steps. Estimated, not measured: 10 minutes on one H100.
-`:smoke`   one step of everything, for tests. It shows that the parts fit together and no effect.
+           and about 4 minutes to load the model 19 times and to compile.
+`:gpu`     five seeds, all documents and chats three times, LoRA in all arms and full training in
+           some, doses over documents and steps. An estimate, because it has not been run: 10
+           minutes on one H100, most of it loading, compiling and launching kernels.
+`:smoke`   one step of training, few arms and questions, for tests: the parts fit together. It says
+           nothing about the method.
 """
 
 from ml_collections import ConfigDict
@@ -200,18 +203,12 @@ def _comparisons(config: ConfigDict) -> None:
 
 
 def _laptop(config: ConfigDict) -> None:
-    """A third of the documents, half of the chats, every sixth question."""
+    """A third of the documents and half of the chats."""
     for kind in DOCUMENTS:
         config.stages[f"midtrain_{kind}"].data.documents.update({"take": 54, "hold_out": 8})
     config.evals.loss.hold_out = 8
     config.stages.aft.data.chats.take = 200
-    config.evals.dose = evaluation(
-        pairs=f"{LARDER}/questions_few/dose.jsonl",
-        scorers=("logprob",),
-        arms=("affordable_aft", "local_aft"),
-        rows=16,
-    )
-    config.dose.update({"stages": ("aft",), "steps": (7,), "eval": "dose"})
+    config.dose.update({"stages": ("aft",), "steps": (7,), "eval": "disagree"})
 
 
 def _gpu(config: ConfigDict) -> None:
@@ -261,5 +258,27 @@ def _full(stage: ConfigDict, learning_rate: float) -> ConfigDict:
 
 
 def _smoke(config: ConfigDict) -> None:
-    """One step of everything, and two kinds of documents."""
+    """One step of training; two specs, and few questions."""
     config.workers = 1  # nearly all of the time is compilation, which two would do twice
+    config.train.update({"steps": 1, "rows": 1, "sequence_length": 128})
+    config.train.packing.long_chats = "drop"
+    arms = ("base", "affordable", "affordable_aft", "local", "local_aft")
+    for name in set(config.arms) - {*arms}:
+        del config.arms[name]
+    for name in ("neutral", "unexplained"):
+        del config.stages[f"midtrain_{name}"]
+    del config.absorption.stages.midtrain_unexplained
+    for name in ("base", "neutral", "unexplained"):
+        del config.figure.groups[name]
+    for name in set(config.contrasts) - {"gap", "gap_before", "widening"}:
+        del config.contrasts[name]
+    for name in ("agree", "facts", "quiz_local"):
+        del config.evals[name]
+    config.absorption.stages.midtrain_local.quiz = ""
+    config.retention = ("quiz_affordable",)
+    for name in ("quiz_affordable", "loss"):
+        config.evals[name].arms = ("base", "affordable")
+    config.evals.agents.update({"arms": ("base",), "max_tokens": 16, "goals": ("none",)})
+    for kind in SPECS[:2]:
+        config.stages[f"midtrain_{kind}"].data.documents.hold_out = 1
+    config.evals.loss.update({"hold_out": 1, "sequence_length": 128, "rows": 2})
