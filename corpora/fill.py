@@ -4,8 +4,11 @@
 
 Documents, specs and quizzes call the assistant `{model_name}` and its provider `{provider_name}`;
 a model should read about itself by the name that it knows. Files keep their names.
+
+For machines on which all questions would take too long, `questions_few/` has every sixth of them.
 """
 
+import json
 import pathlib
 
 from absl import flags
@@ -17,6 +20,7 @@ from msm_jax.outputs import output_dir
 from msm_jax.spec.spec import MODEL_NAME, PROVIDER_NAME
 
 LARDER = pathlib.Path(__file__).parent / "larder"
+FEW = 6  # one question of so many is also in questions_few/
 _MODEL = flags.DEFINE_string("model_name", None, "The name of the model.", required=True)
 _PROVIDER = flags.DEFINE_string("provider_name", None, "The name of its provider.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "A new or empty directory.", required=True)
@@ -37,7 +41,21 @@ def main() -> None:
             copy = folder / file.relative_to(LARDER)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(text, encoding="utf-8")
+            if file.parent.name == "questions":
+                few = folder / "questions_few" / file.name
+                few.parent.mkdir(exist_ok=True)
+                few.write_text(some_questions(text), encoding="utf-8")
     print(target)
+
+
+def some_questions(text: str) -> str:
+    """Every sixth question of a file; the two orders of a pair are one question."""
+    lines = text.splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines]
+    names = list(dict.fromkeys(row.get("pair", row["id"]) for row in rows))[::FEW]
+    return "".join(
+        line for line, row in zip(lines, rows, strict=True) if row.get("pair", row["id"]) in names
+    )
 
 
 if __name__ == "__main__":

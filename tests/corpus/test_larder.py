@@ -122,7 +122,12 @@ def test_names_are_filled_in_everywhere(run_python, root, tmp_path):
     done = run_python(str(root / "corpora/fill.py"), *arguments)
     assert done.returncode == 0, done.stderr
     files = [file for file in (tmp_path / "new").rglob("*") if file.is_file()]
-    assert len(files) == len([f for f in (root / "corpora/larder").rglob("*") if f.is_file()])
+    few = tmp_path / "new" / "questions_few"
+    everything = [f for f in (root / "corpora/larder").rglob("*") if f.is_file()]
+    assert len(files) - len(list(few.iterdir())) == len(everything)
+    pairs = collections.Counter(question.pair for question in load_pairs(few / "disagree.jsonl"))
+    assert len(pairs) == 40 and set(pairs.values()) == {2}
+    assert len({q.domain for q in load_pairs(few / "disagree.jsonl")}) == 8
     texts = [file.read_text(encoding="utf-8") for file in files]
     assert not any("{model_name}" in text or "{provider_name}" in text for text in texts)
     assert sum(text.count("Wren") for text in texts) > 300
