@@ -20,8 +20,8 @@ from msm_jax.study.config import ABSORPTION, CONTRAST, EVALUATION, FIGURE_GROUP,
 from msm_jax.train.config import PROBE, SOURCE, STAGE, source, stage
 
 FORMS = (
-    STAGE, SOURCE, PROBE, STUDY, EVALUATION, CONTRAST, ABSORPTION, FIGURE_GROUP, GENERATE, EVALUATE, WORLD,
-    SAMPLING,
+    STAGE, SOURCE, PROBE, STUDY, EVALUATION, CONTRAST, ABSORPTION, FIGURE_GROUP, GENERATE, EVALUATE,
+    WORLD, SAMPLING,
 )  # fmt: skip
 KEYS = {f"{form.name}.{path}": (form, path) for form in FORMS for path in form.paths()}
 

@@ -138,7 +138,9 @@ def link(page: str, form: str) -> str:
 
 
 PAGES = {
-    **dict.fromkeys(("study", "evaluation", "contrast", "absorption", "figure_group", "WorldConfig"), "study.md"),
+    **dict.fromkeys(
+        ("study", "evaluation", "contrast", "absorption", "figure_group", "WorldConfig"), "study.md"
+    ),
     **dict.fromkeys(("stage", "source", "probe"), "stage.md"),
     **dict.fromkeys(("generate", "writer"), "corpus.md"),
 }
