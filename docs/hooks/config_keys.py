@@ -20,8 +20,8 @@ from msm_jax.train.config import PROBE, SOURCE, STAGE  # noqa: E402
 
 FORMS = {
     form.name: form
-    for form in (STUDY, EVALUATION, CONTRAST, ABSORPTION, FIGURE_GROUP, STAGE, SOURCE, PROBE, GENERATE,
-                 WRITER, WORLD)
+    for form in (STUDY, EVALUATION, CONTRAST, ABSORPTION, FIGURE_GROUP, STAGE, SOURCE, PROBE,
+                 GENERATE, WRITER, WORLD)
 }  # fmt: skip
 # The command that takes a config -> the form of that config; evaluate's page has flags instead.
 COMMANDS = {
