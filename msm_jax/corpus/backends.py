@@ -1,6 +1,5 @@
 """The writer that a config names."""
 
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -41,15 +40,6 @@ def make_backend(
         raise UserError("writer.batch=True is Anthropic's: leave it out for writer.kind=openai")
     discount = config.price.batch_discount
     return AnthropicBatches(client, workdir, price_of(config), discount, say, config.batch_poll)
-
-
-def missing_key(config: Any) -> str:
-    """The variable with a provider's key that `config.writer` or `config.critic` needs and that is
-    not set; "" if there is none."""
-    client = CLIENTS.get(config.kind)
-    if client is None or (client.key_optional and config.base_url):
-        return ""
-    return "" if os.environ.get(client.key_name) else client.key_name
 
 
 def price_of(config: Any) -> Price:

@@ -22,6 +22,9 @@ def adopt(study: Study, workdir: pathlib.Path, runs: Sequence[str]) -> list[str]
       UserError: a run is none of the study's stages; the message lists what differs from the
         nearest one. Runs that were adopted before stay adopted.
     """
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
     left, said = [pathlib.Path(run) for run in runs], []
     while left:
         nearest: dict[pathlib.Path, tuple[Node, list[str]]] = {}

@@ -196,18 +196,12 @@ def _build_world(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Res
 def _generate(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
     from ml_collections import ConfigDict
 
-    from msm_jax.corpus.backends import missing_key
     from msm_jax.corpus.run import Generation
     from msm_jax.generate import local_sampler, token_counter
 
     config = ConfigDict(json.loads(json.dumps(node.config)))
     for key, path in corpus_paths(node.config).items():
         config.update_from_flattened_dict({key: _existing(workdir, path, node)})
-    for role in ("writer", "critic"):
-        if name := missing_key(config[role]):
-            raise Unavailable(
-                f"{name} is not set: put the key into the environment (export {name}=...)"
-            )
     count = token_counter(config.tokenizer)
     generation = Generation(config, folder, print, None, count, local_sampler)
     found = generation.run()

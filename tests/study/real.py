@@ -35,6 +35,8 @@ def get_config():
     config.arms.plain = ()
     config.arms.msm = ("msm",)
     config.arms.both = ("msm", "aft")
-    config.evals.which = evaluation(str(FILES / "files" / "pairs.jsonl"), rows=4)
+    config.evals.which = evaluation(
+        pairs=str(FILES / "files" / "pairs.jsonl"), rows=4, max_tokens=4
+    )
     config.contrasts.gap = contrast("both - plain", "which", ("both",), ("plain",))
     return config.lock()

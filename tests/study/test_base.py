@@ -1,9 +1,12 @@
 """Studies from a checkpoint: what reruns when it or a corpus changes, and runs that exist."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -68,6 +71,34 @@ def test_one_study_goes_from_a_spec_to_rates(finished):
     assert link.resolve() == (out / "stages" / msm.id).resolve()
     assert all(row["evals"]["which"]["n_pairs"] for row in arms.values())
     assert {name for made in found["made_with"] for name in made["stages"]} == {*study.stages}
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_results(finished, place, root):
+    study, out = finished
+    words = [root / "tests/study/killed.py", CONFIG, place / "killed", out, 2]
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], text=True, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == 2
+    times = ("created", "seconds")
+    wanted = json.loads(json.dumps(results.collect(study, out, 1.0)))
+    found = json.loads((place / "killed" / "results.json").read_text())
+    assert {k: v for k, v in found.items() if k not in times} == {
+        k: v for k, v in wanted.items() if k not in times
+    }
+
+
+def test_a_corpus_without_its_writers_key_waits_and_the_rest_is_done(finished, config):
+    _, out = finished
+    config.corpora.docs.writer.update({"kind": "anthropic", "model": "any"})
+    study = make_study(config)
+    waiting = runner.run(study, out)
+    assert {study.nodes[name].title for name in waiting} == TRAINED | {"corpus docs"}
+    assert all("ANTHROPIC_API_KEY" in why or "not installed" in why for why in waiting.values())
+    found = results.collect(study, out, 1.0, waiting)
+    assert [row["evals"] != {} for row in found["arms"]] == [True, False, False]
 
 
 def test_steps_of_epochs_are_known_once_their_data_are(finished, tmp_path):
