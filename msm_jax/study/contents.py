@@ -131,9 +131,9 @@ def find_base(path: str, adapter: str, requested: str) -> Base:
     try:
         chat = loading.choose_chat(folder, adapter or None, tokenizer, requested or None, recorded)
         name, place = chat.name, chat.place
-    except UserError:  # a model without a chat format, which documents do not need
+    except UserError as error:  # a model without a chat format, which documents do not need
         if requested:
-            raise
+            raise UserError(f"config.train.chat_format: {error}") from error
         name = "own"
     return Base(sha256_json(content), name, encoding(tokenizer, name, place, folder))
 

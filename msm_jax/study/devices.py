@@ -235,7 +235,7 @@ def needs_accelerator(node) -> bool:
     if node.kind == "judge":
         return node.config.get("judge") == "checkpoint"
     if node.kind == "corpus":
-        return (node.config.get("writer") or {}).get("provider") == "local"
+        return "local" in (node.config["writer"]["kind"], node.config["critic"]["kind"])
     return True
 
 

@@ -30,9 +30,19 @@ def stage_dir(workdir: pathlib.Path, stage_id: str) -> pathlib.Path:
 
 
 def model_dir(workdir: pathlib.Path, stage_id: str) -> pathlib.Path:
-    """Where the weights of a training stage, or of the base, are: a run or a checkpoint."""
+    """Where the weights of a training stage, or of the base, are: a run or a checkpoint.
+
+    Raises:
+      UserError: a run that was adopted is no longer there.
+    """
     folder = stage_dir(workdir, stage_id)
-    return folder / "model" if (folder / "model").is_dir() else folder
+    model = folder / "model"
+    if model.is_symlink() and not model.is_dir():
+        raise UserError(
+            f"{model}: {os.readlink(model)}, to which it is a link, is gone: put it back, or "
+            f"delete {folder} and run again"
+        )
+    return model if model.is_dir() else folder
 
 
 def link_base(workdir: pathlib.Path, node: Node) -> None:

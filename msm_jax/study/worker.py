@@ -255,6 +255,7 @@ def _train(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
 
     from msm_jax.train.loop import train
 
+    delete(folder / "model", inside=folder)  # of an adoption that was killed before its mark
     for entry in with_files(node.config).values():
         _existing(workdir, entry["path"], node)
     summary = train(ConfigDict(files.resolved(workdir, node)), folder)

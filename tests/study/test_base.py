@@ -151,6 +151,25 @@ def test_what_follows_from_a_change_runs_again_and_nothing_else(
     assert {title for title in ALL if before[title] != after[title]} == changed
 
 
+def test_data_of_every_form_count_by_content(config, tmp_path):
+    stage = lambda: make_study(config).arms["both", 0][-1]
+    forms = {
+        "{}/a.parquet": ["a.parquet"],
+        "{}/part*.jsonl": ["part1.jsonl", "part2.jsonl"],
+        "tfds:{}/set": ["set/1.0.0/x-00000-of-00001", "set/1.0.0/features.json"],
+    }
+    for path, inside in forms.items():
+        ids = []
+        for folder, text in (("first", "x"), ("renamed", "x"), ("changed", "y")):
+            for name in inside:
+                (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / folder / name).write_text("x")
+            (tmp_path / folder / inside[-1]).write_text(text)
+            config.stages.aft.data.text.path = path.format(tmp_path / folder)
+            ids.append(stage())
+        assert ids[0] == ids[1] != ids[2]
+
+
 def test_a_base_that_was_moved_is_the_same(finished, config, tmp_path):
     study, out = finished
     moved = shutil.copytree(config.base.path, tmp_path / "renamed")
@@ -196,6 +215,8 @@ def test_runs_that_exist_become_stages_if_they_are_what_the_study_would_train(
         "adopted as msm, seed 0", "adopted as msm > aft, seed 0",
     ]  # fmt: skip
     assert not [n for n in study.stages.values() if files.read_mark(tmp_path, n) is None]
+    link = tmp_path / "stages" / study.arms["msm", 0][0] / "model"
+    assert link.resolve() == pathlib.Path(both[0]).resolve()
     params = lambda folder: worker.load_stage(folder, study.arms["both", 0][-1])[1].identity()
     assert params(tmp_path) == params(out)
     config.stages.msm.optimizer = {"learning_rate": 0.5}
@@ -203,6 +224,10 @@ def test_runs_that_exist_become_stages_if_they_are_what_the_study_would_train(
     with pytest.raises(UserError, match="differs from msm.*\n.*learning_rate: checkpoint 0.0001"):
         adopt.adopt(other, tmp_path, both[:1])
     assert not (tmp_path / "stages" / other.arms["msm", 0][-1]).exists()
+    link.unlink()
+    link.symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match="gone, to which it is a link, is gone: put it back"):
+        worker.load_stage(tmp_path, study.arms["msm", 0][0])
 
 
 def test_an_adapter_is_merged_into_the_base_once(place, config, tmp_path):

@@ -102,9 +102,13 @@ def test_judges_behind_an_api_and_data_need_no_accelerator():
     node = lambda kind, config: Node("0" * 64, kind, kind, (), 0, config, {})
     assert devices.needs_accelerator(node("train", {}))
     assert devices.needs_accelerator(node("judge", {"judge": "checkpoint"}))
-    assert devices.needs_accelerator(node("corpus", {"writer": {"provider": "local"}}))
+    assert devices.needs_accelerator(
+        node("corpus", {"writer": {"kind": "openai"}, "critic": {"kind": "local"}})
+    )
     assert not devices.needs_accelerator(node("judge", {"judge": "anthropic"}))
-    assert not devices.needs_accelerator(node("corpus", {"writer": {"provider": "openai"}}))
+    assert not devices.needs_accelerator(
+        node("corpus", {"writer": {"kind": "openai"}, "critic": {"kind": ""}})
+    )
     gpus = devices.divide("gpu", ["0", "1"], 0)
     helpers = devices.helpers(gpus)
     assert helpers and all(place.platform == "cpu" for place in helpers)
