@@ -3,9 +3,18 @@
 import functools
 import pathlib
 import subprocess
+from importlib import metadata
 
 from msm_jax import __version__
 from msm_jax.files import sha256_sources
+
+LIBRARIES = "jax jaxlib flax optax orbax-checkpoint grain sentencepiece numpy".split()
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that numbers depend on."""
+    return {name: metadata.version(name) for name in LIBRARIES}
 
 
 @functools.cache

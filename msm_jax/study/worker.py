@@ -20,7 +20,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from importlib import metadata
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -40,13 +39,13 @@ from msm_jax.files import (
     write_json,
     write_jsonl,
 )
+from msm_jax.provenance import library_versions
 from msm_jax.study import devices, files
 from msm_jax.study.devices import Place
 from msm_jax.study.evaluations import is_deferred, measures_of, placed, samples_identity
 from msm_jax.study.makers import corpus_paths
 from msm_jax.study.node import Node, with_files
 
-LIBRARIES = "jax jaxlib flax optax orbax-checkpoint grain sentencepiece numpy".split()
 CHATS = 3  # sampled chats of every stage that is evaluated
 
 # With glibc's defaults every step gives its large temporaries back to the system and has them
@@ -148,7 +147,7 @@ def code() -> dict[str, str]:
         "msm_jax": msm_jax.__version__,
         "source": sha256_sources(pathlib.Path(msm_jax.__file__).parent)[:12],
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in LIBRARIES},
+        **library_versions(),
     }
 
 

@@ -17,7 +17,7 @@ from msm_jax.data.tokenizer import HF_TOKENIZER_FILE, TOKENIZER_FILE, Tokenizer,
 from msm_jax.errors import UserError
 from msm_jax.files import sha256_text, write_bytes, write_json
 from msm_jax.model import ModelConfig
-from msm_jax.provenance import code_version
+from msm_jax.provenance import code_version, library_versions
 from msm_jax.settings import identity
 from msm_jax.train.chats import CHATS
 from msm_jax.train.config import STAGE
@@ -67,7 +67,7 @@ def provenance(mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """Versions and layout: to read, not to match."""
     return {
         "code": code_version(),
-        "jax": jax.__version__,
+        **library_versions(),
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
         "mesh": dict(mesh.shape),
