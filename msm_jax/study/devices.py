@@ -235,7 +235,8 @@ def needs_accelerator(node) -> bool:
     if node.kind == "judge":
         return node.config.get("judge") == "checkpoint"
     if node.kind == "corpus":
-        return "local" in (node.config["writer"]["kind"], node.config["critic"]["kind"])
+        roles = (node.config.get(role) or {} for role in ("writer", "critic"))
+        return any(role.get("kind") == "local" for role in roles)
     return True
 
 

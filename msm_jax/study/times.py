@@ -22,7 +22,7 @@ from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
 
 # Of a training stage's config: what decides the time of a step.
-_SHAPE = ("model", "rows", "accumulation", "sequence_length", "trainable", "mesh", "parent", "base")
+_SHAPE = ("model", "rows", "accumulation", "sequence_length", "trainable", "mesh")
 _NOT_COUNTED = ("seed", "content", "step")  # of settings: what does not change how long they take
 SPENT = "spent.json"
 
@@ -71,16 +71,23 @@ class Speeds:
                 mark = read_json(path)
                 if isinstance(mark, dict) and isinstance(mark.get("seconds"), int | float):
                     marks.append(mark)
-        self._configs: dict[Any, Any] = {mark.get("id"): mark.get("config") for mark in marks}
+        # Of nodes by id: config and kind, and the node that each starts from.
+        self._configs: dict[Any, tuple[str, dict]] = {}
+        self._parents: dict[Any, Any] = {}
         self._seconds: dict[str, list[tuple[float, float]]] = {}
         self._keys: dict[tuple[str, str], str] = {}
         for mark in marks:
+            self._know(mark.get("id"), mark.get("kind"), mark.get("config"), mark.get("parent"))
+        for mark in marks:
             self.add(mark)
+
+    def _know(self, name: Any, kind: Any, config: Any, parent: Any) -> None:
+        self._configs[name], self._parents[name] = (kind, config or {}), parent or None
 
     def add(self, mark: Mapping) -> None:
         """A node that is done."""
         kind, config = mark.get("kind", ""), mark.get("config") or {}
-        self._configs[mark.get("id")] = config
+        self._know(mark.get("id"), kind, config, mark.get("parent"))
         seconds, each, summary = float(mark["seconds"]), 0.0, mark.get("summary") or {}
         if kind == "train":
             speed, steps = summary.get("tokens_per_second"), summary.get("steps")
@@ -96,23 +103,32 @@ class Speeds:
     def of(self, study: Study, node: Node, device: str, step: int = 0) -> float | None:
         """Seconds that a node takes after a step; None if its kind never ran on such a device."""
         if (node.id, device) not in self._keys:
-            parent = node.inputs.get("parent")
-            if parent in study.nodes:
-                self._configs[parent] = study.nodes[parent].config
+            parent = at = node.inputs.get("parent")
+            while at in study.nodes:
+                known = study.nodes[at]
+                self._know(at, known.kind, known.config, known.inputs.get("parent"))
+                at = known.inputs.get("parent")
             self._keys[node.id, device] = self._key(node.kind, node.config, parent, device)
-        known = self._seconds.get(self._keys[node.id, device])
-        if not known or (node.kind == "train" and not node.steps):
+        found = self._seconds.get(self._keys[node.id, device])
+        if not found or (node.kind == "train" and not node.steps):
             return None
-        fixed, each = (statistics.median(column) for column in zip(*known, strict=True))
+        fixed, each = (statistics.median(column) for column in zip(*found, strict=True))
         return (0.0 if step else fixed) + each * max((node.steps or 0) - step, 0)
 
     def _key(self, kind: str, config: Mapping, parent: str | None, device: str) -> str:
         alike: Any = _plain(config)
         if kind == "train":
-            alike = _shape(config)
+            alike = [_shape(config), self._base(parent)]
         elif kind == "evals":
-            alike = [alike, _shape(self._configs.get(parent) or {})]
+            _, of_parent = self._configs.get(parent, ("", {}))
+            alike = [alike, _shape(of_parent), self._base(parent)]
         return json.dumps([kind, alike, device], sort_keys=True, default=str)
+
+    def _base(self, at: str | None) -> str | None:
+        """The id of the base that a chain of stages starts from."""
+        for _ in range(len(self._parents)):  # a damaged mark could name itself
+            at = self._parents.get(at) or at
+        return at if self._configs.get(at, ("", {}))[0] == "base" else None
 
 
 def _shape(config: Mapping) -> dict:

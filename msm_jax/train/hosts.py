@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -130,9 +131,10 @@ class StopRequest:
     """Whether to stop, which all processes have to decide at the same step.
 
     The first SIGTERM, SIGHUP (its terminal is gone) or Ctrl-C requests it; a second one ends the
-    process at once, except a SIGHUP, which comes from the shell and from the kernel. With several
-    processes the request travels through the step itself: `add_to` puts it into the batch, `agreed`
-    reads the sum over all processes from the step's metrics.
+    process at once, except a SIGHUP, which comes from the shell and from the kernel, and except in
+    a worker of a study, which may get one SIGTERM from a scheduler and one from its runner. With
+    several processes the request travels through the step itself: `add_to` puts it into the batch,
+    `agreed` reads the sum over all processes from the step's metrics.
     """
 
     def __init__(self, mesh: jax.sharding.Mesh):
@@ -159,10 +161,11 @@ class StopRequest:
         """Handles signals inside; in a thread that is not the main one its owner handles them."""
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if self._requested and number != signal.SIGHUP:
+            if self._requested and number != signal.SIGHUP and not is_worker:
                 os._exit(128 + number)
             self._requested = True
 
+        is_worker = multiprocessing.parent_process() is not None
         before: dict[int, Any] = {}
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             ignored = signal.getsignal(number) is signal.SIG_IGN  # under nohup, and in a worker

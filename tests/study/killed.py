@@ -1,15 +1,17 @@
-"""Runs a study in forks of one process, and kills its runner or worker at random moments.
+"""Runs a study in forks of one process; ten times its runner or its worker is ended on the way.
 
-    python tests/study/killed.py CONFIG WORKDIR FINISHED KILLS
+    python tests/study/killed.py CONFIG WORKDIR [ROW ...]
 
-FINISHED is the directory of the same study, which ran to its end. Prints [who, signal, exit code of
-the runner] of every kill as JSON; the last run, which nobody kills, ends the study. Forks spare
-every start the seconds of importing.
+With numbers of rows of PLAN it is ended as often as there are rows, and as they say.
+
+Forks spare every start the seconds of importing. A worker counts what it does with files of WORKDIR
+and sends a signal to itself or to its runner before a random one of these operations. So a kill can
+come between any two of them, and nothing waits for a time. Prints [who, signal, exit code of the
+runner] of each start as JSON; the last start, which nobody ends, finishes the study.
 """
 
 import contextlib
 import importlib
-import itertools
 import json
 import multiprocessing
 import os
@@ -18,97 +20,100 @@ import random
 import runpy
 import signal
 import sys
-import time
+import threading
 
 NEEDED = (
     "msm_jax.api", "msm_jax.evals", "msm_jax.study.report", "msm_jax.train.loop",
     "tensorboard.summary.writer.event_file_writer",
 )  # fmt: skip
+KILL, TERM = signal.SIGKILL, signal.SIGTERM
+# (how many nodes are done, the most operations after that, who is ended, how)
+PLAN = (
+    (0, 3, "runner", KILL),  # the tokenizer
+    (1, 60, "worker", TERM),  # the first stage
+    (1, 60, "runner", TERM),
+    (2, 60, "worker", KILL),
+    (2, 60, "runner", KILL),
+    (3, 60, "worker", TERM),
+    (4, 12, "runner", TERM),  # evaluations
+    (4, 12, "worker", TERM),
+    (5, 12, "runner", KILL),
+    (5, 12, "worker", KILL),
+)
+EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
+AGAIN = 10  # a stage that is asked to stop in its last step ends; the next node is asked again
 
 
-def start(config: str, workdir: str) -> int:
-    """The runner's process id; its workers are forks too."""
-    child = os.fork()
-    if child:
-        return child
-    os.setpgid(0, 0)
-    nowhere = os.open(f"{workdir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+def start(config: str, workdir: str, plan: tuple | None, operations: int) -> int:
+    """The exit code of the study's command, in a fork; its workers are forks of that."""
+    runner = os.fork()
+    if runner:
+        return os.waitstatus_to_exitcode(os.waitpid(runner, 0)[1])
+    log = os.open(f"{workdir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     sys.argv = ["msm_jax.study", f"--config={config}", f"--workdir={workdir}"]
-    os.register_at_fork(after_in_child=as_if_spawned)
+    os.register_at_fork(after_in_child=lambda: as_worker(workdir, plan, operations))
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda _: fork
+    code = 0
     try:
         runpy.run_module("msm_jax.study", run_name="__main__", alter_sys=True)
-        code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    os._exit(code)
+        print(end.code, flush=True)
+    finally:
+        os._exit(code)
 
 
-def as_if_spawned() -> None:
-    """A process that is forked has its parent's lock and handlers; a worker of a study has not."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def as_worker(workdir: str, plan: tuple | None, operations: int) -> None:
+    """What a worker that is forked needs: no lock of the runner's, and the plan."""
+    signal.signal(TERM, signal.SIG_DFL)
     for link in pathlib.Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
             if os.readlink(link).endswith("/.lock"):
                 os.close(int(link.name))
+    if plan is None:
+        return
+    done, _, who, number = plan
+    victim = os.getpid() if who == "worker" else os.getppid()
+    counted, looking = 0, False
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal counted, looking
+        if looking or event not in EVENTS or not str(arguments[0]).startswith(workdir):
+            return
+        if counted == 0:
+            looking = True  # what `marks` reads is not counted
+            begun = marks(workdir) >= done
+            looking = False
+            if not begun:
+                return
+        counted += 1
+        if counted >= operations and (counted - operations) % AGAIN == 0:
+            os.kill(victim, number)
+            if (who, number) == ("runner", KILL):
+                threading.Event().wait()  # until the worker notices that it has no runner
+
+    sys.addaudithook(hook)
 
 
-def files(workdir: str) -> int:
-    """How many files there are; every start adds one of TensorBoard's, which do not count."""
-    names = itertools.chain.from_iterable(names for _, _, names in os.walk(workdir))
-    return sum(not name.startswith("events.out") for name in names)
+def marks(workdir: str) -> int:
+    """How many nodes are done."""
+    done = [*pathlib.Path(workdir).glob("stages/*/stage.json")]
+    for path in pathlib.Path(workdir).glob("evals/*/evals.json"):
+        done += ["digest"] if "digest" in json.loads(path.read_text()) else []
+    return len(done)
 
 
-def ended(runner: int) -> int | None:
-    """The exit code of a runner that has ended."""
-    found, status = os.waitpid(runner, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if found else None
-
-
-def children(process: int) -> list[int]:
-    """Processes that a process has started."""
-    found = []
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has just ended
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == process:
-                found.append(int(stat.parent.name))
-    return found
-
-
-def kill(config: str, workdir: str, wanted: int, who: str, number: int) -> list:
-    """Start the study, and kill its runner or its worker when there are so many files."""
-    runner, killed = start(config, workdir), False
-    while (code := ended(runner)) is None:
-        workers = children(runner) if who == "worker" else []
-        if files(workdir) >= wanted and (workers or who == "runner"):
-            with contextlib.suppress(ProcessLookupError):  # the worker has just ended
-                os.kill(runner if who == "runner" else workers[0], number)
-            # A worker that is asked to stop in a stage's last step goes on with the next node.
-            killed, wanted = True, files(workdir) + 1
-        time.sleep(0.005)
-    if not killed or not code:
-        raise SystemExit(f"it ended with exit code {code} before it could be killed")
-    return [who, signal.Signals(number).name, code]
-
-
-def main(config: str, workdir: str, finished: str, kills: str) -> None:
+def main(config: str, workdir: str, *rows: str) -> None:
     for name in NEEDED:
         importlib.import_module(name)
-    rng, done, total = random.Random(0), [], files(finished)
-    ways = itertools.cycle(
-        itertools.product(("runner", "worker"), (signal.SIGKILL, signal.SIGTERM))
-    )
-    for left in range(int(kills), 0, -1):
-        now = files(workdir)
-        wanted = now + rng.randint(1, max(1, 2 * (total - now) // (left + 2)))
-        done.append(kill(config, workdir, wanted, *next(ways)))
-    code = os.waitstatus_to_exitcode(os.waitpid(start(config, workdir), 0)[1])
-    if code:
-        raise SystemExit(f"the last run ended with exit code {code}")
-    print(json.dumps(done))
+    rng, ended = random.Random(0), []
+    for plan in [PLAN[int(row)] for row in rows] or PLAN:
+        code = start(config, workdir, plan, rng.randint(1, plan[1]))
+        ended.append([plan[2], signal.Signals(plan[3]).name, code])
+    print(json.dumps([*ended, ["nobody", "", start(config, workdir, None, 0)]]))
 
 
 if __name__ == "__main__":

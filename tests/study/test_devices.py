@@ -102,13 +102,9 @@ def test_judges_behind_an_api_and_data_need_no_accelerator():
     node = lambda kind, config: Node("0" * 64, kind, kind, (), 0, config, {})
     assert devices.needs_accelerator(node("train", {}))
     assert devices.needs_accelerator(node("judge", {"judge": "checkpoint"}))
-    assert devices.needs_accelerator(
-        node("corpus", {"writer": {"kind": "openai"}, "critic": {"kind": "local"}})
-    )
+    assert devices.needs_accelerator(node("corpus", {"critic": {"kind": "local"}}))
     assert not devices.needs_accelerator(node("judge", {"judge": "anthropic"}))
-    assert not devices.needs_accelerator(
-        node("corpus", {"writer": {"kind": "openai"}, "critic": {"kind": ""}})
-    )
+    assert not devices.needs_accelerator(node("corpus", {"writer": {"kind": "openai"}}))
     gpus = devices.divide("gpu", ["0", "1"], 0)
     helpers = devices.helpers(gpus)
     assert helpers and all(place.platform == "cpu" for place in helpers)
@@ -162,6 +158,20 @@ def test_the_time_is_what_nodes_of_the_same_kind_took(chain, tmp_path):
     assert guess([b, c, *evals[1:]], workers=2).seconds == pytest.approx(25 + 12)
     assert guess([evals[1]], running={evals[1].id: (10.0, 0)}).seconds == pytest.approx(2)
     assert guess([c]).text(price=3600) == "about 25 seconds, cost 25.00"
+
+
+def test_a_stage_from_another_base_is_another_kind(chain, tmp_path):
+    a, b, *_ = chain.nodes.values()
+    speeds = times.Speeds(tmp_path)
+    for name in ("one", "two"):
+        base = Node(name * 64, "base", "base", (), 0, {"path": name}, {})
+        chain.nodes[base.id] = base
+        speeds.add(mark(base, 0.0))
+    of = lambda base: dataclasses.replace(a, inputs={"parent": base})
+    one, two = (name * 4 for name in ("one", "two"))
+    speeds.add(mark(of(one), 25.0, steps=100, tokens=6400, tokens_per_second=320.0))
+    assert speeds.of(chain, of(one), "1 GPU") == pytest.approx(25)
+    assert speeds.of(chain, dataclasses.replace(of(two), digest="d" * 64), "1 GPU") is None
 
 
 def test_steps_that_are_not_known_yet_have_no_time(chain, tmp_path):
