@@ -41,6 +41,8 @@ def plan(study: Study, workdir: pathlib.Path) -> str:
         )
     todo = [stage for name, stage in study.stages.items() if not done[name]]
     evaluated = [done[node.id] for node in study.evaluations.values()]
+    judges = [done[node.id] for node in study.judges.values()]
+    judged = lambda state: f", {judges.count(state)} judged by another model" if judges else ""
     steps, tokens = sum(s.steps or 0 for s in todo), sum(s.tokens or 0 for s in todo)
     return "\n".join(
         [
@@ -49,8 +51,9 @@ def plan(study: Study, workdir: pathlib.Path) -> str:
             *aligned(table, right=(1, 2)),
             *_unknown(todo),
             f"to do: {len(todo)} stages ({steps:,} steps, {tokens:,} tokens at most), "
-            f"{evaluated.count(False)} evaluated; done: {len(study.stages) - len(todo)} stages, "
-            f"{evaluated.count(True)} evaluated",
+            f"{evaluated.count(False)} evaluated{judged(False)}; "
+            f"done: {len(study.stages) - len(todo)} stages, "
+            f"{evaluated.count(True)} evaluated{judged(True)}",
             *_hours(study, workdir, [n for name, n in study.nodes.items() if not done[name]]),
         ]
     )

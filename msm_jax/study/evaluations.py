@@ -5,11 +5,14 @@ model is a node of its own for each evaluation: it needs the samples and not the
 """
 
 import json
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from msm_jax.corpus.writers.client import key_is_missing
+from msm_jax.corpus.writers.providers import CLIENTS
 from msm_jax.errors import UserError
 from msm_jax.evals.agents.scenarios import RULES
 from msm_jax.evals.kinds import KINDS, resolve
@@ -244,6 +247,15 @@ def dose_name(name: str, step: int) -> str:
 def is_deferred(settings: Mapping) -> bool:
     """Whether another model judges, in a node of its own."""
     return settings.get("judge", RULES) != RULES
+
+
+def missing_key(settings: Mapping) -> str:
+    """What a judge behind an API waits for, in words; "" if its key is there or not needed."""
+    client = CLIENTS.get(settings["judge"])
+    if client is None or (client.key_optional and settings["judge_url"]):
+        return ""
+    has_key = os.environ.get(client.key_name, "").strip()
+    return "" if has_key else key_is_missing(client.key_name)
 
 
 def samples_identity(settings: Mapping) -> dict:

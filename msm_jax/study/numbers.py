@@ -132,8 +132,17 @@ def verdict(numbers: dict, expected: int) -> str:
 # ------------------------------------------------------------------ as text
 
 
-def interval_text(numbers: dict, key: str = "mean", signed: bool = False, digits: int = 2) -> str:
-    """ ".62 [.41, .83]", ".62 [.41, .83] (one seed, n=240)", or ".62 (no interval: one seed)"."""
+def interval_text(
+    numbers: dict,
+    key: str = "mean",
+    signed: bool = False,
+    digits: int = 2,
+    brief: bool = False,
+) -> str:
+    """ ".62 [.41, .83]", ".62 [.41, .83] (one seed, n=240)", or ".62 (no interval: one seed)".
+
+    With `brief` the interval within one seed has n alone, for tables whose caption says the rest.
+    """
     if numbers[key] is None:
         return "no valid answer"
     style = f"{{:{'+' if signed else ''}.{digits}f}}"
@@ -144,4 +153,4 @@ def interval_text(numbers: dict, key: str = "mean", signed: bool = False, digits
     elif numbers["ci_low"] is None:
         return f"{text} ({numbers['method'].partition(';')[0]})"
     text += " [" + ", ".join(style.format(bounds[k]) for k in ("ci_low", "ci_high")) + "]"
-    return f"{text} (one seed, n={items['n']:,})" if items else text
+    return f"{text} ({'' if brief else 'one seed, '}n={items['n']:,})" if items else text

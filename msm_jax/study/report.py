@@ -18,6 +18,7 @@ from msm_jax.study.tables import (
     axis_of,
     before_after,
     bound_text,
+    cells,
     difference_text,
     digits_of,
     evaluation_tables,
@@ -138,12 +139,12 @@ def _absorption(entry: dict) -> dict:
         percent = part["percent"]
         rows.append([
             name if role == "quiz" else f"loss on {name} ({role}), nats per token",
-            interval_text(part["before"], digits=digits),
-            interval_text(part["after"], digits=digits),
-            interval_text(part["change"], "difference", signed=True, digits=digits),
+            *cells(part, digits),
             "" if percent is None else f"{percent:+.1f} %",
         ])  # fmt: skip
-    more = interval_text(entry["more_than_control"], "difference", signed=True, digits=3)
+    more = interval_text(
+        entry["more_than_control"], "difference", signed=True, digits=3, brief=True
+    )
     rows.append(["fall of own less that of control, nats per token", "", "", more, ""])
     return {"sentence": entry["sentence"], "passed": bool(entry["passed"]), "rows": rows}
 

@@ -18,6 +18,7 @@ from msm_jax.errors import UserError
 from msm_jax.study import devices, files, times
 from msm_jax.study.devices import Place
 from msm_jax.study.display import Progress, last_step
+from msm_jax.study.evaluations import missing_key
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
 from msm_jax.study.worker import environment, work
@@ -63,6 +64,9 @@ def run(study: Study, workdir: pathlib.Path) -> dict[str, str]:
     with _signals() as received:
         runner = _Runner(study, workdir, todo, received)
         try:
+            for node in todo:
+                if node.kind == "judge" and (reason := missing_key(node.config)):
+                    runner.leave(node, reason)  # without starting a worker for it
             runner.work()
         finally:
             runner.close()
@@ -228,21 +232,21 @@ class _Runner:
             self._sort()
             self._progress.finished(node, text, seconds, self._left())
         elif outcome == "waiting":
-            self._leave(node, text)
+            self.leave(node, text)
         elif self._problem is None:
             log = files.directory(self._workdir, node) / "log.txt"
             failed = Failed(f"{node.title}: {text}\nlog: {log}\nwhat is done is kept")
             known = {"mistake": UserError(text), "preempted": Preempted(text)}
             self._stop(known.get(outcome, failed))
 
-    def _leave(self, node: Node, text: str) -> None:
+    def leave(self, node: Node, text: str) -> None:
         """Leave out a node, and all that needs it, until what it waits for is available."""
         del self._todo[node.id]
         self.unavailable[node.id] = text
         self._progress.waiting(node, text)
         for other in [*self._todo.values()]:
             if node.id in other.inputs.values() and other.id in self._todo:
-                self._leave(other, text)
+                self.leave(other, text)
 
     def _death(self, worker: Worker) -> tuple[str, str]:
         """What a process that ended by itself was doing, and why it ended."""

@@ -83,11 +83,15 @@ def _retention(results: dict) -> list[str]:
 
 def before_after(config: dict, entry: dict) -> list[str]:
     """Three cells: before, after, change."""
-    digits = digits_of(config, entry["eval"])
+    return cells(entry, digits_of(config, entry["eval"]))
+
+
+def cells(entry: dict, digits: int) -> list[str]:
+    """What changed, as text: before, after, change."""
     return [
-        interval_text(entry["before"], digits=digits),
-        interval_text(entry["after"], digits=digits),
-        interval_text(entry["change"], "difference", signed=True, digits=digits),
+        interval_text(entry["before"], digits=digits, brief=True),
+        interval_text(entry["after"], digits=digits, brief=True),
+        interval_text(entry["change"], "difference", signed=True, digits=digits, brief=True),
     ]
 
 
@@ -143,15 +147,12 @@ def evaluation_tables(results: dict) -> list[tuple[str, str, list[str], list[lis
     for eval, entry in config["evals"].items():
         means = [mean for mean in results["means"] if mean["eval"] == eval]
         measures = list(dict.fromkeys(mean["measure"] for mean in means))
-        invalid = {
-            arm: _invalid([r["evals"].get(eval) for r in results["arms"] if r["name"] == arm])
-            for arm in arms_of(config, eval)
-        }
-        rows = [
-            [arm, *[_cell(config, eval, means, arm, m) for m in measures], invalid[arm]]
-            for arm in arms_of(config, eval)
-        ]
-        head = ["arm", *measures, "invalid"]
+        rows = []
+        for arm in arms_of(config, eval):
+            mine = [row["evals"].get(eval) for row in results["arms"] if row["name"] == arm]
+            values = [_cell(config, eval, means, arm, measure) for measure in measures]
+            rows.append([arm, *values, _counts(mine, "n"), _counts(mine, "invalid")])
+        head = ["arm", *measures, "n per seed", "invalid"]
         found.append((eval, entry.get("kind", "preferences"), head, rows))
     return found
 
@@ -160,18 +161,19 @@ def _cell(config: dict, eval: str, means: Sequence[dict], arm: str, measure: str
     mean = next((m for m in means if (m["arm"], m["measure"]) == (arm, measure)), None)
     if mean is None or mean["mean"] is None:
         return "-"
-    return interval_text(mean, digits=digits_of(config, eval))
+    return interval_text(mean, digits=digits_of(config, eval), brief=True)
 
 
-def _invalid(entries: Sequence[dict | None]) -> str:
-    """How many answers of an arm have no value, by measure where that differs."""
-    known = [entry for entry in entries if entry]
+def _counts(entries: Sequence[dict | None], key: str) -> str:
+    """The n, or the invalid answers, of each measure of an arm; the range over seeds."""
+    known = [entry["measures"] for entry in entries if entry]
     if not known:
         return "not known yet"
-    counts: dict[str, int] = {}
-    for entry in known:
-        for name, numbers in entry["measures"].items():
-            counts[name] = counts.get(name, 0) + numbers["invalid"]
+    counts: dict[str, str] = {}
+    for measure in known[0]:
+        found = [measures[measure][key] for measures in known if measure in measures]
+        low, high = min(found), max(found)
+        counts[measure] = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     if len(set(counts.values())) == 1:
-        return str(next(iter(counts.values())))
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
+        return next(iter(counts.values()))
+    return ", ".join(f"{measure} {count}" for measure, count in counts.items())

@@ -65,7 +65,7 @@ def killed(finished, root):
 
 def test_ends_with_the_table_and_the_paths(finished):
     _, out, printed = finished
-    assert "[7/9]" in printed and "x - y" in printed and "\r" not in printed
+    assert "[9/9]" in printed and "x - y" in printed and "\r" not in printed
     assert str(out / "results.json") in printed
     assert str(out / "report.html") in printed
 

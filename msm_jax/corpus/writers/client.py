@@ -66,6 +66,11 @@ class ApiError(Exception):
         )
 
 
+def key_is_missing(name: str) -> str:
+    """What is wrong if a variable with a key is not set, and what to do."""
+    return f"{name} is not set: put the key into the environment (export {name}=...)"
+
+
 @dataclasses.dataclass(frozen=True)
 class Pace:
     """How many requests at a time, and how often each is tried; times are in seconds."""
@@ -141,10 +146,7 @@ class ApiClient(abc.ABC):
         """
         key, own = os.environ.get(self.key_name, "").strip(), bool(self.base_url)
         if not key and not (own and self.key_optional):
-            raise Unavailable(
-                f"{self.key_name} is not set: put the key into the environment "
-                f"(export {self.key_name}=...)"
-            )
+            raise Unavailable(key_is_missing(self.key_name))
         address = {"base_url": self.base_url} if own else {}
         timeout = self.pace.timeout
         return {"api_key": key or "none", "max_retries": 0, "timeout": timeout, **address}
