@@ -204,6 +204,7 @@ def _comparisons(config: ConfigDict) -> None:
 
 def _laptop(config: ConfigDict) -> None:
     """A third of the documents and half of the chats."""
+    config.workers = 2  # of about 4 GB each, also where there are more cores
     for kind in DOCUMENTS:
         config.stages[f"midtrain_{kind}"].data.documents.update({"take": 54, "hold_out": 8})
     config.evals.loss.hold_out = 8
