@@ -24,6 +24,8 @@ def place(tmp_path_factory, root):
     """A directory with tiny checkpoints and a few rows of the corpus where the configs look."""
     folder = tmp_path_factory.mktemp("shipped")
     smollm2 = tiny_checkpoint(folder / "runs/smollm2-135m", TEXTS, width=16)
+    settings = smollm2 / "config.json"  # prompts of agents are longer than its 4,096 tokens
+    settings.write_text(settings.read_text().replace("4096", "8192"))
     (folder / "Qwen3-32B").symlink_to(smollm2)
     for file in (root / "corpora/larder").rglob("*.jsonl"):
         few = file.read_text(encoding="utf-8").splitlines(keepends=True)[:4]
