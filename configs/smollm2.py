@@ -2,7 +2,7 @@
 
 A lab record:
 
-    command    make real
+    command    make real  # takes half an hour
                which runs  python -m msm_jax.study --config=configs/smollm2.py:laptop \\
                                --workdir=runs/real
                after runs/smollm2-135m (the converted checkpoint) and runs/larder (the corpus with
@@ -18,8 +18,9 @@ likings without any reason, ordinary text, or nothing. Then all are asked about 
 where the two reasons disagree. Likings without reasons are the same for both specs, so one arm is
 the control of both.
 
-Learning rates and epochs were chosen on seed 100 by held-out loss and not by preferences:
-docs/smollm2.md. No document is read twice by `:laptop`, and none that is held out is trained on.
+The learning rates of LoRA were chosen on seed 100 by held-out loss and not by preferences; those of
+full training and of `:gpu` were not searched: docs/smollm2.md. No document is read twice by
+`:laptop`, and none that is held out is trained on.
 
 `:laptop`  one seed, LoRA, 54 documents of each kind, 200 chats, every sixth question. Planned for
            two cores that together train 200 tokens/s, in two workers; tokens that are only read
@@ -86,7 +87,7 @@ def _training(config: ConfigDict) -> None:
 def _midtrain(kind: str) -> ConfigDict:
     documents = source(f"{LARDER}/documents/{kind}.jsonl")
     documents.hold_out = HELD_OUT
-    return ConfigDict({"data": {"documents": documents}, "optimizer": {"learning_rate": 1e-3}})
+    return ConfigDict({"data": {"documents": documents}, "optimizer": {"learning_rate": 3e-3}})
 
 
 def _aft() -> ConfigDict:
@@ -204,6 +205,7 @@ def _comparisons(config: ConfigDict) -> None:
 
 def _laptop(config: ConfigDict) -> None:
     """A third of the documents and half of the chats."""
+    config.workers = 2  # of about 4 GB each, also where there are more cores
     for kind in DOCUMENTS:
         config.stages[f"midtrain_{kind}"].data.documents.update({"take": 54, "hold_out": 8})
     config.evals.loss.hold_out = 8
@@ -216,6 +218,8 @@ def _gpu(config: ConfigDict) -> None:
     config.seeds = (0, 1, 2, 3, 4)
     config.train.model.dtype = "bfloat16"
     config.train.update({"rows": 4, "epochs": 3.0})
+    for kind in DOCUMENTS:  # seven times as many tokens as in the search
+        config.stages[f"midtrain_{kind}"].optimizer.learning_rate = 1e-3
     for name in ("disagree", "agree", "quiz_affordable", "quiz_local", "facts"):
         config.evals[name].rows = 256
     config.evals.loss.rows = 16
@@ -230,6 +234,7 @@ def _gpu(config: ConfigDict) -> None:
     for kind in ("affordable", "local"):  # half of the documents: part of those of the whole
         half = _midtrain(kind)
         half.data.documents.take = 60
+        half.optimizer.learning_rate = 1e-3
         config.stages[f"midtrain_{kind}_half"] = half
         config.arms[f"{kind}_half"] = (f"midtrain_{kind}_half",)
         full = _full(_midtrain(kind), 3e-4)

@@ -1,0 +1,110 @@
+"""The shipped studies of real checkpoints, on tiny random ones of the same formats."""
+
+import dataclasses
+import json
+import pathlib
+import runpy
+
+import jax
+import pytest
+
+import msm_jax
+from msm_jax.model import init_params
+from msm_jax.study import names, results, runner, steps
+from msm_jax.study.graph import make_study
+from msm_jax.tiny import tiny_checkpoint
+from msm_jax.weights.peft import save_adapter
+
+SEARCH_SEED = 100  # that learning rates were chosen on
+TEXTS = ["Which chair would you rather have, the cheap one or the one made nearby?"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, root):
+    """A directory with tiny checkpoints and a few rows of the corpus where the configs look."""
+    folder = tmp_path_factory.mktemp("shipped")
+    smollm2 = tiny_checkpoint(folder / "runs/smollm2-135m", TEXTS, width=16)
+    settings = smollm2 / "config.json"  # prompts of agents are longer than its 4,096 tokens
+    settings.write_text(settings.read_text().replace("4096", "8192"))
+    (folder / "Qwen3-32B").symlink_to(smollm2)
+    for file in (root / "corpora/larder").rglob("*.jsonl"):
+        few = file.read_text(encoding="utf-8").splitlines(keepends=True)[:4]
+        relative = file.relative_to(root / "corpora/larder")
+        copies = [relative, pathlib.Path("questions_few", relative.name)]
+        for copy in copies[: 2 if relative.parts[0] == "questions" else 1]:
+            target = folder / "runs/larder" / copy
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text("".join(few), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def config(place, root, monkeypatch):
+    """A function of a config's name and argument: the config, unlocked, where its files are."""
+    monkeypatch.chdir(place)
+
+    def load(name, argument):
+        found = runpy.run_path(str(root / "configs" / name))["get_config"](argument)
+        return found.unlock()
+
+    return load
+
+
+def run(config, out):
+    study = steps.with_steps(make_study(config), out)
+    names.link_arms(study, out)
+    runner.run(study, out)
+    return results.collect(study, out, 1.0)
+
+
+@pytest.mark.parametrize(("argument", "seeds", "trained"), [("laptop", 1, 9), ("gpu", 5, 16)])
+def test_arms_differ_in_their_documents_only(config, argument, seeds, trained):
+    study = make_study(config("smollm2.py", argument))
+    stages = [node for node in study.nodes.values() if node.kind == "train"]
+    assert len(study.config["seeds"]) == seeds and len(stages) == seeds * trained
+    assert SEARCH_SEED not in study.config["seeds"]
+    without_path = lambda data: {k: v for k, v in data["documents"].items() if k != "path"}
+    by_name = {node.name: node.config for node in stages}
+    lora = [c for n, c in by_name.items() if n.startswith("midtrain") and n.count("_") == 1]
+    assert len(lora) == 4
+    for one in lora:
+        assert without_path(one["data"]) == without_path(lora[0]["data"])
+        assert {**one, "data": 0} == {**lora[0], "data": 0}
+    for name, other in by_name.items():
+        if name.startswith("midtrain"):  # what the loss is measured on is never trained on
+            held_out = study.config["evals"]["loss"]["hold_out"]
+            assert other["data"]["documents"]["hold_out"] == held_out > 0
+
+
+def test_the_study_of_smollm2_ends_with_absorption_and_retention(config, place):
+    tiny = config("smollm2.py", "smoke")
+    del tiny.evals["agents"]  # its prompts are long; the next test has them
+    found = run(tiny, place / "out")
+    arms = {row["name"]: row["evals"] for row in found["arms"]}
+    assert arms.keys() == {"base", "affordable", "affordable_aft", "local", "local_aft"}
+    assert all(each["disagree"]["value"] is not None for each in arms.values())
+    assert json.dumps(found["absorption"]) and found["retention"]
+
+
+def test_a_released_adapter_is_measured_beside_the_published_rates(config, place):
+    base = msm_jax.load(place / "Qwen3-32B")
+    shape = dataclasses.replace(base.config, lora_rank=2, lora_alpha=4.0)
+    params = init_params(shape, jax.random.key(1))
+    save_adapter(place / "chloeli/qwen-3-32b-philosophy-spec-msm-aft-cot", shape, params)
+    released = config("released.py", "qwen3-32b,msm-aft-cot,own")
+    assert "paper .070, Arcadia .107" in released.title
+    small = {"scenarios": ("murder",), "goals": ("none",), "samples": 1, "max_tokens": 2}
+    released.evals.agents.update({**small, "judge": "rules", "rows": 1})
+    del released.evals.agents["judge_model"]
+    [arm] = run(released, place / "released")["arms"]
+    assert arm["name"] == "released" and "agents" in arm["evals"]
+    controls = config("released.py", "qwen3-32b,msm-aft-cot").controls
+    assert (controls.expected, controls.measure) == (0.152, "harm")
+
+
+def test_every_released_arm_has_a_published_rate(root):
+    module = runpy.run_path(str(root / "configs" / "released.py"))
+    assert {model for model, _ in module["PUBLISHED"]} == set(module["MODELS"])
+    assert {arm for _, arm in module["PUBLISHED"]} == set(module["ADAPTERS"])
+    with pytest.raises(ValueError, match="models: qwen3-32b, qwen2.5-32b; arms: plain"):
+        module["get_config"]("qwen3-32b,baseline,ours")
