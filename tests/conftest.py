@@ -149,6 +149,18 @@ def smoke(shared, forked) -> pathlib.Path:
 
 
 @pytest.fixture
+def run_program(forked, tmp_path):
+    """`run_program(text, *arguments, **environment)`: as `run_python("-c", ...)`, in a fork."""
+
+    def run(text: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        words = [text, *arguments]
+        done = forked("-c", words, tmp_path, env=environment, seconds=600)
+        return subprocess.CompletedProcess(words, done["code"], done["out"], done["err"])
+
+    return run
+
+
+@pytest.fixture
 def run_python(tmp_path):
     """Runs Python in a process of its own, in an empty directory, with this checkout's package.
 

@@ -3,7 +3,8 @@
     python tests/forked.py < cases.jsonl
 
 A case is a line {"module": ..., "argv": [...], "cwd": ...}, and maybe "env", variables; "stdin", a
-text; "stdout", a path; and "seconds", after which it is killed. Its answer is a line {"code",
+text; "stdout", a path; and "seconds", after which it is killed. With the module "-c" the first
+argument is a program, as of `python -c`. Its answer is a line {"code",
 "out", "err"}. As at the end of an interpreter, stdout is flushed and a traceback printed.
 """
 
@@ -57,7 +58,11 @@ def run(case: dict) -> dict:
 def _in_child(module: str, argv: list[str]) -> int:
     sys.argv = [module, *argv]
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if module == "-c":
+            del sys.argv[1]
+            exec(compile(argv[0], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -14,6 +14,7 @@ from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, abstract_params, init_params, param_shardings, preset
 from msm_jax.model.adapter import join, only_adapter, without_adapter
+from msm_jax.train import hosts
 from msm_jax.train.optimizer import optimizer_shardings, split_params
 from msm_jax.weights import checkpoints
 from msm_jax.weights.differences import RUNTIME_FIELDS
@@ -176,6 +177,8 @@ def start(
         return State(step, trained, frozen, optimizer_state, base=base, **progress)
     if not base:
         trained, frozen = split_params(_with_adapter(params, config, model, mesh), config.trainable)
+    # The first collective of a fresh run. On CPUs, processes wait only 30 s for each other in one.
+    hosts.barrier("weights")
     if not all_finite(join(trained, frozen)):
         raise UserError(
             f"parent={config.parent}: has weights that are not finite, so nothing can be learned: "

@@ -33,9 +33,9 @@ def server(smollm2, tmp_path_factory):
     (folder / "smollm2").mkdir()
     for file in smollm2.iterdir():
         (folder / "smollm2" / file.name).symlink_to(file)
-    # The pipeline leaves a plan room for thousands of tokens: here a reply ends after a second.
+    # The pipeline leaves a plan room for thousands of tokens; here a reply ends after 0.5 seconds.
     settings = folder / "smollm2" / "generation_config.json"
-    changed = json.dumps({**json.loads(settings.read_text()), "max_time": 1.0})
+    changed = json.dumps({**json.loads(settings.read_text()), "max_time": 0.5})
     settings.unlink()
     settings.write_text(changed)
     with socket.socket() as free:

@@ -195,13 +195,13 @@ def test_a_talk_keeps_the_conversation(loaded, monkeypatch, capsys):
     assert capsys.readouterr().out.count("model: ") == 2
 
 
-def test_sample_command(run_python, run_dir, loaded, tmp_path):
+def test_sample_command(forked, run_dir, loaded, tmp_path):
     asked = [{"prompt": "a red"}, {"messages": MESSAGES, "id": "m"}]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(x) + "\n" for x in asked))
-    settings = ("--n=2", "--max_tokens=4", "--seed=1", "--rows=2", f"--checkpoint={run_dir}")
-    done = run_python("-m", "msm_jax.sample", "--prompts=prompts.jsonl", *settings)
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    settings = ["--n=2", "--max_tokens=4", "--seed=1", "--rows=2", f"--checkpoint={run_dir}"]
+    done = forked("msm_jax.sample", ["--prompts=prompts.jsonl", *settings], tmp_path)
+    assert done["code"] == 0, done["err"]
+    rows = [json.loads(line) for line in done["out"].splitlines()]
     assert [(row["prompt"], row["sample"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert [row["input"] for row in rows] == [asked[0], asked[0], asked[1], asked[1]]
     expected = loaded.sample(["a red", MESSAGES], n=2, max_tokens=4, seed=1, rows=2)

@@ -35,10 +35,10 @@ def test_impossible_questions_are_errors():
             power.samples_per_arm(*arguments)
 
 
-def test_command(run_python):
-    done = run_python("-m", "msm_jax.evals.power", "--pairs=0.14:0.07", "--conditions=27")
-    assert done.returncode == 0, done.stderr
-    assert " 300 " in done.stdout and " 12\n" in done.stdout
+def test_command(forked, tmp_path):
+    done = forked("msm_jax.evals.power", ["--pairs=0.14:0.07", "--conditions=27"], tmp_path)
+    assert done["code"] == 0, done["err"]
+    assert " 300 " in done["out"] and " 12\n" in done["out"]
 
 
 @pytest.mark.parametrize(("a", "n", "share"), [(0.54, 14, 0.733), (0.14, 300, 0.783)])

@@ -273,9 +273,8 @@ print("equal")
 """
 
 
-def test_on_a_mesh_the_same_answers(run_python, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
-    done = run_python("-c", MESH_PROGRAM)
+def test_on_a_mesh_the_same_answers(run_program):
+    done = run_program(MESH_PROGRAM, XLA_FLAGS="--xla_force_host_platform_device_count=8")
     assert done.returncode == 0 and "equal" in done.stdout, done.stderr[-3000:]
 
 
@@ -330,8 +329,8 @@ except UserError as error:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
-def test_too_little_memory_halves_the_rows_and_changes_no_answer(run_python):
-    done = run_python("-c", SHORT_OF_MEMORY)
+def test_too_little_memory_halves_the_rows_and_changes_no_answer(run_program):
+    done = run_program(SHORT_OF_MEMORY)
     assert done.returncode == 0, done.stderr
     assert "sampling goes on with 32 rows at a time" in done.stderr
     assert "rows=1 ran out of the device's memory" in done.stdout

@@ -51,5 +51,5 @@ def config(material):
         {"width": 16, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 8, "mlp_width": 32}
     )
     config.optimizer.learning_rate = 1e-2
-    config.checkpoint_every, config.log_every = 4, 1
+    config.checkpoint_every, config.log_every = 12, 1
     return config

@@ -78,10 +78,10 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_costs_no_checkpoint(run_train, small_disk, tmp_path):
-    keep = "--config.keep=100"
-    full = run_train(keep, workdir=small_disk / "run")
+    keep = "--config.keep=100", "--config.checkpoint_every=4"
+    full = run_train(*keep, workdir=small_disk / "run")
     is_one_message(full, "free some space and run the same command again")
     os.system(f"mount -o remount,size=16m {small_disk}")
-    assert run_train(keep, workdir=small_disk / "run")[0] == 0
-    assert run_train(keep, workdir=tmp_path / "straight")[0] == 0
+    assert run_train(*keep, workdir=small_disk / "run")[0] == 0
+    assert run_train(*keep, workdir=tmp_path / "straight")[0] == 0
     assert losses(small_disk / "run") == losses(tmp_path / "straight")

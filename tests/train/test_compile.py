@@ -118,10 +118,10 @@ for model in ("qwen3-32b", "qwen2.5-32b", "qwen3-8b"):
 """
 
 
-def test_every_shipped_config_of_scale_lowers(run_python, root):
+def test_every_shipped_config_of_scale_lowers(run_program, root):
     flag = "--xla_force_host_platform_device_count=256"
     path = str(root / "configs" / "scale" / "qwen.py")
-    done = run_python("-c", LOWER, path, XLA_FLAGS=flag)
+    done = run_program(LOWER, path, XLA_FLAGS=flag)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout.splitlines()) == 3 * 2 * 4
 

@@ -33,8 +33,9 @@ def test_eight_devices_killed_at_any_moment_end_with_the_same_bits(divisible, tm
         started = start(stage, run, 1, 8)
         interrupt(started, run, signal.SIGKILL, started, steps)
         assert finish(started)[0][0] == -signal.SIGKILL
-    for where in (run, tmp_path / "straight"):
-        assert finish(start(stage, where, 1, 8))[0][0] == 0
+    for where, every in ((run, 7), (tmp_path / "straight", 40)):
+        saving = f"--config.checkpoint_every={every}"
+        assert finish(start(stage, where, 1, 8, saving))[0][0] == 0
     assert losses(run) == losses(tmp_path / "straight")
     same_weights(run, tmp_path / "straight")
 
@@ -47,7 +48,8 @@ def test_two_hosts_stop_together_and_survive_a_kill_and_another_number(divisible
         tmp_path / "straight",
     )
     begun = time.monotonic()
-    assert [code for code, _ in finish(start(stage, straight, 2, 2))] == [0, 0]
+    once = "--config.checkpoint_every=40"
+    assert [code for code, _ in finish(start(stage, straight, 2, 2, once))] == [0, 0]
     seconds = time.monotonic() - begun
     # SIGTERM reaches one of the hosts: both save the same step, once, and say so by 75.
     started = start(stage, run, 2, 2)

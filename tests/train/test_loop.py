@@ -50,7 +50,7 @@ def same_weights(first, second):
 
 
 def test_it_learns_and_leaves_the_promised_files(config, tmp_path):
-    config.steps = 80
+    config.steps = config.checkpoint_every = 80
     summary = train(config, tmp_path)
     found = losses(tmp_path)
     assert list(found) == list(range(1, 81))
@@ -89,10 +89,11 @@ def test_same_seed_same_bits_and_a_terminal_sees_a_bar_a_file_lines(config, pare
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bits(config, tmp_path):
-    config.steps, config.checkpoint_every = 120, 7
+    config.steps = config.checkpoint_every = 80
     train(config, tmp_path / "straight")
+    config.checkpoint_every = 7
     run, stage = tmp_path / "killed", write_config(config, tmp_path)
-    for steps in (16, 25):
+    for steps in (16, 11):
         started = start(stage, run)
         interrupt(started, run, signal.SIGKILL, started, steps)
         assert finish(started)[0][0] == -signal.SIGKILL
@@ -315,7 +316,7 @@ def test_changed_data_under_a_run_is_refused(config, material, tmp_path):
 
 
 def test_eval_loss_prompts_and_warnings_are_in_the_log(config, material, tmp_path):
-    config.steps = 30
+    config.steps = config.checkpoint_every = 30
     config.eval.update({"every": 10, "batches": 2})
     config.eval.data = ConfigDict({"held_out": source(str(material / "documents.jsonl"))})
     config.samples.update({"every": 15, "prompts": ("red big",), "max_tokens": 6})
@@ -332,6 +333,7 @@ def test_eval_loss_prompts_and_warnings_are_in_the_log(config, material, tmp_pat
 
 def test_steps_follow_from_epochs(config, tmp_path):
     config.mixture, config.steps, config.epochs = "epochs", 0, 2.0
+    config.checkpoint_every = 1000
     summary = train(config, tmp_path)
     record = json.loads((tmp_path / "config.json").read_text())["corpora"]
     assert summary["steps"] == -(-2 * record["all"]["rows"] // config.rows)

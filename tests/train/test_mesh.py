@@ -76,9 +76,9 @@ for a, b in zip(run("splash", mesh), run("plain", None), strict=True):
 """
 
 
-def test_chunks_and_blocks_are_the_same_on_every_mesh(run_python):
+def test_chunks_and_blocks_are_the_same_on_every_mesh(run_program):
     eight = "--xla_force_host_platform_device_count=8"
-    done = run_python("-c", KERNELS, XLA_FLAGS=eight)
+    done = run_program(KERNELS, XLA_FLAGS=eight)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -96,7 +96,7 @@ def wide(config):
     return config
 
 
-def test_every_mesh_trains_like_one_device(wide, tmp_path, run_python):
+def test_every_mesh_trains_like_one_device(wide, tmp_path, run_program):
     train(wide, tmp_path / "one")
     # One that was stopped after step 4: what is left of it is its first checkpoint.
     wide.keep_steps = (4,)
@@ -105,13 +105,8 @@ def test_every_mesh_trains_like_one_device(wide, tmp_path, run_python):
     for path in (tmp_path / "stopped" / "checkpoints").iterdir():
         if path.name not in ("4",):
             shutil.rmtree(path)
-    done = run_python(
-        "-c",
-        SHARDED,
-        wide.to_json(),
-        str(tmp_path),
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
-    )
+    eight = "--xla_force_host_platform_device_count=8"
+    done = run_program(SHARDED, wide.to_json(), str(tmp_path), XLA_FLAGS=eight)
     assert done.returncode == 0, done.stderr[-2000:]
     for name in ("data", "fsdp", "sequence", "all", "stopped"):
         np.testing.assert_allclose(losses(tmp_path / name), losses(tmp_path / "one"), rtol=2e-5)

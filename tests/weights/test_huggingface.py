@@ -145,7 +145,7 @@ print("equal")
 """
 
 
-def test_on_every_mesh_the_same(tmp_path, run_python, monkeypatch):
+def test_on_every_mesh_the_same(tmp_path, run_program):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("torch")
     theirs = transformers.Qwen3Config(
@@ -153,6 +153,6 @@ def test_on_every_mesh_the_same(tmp_path, run_python, monkeypatch):
         num_attention_heads=4, num_key_value_heads=2, head_dim=24, tie_word_embeddings=False,
     )  # fmt: skip
     transformers.Qwen3ForCausalLM(theirs).save_pretrained(tmp_path)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
-    done = run_python("-c", MESH_PROGRAM, str(tmp_path))
+    eight = "--xla_force_host_platform_device_count=8"
+    done = run_program(MESH_PROGRAM, str(tmp_path), XLA_FLAGS=eight)
     assert done.returncode == 0 and "equal" in done.stdout, done.stderr
