@@ -27,7 +27,8 @@ from msm_jax.data.template import (
     template_names,
 )
 from msm_jax.data.tokenizer import Tokenizer
-from msm_jax.errors import UserError
+from msm_jax.errors import UserError, located
+from msm_jax.files import read_object
 from msm_jax.loading import ChatSource, choose_chat, is_checkpoint, read_model
 from msm_jax.model import ModelConfig, batch_sharding, forward, logits, make_mesh
 from msm_jax.model.adapter import join, merge, without_adapter
@@ -40,7 +41,6 @@ from msm_jax.train.loss import token_logprobs
 from msm_jax.weights import export, peft
 from msm_jax.weights.checkpoints import model_facts
 from msm_jax.weights.fingerprint import params_fingerprint
-from msm_jax.weights.hf_config import read_json
 
 TWICE_FITS = 0.4  # of a device's memory: larger weights do not fit stacked and unstacked at once
 SAVED_AS = ("huggingface", "peft", "orbax")
@@ -280,10 +280,8 @@ class Model:
         """Token ids of prompts; an error names the prompt's number."""
         found = []
         for number, prompt in enumerate(prompts):
-            try:
+            with located(f"prompt {number}"):
                 found.append(self.encode(prompt))
-            except UserError as error:
-                raise UserError(f"prompt {number}: {error}") from error
         return found
 
     def identity(self) -> dict:
@@ -323,7 +321,7 @@ class Model:
 
     def _compare_base(self, adapter: pathlib.Path) -> None:
         """Warn if an adapter names another base model; the names of directories are compared."""
-        named = read_json(adapter / peft.CONFIG_FILE).get("base_model_name_or_path")
+        named = read_object(adapter / peft.CONFIG_FILE).get("base_model_name_or_path")
         if not (isinstance(named, str) and self.base and self.directory):
             return
         original = (export.hf_settings(self.directory) or {}).get("_name_or_path")

@@ -24,6 +24,7 @@ from absl import flags
 
 from msm_jax import command
 from msm_jax.errors import UserError
+from msm_jax.files import read_object
 from msm_jax.outputs import output_dir
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _about(path: pathlib.Path, adapter: str | None, chat_format: str | None) -> 
     from msm_jax.data.tokenizer import load_tokenizer, tokenizer_file
     from msm_jax.weights import keys
     from msm_jax.weights.export import GENERATION
-    from msm_jax.weights.hf_config import family, read_json
+    from msm_jax.weights.hf_config import family
     from msm_jax.weights.names import entries
 
     config, tensors = _find_undamaged(path)
@@ -161,7 +162,7 @@ def _about(path: pathlib.Path, adapter: str | None, chat_format: str | None) -> 
         f"{config.vocab_size - tokenizer.vocab_size} rows of the model have no id",
         f"chat        {chat.name}: a completion ends with {format.end}; stop ids {ends}",
     ]
-    settings = read_json(path / GENERATION) if (path / GENERATION).exists() else {}
+    settings = read_object(path / GENERATION, optional=True)
     if some := {k: v for k, v in settings.items() if k in keys.SAMPLING and not keys.is_off(v)}:
         words = keys.in_words(some)
         lines.append(f"sampling    {words}: not applied; give your own to sample and evaluate")
@@ -170,9 +171,8 @@ def _about(path: pathlib.Path, adapter: str | None, chat_format: str | None) -> 
 
 def _about_adapter(config: "ModelConfig", adapter: str) -> list[str]:
     from msm_jax.weights import peft
-    from msm_jax.weights.hf_config import read_json
 
-    settings = read_json(pathlib.Path(adapter) / peft.CONFIG_FILE)
+    settings = read_object(pathlib.Path(adapter) / peft.CONFIG_FILE)
     config = peft.adapted(config, settings, adapter)
     peft.find_adapter(adapter, config)
     count = sum(entry.size for entry in peft.adapter_entries(config))

@@ -1,5 +1,8 @@
 """The exceptions that mean a user's mistake rather than a bug of ours."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """Something the user can fix: a flag, a file, a mesh, a checkpoint that does not fit.
@@ -14,3 +17,12 @@ class Unavailable(UserError):
 
     A study goes on with everything that does not need it.
     """
+
+
+@contextlib.contextmanager
+def located(where: str) -> Iterator[None]:
+    """Puts the place, such as "file:line", before the message of a `UserError` in the block."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{where}: {error}") from error

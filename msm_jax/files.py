@@ -5,6 +5,7 @@ own, synced to the disk, and renamed. Nothing is deleted outside of a directory 
 names, and no symbolic link is followed while writing or deleting.
 """
 
+import collections
 import contextlib
 import hashlib
 import json
@@ -135,6 +136,44 @@ def read_json(path: str | os.PathLike) -> Any:
         return None
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({error}): delete it and run again") from error
+
+
+def read_object(path: str | os.PathLike, optional: bool = False) -> dict[str, Any]:
+    """The object in a JSON file of the user's; with `optional` {} where there is no such file.
+
+    Raises:
+      UserError: it cannot be read, is not JSON, or holds something else.
+    """
+    if optional and not os.path.exists(path):
+        return {}
+    try:
+        found = json.loads(pathlib.Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return found
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; ValueError if it is not JSON or has a key twice."""
+    try:
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = collections.Counter(name for name, _ in pairs)
+        raise ValueError(f"an object has the key {counts.most_common(1)[0][0]!r} twice")
+    return found
 
 
 def read_jsonl(path: str | os.PathLike, limit: int | None = None) -> list[dict]:

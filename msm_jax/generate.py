@@ -85,18 +85,11 @@ def local_sampler(checkpoint: str):
     model = msm_jax.load(checkpoint)
 
     def generate(
-        conversations: Sequence[Sequence[dict[str, str]]], max_tokens: int, temperature: float,
-        seeds: Sequence[int],
-    ) -> list[tuple[str, bool]]:  # fmt: skip
-        found: dict[int, tuple[str, bool]] = {}
-        # A sample depends on its seed and its prompt; equal seeds are drawn together.
-        for seed in dict.fromkeys(seeds):
-            numbers = [at for at, own in enumerate(seeds) if own == seed]
-            prompts = [conversations[at] for at in numbers]
-            settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-            for at, (sample,) in zip(numbers, model.sample(prompts, 1, **settings), strict=True):
-                found[at] = str(sample.text), sample.finish_reason != "length"
-        return [found[at] for at in range(len(seeds))]
+        conversations: Sequence[Sequence[dict[str, str]]], limit: int, temperature: float, seed: int
+    ) -> list[tuple[str, bool]]:
+        settings = {"max_tokens": limit, "temperature": temperature, "seed": seed}
+        found = model.sample(conversations, 1, **settings)
+        return [(str(sample.text), sample.finish_reason != "length") for (sample,) in found]
 
     return generate
 

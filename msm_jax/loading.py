@@ -33,7 +33,7 @@ from msm_jax.data.tokenizer import (
     load_tokenizer,
 )
 from msm_jax.errors import UserError
-from msm_jax.files import sha256_file
+from msm_jax.files import read_object, sha256_file
 from msm_jax.model import ModelConfig
 from msm_jax.model.axes import AXES
 from msm_jax.sample.settings import KEYS
@@ -41,7 +41,6 @@ from msm_jax.settings import SAMPLING, Problems
 from msm_jax.weights import hf_config, keys
 from msm_jax.weights.checkpoints import as_dtype, load_params
 from msm_jax.weights.export import GENERATION, KEPT_CONFIG, hf_settings
-from msm_jax.weights.hf_config import read_json
 from msm_jax.weights.huggingface import load_checkpoint
 from msm_jax.weights.peft import CONFIG_FILE
 
@@ -106,7 +105,7 @@ def is_checkpoint(path: str | os.PathLike) -> bool:
         raise UserError(
             f"{path}: has no config.json, so it is neither a Hugging Face checkpoint nor a run"
         )
-    settings = read_json(path / "config.json")
+    settings = read_object(path / "config.json")
     return "model_type" in settings or "architectures" in settings
 
 
@@ -167,7 +166,7 @@ def read_model(
 
 def _run_settings(path: pathlib.Path) -> dict:
     """The config.json of a run."""
-    settings = read_json(path / "config.json")
+    settings = read_object(path / "config.json")
     missing = [name for name in ("tokenizer", "chat_format") if name not in settings]
     if missing:
         raise UserError(f"{path / 'config.json'}: lacks {missing}, so it is not a run directory's")
@@ -298,8 +297,7 @@ def check_vocabulary(path: pathlib.Path, config: ModelConfig, tokenizer: Tokeniz
 def check_keys(path: pathlib.Path) -> None:
     """Warns of settings of a checkpoint's tokenizer and generation that are ignored."""
     for name, table in ((GENERATION, keys.GENERATION), (SETTINGS_FILE, keys.TOKENIZER)):
-        if (path / name).exists():
-            table.warn(path / name, read_json(path / name))
+        table.warn(path / name, read_object(path / name, optional=True))
     if others := other_templates(path):
         warnings.warn(
             f"{path}: has several chat templates: {', '.join(others)} are neither used here nor "
@@ -311,10 +309,9 @@ def check_keys(path: pathlib.Path) -> None:
 def stop_ids(path: pathlib.Path) -> tuple[int, ...]:
     """eos_token_id of generation_config.json, or else of config.json."""
     for name in (GENERATION, KEPT_CONFIG, "config.json"):
-        if (path / name).exists():
-            found = hf_config.stop_ids(read_json(path / name), str(path / name))
-            if found:
-                return found
+        settings = read_object(path / name, optional=True)
+        if found := hf_config.stop_ids(settings, str(path / name)):
+            return found
     return ()
 
 

@@ -40,25 +40,17 @@ class _Chat:
     answer: Answer
 
 
-def make_chats(
-    spec: Spec, writer: Writer, critic: Writer | None, config: Any,
-    say: Callable[[str], None] = lambda text: None,
-) -> Corpus:  # fmt: skip
+class Chats:
     """The chats of a spec, judged by the critic, or without one by the rules of `ChatFilter` only.
 
     Raises:
-      UserError: fewer than `config.chats.count` were produced and `allow_short` is not set; a
-        style that does not go with the spec.
+      UserError: a style that does not go with the spec; from `make`: fewer than
+        `config.chats.count` were produced, and `allow_short` is not set.
     """
-    return _Chats(spec, writer, critic, config, say).make()
-
-
-class _Chats:
-    """The state of `make_chats`."""
 
     def __init__(
         self, spec: Spec, writer: Writer, critic: Writer | None, config: Any,
-        say: Callable[[str], None],
+        say: Callable[[str], None] = lambda text: None,
     ):  # fmt: skip
         self.spec, self.writer, self.critic, self.say = spec, writer, critic, say
         self.seed, self.settings = config.seed, config.chats
@@ -71,6 +63,7 @@ class _Chats:
         self.asked: dict[_Cell, list[str]] = collections.defaultdict(list)
 
     def make(self) -> Corpus:
+        """Ask for chats until there are enough of each kind."""
         cells = self._cells()
         base, more = divmod(self.settings.count, len(cells))
         wanted = {cell: base + (at < more) for at, cell in enumerate(cells)}

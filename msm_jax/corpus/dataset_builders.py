@@ -10,10 +10,10 @@ from msm_jax.files import sha256_file
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Reads the JSONL file `jsonl`, or the file FILE in TFDS's manual folder."""
+    """Reads the JSONL file `jsonl`, or documents.jsonl or chats.jsonl in TFDS's manual folder."""
 
     VERSION = tfds.core.Version("1.0.0")
-    FILE = DESCRIPTION = ""
+    DESCRIPTION = ""
 
     def __init__(self, *, jsonl: str | pathlib.Path = "", **kwargs: Any):
         self._jsonl = str(jsonl)
@@ -33,7 +33,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
         )
 
     def _split_generators(self, dl_manager):
-        path = self._jsonl or pathlib.Path(dl_manager.manual_dir) / self.FILE
+        path = self._jsonl or dl_manager.manual_dir / f"{self.name.removeprefix('spec_')}.jsonl"
         self.info.metadata["sha256"] = sha256_file(path)
         return {"train": self._generate_examples(path)}
 
@@ -41,24 +41,22 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
         return enumerate(checked_rows(self.name, path))
 
 
+_INSTRUCTIONS = (
+    "Put the {0}, a JSON object with {1} per line, into `{0}.jsonl` in the folder of "
+    "DownloadConfig(manual_dir=...), or pass jsonl=PATH to the builder."
+)
+
+
 class SpecDocuments(_Builder):
     name = DOCUMENTS
-    FILE = "documents.jsonl"
     DESCRIPTION = "Documents about a Model Spec. `text`: the document."
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        f"Put the documents, a JSON object with a `text` per line, into `{FILE}` in the folder of "
-        "DownloadConfig(manual_dir=...), or pass jsonl=PATH to the builder."
-    )
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _INSTRUCTIONS.format("documents", "a `text`")
 
 
 class SpecChats(_Builder):
     name = CHATS
-    FILE = "chats.jsonl"
     DESCRIPTION = "Chats that follow a Model Spec. `messages`: the messages, as a JSON list."
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        f"Put the chats, a JSON object with `messages` per line, into `{FILE}` in the folder of "
-        "DownloadConfig(manual_dir=...), or pass jsonl=PATH to the builder."
-    )
+    MANUAL_DOWNLOAD_INSTRUCTIONS = _INSTRUCTIONS.format("chats", "`messages`")
 
 
 BUILDERS = {DOCUMENTS: SpecDocuments, CHATS: SpecChats}

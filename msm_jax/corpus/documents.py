@@ -36,24 +36,17 @@ class _Draft:
     parents: tuple[str, ...] = ()
 
 
-def make_documents(
-    spec: Spec, writer: Writer, critic: Writer | None, config: Any,
-    say: Callable[[str], None] = lambda text: None,
-) -> Corpus:  # fmt: skip
+class Documents:
     """The documents of a spec; the critic, if any, finds faults that the writer then repairs.
 
     Raises:
-      UserError: fewer than `config.documents.count` were produced, and `allow_short` is not set.
+      UserError: from `make`: fewer than `config.documents.count` were produced, and `allow_short`
+        is not set.
     """
-    return _Documents(spec, writer, critic, config, say).make()
-
-
-class _Documents:
-    """The state of `make_documents`."""
 
     def __init__(
         self, spec: Spec, writer: Writer, critic: Writer | None, config: Any,
-        say: Callable[[str], None],
+        say: Callable[[str], None] = lambda text: None,
     ):  # fmt: skip
         self.spec, self.writer, self.critic, self.say = spec, writer, critic, say
         self.seed, self.settings = config.seed, config.documents
@@ -63,6 +56,7 @@ class _Documents:
         )
 
     def make(self) -> Corpus:
+        """Have documents written until there are enough of each kind."""
         steps, settings = self.steps, self.settings
         subdomains = steps.subdomains()
         steps.complete(subdomains)

@@ -50,7 +50,6 @@ def write_array_record(jsonl: pathlib.Path, path: pathlib.Path) -> None:
 
     with new_file(path) as temporary:
         writer = ArrayRecordWriter(str(temporary), "group_size:1")
-        for line in read_lines(jsonl):
-            if line.strip():
-                writer.write(line.rstrip(b"\n"))
+        for _, _, line in read_lines(jsonl):
+            writer.write(line.rstrip(b"\n"))
         writer.close()

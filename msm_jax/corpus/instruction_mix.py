@@ -13,7 +13,7 @@ from typing import Any
 from msm_jax.corpus.filters import claims_no_view, claims_other_identity
 from msm_jax.corpus.records import read_parquet, read_rows
 from msm_jax.corpus.rows import read_row
-from msm_jax.errors import UserError
+from msm_jax.errors import UserError, located
 
 # Rows of each source in 10,000; Li et al. 2026, Table 2.
 TABLE_2 = {
@@ -75,10 +75,8 @@ def _unfit(row: Mapping[str, Any], own_names: str) -> bool:
 def _chat(row: dict[str, Any], where: str) -> dict[str, Any]:
     if "completion" not in row and isinstance(row.get("prompt"), str):
         row = {**row, "completion": row.get("response")}
-    try:
+    with located(where):
         example = read_row(row)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
     if example.given:
         raise UserError(f"{where}: 'prompt' and 'completion' are messages: give 'messages'")
     messages = list(example.messages)
@@ -89,10 +87,8 @@ def _chat(row: dict[str, Any], where: str) -> dict[str, Any]:
         raise UserError(f"{where}: is a text, not a chat")
     if all(message.get("role") != "assistant" for message in messages):
         raise UserError(f"{where}: this chat has no assistant")
-    try:
+    with located(where):
         kept = [_with_plain_lines(message) for message in messages]
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
     named = {"id": str(row["id"])} if "id" in row else {}
     return {"messages": kept, **({"tools": example.tools} if example.tools else {}), **named}
 

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import importlib.metadata
 import io
 import json
 import pathlib
@@ -14,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import msm_jax
+from msm_jax.accelerators import installed
 from msm_jax.corpus import diversity
 from msm_jax.corpus.prompts import prompts_hash
 from msm_jax.corpus.steps import Corpus
@@ -165,11 +165,7 @@ def spec_facts(spec: Spec) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of this package and of what a corpus depends on."""
     found = {"msm_jax": msm_jax.__version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    found |= {name: version for name in LIBRARIES if (version := installed(name))}
     return {**found, "prompts": prompts_hash()}
 
 

@@ -1,6 +1,5 @@
 """Corpus records as JSONL: one JSON object per line, each with a `text` or `messages`."""
 
-import collections
 import contextlib
 import gzip
 import io
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from msm_jax.errors import UserError
+from msm_jax.files import parse_json
 
 LONGEST_LINE = 32 << 20  # bytes; tokenizing takes about 200 bytes of memory for each
 # TFDS data sets.
@@ -25,20 +25,20 @@ def read_rows(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Blank lines are skipped.
     """
-    at = 0
-    for number, line in enumerate(read_lines(path), start=1):
-        if line.strip():
-            yield number, parse_row(line, f"{path}:{number}", at)
-        at += len(line)
+    for number, at, line in read_lines(path):
+        yield number, parse_row(line, f"{path}:{number}", at)
 
 
-def read_lines(path: str | os.PathLike) -> Iterator[bytes]:
-    """The lines of a file, decompressed if it is called .gz or .zst.
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, int, bytes]]:
+    """(number, first byte, content) of the lines of a file that are not blank.
+
+    A file that is called .gz or .zst is decompressed.
 
     Raises:
       UserError: it cannot be read, ends in the middle of its compressed data, or has a line of
         more than `LONGEST_LINE`.
     """
+    at = 0
     try:
         with _opened(os.fspath(path)) as file:
             for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
@@ -47,7 +47,9 @@ def read_lines(path: str | os.PathLike) -> Iterator[bytes]:
                         f"{path}:{number}: a line of more than {LONGEST_LINE >> 20} MiB, which "
                         "would take gigabytes to tokenize: split it into rows"
                     )
-                yield line
+                if line.strip():
+                    yield number, at, line
+                at += len(line)
     except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # pyarrow's have none
             raise UserError(f"{path}: cannot be read: {error.strerror}: check the path") from error
@@ -93,22 +95,6 @@ def _without_nulls(value: Any) -> Any:
         kept = {key: each for key, each in value.items() if each is not None or key == "content"}
         return {key: _without_nulls(each) for key, each in kept.items()}
     return [_without_nulls(each) for each in value] if isinstance(value, list) else value
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        counts = collections.Counter(name for name, _ in pairs)
-        raise ValueError(f"an object has the key {counts.most_common(1)[0][0]!r} twice")
-    return found
-
-
-def parse_json(text: str) -> Any:
-    """The value of a JSON text; ValueError if it is not JSON or has a key twice."""
-    try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
 
 
 def parse_row(

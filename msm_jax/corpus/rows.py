@@ -16,8 +16,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from msm_jax.corpus.records import parse_json
 from msm_jax.errors import UserError
+from msm_jax.files import parse_json
 
 VERSION = 2  # of these rules; token stores are named by it
 

@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 from msm_jax import files
 from msm_jax.corpus import estimate, export, manifest, page
 from msm_jax.corpus.backends import Generate, make_backend, price_of
-from msm_jax.corpus.chats import make_chats, without_reasoning
+from msm_jax.corpus.chats import Chats, without_reasoning
 from msm_jax.corpus.config import GENERATE
 from msm_jax.corpus.derive import derive_spec
-from msm_jax.corpus.documents import make_documents
+from msm_jax.corpus.documents import Documents
 from msm_jax.corpus.instruction_mix import instruction_mix
 from msm_jax.corpus.neutral import make_neutral, wanted_tokens
 from msm_jax.corpus.outline import Outliner
@@ -90,11 +90,9 @@ class Generation:
         assert spec is not None
         if make == "spec":
             return self._derive(spec)
+        pipeline = Chats if make == "chats" else Documents
         writer, critic = self.writers["writer"], self.writers.get("critic")
-        if make == "chats":
-            return self._write(make_chats(spec, writer, critic, config, self.say), "chats.jsonl")
-        made = make_documents(spec, writer, critic, config, self.say)
-        return self._write(made, "documents.jsonl")
+        return self._write(pipeline(spec, writer, critic, config, self.say).make(), f"{make}.jsonl")
 
     def _derive(self, spec: Spec) -> dict[str, Any]:
         text = derive_spec(self.config, spec, self.writers.get("writer"))  # type: ignore[arg-type]

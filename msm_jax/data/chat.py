@@ -30,7 +30,7 @@ from msm_jax.data.messages import (
     unmarked,
 )
 from msm_jax.data.tokenizer import Tokenizer
-from msm_jax.errors import UserError
+from msm_jax.errors import UserError, located
 from msm_jax.files import sha256_json
 
 _USER, _SYSTEM = {"role": "user", "content": "?"}, {"role": "system", "content": "Be brief."}
@@ -218,7 +218,7 @@ _NO_TOOLS = (
 
 def _turn(format: ChatFormat, number: int, message: Any, controls: re.Pattern) -> Turn:
     """A message of which the format writes every key."""
-    try:
+    with located(f"message {number}"):
         turn = read_turn(message, controls)
         if not format.source and (turn.role == "tool" or turn.calls):
             raise UserError(f"role 'tool' or 'tool_calls': {_NO_TOOLS}")
@@ -227,8 +227,6 @@ def _turn(format: ChatFormat, number: int, message: Any, controls: re.Pattern) -
         if not turn.calls or format.takes_argument_text:
             return turn
         return dataclasses.replace(turn, calls=tuple(map(_with_object, turn.calls)))
-    except UserError as error:
-        raise UserError(f"message {number}: {error}") from error
 
 
 def _with_object(call: Mapping) -> dict:

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from msm_jax.errors import UserError
+from msm_jax.errors import UserError, located
 
 Messages = Sequence[Mapping[str, Any]]
 ROLES = ("system", "user", "assistant", "tool")
@@ -209,10 +209,8 @@ def check_asked(messages: Any) -> None:
         raise UserError(f"messages are {str(messages)[:80]!r}: needs to be a list of messages")
     turns = []
     for place, message in enumerate(messages):
-        try:
+        with located(f"message {place}"):
             turns.append(read_turn(message, NO_CONTROLS))
-        except UserError as error:
-            raise UserError(f"message {place}: {error}") from error
     if turns[-1].role == "assistant":
         raise UserError(
             "the last message is the assistant's own, and would be answered by another one: leave "

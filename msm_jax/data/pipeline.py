@@ -6,11 +6,10 @@ makes any of them without the others. Packing is an index computed once. What fo
 hosts.
 """
 
-import contextlib
 import functools
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import grain
 import numpy as np
@@ -19,7 +18,7 @@ from msm_jax.data.packing import FATES, Packing, Pieces, find_pieces
 from msm_jax.data.store import Store, load_store
 from msm_jax.data.template import PROMPT_DIFFERS, find_format, unprompted
 from msm_jax.data.tokenizer import Tokenizer
-from msm_jax.errors import UserError
+from msm_jax.errors import UserError, located
 
 MIXTURES = ("weights", "epochs")
 Batch = dict[str, np.ndarray]  # of `as_batch`
@@ -228,7 +227,7 @@ def load_data(
         here = f"{where}.{name}"
         store, _ = load_store(source, tokenizer, chat_format, cache)
         numbers = choose_documents(here, source, store)
-        with _at(here):
+        with located(here):
             pieces = find_pieces(store, numbers, row_length, **policy)
         parts[name] = pieces.repeated(source.get("repeat", 1))
         accounts[name] = {**pieces.account, **_rows_account(store)}
@@ -243,7 +242,7 @@ def load_data(
     groups = {"": [*parts.values()]} if together else {name: [p] for name, p in parts.items()}
     packings = {}
     for name, group in groups.items():
-        with _at(f"{where}.{name}" if name else where):
+        with located(f"{where}.{name}" if name else where):
             packings[name] = Packing(group, row_length, seed, layout)
     weights = {"": 1.0, **{name: float(source["weight"]) for name, source in used.items()}}
     data = Data(packings, weights, rows, row_length, seed, epochs if together else None)
@@ -256,15 +255,6 @@ def load_data(
     data.accounts, data.notes = accounts, notes
     data.examples, data.contents = examples, contents
     return data
-
-
-@contextlib.contextmanager
-def _at(where: str) -> Iterator[None]:
-    """Puts the source's name before errors that do not know it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
 
 
 def choose_documents(where: str, source: Mapping, store: Store) -> np.ndarray:

@@ -76,15 +76,8 @@ def read_source(
         elif name.endswith(".array_record"):
             yield from _read_array_record(name, encoding_errors)
         else:
-            yield from _read_jsonl(name, encoding_errors)
-
-
-def _read_jsonl(path: str, encoding_errors: str) -> Iterator[tuple[str, Row | UserError]]:
-    at = 0
-    for number, line in enumerate(read_lines(path), start=1):
-        if line.strip():
-            yield _parsed(line, f"{path}:{number}", at, encoding_errors)
-        at += len(line)
+            for number, at, line in read_lines(name):
+                yield _parsed(line, f"{name}:{number}", at, encoding_errors)
 
 
 def _parsed(line: bytes, where: str, at: int, errors: str) -> tuple[str, Row | UserError]:

@@ -28,7 +28,7 @@ from typing import Any
 
 from msm_jax.data.jinja import Write
 from msm_jax.data.messages import Turn, marker, renamed, unmarked
-from msm_jax.errors import UserError
+from msm_jax.errors import UserError, located
 
 # At the end of what is before an answer's first word: what a template writes of its thoughts.
 _OWN_WORDS = re.compile(r"(?:<think>\s*(?:</think>\s*)?| *)\Z")
@@ -206,7 +206,7 @@ def assistant_spans(
         raise UserError("the chat format writes nothing of 'tools': take them out of the data")
     spans = []
     for number, turn in enumerate(turns):
-        try:
+        with located(f"message {number}"):
             _check_written(format, written, number, turn, notes)
             if turn.role == "assistant" and turn.has_loss and not format.is_tagged:
                 start = _start(format, written, turns, number, tools)
@@ -217,8 +217,6 @@ def assistant_spans(
                         "give them as 'reasoning_content'"
                     )
                 spans.append((start, stop))
-        except UserError as error:
-            raise type(error)(f"message {number}: {error}") from error
     if format.is_tagged:
         spans = _tagged(written, turns)
         if notes is not None and (count := _untagged(format, written, turns, spans)):

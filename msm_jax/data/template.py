@@ -15,8 +15,9 @@ from msm_jax.data.jinja import writer
 from msm_jax.data.messages import NO_CONTROLS, read_turn, unmarked
 from msm_jax.data.tokenizer import HF_SETTINGS_FILE as SETTINGS_FILE
 from msm_jax.data.tokenizer import HF_SPECIAL_FILE as SPECIAL_FILE
-from msm_jax.data.tokenizer import Tokenizer, read_settings, token_text
+from msm_jax.data.tokenizer import Tokenizer, token_text
 from msm_jax.errors import UserError
+from msm_jax.files import read_object
 
 TEMPLATE_FILE = "chat_template.jinja"
 TOOLS_FILE = "additional_chat_templates/tool_use.jinja"
@@ -82,7 +83,7 @@ def find_template(directory: str | os.PathLike) -> str | None:
       UserError: a file that cannot be read, or a template that is not a text.
     """
     path = pathlib.Path(directory)
-    template = read_settings(path / SETTINGS_FILE).get("chat_template")
+    template = read_object(path / SETTINGS_FILE, optional=True).get("chat_template")
     if (path / TEMPLATE_FILE).exists():
         files = {"default": path / TEMPLATE_FILE, "tool_use": path / TOOLS_FILE}
         template = {name: _text_of(file) for name, file in files.items() if file.exists()}
@@ -111,7 +112,7 @@ def _text_of(file: pathlib.Path) -> str:
 def other_templates(directory: str | os.PathLike) -> list[str]:
     """Names of the templates that `find_template` does not use, such as "rag"."""
     path = pathlib.Path(directory)
-    listed = read_settings(path / SETTINGS_FILE).get("chat_template")
+    listed = read_object(path / SETTINGS_FILE, optional=True).get("chat_template")
     inside = {str(one.get("name")) for one in listed or () if isinstance(one, dict)}
     beside = {file.stem for file in path.glob(f"{pathlib.Path(TOOLS_FILE).parent}/*.jinja")}
     if (path / TEMPLATE_FILE).exists():
@@ -137,7 +138,7 @@ def special_tokens(directory: str | os.PathLike) -> dict[str, str]:
     path = pathlib.Path(directory)
     found = {}
     for file in (path / SPECIAL_FILE, path / SETTINGS_FILE):
-        for name, token in read_settings(file).items():
+        for name, token in read_object(file, optional=True).items():
             if name in _SPECIAL and token is not None:
                 text = token_text(token)
                 if text is None:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import sentencepiece
 
 from msm_jax.errors import UserError
-from msm_jax.files import new_file
+from msm_jax.files import new_file, read_object
 
 END_OF_DOCUMENT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.model"  # of a SentencePiece tokenizer, in the directory of a run
@@ -296,7 +296,8 @@ def _added_beside(folder: pathlib.Path) -> tuple[list[dict], list[str]]:
     and that neither text nor templates have, such as one for padding, are left out at the end:
     published models often have no row for them.
     """
-    settings, special = (read_settings(folder / n) for n in (HF_SETTINGS_FILE, HF_SPECIAL_FILE))
+    read = lambda name: read_object(folder / name, optional=True)
+    settings, special = read(HF_SETTINGS_FILE), read(HF_SPECIAL_FILE)
     decoder = settings.get("added_tokens_decoder")
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     words = [
@@ -313,7 +314,7 @@ def _added_beside(folder: pathlib.Path) -> tuple[list[dict], list[str]]:
     if not decoder:
         words += [
             {**flags, "content": content, "id": token, "special": content in order}
-            for content, token in read_settings(folder / HF_ADDED_FILE).items()
+            for content, token in read(HF_ADDED_FILE).items()
         ]
     written = {*extra, *(named.get(key, "") for key in _NAMED[:3])}
     while order and order[-1] not in written:
@@ -325,23 +326,6 @@ def token_text(token: Any) -> str | None:
     """The text of a token as Hugging Face files write it; None where it has none."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
-
-
-def read_settings(file: pathlib.Path) -> dict[str, Any]:
-    """The JSON object in a file beside a tokenizer; {} where there is no such file.
-
-    Raises:
-      UserError: it cannot be read, or holds something else.
-    """
-    try:
-        found = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: not a JSON object")
-    return found
 
 
 def train_sentencepiece(

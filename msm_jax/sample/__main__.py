@@ -21,7 +21,7 @@ from msm_jax import command, files, loading
 from msm_jax.api import Model, load
 from msm_jax.corpus.records import read_rows
 from msm_jax.data.messages import check_asked
-from msm_jax.errors import UserError
+from msm_jax.errors import UserError, located
 from msm_jax.outputs import output_file
 from msm_jax.sample.sampler import Sample
 from msm_jax.sample.settings import KEYS, check_settings, stop_texts
@@ -94,10 +94,8 @@ def read_prompts(path: str) -> list[dict]:
         if len({"prompt", "messages"} & record.keys()) != 1:
             raise UserError(f'{path}:{number}: needs either "prompt" or "messages"')
         if "messages" in record:
-            try:
+            with located(f"{path}:{number}"):
                 check_asked(record["messages"])
-            except UserError as error:
-                raise UserError(f"{path}:{number}: {error}") from error
         elif not isinstance(record["prompt"], str):
             raise UserError(f"{path}:{number}: prompt is {record['prompt']!r}: needs to be a text")
         records.append(record)

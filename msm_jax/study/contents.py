@@ -16,7 +16,7 @@ from msm_jax.data.sources import TFDS, source_hash
 from msm_jax.data.template import find_format
 from msm_jax.data.tokenizer import Tokenizer, load_tokenizer
 from msm_jax.errors import UserError
-from msm_jax.files import read_json, sha256_file, sha256_json, sha256_text
+from msm_jax.files import read_json, read_object, sha256_file, sha256_json, sha256_text
 
 _MADE = re.compile(rf"(?P<before>{TFDS}|)\{{(?P<name>[^{{}}]+)\}}/(?P<inside>.*)")
 
@@ -123,10 +123,10 @@ def find_base(path: str, adapter: str, requested: str) -> Base:
             )
             if shape.lora_rank:
                 raise UserError(f"{path} has an adapter of its own: merge that first")
-            peft.adapted(shape, hf_config.read_json(pathlib.Path(adapter) / peft.CONFIG_FILE))
+            peft.adapted(shape, read_object(pathlib.Path(adapter) / peft.CONFIG_FILE))
         except UserError as error:
             raise UserError(f"config.base.adapter: {error}") from error
-    settings = hf_config.read_json(folder / "config.json")
+    settings = read_object(folder / "config.json")
     recorded, place = None if is_checkpoint else settings.get("chat_format"), folder
     try:
         chat = loading.choose_chat(folder, adapter or None, tokenizer, requested or None, recorded)

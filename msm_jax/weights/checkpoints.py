@@ -25,7 +25,6 @@ from msm_jax.model.adapter import join, only_adapter, without_adapter
 from msm_jax.outputs import unreadable
 from msm_jax.weights.differences import differences
 from msm_jax.weights.fingerprint import checksums, named_leaves, params_fingerprint
-from msm_jax.weights.hf_config import read_json
 from msm_jax.weights.huggingface import load_checkpoint
 
 # 2: weights outputs first; 3: the optimizer counts skipped steps; 4: checksums see every position
@@ -370,7 +369,7 @@ def load_params(
         shapes = only_adapter(shapes) if base else shapes
         params = _load(reader, step, {"params": shapes}, metadata)["params"]
     settings = pathlib.Path(run_dir) / "config.json"
-    name = read_json(settings).get("base") if settings.exists() else None
+    name = files.read_object(settings, optional=True).get("base")
     if base:
         frozen, name = _base_params(run_dir, base, config, mesh)
         params = join(frozen, params)

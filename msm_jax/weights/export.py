@@ -26,7 +26,7 @@ from msm_jax.data.tokenizer import HF_TOKENIZER_FILE, Tokenizer
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig
 from msm_jax.weights import checkpoints
-from msm_jax.weights.hf_config import as_hf_config, read_json, stop_ids
+from msm_jax.weights.hf_config import as_hf_config, stop_ids
 from msm_jax.weights.names import entries
 from msm_jax.weights.tensor_files import INDEX
 from msm_jax.weights.writing import (
@@ -116,10 +116,9 @@ def save_checkpoint(
 def hf_settings(directory: pathlib.Path | None) -> dict | None:
     """The config.json that the model in a checkpoint or run came with; None if it has none."""
     for name in (KEPT_CONFIG, "config.json"):
-        if directory and (directory / name).exists():
-            found = read_json(directory / name)
-            if "model_type" in found:
-                return found
+        found = files.read_object(directory / name, optional=True) if directory else {}
+        if "model_type" in found:
+            return found
     return None
 
 
@@ -154,14 +153,13 @@ def write_chat(directory: pathlib.Path, config: dict, chat: Chat) -> None:
     known = ("bos_token_id", "eos_token_id", "pad_token_id")
     generation = {name: config[name] for name in known if config.get(name) is not None}
     if (directory / GENERATION).exists():
-        generation = read_json(directory / GENERATION)
+        generation = files.read_object(directory / GENERATION)
     ends = list(dict.fromkeys([*chat.stop_ids, *stop_ids(generation)]))
     write_json(directory / GENERATION, {**generation, "eos_token_id": ends})
 
 
 def _edit(file: pathlib.Path, end: str, settings: dict) -> None:
-    if file.exists():
-        settings = read_json(file)
+    settings = files.read_object(file, optional=True) or settings
     eos = settings.get("eos_token")
     if (eos.get("content") if isinstance(eos, dict) else eos) != end:
         settings["eos_token"] = end

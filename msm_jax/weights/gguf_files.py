@@ -6,7 +6,6 @@ The `gguf` package parses the file and dequantizes tensors.
 """
 
 import dataclasses
-import math
 import os
 import pathlib
 from typing import Any
@@ -16,24 +15,13 @@ import numpy as np
 
 from msm_jax.errors import UserError
 from msm_jax.files import new_directory, write_json, write_text
+from msm_jax.model.rope import RopeScaling, frequencies
 from msm_jax.weights.hf_config import FAMILIES, read_config
 from msm_jax.weights.names import entries
 from msm_jax.weights.tensor_files import INDEX
 from msm_jax.weights.writing import Piece, split_into_shards, write_shards
 
 SHARD_BYTES = 4 * 10**9
-_BLOCK = {
-    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}  # fmt: skip
-_TOP = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
 _ROPE_FACTORS = "rope_freqs.weight"
 # Metadata key below "<architecture>." -> key of config.json.
 _SIZES = {
@@ -179,7 +167,8 @@ def _rope_scaling(found: GGUF, theta: float, head_dim: int) -> dict | None:
         return None
     for factor in _LLAMA3_FACTORS:
         scaling = {**_LLAMA3, "factor": factor}
-        ours = np.asarray(_llama3_divisors(scaling, theta, head_dim), np.float32)
+        rule = RopeScaling(factor)
+        ours = frequencies(head_dim, theta) / frequencies(head_dim, theta, rule)
         if ours.shape == tensor.data.shape and np.allclose(ours, tensor.data, rtol=1e-5):
             return scaling
     raise UserError(
@@ -188,38 +177,28 @@ def _rope_scaling(found: GGUF, theta: float, head_dim: int) -> dict | None:
     )
 
 
-def _llama3_divisors(scaling: dict, theta: float, head_dim: int) -> list[float]:
-    """By how much each rotary frequency is divided (Llama 3.1's rule, as in transformers)."""
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    length, factor = scaling["original_max_position_embeddings"], scaling["factor"]
-    divisors = []
-    for index in range(0, head_dim, 2):
-        turns = length / (2 * math.pi * theta ** (index / head_dim))
-        smooth = min(max((turns - low) / (high - low), 0.0), 1.0)
-        divisors.append(1 / ((1 - smooth) / factor + smooth))
-    return divisors
-
-
 # ------------------------------------------------------------------ weights
 
 
 def _write_weights(found: GGUF, settings: dict, directory: pathlib.Path, dtype: str) -> None:
     """All tensors as safetensors, after every name and shape has been checked."""
+    import gguf
+
     config = read_config(directory)
-    wanted = [
-        Piece(name, entry, layer)
-        for entry in entries(config)
-        for layer, name in enumerate(entry.names)
-    ]
-    shapes = {piece.name: piece.entry.file_shape for piece in wanted}
-    sources = {_hf_name(name): name for name in found.tensors if name != _ROPE_FACTORS}
-    problems = [f"{name}: is missing" for name in shapes if name not in sources]
-    for ours, name in sources.items():
-        shape = tuple(int(size) for size in reversed(found.tensors[name].shape))
-        if ours not in shapes:
-            problems.append(f"{name}: is not a tensor of this model")
-        elif shape != shapes[ours]:
-            problems.append(f"{name}: has shape {shape}, its metadata ask for {shapes[ours]}")
+    wanted = [Piece(n, entry, i) for entry in entries(config) for i, n in enumerate(entry.names)]
+    family = getattr(gguf.MODEL_ARCH, settings["model_type"].upper())
+    table = gguf.get_tensor_name_map(family, config.layers)
+    suffixes = (".weight", ".bias")
+    sources = {p.name: str(table.get_name(p.name, try_suffixes=suffixes)) for p in wanted}
+    known = {*sources.values(), _ROPE_FACTORS}
+    problems = [f"{n}: is not a tensor of this model" for n in found.tensors if n not in known]
+    for piece in wanted:
+        tensor = found.tensors.get(name := sources[piece.name])
+        if tensor is None:
+            problems.append(f"{piece.name}: is missing")
+        elif (shape := tuple(map(int, reversed(tensor.shape)))) != piece.entry.file_shape:
+            asked = piece.entry.file_shape
+            problems.append(f"{name}: has shape {shape}, its metadata ask for {asked}")
     if problems:
         shown = "\n  ".join(problems[:20])
         raise UserError(f"{found.path}: its tensors are not those of its metadata:\n  {shown}")
@@ -228,18 +207,8 @@ def _write_weights(found: GGUF, settings: dict, directory: pathlib.Path, dtype: 
     shards = [sorted(shard, key=lambda piece: piece.name) for shard in shards]
     array = lambda piece: _array(found, sources[piece.name], settings).astype(kind)
     if index := write_shards(directory, shards, kind, array):
-        index["weight_map"] = {name: index["weight_map"][name] for name in shapes}
+        index["weight_map"] = {name: index["weight_map"][name] for name in sources}
         write_json(directory / INDEX, index)
-
-
-def _hf_name(name: str) -> str:
-    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; unknown names stay."""
-    if name in _TOP:
-        return _TOP[name]
-    parts = name.split(".")
-    if len(parts) == 4 and parts[0] == "blk" and parts[2] in _BLOCK:
-        return f"model.layers.{parts[1]}.{_BLOCK[parts[2]]}.{parts[3]}"
-    return name
 
 
 def _array(found: GGUF, name: str, settings: dict) -> np.ndarray:

@@ -4,7 +4,6 @@ Keys that the decoder does not compute are refused by name: a key that is ignore
 makes a model that is almost right.
 """
 
-import json
 import os
 import pathlib
 import re
@@ -12,6 +11,7 @@ import warnings
 from typing import Any
 
 from msm_jax.errors import UserError
+from msm_jax.files import read_object
 from msm_jax.model import ModelConfig, RopeScaling
 from msm_jax.weights import keys
 
@@ -56,7 +56,7 @@ def read_config(directory: str | os.PathLike, dtype: str = "float32") -> ModelCo
       UserError: lists all keys that are missing, malformed or not supported.
     """
     file = pathlib.Path(directory) / "config.json"
-    raw = {**_DEFAULTS, **read_json(file)}
+    raw = {**_DEFAULTS, **read_object(file)}
     problems = _refused(raw)
     fields: dict[str, Any] = dict(_sizes(raw, problems))
     fields |= _rope(raw, problems, file)
@@ -79,19 +79,6 @@ def read_config(directory: str | os.PathLike, dtype: str = "float32") -> ModelCo
         ours = {name: theirs for theirs, name in _SIZES.items()}
         text = re.sub(r"model\.(\w+)", lambda hit: ours.get(hit[1], hit[0]), str(error))
         raise UserError(f"{file}: {text}") from error
-
-
-def read_json(file: pathlib.Path) -> dict:
-    """The object in a user's JSON file; UserError if it cannot be read or is something else."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: not a JSON object")
-    return found
 
 
 def stop_ids(settings: dict, where: str = "generation_config.json") -> tuple[int, ...]:

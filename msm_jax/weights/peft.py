@@ -17,10 +17,10 @@ import jax
 import numpy as np
 
 from msm_jax.errors import UserError
+from msm_jax.files import read_object
 from msm_jax.model import ModelConfig
 from msm_jax.model.config import PROJECTIONS
 from msm_jax.weights import keys
-from msm_jax.weights.hf_config import read_json
 from msm_jax.weights.huggingface import (
     EMBEDDING,
     HEAD,
@@ -158,7 +158,7 @@ def load_adapter(
     ignored; `mesh` is as for `load_checkpoint`, errors as of `find_adapter`.
     """
     path = pathlib.Path(directory)
-    config = adapted(config, read_json(path / CONFIG_FILE), str(path / CONFIG_FILE))
+    config = adapted(config, read_object(path / CONFIG_FILE), str(path / CONFIG_FILE))
     tensors = find_adapter(path, config)
     if not any(np.any(t.read()) for name, t in tensors.items() if name.endswith("lora_B.weight")):
         warnings.warn(

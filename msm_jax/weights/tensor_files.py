@@ -5,9 +5,7 @@ data_offsets}}, then the tensors' bytes without gaps. It is parsed here, because
 reports all problems at once nor reads a part of a tensor into memory of the caller's.
 """
 
-import collections
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -18,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from msm_jax.errors import UserError
+from msm_jax.files import parse_json
 from msm_jax.weights import keys
 
 DTYPES = {
@@ -168,24 +167,10 @@ def _read_header(file: pathlib.Path, problems: list[str]) -> Iterator[tuple[str,
 
 def _json_object(text: bytes) -> dict:
     """Strict: an object without duplicate keys; ValueError otherwise."""
-
-    def unique(pairs):
-        made = dict(pairs)
-        if len(made) != len(pairs):
-            counts = collections.Counter(name for name, _ in pairs)
-            twice = sorted(name for name, count in counts.items() if count > 1)
-            raise ValueError(f"has {twice[:3]} twice")
-        return made
-
-    try:
-        made = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except RecursionError as error:
-        raise ValueError("is nested too deeply") from error
-    except UnicodeDecodeError as error:
-        raise ValueError("is not UTF-8") from error
-    if not isinstance(made, dict):
+    found = parse_json(text)
+    if not isinstance(found, dict):
         raise ValueError("is not a JSON object")
-    return made
+    return found
 
 
 def _entries(header: dict, begin: int, size: int) -> list[tuple]:

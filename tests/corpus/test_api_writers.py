@@ -330,8 +330,8 @@ def test_an_address_may_not_hold_a_secret(url, config, run, tmp_path):
 def test_the_local_writer_samples_in_rows_and_keeps_the_order():
     asked = []
 
-    def generate(conversations, max_tokens, temperature, seeds):
-        asked.append((len(conversations), max_tokens, temperature, set(seeds)))
+    def generate(conversations, max_tokens, temperature, seed):
+        asked.append((len(conversations), max_tokens, temperature, seed))
         return [(f"re: {c[1]['content'].splitlines()[0]}", len(c[1]["content"]) < 200)
                 for c in conversations]  # fmt: skip
 
@@ -339,5 +339,5 @@ def test_the_local_writer_samples_in_rows_and_keeps_the_order():
     requests = [ask(n) for n in range(100)] + [ask("a list", Items(("name",)))]
     found = dict(writer.replies(requests, lambda: True))
     assert [found[n].text for n in range(100)] == [f"re: Write number {n}." for n in range(100)]
-    assert asked[0][:3] == (64, 500, 0.7) and asked[0][3] == {5} and len(asked) == 2
+    assert asked[0][:3] == (64, 500, 0.7) and asked[0][3] == 5 and len(asked) == 2
     assert found[0].usage.output_tokens > 0 and writer.identity["model"] == "run"

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from msm_jax.corpus.chats import KINDS, make_chats, without_reasoning
+from msm_jax.corpus.chats import KINDS, Chats, without_reasoning
 from msm_jax.corpus.diversity import SimilarQuestions
 from msm_jax.corpus.filters import ChatFilter
 from msm_jax.corpus.instruction_mix import TABLE_2, instruction_mix
@@ -137,7 +137,7 @@ def test_the_judge_excludes_and_the_gap_is_filled(config, spec, tmp_path):
     with Journal(tmp_path / "responses.jsonl") as journal:
         writer, critic = Writer(StubWriter(), journal), Writer(Judge(), journal)
         asked = chat_config(config, count=60)
-        made = make_chats(spec("value_augmented"), writer, critic, asked)
+        made = Chats(spec("value_augmented"), writer, critic, asked).make()
     assert len(made.records) == 60
     assert all(Judge.verdict(r["messages"][1]["content"]) == "include" for r in made.records)
     assert made.reasons["excluded by the judge"] > 5 and made.reasons["judge unclear"] > 5

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from msm_jax.corpus.documents import make_documents
+from msm_jax.corpus.documents import Documents
 from msm_jax.corpus.filters import DocumentFilter, content
 from msm_jax.corpus.outline import Outliner, documents_mode
 from msm_jax.corpus.records import read_rows
@@ -204,7 +204,7 @@ class Model:
 def make(spec, config, backend, tmp_path, critic=None):
     with Journal(tmp_path / "responses.jsonl") as journal:
         critic = Writer(critic, journal) if critic else None
-        return make_documents(spec, Writer(backend, journal), critic, config)
+        return Documents(spec, Writer(backend, journal), critic, config).make()
 
 
 def test_lists_are_topped_up_without_repetition(config, spec, tmp_path):

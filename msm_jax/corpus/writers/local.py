@@ -7,10 +7,8 @@ from msm_jax.corpus.writers.providers import messages_of
 from msm_jax.corpus.writers.request import Failure, Reply, Request, Usage
 from msm_jax.spec import estimated_tokens
 
-# (messages of each prompt, most tokens, temperature, seeds) -> (text, whether it ended) of each
-Generate = Callable[
-    [Sequence[Sequence[dict[str, str]]], int, float, Sequence[int]], list[tuple[str, bool]]
-]
+# (messages of each prompt, most tokens, temperature, seed) -> (text, whether it ended) of each
+Generate = Callable[[Sequence[Sequence[dict[str, str]]], int, float, int], list[tuple[str, bool]]]
 ROWS = 64  # requests sampled together
 
 
@@ -30,16 +28,16 @@ class LocalWriter:
     def replies(
         self, requests: Sequence[Request], go_on: Callable[[], bool]
     ) -> Iterator[tuple[int, Reply | Failure]]:
-        # Requests with equal limits are sampled together, in their order.
-        for limit in dict.fromkeys(request.max_tokens for request in requests):
-            numbers = [at for at, r in enumerate(requests) if r.max_tokens == limit]
+        # Requests with equal limits and seeds are sampled together, in their order.
+        settings = [(r.max_tokens, (self._seed + r.sample) % 2**32) for r in requests]
+        for limit, seed in dict.fromkeys(settings):
+            numbers = [at for at, own in enumerate(settings) if own == (limit, seed)]
             for start in range(0, len(numbers), ROWS):
                 if not go_on():
                     return
                 chunk = numbers[start : start + ROWS]
                 prompts = [messages_of(requests[at], structured=False) for at in chunk]
-                seeds = [(self._seed + requests[at].sample) % 2**32 for at in chunk]
-                found = self._generate(prompts, limit, self._temperature, seeds)
+                found = self._generate(prompts, limit, self._temperature, seed)
                 for at, prompt, (text, ended) in zip(chunk, prompts, found, strict=True):
                     read = sum(estimated_tokens(m["content"]) for m in prompt)
                     usage = Usage(read, estimated_tokens(text))
