@@ -11,7 +11,6 @@ import sys
 import zlib
 from collections.abc import Mapping, Sequence
 
-import grain
 import numpy as np
 
 from msm_jax.data.packing import FATES, Packing, Pieces, find_pieces
@@ -127,6 +126,8 @@ class Data:
         epochs: float | None,
     ):
         """Mixes the rows of packings by weight; with `epochs` of one packing, as often as that."""
+        import grain  # imports JAX, which the plan of a study and --help do without
+
         self.packings, self._rows, self._row_length = dict(packings), rows, row_length
         self.accounts: dict[str, dict] = {}
         self.notes: list[str] = []

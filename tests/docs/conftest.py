@@ -27,7 +27,7 @@ def scratch(tmp_path_factory, smoke):
     for name in ("configs", "benchmarks", "msm_jax"):
         (folder / name).symlink_to(ROOT / name)
     _write_checkpoint(folder / "Qwen3-8B")
-    shutil.copytree(smoke, folder / "runs" / "miniature")
+    shutil.copytree(smoke, folder / "runs" / "miniature", symlinks=True)
     (folder / "my-adapter").symlink_to("adapter")
     (folder / "prompts.jsonl").write_text('{"prompt": "a lamp"}\n{"prompt": "a chair", "n": 1}\n')
     spec = (ROOT / "msm_jax/spec/examples/values.md").read_text(encoding="utf-8")
