@@ -77,7 +77,7 @@ def _count(study: Study, workdir: pathlib.Path, node: Node) -> int:
 
 def _check_doses(dose: dict, node: Node) -> None:
     late = [step for step in dose["steps"] if step >= node.counted]
-    if node.name == dose["stage"] and late:
+    if node.name in dose["stages"] and late:
         raise UserError(
             f"config.dose.steps={tuple(dose['steps'])}: the stage {node.name} has {node.counted} "
             "steps; name smaller ones"
