@@ -27,11 +27,11 @@ full training and of `:gpu` were not searched: docs/smollm2.md. No document is r
            count a third:
 
                midtraining    4 x 28,900 tokens                                 116,000
-               fine-tuning    5 x 14,600 tokens                                  73,000
+               fine-tuning    5 x 15,400 tokens                                  77,000
                evaluations    of the base, and of four arms before AFT    1/3 x 265,000
                               of five arms after AFT                      1/3 x 135,000
                               during AFT (dose), and agent scenarios      1/3 x  70,000
-               in all                             346,000 tokens, 29 minutes at 200 tokens/s
+               in all                             350,000 tokens, 29 minutes at 200 tokens/s
 
            and about 4 minutes to load the model 19 times and to compile.
 `:gpu`     five seeds, all documents and chats three times, LoRA in all arms and full training in

@@ -182,6 +182,8 @@ RUN = [
 
 # Run by another test: pattern of the command -> file, or file::test.
 ELSEWHERE = {
+    "make real": "tests/study/test_shipped.py",
+    "python -m msm_jax.study --config=configs/released.py*": "tests/study/test_shipped.py",
     "make test": ".ci/run",
     "make lint": ".ci/run",
     "make .venv/.installed-test": ".ci/run",
