@@ -50,7 +50,35 @@ def main():
         return serve(options)
     for model in options.models:
         for mode in options.modes:
+            print(machine())
             compare(options, model, mode)
+
+
+def machine() -> str:
+    """What this machine reaches now: copies, first writes to fresh pages, and float32 products."""
+    import mmap
+
+    import jax
+    import numpy as np
+
+    def seconds(work):
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    size, width = 2**28, 4096
+    source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
+    copy = min(seconds(lambda: np.copyto(target, source)) for _ in range(3))
+    with mmap.mmap(-1, size) as fresh:
+        touch = seconds(lambda: np.frombuffer(fresh, np.uint8)[:: mmap.PAGESIZE].fill(1))
+    x = jax.numpy.ones((width, width))
+    product = jax.jit(lambda x: x @ x)
+    multiply = min(seconds(lambda: product(x).block_until_ready()) for _ in range(3))
+    return (
+        f"{time.strftime('%F %H:%M')}, load {os.getloadavg()[0]:.1f}: "
+        f"copies {size / copy / 1e9:.1f} GB/s, first touch {size / touch / 1e9:.1f} GB/s, "
+        f"float32 products {2 * width**3 / multiply / 1e9:.0f} GFLOP/s"
+    )
 
 
 def compare(options, model, mode):
@@ -78,11 +106,11 @@ class Side:
     """A process that trains when asked to."""
 
     def __init__(self, options, name, model, mode):
-        from msm_jax.study.worker import KEEP_MEMORY
+        from msm_jax import memory
 
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
         environment["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
-        environment |= {**KEEP_MEMORY, "OMP_NUM_THREADS": str(options.threads)}
+        environment |= {**memory.environment(), "OMP_NUM_THREADS": str(options.threads)}
         command = [sys.executable, __file__, "--side", name, "--models", model, "--modes", mode]
         command += ["--seconds", str(options.seconds), "--threads", str(options.threads)]
         pipe = subprocess.PIPE

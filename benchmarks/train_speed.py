@@ -62,10 +62,10 @@ class Side:
     """A process that trains when asked to."""
 
     def __init__(self, name: str, threads: int):
-        from msm_jax.study.worker import KEEP_MEMORY
+        from msm_jax import memory
 
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-        environment |= {**KEEP_MEMORY, "OMP_NUM_THREADS": str(threads)}  # for both sides
+        environment |= {**memory.environment(), "OMP_NUM_THREADS": str(threads)}  # for both sides
         if threads == 1:
             environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
         command = [sys.executable, __file__, "--side", name, "--threads", str(threads)]

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import msm_jax
-from msm_jax import compile_cache
+from msm_jax import compile_cache, memory
 from msm_jax.command import Preempted, message_of
 from msm_jax.data.sources import TFDS, source_files
 from msm_jax.errors import Unavailable, UserError
@@ -48,20 +48,12 @@ from msm_jax.study.node import Node, with_files
 
 CHATS = 3  # sampled chats of every stage that is evaluated
 
-# With glibc's defaults every step gives its large temporaries back to the system and has them
-# zeroed again: a third of the time of a step.
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": "8000000000",
-    "MALLOC_TRIM_THRESHOLD_": "8000000000",
-    "MALLOC_TOP_PAD_": "100000000",
-}
-
 
 def environment(place: Place) -> dict[str, str]:
     """The variables that a worker needs before JAX is imported."""
     found = devices.environment(place)
     if place.platform == "cpu":
-        found |= {name: os.environ.get(name, value) for name, value in KEEP_MEMORY.items()}
+        found |= memory.environment()
     return found
 
 
