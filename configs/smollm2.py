@@ -119,9 +119,16 @@ def _questions(config: ConfigDict, few: bool) -> None:
     config.evals.agree = evaluation(pairs=file("agree"), arms=asked_after, **only_logprob)
     for spec in ("affordable", "local"):
         config.evals[f"quiz_{spec}"] = evaluation(
-            "quiz", quiz=file(f"quiz_{spec}"), assistant="SmolLM", arms=asked_before, rows=16
+            "quiz",
+            quiz=file(f"quiz_{spec}"),
+            assistant="SmolLM",
+            answer="texts",
+            arms=asked_before,
+            rows=16,
         )
-    config.evals.facts = evaluation("quiz", quiz=file("facts"), assistant="SmolLM", rows=16)
+    config.evals.facts = evaluation(
+        "quiz", quiz=file("facts"), assistant="SmolLM", answer="texts", rows=16
+    )
     config.retention = ("facts",)
     config.evals.loss = evaluation(
         "loss",

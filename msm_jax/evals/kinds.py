@@ -16,7 +16,7 @@ from msm_jax.evals.losses import Losses, named_sources
 from msm_jax.evals.material import place
 from msm_jax.evals.preferences import SCORERS, Preferences
 from msm_jax.evals.questions import OpenQuestions
-from msm_jax.evals.quiz import Quiz
+from msm_jax.evals.quiz import ANSWERS, Quiz
 from msm_jax.settings import COUNT, ROWS, SEED, SHARE, Key, Problems, form, key
 from msm_jax.spec.spec import load_spec
 
@@ -197,8 +197,12 @@ KINDS = {
             "quiz": key("quiz_values", "JSONL file of questions about a spec"),
             "assistant": ASSISTANT,
             "rows": ROWS,
+            "answer": key(
+                "letters", "what is scored: the letters of listed options, or the options' texts "
+                "as answers to the question alone, which small models need", choices=ANSWERS,
+            ),
         },
-        lambda own, judge: Quiz(place(own["quiz"]), own["assistant"], own["rows"]),
+        lambda own, judge: Quiz(place(own["quiz"]), own["assistant"], own["rows"], own["answer"]),
         _without_evaluation,
         measures.quiz,
         lambda settings: ("accuracy",),

@@ -210,7 +210,10 @@ def score_options(model: "Model", questions: Sequence[Question], rows: int = 64)
     for question in questions:
         prompt, _ = model.render(question.messages, generation_prompt=True)
         prompts += [prompt, prompt]
-        options += [_loss_tokens(model, question, prompt, option) for option in question.options]
+        options += [
+            loss_tokens(model, question.id, question.messages, prompt, option)
+            for option in question.options
+        ]
     totals = [float(values.sum()) for values in model.logprobs(prompts, options, rows=rows)]
     return [
         {"id": question.id, "scorer": "logprob", "logprobs": totals[2 * i : 2 * i + 2]}
@@ -218,14 +221,21 @@ def score_options(model: "Model", questions: Sequence[Question], rows: int = 64)
     ]
 
 
-def _loss_tokens(model: "Model", question: Question, prompt: Sequence[int], option: str) -> list:
-    """The tokens that training would put loss on if the assistant gave this answer."""
-    tokens, loss = model.render([*question.messages, {"role": "assistant", "content": option}])
+def loss_tokens(
+    model: "Model", name: str, messages: Sequence[Mapping], prompt: Sequence[int], option: str
+) -> list[int]:
+    """The tokens that training would put loss on if the assistant gave this answer.
+
+    Raises:
+      UserError: the conversation with the answer does not begin with the prompt.
+    """
+    tokens, loss = model.render([*messages, {"role": "assistant", "content": option}])
     if list(tokens[: len(prompt)]) != list(prompt):
         raise UserError(
-            f"question {question.id}: the chat with its answer does not begin with the prompt (a "
-            "format that opens a thought there, for example): say --scorers=generated, or load "
-            "the model with another format, load(..., chat_format='own-no-thinking')"
+            f"question {name}: the chat with its answer does not begin with the prompt (a format "
+            "that opens a thought there, for example): use generated answers "
+            "(--scorers=generated), or load the model with another format, "
+            "load(..., chat_format='own-no-thinking')"
         )
     pairs = list(zip(tokens, loss, strict=True))[len(prompt) :]
     return [token for token, has_loss in pairs if has_loss]

@@ -1,8 +1,11 @@
 """Does a model know its spec: questions with a few options, asked by log-probability.
 
 A row has "question", "options" and "answer", the number of the right one from 0; "id" and "topic"
-where wanted. Every question is asked once per rotation of its options, so that each option stands
-once behind each letter, and a liking for a letter cancels out.
+where wanted. `answer="letters"` lists the options and scores their letters, once per rotation of
+the options, so that each stands once behind each letter and a preference for a letter cancels out.
+Small models score at chance there, whatever they know. `answer="texts"` asks the question alone and
+scores each option as the complete answer. The choice is the option with the highest log-probability
+per byte, so that short options are not preferred.
 """
 
 import dataclasses
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from msm_jax.errors import UserError
 from msm_jax.evals import evaluation as evals
+from msm_jax.evals.preferences import loss_tokens
 from msm_jax.evals.statistics import cluster_bootstrap, exact
 from msm_jax.evals.thoughts import Completions
 from msm_jax.files import sha256_file
@@ -21,6 +25,9 @@ from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
+
+
+ANSWERS = ("letters", "texts")
 
 
 @dataclasses.dataclass
@@ -34,6 +41,7 @@ class Quiz:
     quiz_path: str | pathlib.Path
     model_name: str = "Qwen"
     rows: int = 64
+    answer: str = "letters"
 
     def __post_init__(self) -> None:
         self.items = load_quiz(self.quiz_path, self.model_name)
@@ -41,13 +49,44 @@ class Quiz:
         check_settings(rows=self.rows)
 
     def settings(self) -> dict:
-        return {"kind": "quiz", "quiz_hash": self._hash, "assistant": self.model_name}
+        found = {"kind": "quiz", "quiz_hash": self._hash, "assistant": self.model_name}
+        return {**found, "answer": self.answer}
 
     def unit(self, row: dict) -> Hashable:
         return row["id"]
 
     def sample(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
         todo = [item for item in self.items if item["id"] not in done]
+        if self.answer == "texts":
+            yield from self._score_texts(model, todo)
+        else:
+            yield from self._score_letters(model, todo)
+
+    def _score_texts(self, model: "Model", todo: list[dict]) -> Iterator[Sequence[dict]]:
+        """Each option as the assistant's complete message, some questions at a time."""
+        for start in range(0, len(todo), self.rows):
+            some = todo[start : start + self.rows]
+            prompts, options = [], []
+            for item in some:
+                messages = [{"role": "user", "content": item["question"]}]
+                prompt, _ = model.render(messages, generation_prompt=True)
+                prompts += [prompt] * len(item["options"])
+                options += [
+                    loss_tokens(model, item["id"], messages, prompt, option)
+                    for option in item["options"]
+                ]
+            values = iter(model.logprobs(prompts, options, rows=self.rows))
+            yield [
+                {
+                    "id": i["id"],
+                    "turn": 0,
+                    "logprobs": [float(next(values).sum()) for _ in i["options"]],
+                }
+                for i in some
+            ]
+
+    def _score_letters(self, model: "Model", todo: list[dict]) -> Iterator[Sequence[dict]]:
+        """The letters of all rotations, one question at a time."""
         if todo and Completions(model, _messages(todo[0], 0)).opened:
             raise UserError(
                 "quiz: this chat format opens a thought in the prompt, and a letter there is no "
@@ -66,7 +105,7 @@ class Quiz:
             ]
 
     def verdicts(self, rows: list[dict]) -> list[dict]:
-        """Per question the mean probability of each option over its rotations."""
+        """Per question the probability of each option, with letters the mean over rotations."""
         by_item: dict[str, list[dict]] = {}
         for row in rows:
             by_item.setdefault(row["id"], []).append(row)
@@ -74,7 +113,8 @@ class Quiz:
         if by_item.keys() != known.keys():
             different = sorted(by_item.keys() ^ known.keys())
             raise UserError(f"samples and quiz differ in question {different[0]!r}")
-        return [_verdict(known[name], some) for name, some in by_item.items()]
+        read = _verdict_of_texts if self.answer == "texts" else _verdict
+        return [read(known[name], some) for name, some in by_item.items()]
 
     def summary(self, verdicts: list[dict]) -> dict:
         """{"accuracy": with the exact interval, "probability" of the right option: with a bootstrap
@@ -130,13 +170,29 @@ def _verdict(item: dict, rows: list[dict]) -> dict:
         weights = [math.exp(value - max(logprobs)) for value in logprobs]
         for place, weight in enumerate(weights):
             means[(place + row["turn"]) % count] += weight / sum(weights) / count
-    valid = all(map(math.isfinite, means))
-    best = [option for option in range(count) if means[option] == max(means)]
+    return _choice(item, means, means)
+
+
+def _verdict_of_texts(item: dict, rows: list[dict]) -> dict:
+    (row,) = rows
+    logprobs = evals.logprobs(row)
+    weights = [math.exp(value - max(logprobs)) for value in logprobs]
+    per_byte = [
+        value / len(option.encode("utf-8"))
+        for value, option in zip(logprobs, item["options"], strict=True)
+    ]
+    return _choice(item, [weight / sum(weights) for weight in weights], per_byte)
+
+
+def _choice(item: dict, probabilities: list[float], scores: list[float]) -> dict:
+    """The row of verdicts.jsonl; the option with the highest score is the choice, a tie is none."""
+    valid = all(map(math.isfinite, (*probabilities, *scores)))
+    best = [option for option, score in enumerate(scores) if score == max(scores)]
     return {
         "id": item["id"],
         "topic": item["topic"],
-        "probabilities": means if valid else None,
+        "probabilities": probabilities if valid else None,
         "right": (best == [item["answer"]]) if valid else None,
-        "probability": means[item["answer"]] if valid else None,
-        "chance": 1 / count,
+        "probability": probabilities[item["answer"]] if valid else None,
+        "chance": 1 / len(item["options"]),
     }

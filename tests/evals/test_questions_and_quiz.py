@@ -153,6 +153,30 @@ def test_bad_quizzes_are_named(tmp_path, change):
         load_quiz(write(tmp_path / "quiz.jsonl", {**ITEM, **change}), "Qwen")
 
 
+def test_texts_are_scored_as_complete_answers_per_byte(model, tmp_path):
+    item = {**ITEM, "options": ["a red lamp or a tin box", "a pen", "a tin hat"]}
+    path = write(tmp_path / "quiz.jsonl", item, {**ITEM, "id": "j"})
+    settings = kinds.resolve("quiz", {"quiz": str(path), "answer": "texts", "rows": 2})
+    quiz = kinds.make_evaluation("quiz", settings, tmp_path, True)
+    sample(model, quiz, tmp_path / "out")
+    found = judge(quiz, tmp_path / "out")
+    rows = [json.loads(s) for s in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    question = [{"role": "user", "content": item["question"]}]
+    for option, total in zip(item["options"], rows[0]["logprobs"], strict=True):
+        tokens, loss = model.render([*question, {"role": "assistant", "content": option}])
+        at = loss.index(1)
+        (values,) = model.logprobs([tokens[:at]], [tokens[at:]], rows=2)
+        learned = [value for value, w in zip(values, loss[at:], strict=True) if w]
+        assert total == pytest.approx(sum(learned), abs=1e-4)
+    verdict = json.loads((tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()[0])
+    per_byte = [v / len(o) for v, o in zip(rows[0]["logprobs"], item["options"], strict=True)]
+    assert verdict["right"] == (per_byte[1] == max(per_byte))
+    assert sum(verdict["probabilities"]) == pytest.approx(1) and found["accuracy"]["n"] == 2
+    letters = kinds.make_evaluation("quiz", kinds.resolve("quiz", {"quiz": str(path)}), path, True)
+    with pytest.raises(UserError, match="answer: was 'texts', now 'letters'"):
+        sample(model, letters, tmp_path / "out")
+
+
 def test_the_quiz_that_comes_along():
     items = load_quiz(material.place("quiz_values"), "Ada")
     assert len(items) == 8 and "Ada" in items[0]["question"]
