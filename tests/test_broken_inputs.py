@@ -118,7 +118,7 @@ def _study() -> list[list[str]]:
     return cases + [[CONFIG], [work]] + [
         [CONFIG, work, "--dry_run", f"--config.{change}"]
         for change in (
-            "seeds=(1,1)", "seeds=()", "seeds=(-1,)", "workers=0", "stages.base.steps=-2",
+            "seeds=(1,1)", "seeds=()", "seeds=(-1,)", "workers=-1", "stages.base.steps=-2",
             "train.optimizer.clip_norm=-1", "arms.one=('base','base')", "arms.one=('x',)",
             "world.builder=nowhere", "world.builder=no_such_module:build",
             "world.builder=msm_jax.errors:build", "tokenizer.corpus=nowhere.txt",
