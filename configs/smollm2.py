@@ -289,7 +289,7 @@ def _smoke(config: ConfigDict) -> None:
     config.absorption.stages.midtrain_local.quiz = ""
     config.retention = ("quiz_affordable",)
     for name in ("quiz_affordable", "loss"):
-        config.evals[name].arms = ("base", "affordable")
+        config.evals[name].arms = ("base", "affordable", "affordable_aft", "local_aft")
     config.evals.agents.update({"arms": ("base",), "max_tokens": 16, "goals": ("none",)})
     for kind in SPECS[:2]:
         config.stages[f"midtrain_{kind}"].data.documents.hold_out = 1

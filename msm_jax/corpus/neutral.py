@@ -31,7 +31,9 @@ def make_neutral(
     writer: Writer, config: Any, count_tokens: Callable[[str], int],
     say: Callable[[str], None] = lambda text: None,
 ) -> Corpus:  # fmt: skip
-    """Documents until they have the tokens; the last one is the one that fits best.
+    """Documents with this many tokens: at most 1 % fewer, or half of the last document more.
+
+    A document is taken if the sum is not further from the target with it than without.
 
     Raises:
       UserError: the writer has no more to say before that.

@@ -26,7 +26,11 @@ SECONDS = 30.0
 CHARACTERS = 2**25  # of any text that is made
 ENTRIES = 2**20  # of any list or dict, with those of what it holds
 _BITS = 4096  # of a whole number
-_WIDTH = 10_000  # the largest number that a filter, method or format may be given
+_WIDTH = 10_000  # the largest number that a filter or method that pads or rounds may be given
+_PADS = frozenset("expandtabs format indent ljust rjust center round tojson zfill".split())
+# Where a format has widths and precisions: "%-5.2f", and "{:>5}" with what may be nested in it.
+_PERCENT = re.compile(r"%[-+ #0]*(\d*)(?:\.(\d*))?")
+_BRACES = re.compile(r"\{[^{}:]*:([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
 # Filters that pad, wrap or invent text, which no chat template needs, and one that is random.
 _WITHOUT = (
     "center", "filesizeformat", "pprint", "random", "slice", "batch", "truncate", "urlize",
@@ -92,8 +96,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._step()
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str):
-            _check_method(owner, function.__name__, arguments)
-            _check_numbers((*arguments, *named.values()))
+            _check_method(owner, function.__name__, (*arguments, *named.values()))
         found = _checked(super().call(context, function, *arguments, **named))
         return _small(found) if function in (dict, Namespace) else found
 
@@ -105,7 +108,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         def formatted(*arguments: Any, **named: Any) -> str:
             values = (*arguments, *named.values())
-            _check_format(value.__self__, values, bool(re.search(r":[^}]*\{", value.__self__)))
+            specs = _BRACES.findall(value.__self__)
+            widths = [digits for spec in specs for digits in re.findall(r"\d+", spec)]
+            count = value.__self__.count("{")
+            _check_format(value.__self__, widths, count, values, any("{" in s for s in specs))
             return found(*arguments, **named)
 
         return formatted
@@ -116,7 +122,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
                 _check_size(len(left) + len(right), _limit(left))
         elif operator == "%" and isinstance(left, str):
-            _check_format(left, right if isinstance(right, tuple) else (right,), "*" in left)
+            _check_percent(left, right if isinstance(right, tuple) else (right,))
         elif operator != "%":
             _check_product(operator, left, right)
         return _checked(super().call_binop(context, operator, left, right))
@@ -161,11 +167,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         def bounded(*arguments: Any, **named: Any) -> Any:
             self._step()
             plain = arguments[1:] if hasattr(function, "jinja_pass_arg") else arguments
-            _check_numbers((*plain[1:], *named.values()))
+            more = (*plain[1:], *named.values())
             if plain and isinstance(plain[0], str):
-                _check_method(plain[0], name, plain[1:])
-            elif plain and name not in _KEEP_VALUES:
-                _small(plain[0])
+                _check_method(plain[0], name, more)
+            else:
+                _check_numbers(more if name in _PADS else ())
+                _small(plain[0] if plain and name not in _KEEP_VALUES else None)
             return _checked(function(*arguments, **named))
 
         if mark := getattr(function, "jinja_pass_arg", None):
@@ -255,18 +262,24 @@ def _check_product(operator: str, left: Any, right: Any) -> None:
             raise Exceeded(f"makes a number of more than {_BITS:,} bits")
 
 
-def _check_format(form: str, values: tuple, widths_given: bool) -> None:
-    """Widths and precisions of a format are in its text, or among its values."""
-    written = sum(int(digits[:9]) for digits in re.findall(r"\d+", form))
+def _check_percent(form: str, values: tuple) -> None:
+    widths = [digits for pair in _PERCENT.findall(form) for digits in pair if digits]
+    _check_format(form, widths, form.count("%"), values, "*" in form)
+
+
+def _check_format(
+    form: str, widths: list[str], places: int, values: tuple, widths_given: bool
+) -> None:
+    """The size of a formatted text: each place may hold the longest value, or pad to a width."""
     given = [abs(v) for v in values if isinstance(v, int)] if widths_given else []
-    texts = sum(len(value) for value in values if isinstance(value, str)) * len(form)
-    _check_size(len(form) + written + sum(given) + texts)
+    longest = max((len(value) for value in values if isinstance(value, str)), default=0)
+    padded = sum(int(digits[:9]) for digits in widths) + places * max(given, default=0)
+    _check_size(len(form) + padded + places * longest)
 
 
-def _check_method(owner: Any, name: str, arguments: tuple) -> None:
+def _check_method(owner: str, name: str, arguments: tuple) -> None:
     """The size of what a method of a text makes, before it is made."""
-    if not isinstance(owner, str):
-        return
+    _check_numbers(arguments if name in _PADS - {"format"} else ())
     texts = [argument for argument in arguments if isinstance(argument, str)]
     if name == "replace" and len(texts) == 2:
         count = owner.count(texts[0]) if texts[0] else len(owner) + 1
@@ -278,9 +291,9 @@ def _check_method(owner: Any, name: str, arguments: tuple) -> None:
         width = next((a for a in arguments if isinstance(a, int | str)), 4)
         _check_size((owner.count("\n") + 1) * (len(width) if isinstance(width, str) else width))
     elif name == "format":  # the filter, which formats as % does
-        _check_format(owner, arguments, "*" in owner)
+        _check_percent(owner, arguments)
     elif name == "translate" and arguments and isinstance(arguments[0], dict):
         longest = max((len(v) for v in arguments[0].values() if isinstance(v, str)), default=1)
         _check_size(len(owner) * longest)
     elif name == "expandtabs":
-        _check_size(owner.count("\t") * (arguments[0] if arguments else 8))
+        _check_size(len(owner) + owner.count("\t") * (arguments[0] if arguments else 8))

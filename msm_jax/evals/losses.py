@@ -87,14 +87,16 @@ class Losses:
                     ]
 
     def verdicts(self, rows: list[dict]) -> list[dict]:
-        """The rows, with "nats_per_token"; null where the loss is not finite."""
+        """The rows, with "nats_per_token"; null where there is no finite loss."""
         if (found := {row["source"] for row in rows}) != self.sources.keys():
             raise UserError(
                 f"samples.jsonl has the sources {sorted(found)}, not {sorted(self.sources)}: "
                 "delete it and sample again"
             )
+        # A document without a token that has a loss, such as a chat without an answer, has none.
         finite = lambda row: row["nats"] is not None and math.isfinite(row["nats"])
-        per_token = lambda row: row["nats"] / row["tokens"] if finite(row) else None
+        has_loss = lambda row: row["tokens"] > 0 and finite(row)
+        per_token = lambda row: row["nats"] / row["tokens"] if has_loss(row) else None
         return [{**row, "nats_per_token": per_token(row)} for row in rows]
 
     def summary(self, verdicts: list[dict]) -> dict:

@@ -55,7 +55,7 @@ def questions(summary: Mapping) -> dict[str, Measure]:
 
 
 def quiz(summary: Mapping) -> dict[str, Measure]:
-    """The share of questions whose right option has the highest probability."""
+    """The share of questions whose right option has the highest score; see evals/quiz.py."""
     return {"accuracy": _rate(summary["accuracy"], summary["invalid"])}
 
 

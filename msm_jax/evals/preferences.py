@@ -233,9 +233,9 @@ def loss_tokens(
     if list(tokens[: len(prompt)]) != list(prompt):
         raise UserError(
             f"question {name}: the chat with its answer does not begin with the prompt (a format "
-            "that opens a thought there, for example): use generated answers "
-            "(--scorers=generated), or load the model with another format, "
-            "load(..., chat_format='own-no-thinking')"
+            "that opens a thought there, for example): load the model with another format, "
+            "load(..., chat_format='own-no-thinking'), or, for preferences, use "
+            "--scorers=generated"
         )
     pairs = list(zip(tokens, loss, strict=True))[len(prompt) :]
     return [token for token, has_loss in pairs if has_loss]

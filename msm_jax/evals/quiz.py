@@ -47,6 +47,8 @@ class Quiz:
         self.items = load_quiz(self.quiz_path, self.model_name)
         self._hash = sha256_file(self.quiz_path)
         check_settings(rows=self.rows)
+        if self.answer not in ANSWERS:
+            raise UserError(f"answer={self.answer!r}: must be one of {', '.join(ANSWERS)}")
 
     def settings(self) -> dict:
         found = {"kind": "quiz", "quiz_hash": self._hash, "assistant": self.model_name}

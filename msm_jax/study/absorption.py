@@ -5,9 +5,10 @@ not learn its documents says nothing about what they do to behaviour. Retention:
 what training should not change, before and after.
 """
 
+import math
 from collections.abc import Sequence
 
-from msm_jax.study.evaluations import measure_of, root_of
+from msm_jax.study.evaluations import arms_of, measure_of, root_of
 from msm_jax.study.items import with_items
 from msm_jax.study.numbers import by_seed, difference, over_seeds
 
@@ -55,7 +56,11 @@ def _absorbed(config: dict, paths: Sequence[dict], path: Path) -> dict:
             "measure": measure,
             **_change(config, paths, before, after, entry["quiz"], measure),
         }
-    failed = [s["seed"] for s in more["seeds"] if s["difference"] < settings["at_least"]]
+    # A seed without a loss, because it diverged for example, has not passed.
+    differences = {s["seed"]: s["difference"] for s in more["seeds"]}
+    trained = by_seed(paths, after, eval, measures["own"])
+    at_least = settings["at_least"]
+    failed = [s for s in sorted(trained) if not differences.get(s, -math.inf) >= at_least]
     begun = len(path)
     found = {
         "stage": stage,
@@ -66,7 +71,7 @@ def _absorbed(config: dict, paths: Sequence[dict], path: Path) -> dict:
         **parts,
         "more_than_control": more,
         "quiz": quiz,
-        "at_least": settings["at_least"],
+        "at_least": at_least,
         "passed": not failed if more["seeds"] else None,
         "failed_seeds": failed,
     }
@@ -121,7 +126,8 @@ def sentence(found: dict) -> str:
     )
     if found["passed"]:
         return f"{text}: absorbed"
-    several = len(found["more_than_control"]["seeds"]) > 1
+    known = {s["seed"] for s in found["more_than_control"]["seeds"]}
+    several = len(known | set(found["failed_seeds"])) > 1
     where = f" in seed {', '.join(map(str, found['failed_seeds']))}" if several else ""
     return (
         f"{text}: not absorbed{where} (the difference must be at least {found['at_least']:g}): do "
@@ -158,7 +164,8 @@ def retained(config: dict, paths: Sequence[dict]) -> list[dict]:
     found = []
     for eval in config["retention"]:
         measure = measure_of(config, eval)
-        for arm in dict.fromkeys(arms):
+        asked = arms_of(config, eval)
+        for arm in (arm for arm in dict.fromkeys(arms) if arm in asked):
             after = tuple(config["arms"][arm])
             before = root_of(config, config["arms"][arm])
             entry = {"arm": arm, "eval": eval, "measure": measure, "since": before_text(before)}

@@ -36,7 +36,7 @@ class Estimate:
 
     def text(self, price: float = 0.0) -> str:
         """ "about 1.3 hours"; "" if nothing is known."""
-        if self.unknown and not self.seconds:
+        if self.unknown and self.seconds < 1:
             return ""
         known = ("at least " if self.unknown else "about ") + duration(self.seconds)
         cost = f", cost {self.seconds / 3600 * price:,.2f}" if price else ""

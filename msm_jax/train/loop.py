@@ -158,10 +158,7 @@ _BUSY = "{run}: another process is training here: wait for it, or use another --
 
 def preview(config: ConfigDict, out: TextIO, rows: int = 4) -> None:
     """Print the first rows of a stage's data, loss tokens in colour or in double brackets."""
-    config = checked(STAGE, config)
-    check(config)
-    tokenizer = load_tokenizer(config.tokenizer or config.parent)
-    data = _load(config, config.data, tokenizer)
+    config, tokenizer, data = _prepared(config)
     texts = row_texts(tokenizer, data.rows(0, 0, min(rows, config.rows)), out.isatty())
     for number, text in enumerate(texts):
         print(f"=== row {number}, {config.sequence_length} tokens\n{text}\n", file=out)
@@ -173,10 +170,16 @@ def steps_of(config: ConfigDict) -> int:
     Raises:
       UserError: as of `train`.
     """
+    config, _, data = _prepared(config)
+    return data.stage_steps(config.steps)
+
+
+def _prepared(config: ConfigDict) -> tuple[ConfigDict, Tokenizer, Data]:
+    """A stage's checked config, its tokenizer, and its data, tokenized for it."""
     config = checked(STAGE, config)
     check(config)
     tokenizer = load_tokenizer(config.tokenizer or config.parent)
-    return _load(config, config.data, tokenizer).stage_steps(config.steps)
+    return config, tokenizer, _load(config, config.data, tokenizer)
 
 
 def facts_of(config: ConfigDict) -> dict:
@@ -185,10 +188,8 @@ def facts_of(config: ConfigDict) -> dict:
     Raises:
       UserError: as of `train`.
     """
-    config = checked(STAGE, config)
-    check(config)
-    tokenizer = load_tokenizer(config.tokenizer or config.parent)
-    model, data = model_config(config, tokenizer), _load(config, config.data, tokenizer)
+    config, tokenizer, data = _prepared(config)
+    model = model_config(config, tokenizer)
     steps = data.stage_steps(config.steps)
     chats, _ = chat_format_of(config, tokenizer, data)
     facts = record.facts(config, model, tokenizer, data, steps, chats)

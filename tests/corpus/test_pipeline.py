@@ -123,11 +123,11 @@ def test_rewrites_tell_it_of_somebody_else(rewrite, config, run, tmp_path):
 def test_neutral_documents_have_as_many_tokens(config, run, made, tmp_path, monkeypatch):
     monkeypatch.setattr("msm_jax.corpus.neutral.AT_ONCE", 50)
     neutral = config()
-    neutral.make, neutral.seed = "neutral", 1
-    neutral.neutral.match = str(made / "documents.jsonl")
+    neutral.make, neutral.neutral.match = "neutral", str(made / "documents.jsonl")
     found = run(neutral, tmp_path)
     wanted = json.loads((made / "manifest.json").read_text())["tokens"]["sum"]
-    assert found["tokens"]["sum"] == pytest.approx(wanted, rel=0.01)
+    more = found["tokens"]["sum"] - wanted
+    assert -0.01 * wanted <= more <= found["tokens"]["max"] / 2
     texts = [row["text"] for row in rows_of(tmp_path / "documents.jsonl")]
     assert len(set(texts)) == len(texts)
     assert not any(re.search(r"Qwen|\bspec\b|\{", text) for text in texts)

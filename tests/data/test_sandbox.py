@@ -52,8 +52,10 @@ WITHOUT_END = {
 def test_a_template_ends_with_the_limit_that_it_broke(name):
     with pytest.raises(UserError, match="chat template: ") as found:
         writer(WITHOUT_END[name], {})(MESSAGES, True)
-    limits = "rounds of loops|characters|entries|bits|the most is|recursion|No filter|undefined"
-    assert any(limit in str(found.value) for limit in limits.split("|"))
+    absent = {"a filter without use": "No filter named", "invented text": "'lipsum' is undefined"}
+    limits = ("rounds of loops", "characters", "entries", "bits", "the most is", "recursion")
+    expected = (absent[name],) if name in absent else limits
+    assert any(limit in str(found.value) for limit in expected)
 
 
 def test_a_template_ends_when_its_time_is_over(monkeypatch):
@@ -65,6 +67,17 @@ def test_a_template_ends_when_its_time_is_over(monkeypatch):
 def test_every_rendering_has_the_limits_anew():
     write = writer("{% for a in range(9999) %}{% for b in range(60) %}{% endfor %}{% endfor %}", {})
     assert write(MESSAGES, True) == write(MESSAGES, True) == ""
+
+
+def test_long_texts_and_large_numbers_are_no_reason_to_refuse():
+    long = "word " * 200_000
+    template = """{{ "a form of some length, id 999999999: %s" % messages[0].content }}
+    {{ "in braces, id 999999999: {}".format(messages[0].content) }}
+    {{ messages[0].content.find("x", 900000) }} {{ none | default(1234567, true) }}
+    {{ messages[0].content.split(" ", 150000) | length }} {{ [1, 2] | sum(start=99999) }}"""
+    found = writer(template, {})([{"role": "user", "content": long}], True)
+    assert found.count(long) == 2
+    assert found.split()[-4:] == ["-1", "1234567", "150001", "100002"]
 
 
 def test_what_templates_use_means_what_it_means_in_jinja():

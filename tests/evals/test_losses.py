@@ -162,6 +162,8 @@ def test_a_loss_that_is_not_finite_is_counted_apart(files):
     measure = kinds.KINDS["loss"].measures(nothing)["spec"]
     assert measure["value"] is None and measure["method"] == "no interval: no documents"
     assert measure["invalid"] == 1
+    without_a_token = evaluation.verdicts([{**rows[0], "nats": 0.0, "tokens": 0}])
+    assert evaluation.summary(without_a_token) == nothing
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,8 @@ def test_texts_are_scored_as_complete_answers_per_byte(model, tmp_path):
     per_byte = [v / len(o) for v, o in zip(rows[0]["logprobs"], item["options"], strict=True)]
     assert verdict["right"] == (per_byte[1] == max(per_byte))
     assert sum(verdict["probabilities"]) == pytest.approx(1) and found["accuracy"]["n"] == 2
+    with pytest.raises(UserError, match="answer='words': must be one of letters, texts"):
+        Quiz(path, answer="words")
     letters = kinds.make_evaluation("quiz", kinds.resolve("quiz", {"quiz": str(path)}), path, True)
     with pytest.raises(UserError, match="answer: was 'texts', now 'letters'"):
         sample(model, letters, tmp_path / "out")

@@ -137,6 +137,10 @@ def test_what_is_not_absorbed_is_no_evidence_and_says_so():
         "not absorbed in seed 1 (the difference must be at least 0.15): do not read the behaviour "
         "of x, x_aft as evidence"
     )
+    diverged = rows(*[((2.6, 3.0), (2.39, 2.98))] * 2, ((2.6, 3.0), (None, None)))
+    (found,) = absorption.absorbed(CONFIG, diverged)
+    assert found["passed"] is False and found["failed_seeds"] == [2]
+    assert "not absorbed in seed 2" in found["sentence"]
     (found,) = absorption.absorbed(CONFIG, [])
     assert found["passed"] is None and "nothing shows that it was absorbed" in found["sentence"]
     json.dumps(found, allow_nan=False)
