@@ -24,7 +24,7 @@ export PYTHONUNBUFFERED ?= 1
 help:
 	@echo "make miniature   runs the whole study from scratch on this machine's CPU (about 8 minutes)"
 	@echo "                 Example: CONFIG=configs/miniature.py:smoke WORKDIR=runs/smoke ARGS=--dry_run"
-	@echo "make real        runs the study on SmolLM2-135M, a real language model (planned for 35 minutes)"
+	@echo "make real        runs the study on SmolLM2-135M, a real language model (about 26 minutes)"
 	@echo "                 Example: CONFIG=configs/smollm2.py:smoke WORKDIR=runs/real-smoke"
 	@echo "make test        runs lint, types and all tests in two processes; ARGS='-k name' selects tests"
 	@echo "make docs        builds the documentation site in site/ (open site/index.html)"

@@ -2,14 +2,20 @@
 
 A lab record:
 
-    command    make real  # takes half an hour
+    command    make real  # takes 26 minutes
                which runs  python -m msm_jax.study --config=configs/smollm2.py:laptop \\
                                --workdir=runs/real
                after runs/smollm2-135m (the converted checkpoint) and runs/larder (the corpus with
                the model's name) have been made
-    hardware   NOT RUN YET
-    time       NOT RUN YET
-    result     NOT RUN YET
+    hardware   2 cores of an AMD EPYC with nothing else to do, 24 GB; 2026-11-27, commit 9cf854e
+    time       25:46, with runs/smollm2-135m and runs/larder already made; 112 to 126 tokens/s in
+               each of the two workers
+    result     no effect was found: affordable - local after AFT -.09 [-.21, .04], where the
+               hypothesis predicts a positive number (one seed, 40 pairs in both orders). The
+               documents were absorbed: their held-out loss fell by .49 and .51 nats per token, that
+               of neutral text by .23. docs/smollm2.md has the tables
+
+    `:gpu` has not been run.
 
 All arms start from the same checkpoint, and all that are fine-tuned read the same chats: likings
 without reasons. Before, they read documents about a spec that likes things because they are
@@ -22,18 +28,13 @@ The learning rates of LoRA were chosen on seed 100 by held-out loss and not by p
 full training and of `:gpu` were not searched: docs/smollm2.md. No document is read twice by
 `:laptop`, and none that is held out is trained on.
 
-`:laptop`  one seed, LoRA, 54 documents of each kind, 200 chats, every sixth question. Planned for
-           two cores that together train 200 tokens/s, in two workers; tokens that are only read
-           count a third:
+`:laptop`  one seed, LoRA, 54 documents of each kind, 200 chats, every sixth question. Seconds of
+           one worker, of which there are two:
 
-               midtraining    4 x 28,900 tokens                                 116,000
-               fine-tuning    5 x 15,400 tokens                                  77,000
-               evaluations    of the base, and of four arms before AFT    1/3 x 265,000
-                              of five arms after AFT                      1/3 x 135,000
-                              during AFT (dose), and agent scenarios      1/3 x  70,000
-               in all                             350,000 tokens, 29 minutes at 200 tokens/s
-
-           and about 4 minutes to load the model 19 times and to compile.
+               midtraining    4 x 28,900 tokens                                          1,029
+               fine-tuning    5 x 15,400 tokens                                            627
+               evaluations    of the base, and of four arms before AFT                     780
+                              of five arms after AFT, and during it (dose)                 519
 `:gpu`     five seeds, all documents and chats three times, LoRA in all arms and full training in
            some, doses over documents and steps. An estimate, because it has not been run: 10
            minutes on one H100, most of it loading, compiling and launching kernels.
@@ -151,7 +152,9 @@ def _questions(config: ConfigDict, few: bool) -> None:
     config.absorption.eval = "loss"
     for spec in SPECS:
         quiz = f"quiz_{spec}" if spec != "unexplained" else ""
-        config.absorption.stages[f"midtrain_{spec}"] = absorption(spec, "neutral", quiz)
+        config.absorption.stages[f"midtrain_{spec}"] = absorption(
+            spec, "neutral", quiz, f"midtraining ({DOCUMENTS[spec]})"
+        )
 
 
 def _comparisons(config: ConfigDict) -> None:

@@ -79,6 +79,24 @@ def _check_uses(tree: dict) -> None:
     for where, entry in (("figure", figure), ("controls", controls), ("dose", dose)):
         if entry["eval"]:
             measure_of(tree, entry["eval"], entry["measure"], f"config.{where}")
+    _check_asked(tree)
+
+
+def _check_asked(tree: dict) -> None:
+    """What is compared or drawn must be evaluated."""
+    figure, controls = tree["figure"], tree["controls"]
+    uses = [("controls", controls["eval"] or figure["eval"], controls["arms"])]
+    for name, entry in tree["contrasts"].items():
+        uses.append((f"contrasts.{name}", entry["eval"], [*entry["plus"], *entry["minus"]]))
+    for name, entry in figure["groups"].items():
+        uses.append((f"figure.groups.{name}", figure["eval"], [entry["before"], entry["after"]]))
+    for where, eval, arms in uses:
+        for arm in arms:
+            if eval and arm not in arms_of(tree, eval):
+                raise UserError(
+                    f"config.{where}: arm {arm!r} is not asked {eval!r}: add it to "
+                    f"config.evals.{eval}.arms"
+                )
 
 
 def _check_absorption(tree: dict) -> None:

@@ -50,9 +50,9 @@ def _figure(results: dict) -> list[str]:
     config = results["config"]
     figure, eval = config["figure"], config["figure"]["eval"]
     measure, digits = measure_of(config, eval, figure["measure"]), digits_of(config, eval)
-    cells = [["", "before AFT", "after AFT", "after, generated"]]
     others = {m["measure"] for m in results["means"] if m["eval"] == eval} - {measure}
     columns = [("before", ""), ("after", "")] + [("after", "generated")] * ("generated" in others)
+    cells = [["", "before AFT", "after AFT", "after, generated"][: len(columns) + 1]]
     for group in figure["groups"].values():
         names = [name or measure for _, name in columns]
         means = [
@@ -60,7 +60,7 @@ def _figure(results: dict) -> list[str]:
             for (when, _), name in zip(columns, names, strict=True)
         ]
         texts = [interval_text(mean, digits=digits) for mean in means]
-        cells.append([group["label"], *texts, *[""] * (3 - len(texts))])
+        cells.append([group["label"], *texts])
     seeds = counted(len(config["seeds"]), "seed")
     return [f"{eval}: {axis_of(config)} (mean over {seeds}, 95 % interval)", *aligned(cells)]
 

@@ -71,6 +71,7 @@ def test_measures_and_settings_that_do_not_exist_are_refused(tmp_path, make_tiny
     refused(tiny(), r"contrasts\.gap\.measure='harm': .*logprob", contrasts__gap__measure="harm")
     refused(tiny(), r"evals\.facts: samples has no meaning", evals__facts__samples=3)
     refused(tiny(), r"stages\.x\.own.*'green'.*red, blue", absorption__stages__x__own="green")
+    refused(tiny(), r"contrasts\.gap: arm 'y' is not asked 'which'", evals__which__arms=("x",))
     refused(tiny(), "of kind quiz; it must be of kind loss", absorption__eval="facts")
     refused(tiny(), "no loss before it", arms__x=("x",), arms__y=("base", "y"))
     refused(tiny(), r"config\.retention: 'mmlu'", retention=("mmlu",))
