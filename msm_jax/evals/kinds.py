@@ -10,6 +10,7 @@ from msm_jax.evals import measures
 from msm_jax.evals.agents import conditions as grid
 from msm_jax.evals.agents.scenarios import RULES, AgentScenarios
 from msm_jax.evals.agents.summary import CONDUCT
+from msm_jax.evals.context import load_context
 from msm_jax.evals.evaluation import Evaluation
 from msm_jax.evals.judges.base import Judge
 from msm_jax.evals.losses import Losses, named_sources
@@ -22,6 +23,10 @@ from msm_jax.spec.spec import load_spec
 
 JUDGES = ("anthropic", "openai", "checkpoint")
 ASSISTANT = key("Qwen", "name of the assistant in the texts")
+CONTEXT = key(
+    None, "file of a text, such as a spec, that stands before the system message of every question",
+    of=str,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +95,14 @@ def _judge(judge: str, judges: tuple[str, ...]) -> dict[str, Key]:
 
 
 def _questions(settings: dict, judge: Judge | None) -> Evaluation:
-    spec = load_spec(settings.pop("spec"), settings.pop("assistant")).text
-    return OpenQuestions(place(settings.pop("questions")), spec, **settings, judge=judge)
+    own = _loaded(settings, settings["assistant"])
+    spec = load_spec(own.pop("spec"), own.pop("assistant")).text
+    return OpenQuestions(place(own.pop("questions")), spec, **own, judge=judge)
+
+
+def _loaded(settings: dict, assistant: str = "") -> dict:
+    """The settings with the context's text in place of its path."""
+    return {**settings, "context": load_context(settings["context"], assistant)}
 
 
 def _preference_measures(settings: dict) -> tuple[str, ...]:
@@ -136,10 +147,13 @@ KINDS = {
                 SCORERS, "how a choice is measured: by the options' log-probabilities, or read "
                 "from generated text", choices=SCORERS,
             ),
+            context=CONTEXT,
             **_draw(1, 0.0, 32),
             **_judge(RULES, (RULES, *JUDGES)),
         ),
-        lambda own, judge: Preferences(place(own.pop("pairs")), **own, judge=judge),
+        lambda own, judge: Preferences(
+            place(own.pop("pairs")), **_loaded(own), judge=judge
+        ),
         lambda summary: summary["scorers"],
         measures.preferences,
         _preference_measures,
@@ -161,6 +175,7 @@ KINDS = {
             extras=key(("none",), "further instructions to the assistant", choices=grid.EXTRAS),
             scratchpad=key(True, "whether to offer the assistant a private place to think"),
             assistant=ASSISTANT,
+            context=CONTEXT,
             source=key("own", "whose texts of the scenarios to use", choices=grid.SOURCES),
             **_draw(300, 0.7, 4096),
             save_every=key(
@@ -170,7 +185,9 @@ KINDS = {
             **_judge(RULES, (RULES, *JUDGES)),
             judge_sees_thinking=key(False, "whether the judge sees a reasoning model's thoughts"),
         ),
-        lambda own, judge: AgentScenarios(**own, judge=judge, progress=True),
+        lambda own, judge: AgentScenarios(
+            **_loaded(own, own["assistant"]), judge=judge, progress=True
+        ),
         _agents_headline,
         measures.agents,
         lambda settings: tuple(measures.AGENTS),
@@ -183,6 +200,7 @@ KINDS = {
             questions=key("open_questions", "JSONL file of open questions"),
             spec=key(None, "file of the spec that the judge scores completions by", of=str),
             assistant=ASSISTANT,
+            context=CONTEXT,
             **_draw(1, 0.7, 1024),
             **_judge("anthropic", JUDGES),
         ),
@@ -196,13 +214,17 @@ KINDS = {
         {
             "quiz": key("quiz_values", "JSONL file of questions about a spec"),
             "assistant": ASSISTANT,
+            "context": CONTEXT,
             "rows": ROWS,
             "answer": key(
                 "letters", "what is scored: the letters of listed options, or the options' texts "
                 "as answers to the question alone, which small models need", choices=ANSWERS,
             ),
         },
-        lambda own, judge: Quiz(place(own["quiz"]), own["assistant"], own["rows"], own["answer"]),
+        lambda own, judge: Quiz(
+            place(own["quiz"]), own["assistant"], own["rows"], own["answer"],
+            load_context(own["context"], own["assistant"]),
+        ),
         _without_evaluation,
         measures.quiz,
         lambda settings: ("accuracy",),

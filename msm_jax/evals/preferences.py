@@ -16,6 +16,7 @@ from msm_jax.data.messages import check_asked
 from msm_jax.errors import UserError
 from msm_jax.evals import evaluation as evals
 from msm_jax.evals.choices import chosen, words_of
+from msm_jax.evals.context import counted, in_context
 from msm_jax.evals.judges.base import FAILURES, Judge, cut_off, withheld
 from msm_jax.evals.judges.rubric import choice_request
 from msm_jax.evals.published_rows import both_orders
@@ -67,6 +68,7 @@ class Preferences:
       rows: how many are computed at a time.
       judge: reads which option each generated completion takes, as a third scorer, "judged".
       max_error_share: if the judge fails on a larger share of them, "judged" has no rate.
+      context: a text before the system message of every question.
 
     Raises:
       UserError: an unknown scorer, unusable pairs, or a judge without generated completions.
@@ -82,6 +84,7 @@ class Preferences:
     rows: int = 64
     judge: Judge | None = None
     max_error_share: float = 0.05
+    context: str = ""
 
     def __post_init__(self) -> None:
         names = list(self.scorers)
@@ -89,13 +92,18 @@ class Preferences:
             raise UserError(f"scorers={names}: each once, of {list(SCORERS)}")
         if self.judge is not None and "generated" not in names:
             raise UserError(f"scorers={names}: a judge needs generated completions")
-        self.questions, self._pairs = load_pairs(self.pairs_path), sha256_file(self.pairs_path)
+        self._pairs = sha256_file(self.pairs_path)
+        self.questions = [
+            dataclasses.replace(question, messages=in_context(question.messages, self.context))
+            for question in load_pairs(self.pairs_path)
+        ]
         draw = ("samples", "temperature", "max_tokens", "seed")
         self._draw = {name: getattr(self, name) for name in draw}
         check_settings(**self._draw, rows=self.rows)
 
     def settings(self) -> dict:
-        return {"pairs": self._pairs, "scorers": list(self.scorers), **self._draw}
+        scorers = {"scorers": list(self.scorers)}
+        return {"pairs": self._pairs, **scorers, **self._draw, **counted(self.context)}
 
     def unit(self, row: dict) -> Hashable:
         return row["scorer"], row["id"]

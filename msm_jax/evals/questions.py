@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from msm_jax.data.messages import check_asked
 from msm_jax.errors import UserError
 from msm_jax.evals import evaluation as evals
+from msm_jax.evals.context import counted, in_context
 from msm_jax.evals.judges.base import FAILURES, Judge, cut_off, withheld
 from msm_jax.evals.judges.rubric import score_request
 from msm_jax.evals.statistics import cluster_bootstrap
@@ -37,6 +38,7 @@ class OpenQuestions:
       rows: how many are sampled at a time.
       judge: gives the scores; without one the questions can only be sampled.
       max_error_share: if the judge fails on a larger share of the completions, no score is given.
+      context: a text before the system message of every question.
 
     Raises:
       UserError: questions that cannot be used.
@@ -52,6 +54,7 @@ class OpenQuestions:
     rows: int = 64
     judge: Judge | None = None
     max_error_share: float = 0.05
+    context: str = ""
 
     def __post_init__(self) -> None:
         self.questions = load_questions(self.questions_path)
@@ -61,13 +64,18 @@ class OpenQuestions:
         check_settings(**self._draw, rows=self.rows)
 
     def settings(self) -> dict:
-        return {"kind": "questions", "questions_hash": self._hash, **self._draw}
+        found = {"kind": "questions", "questions_hash": self._hash}
+        return {**found, **self._draw, **counted(self.context)}
 
     def unit(self, row: dict) -> Hashable:
         return row["id"]
 
     def sample(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
-        todo = {q["id"]: q["messages"] for q in self.questions if q["id"] not in done}
+        todo = {
+            question["id"]: in_context(question["messages"], self.context)
+            for question in self.questions
+            if question["id"] not in done
+        }
         names = list(todo)
         for start in range(0, len(names), self.rows):
             some = {name: todo[name] for name in names[start : start + self.rows]}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from msm_jax.errors import UserError
 from msm_jax.evals import evaluation as evals
+from msm_jax.evals.context import counted, in_context
 from msm_jax.evals.preferences import loss_tokens
 from msm_jax.evals.statistics import cluster_bootstrap, exact
 from msm_jax.evals.thoughts import Completions
@@ -34,6 +35,8 @@ ANSWERS = ("letters", "texts")
 class Quiz:
     """Questions in all rotations, as an `Evaluation`; `model_name` fills {model_name} in them.
 
+    `context` is a text before the system message of every question.
+
     Raises:
       UserError: questions that cannot be used.
     """
@@ -42,6 +45,7 @@ class Quiz:
     model_name: str = "Qwen"
     rows: int = 64
     answer: str = "letters"
+    context: str = ""
 
     def __post_init__(self) -> None:
         self.items = load_quiz(self.quiz_path, self.model_name)
@@ -52,7 +56,7 @@ class Quiz:
 
     def settings(self) -> dict:
         found = {"kind": "quiz", "quiz_hash": self._hash, "assistant": self.model_name}
-        return {**found, "answer": self.answer}
+        return {**found, "answer": self.answer, **counted(self.context)}
 
     def unit(self, row: dict) -> Hashable:
         return row["id"]
@@ -70,7 +74,7 @@ class Quiz:
             some = todo[start : start + self.rows]
             prompts, options = [], []
             for item in some:
-                messages = [{"role": "user", "content": item["question"]}]
+                messages = in_context([{"role": "user", "content": item["question"]}], self.context)
                 prompt, _ = model.render(messages, generation_prompt=True)
                 prompts += [prompt] * len(item["options"])
                 options += [
@@ -89,14 +93,14 @@ class Quiz:
 
     def _score_letters(self, model: "Model", todo: list[dict]) -> Iterator[Sequence[dict]]:
         """The letters of all rotations, one question at a time."""
-        if todo and Completions(model, _messages(todo[0], 0)).opened:
+        if todo and Completions(model, self._listed(todo[0], 0)).opened:
             raise UserError(
                 "quiz: this chat format opens a thought in the prompt, and a letter there is no "
                 "answer yet: load the model with another, load(..., chat_format='own-no-thinking')"
             )
         for item in todo:
             count = len(item["options"])
-            prompts = [model.encode(_messages(item, turn)) for turn in range(count)]
+            prompts = [model.encode(self._listed(item, turn)) for turn in range(count)]
             letters = [model.tokenizer.encode(letter) for letter in string.ascii_uppercase[:count]]
             contexts = [prompt for prompt in prompts for _ in letters]
             values = model.logprobs(contexts, letters * count, rows=self.rows)
@@ -105,6 +109,9 @@ class Quiz:
                 {"id": item["id"], "turn": turn, "logprobs": totals[turn * count :][:count]}
                 for turn in range(count)
             ]
+
+    def _listed(self, item: dict, turn: int) -> list[dict]:
+        return in_context(_messages(item, turn), self.context)
 
     def verdicts(self, rows: list[dict]) -> list[dict]:
         """Per question the probability of each option, with letters the mean over rotations."""
@@ -158,6 +165,7 @@ def load_quiz(path: str | pathlib.Path, model_name: str) -> list[dict]:
 
 
 def _messages(item: dict, turn: int) -> list[dict[str, str]]:
+    """A question with its options behind letters, rotated by `turn`."""
     options = item["options"][turn:] + item["options"][:turn]
     lines = [f"{letter}) {o}" for letter, o in zip(string.ascii_uppercase, options, strict=False)]
     text = "\n".join([item["question"], *lines, "Answer with one letter."])

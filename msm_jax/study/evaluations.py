@@ -22,7 +22,7 @@ from msm_jax.files import read_json, sha256_file
 
 NAME = re.compile(r"\w[\w +-]*")  # of an evaluation, which becomes a directory
 OF_STUDY = ("kind", "arms", "measure", "at_least", "at_most")  # keys that `evaluate` has not
-FILES = ("pairs", "questions", "quiz", "spec")
+FILES = ("pairs", "questions", "quiz", "spec", "context")
 # Settings that verdicts depend on and samples do not, beside all that have "judge" in their name.
 _VERDICTS = {"": ("max_error_share",), "questions": ("max_error_share", "spec", "assistant")}
 

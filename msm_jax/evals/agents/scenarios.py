@@ -17,6 +17,7 @@ from msm_jax.evals.agents.actions import Answer, parse
 from msm_jax.evals.agents.conditions import PAPER_SCENARIOS, goals_of, grid
 from msm_jax.evals.agents.prompts import Prompt, render
 from msm_jax.evals.agents.summary import summarize
+from msm_jax.evals.context import counted, in_context
 from msm_jax.evals.judges.base import Judge, Judgement, JudgePrompt
 from msm_jax.evals.judges.rubric import agent_request
 from msm_jax.evals.thoughts import Completions
@@ -48,6 +49,7 @@ class AgentScenarios:
       max_error_share: if the judge failed on a larger share of the answers, or left them undecided,
         no rate is reported.
       progress: show a bar on a terminal.
+      context: a text before the system message of every condition.
 
     Raises:
       UserError: an impossible grid or number.
@@ -70,6 +72,7 @@ class AgentScenarios:
     judge_sees_thinking: bool = False
     max_error_share: float = 0.05
     progress: bool = False
+    context: str = ""
 
     def __post_init__(self) -> None:
         if self.save_every < 1:
@@ -88,7 +91,8 @@ class AgentScenarios:
     def settings(self) -> dict:
         messages = [prompt.messages for prompt in self.prompts.values()]
         prompts = {"prompts": sha256_text(json.dumps(messages)), "samples": self.samples}
-        return {"kind": "agents", **self._grid, **prompts, **self._draw}
+        found = {"kind": "agents", **self._grid, **prompts, **self._draw}
+        return {**found, **counted(self.context)}
 
     def unit(self, row: dict) -> Hashable:
         return row["id"], row["sample"]
@@ -96,7 +100,7 @@ class AgentScenarios:
     def sample(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
         names, n, longest = list(self.prompts), self.samples, self.max_tokens
         limit = lambda p, index: 0 if (names[p], index) in done else longest
-        messages = [prompt.messages for prompt in self.prompts.values()]
+        messages = [in_context(p.messages, self.context) for p in self.prompts.values()]
         completions = Completions(model, messages[0])
         some: list[dict] = []
         bar = progress_bar(len(names) * n, "sampling", "", len(done), hidden=not self.progress)
