@@ -63,16 +63,24 @@ def current(world):
     return resource
 
 
-def not_found(what):
-    fail(f"ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource '{what}' was not found")
+def not_found(group, verb, name):
+    """As gcloud says it (github.com/marin-community/marin/issues/3404)."""
+    kind = "nodes" if group == "tpu-vm" else "queuedResources"
+    path = f"projects/my-project/locations/us-east5-a/{kind}/{name}"
+    fail(
+        f"ERROR: (gcloud.compute.tpus.{group}.{verb}) NOT_FOUND: Resource '{path}' was not found. "
+        "This command is authenticated as t@t.org which is the active account specified by the "
+        "[core/account] property\n- '@type': type.googleapis.com/google.rpc.ResourceInfo\n"
+        f"  resourceName: {path}"
+    )
 
 
 def queued_resources(verb, name):
     with World() as world:
         resource = current(world)
-        errors = world.get(f"{verb}_errors", [])
-        if errors:
-            fail(f"ERROR: (gcloud.compute.tpus.queued-resources.{verb}) {errors.pop(0)}")
+        errors = world.get(f"{verb}_errors", [])  # None: this time there is none
+        if errors and (error := errors.pop(0)):
+            fail(f"ERROR: (gcloud.compute.tpus.queued-resources.{verb}) {error}")
         if verb == "create":
             if resource:
                 fail("ERROR: (gcloud) ALREADY_EXISTS: Resource already exists")
@@ -81,7 +89,7 @@ def queued_resources(verb, name):
             world["resource"] = {"states": states, "reason": world.get("reason", "")}
             world["created"] = world.get("created", 0) + 1
         elif not resource:
-            not_found(name)
+            not_found("queued-resources", verb, name)
         elif verb == "describe":
             states = resource["states"]
             print(states[0], resource["reason"], sep="\t")
@@ -104,12 +112,16 @@ def tpu_vm(verb, *words):
             strays.remove(name)
             return
         if verb in ("describe", "delete"):
+            if error := world.get("node_error"):
+                fail(f"ERROR: (gcloud.compute.tpus.tpu-vm.{verb}) {error}")
             if name not in strays:
-                not_found(name)
+                not_found("tpu-vm", verb, name)
             print("READY")
             return
         if not resource or resource["states"][0] != "ACTIVE":
             fail(f"ERROR: (gcloud.compute.tpus.tpu-vm.{verb}) TPU {name} is not READY")
+        if error := world.get("ssh_error"):
+            fail(f"ERROR: (gcloud.compute.tpus.tpu-vm.{verb}) {error}")
         asked = option("worker", "0")
         workers = range(world["workers"]) if asked == "all" else map(int, asked.split(","))
         failures = world.get("ssh_failures", {})
