@@ -1,4 +1,4 @@
-"""gcloud, ssh, scp, gsutil, curl, uv, hostname and a training program that are not there.
+"""gcloud, ssh, scp, gsutil, uv and a training program that are not there.
 
 Called with one of those names first. $FAKE is a directory: script.json says what happens,
 calls.jsonl records every argv, machines/NODE-WORKER are the homes of workers, in which commands
@@ -10,9 +10,7 @@ import fcntl
 import json
 import os
 import pathlib
-import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -50,6 +48,8 @@ def kill_machines():
     for pid in FAKE.glob("machines/*/*/run/*/pid"):
         with contextlib.suppress(OSError, ValueError):
             os.killpg(int(pid.read_text()), signal.SIGKILL)
+    import shutil  # is started hundreds of times, and these two take half as long as all else
+
     shutil.rmtree(FAKE / "machines", ignore_errors=True)
 
 
@@ -157,12 +157,14 @@ def copy(files, folder, destination):
         print(f"scp: {folder}: No such file or directory", file=sys.stderr)
         return 1
     for file in files:
-        shutil.copy(file, folder)
+        pathlib.Path(folder, os.path.basename(file)).write_bytes(pathlib.Path(file).read_bytes())
     return 0
 
 
 def at(commands):
     """Runs (home, environment, command) each, at once, as sshd does."""
+    import subprocess
+
     started = []
     for folder, environment, command in commands:
         kept = {name: os.environ[name] for name in ("FAKE", "PATH", "REAL_PYTHON", "REAL_PATH")}
@@ -198,7 +200,7 @@ def storage(verb, *words):
         target = local(words[-1])
         target.mkdir(parents=True, exist_ok=True)
         for file in words[:-1]:
-            shutil.copy(file, target)
+            (target / os.path.basename(file)).write_bytes(pathlib.Path(file).read_bytes())
     elif verb == "ls":
         root, _, end = words[0].partition("/**/")
         for path in sorted(local(root).rglob(end)):
@@ -272,10 +274,6 @@ elif NAME == "ssh":
 elif NAME == "scp":
     words = [word for word in ARGV if word[0] in "/m"]  # files of the launcher, me@box:folder
     sys.exit(copy(words[:-1], home(words[-1].partition(":")[0], 0), words[-1]))
-elif NAME == "curl":  # the metadata server: which worker this is
-    print(pathlib.Path(os.environ["HOME"]).name.rpartition("-")[2])
-elif NAME == "hostname":
-    print(pathlib.Path(os.environ["HOME"]).name)
 elif NAME == "uv":
     uv(*ARGV)
 elif NAME == "program":
