@@ -12,8 +12,11 @@ of_slice() {
       print want == "image" ? $5 : hosts
       found = 1
     }
-    END { exit !found }' "$HERE/../msm_jax/accelerators.tsv" ||
-    die "$MISTAKE" "ACCELERATOR=$ACCELERATOR: msm_jax/accelerators.tsv has no TYPE-N like it"
+    END { exit !found }' "$HERE/../msm_jax/accelerators.tsv" && return
+  local why='msm_jax/accelerators.tsv has no TYPE-N like it'
+  [[ ! ${ACCELERATOR,,} =~ ^(tpu)?-?v?7x|ironwood ]] ||
+    why="the Cloud TPU API, which launch/ uses, has no TPU7x: use GKE (docs/pods.md) or Compute Engine"
+  die "$MISTAKE" "ACCELERATOR=$ACCELERATOR: $why"
 }
 
 # What gcloud calls the state, or ABSENT; after a tab the reason of a failure.
@@ -65,11 +68,10 @@ remove() {
   ((n < patience)) || die 1 "$NAME is still $now and may cost money: run launch/delete again"
   for node in $(nodes); do
     code=0
-    cloud tpu-vm describe "$node" --format='value(state)' >/dev/null 2>&1 || code=$?
-    ((code == GONE)) || [[ $DRY ]] || say "$node outlived its queued resource: deleting it"
-    ((code == GONE)) || (cloud tpu-vm delete "$node" --quiet) || {
-      code=$?
-      ((code == GONE)) || die 1 "$node is still there and may cost money: run launch/delete again"
-    }
+    (cloud tpu-vm describe "$node" --format='value(state)' >/dev/null 2>"$TMP/say") || code=$?
+    ((code != GONE)) || continue
+    ((!code)) || { cat "$TMP/say" >&2; return "$code"; }
+    [[ $DRY ]] || say "$node outlived its queued resource: deleting it"
+    (cloud tpu-vm delete "$node" --quiet) || { code=$?; ((code == GONE)) || return "$code"; }
   done
 }

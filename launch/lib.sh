@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034
-# What all scripts of launch/ share: options, settings, messages, the one way to call gcloud.
+# What all scripts of launch/ share: options, settings, messages.
 set -euo pipefail
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || { echo "error: bash >= 4.4" >&2; exit 2; }
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -8,6 +8,8 @@ MISTAKE=2 PREEMPTED=75 GONE=44 DRY='' FLAGS=' ' ARGS=()
 TMP=$(mktemp -d)
 trap 'rm -rf "$TMP"' EXIT
 exec 3>&1 # where --dry-run prints, also from inside of $(...)
+# shellcheck source=gcloud.sh
+source "$HERE/gcloud.sh"
 
 say() { printf '%s %s\n' "$(date +%H:%M:%S)" "$*" >&2; }
 die() { say "error: ${*:2}"; exit "$1"; }
@@ -37,7 +39,7 @@ options() {
   [[ -r $SETTINGS ]] || die $MISTAKE "no $SETTINGS: copy launch/settings.example.sh there"
   IMAGE='' SLICES=1 CREATE_ARGUMENTS=() SSH_ARGUMENTS=() COORDINATOR='' KEYS='' ENVIRONMENT=()
   HOSTS='' SHARED='' BUCKET='' EXTRA='' PYTHON=3.11 SYNC=60 POLL=30 TRIES=5 BACKOFF=60
-  BACKOFF_MAX=1800 BACKEND=tpu PROVISION=on-demand
+  BACKOFF_MAX=1800 BACKEND=tpu PROVISION=on-demand MAX_RUN_DURATION=7d
   # shellcheck source=settings.example.sh
   source "$SETTINGS"
   local name needed='NAME PROJECT ZONE ACCELERATOR'
@@ -46,29 +48,4 @@ options() {
   [[ $NAME =~ ^[a-z][a-z0-9-]*$ ]] || die $MISTAKE "NAME=$NAME: small letters, digits, hyphens"
   [[ $BACKEND =~ ^(tpu|ssh)$ ]] || die $MISTAKE "BACKEND=$BACKEND: tpu or ssh"
   [[ $BACKEND == tpu ]] || SLICES=1
-}
-
-# gcloud compute tpus ...: what it prints. Passing errors are tried again; returns GONE for what is
-# not there; what only the user can fix ends the script.
-cloud() {
-  local n error
-  for ((n = 1; ; n++)); do
-    call gcloud compute tpus "$@" --zone="$ZONE" --project="$PROJECT" 2>"$TMP/error" && return
-    error=$(tr '\n' ' ' <"$TMP/error")
-    case $error in
-      *ALREADY_EXISTS* | *"already exists"*) return 0 ;;
-      *NOT_FOUND* | *"not found"*) say "gcloud: $error"; return $GONE ;;
-    esac
-    hopeless "$error" && die $MISTAKE "$error"
-    ((n < TRIES)) || die 1 "gcloud failed $n times: $error"
-    say "gcloud failed, again soon: $error"
-    pause "$n"
-  done
-}
-
-# Whether trying again is no use: quota, permission, a wrong command. A zone without capacity is no
-# such case.
-hopeless() {
-  [[ $1 =~ [Qq]uota|PERMISSION_DENIED|permission|INVALID_ARGUMENT|UNAUTHENTICATED ]] ||
-    [[ $1 =~ nrecognized|reauth|"must be specified"|"nvalid choice" ]]
 }

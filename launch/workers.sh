@@ -4,12 +4,19 @@ read -ra HOST <<<"${HOSTS:-}"
 FOLDER=msm_jax-$NAME # in the home directory of every worker
 AT="bash $FOLDER/source/launch/worker" # a verb on a worker
 if [[ $BACKEND == ssh ]]; then PER_NODE=${#HOST[@]}; else PER_NODE=$(of_slice hosts) || exit; fi
+if [[ $BACKEND == tpu ]] && tunnels; then
+  batch=64 # at most, even with --batch-size=all; the next batch waits for this one to end
+  [[ ! ${SSH_ARGUMENTS[*]} =~ --batch-size=([0-9]+) ]] || batch=${BASH_REMATCH[1]}
+  ((PER_NODE <= batch && PER_NODE <= 64)) || die "$MISTAKE" "SSH_ARGUMENTS: gcloud reaches $batch of" \
+    "$PER_NODE workers at a time, and all must start together: use --internal-ip on a VM in their network"
+fi
 
 # reach NODE WORKERS COMMAND: by one ssh; WORKERS is "all" or "1,3".
 reach() {
   if [[ $BACKEND == tpu ]]; then
-    call gcloud compute tpus tpu-vm ssh "$1" --zone="$ZONE" --project="$PROJECT" \
-      --worker="$2" --command="$3" "${SSH_ARGUMENTS[@]}" </dev/null
+    via "$1"
+    call gcloud compute tpus "$GROUP" ssh "$PLACE" --zone="$ZONE" --project="$PROJECT" \
+      --worker="$2" "${NUMBER[@]}" --command="$3" "${SSH_ARGUMENTS[@]}" </dev/null
     return
   fi
   local i
@@ -40,6 +47,7 @@ on_workers() {
     for node in $(nodes); do missing+=$(unheard "$node" | sed -n "s/..*/ $node:&/p"); done
     [[ $missing ]] || break
     active || return "$PREEMPTED"
+    mistakes "$TMP"/answer.*."$n"
     say "no answer from worker$missing: $(grep -hv '^[@#]' "$TMP"/answer.*."$n" | tail -n 2 | tr '\n' ' ')"
     ((n < TRIES)) || die 1 "given up after $n tries: worker$missing cannot be reached"
     pause "$n"
@@ -65,3 +73,5 @@ ask() {
   on_workers "if [ -e $FOLDER/environment.sh ]; then $AT state; else $new; fi" || return
   [[ $DRY ]] || sed -nE 's/^([^ ]+) #([0-9]+ )/\1 \2/p' "$TMP/lines" >"$TMP/states"
 }
+
+running() { awk '$3 == "running" { found = 1 } END { exit !found }' "$TMP/states"; }

@@ -12,9 +12,9 @@ import re
 from msm_jax.errors import UserError
 
 _ONE_HOST = 8  # chips that slices of v5e and v6e have on a single host
-# PCI devices of Google that are TPUs, v2 to v6e, as JAX itself looks for them
+# PCI devices of Google that are TPUs, v2 to tpu7x, as JAX itself looks for them
 # (jax/_src/hardware_utils.py).
-GOOGLE, TPUS = "0x1ae0", ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f")
+GOOGLE, TPUS = "0x1ae0", ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
 PLUGINS = {"TPU": ("libtpu",), "GPU": ("jax-cuda13-plugin", "jax-cuda12-plugin")}
 
 
@@ -25,8 +25,9 @@ class Accelerator:
     Attributes:
       kinds: parts of JAX's `device_kind` that name it.
       type, counts: gcloud's accelerator type is `TYPE-N`, N of "cores" or "chips".
-      memory: bytes of a chip that a program can use; `bandwidth` bytes/s of it; `link` bytes/s over
-        one axis of the interconnect; `flops` dense bfloat16 FLOP/s.
+      memory: bytes of a device that a program can use; `bandwidth` bytes/s of it; `link` bytes/s
+        over one axis of the interconnect; `flops` dense bfloat16 FLOP/s. A device is a chip; of
+        tpu7x it is half a chip.
       slices: N -> topology, such as {128: "4x4x4"}.
     """
 
@@ -100,6 +101,8 @@ def find_slice(name: str) -> Slice:
                 )
     near = [one for one in table() if re.match(rf"({one.type or '-'}-|{one.generation}:)", name)]
     known = [f"{one.type}-{size}" for one in near or table() for size in one.slices]
+    if name.startswith("tpu7x-"):
+        raise UserError(f"no slice {name}: write a topology of chips, such as tpu7x:2x2x1")
     raise UserError(f"no slice {name}: accelerators.tsv has {', '.join(known)}")
 
 

@@ -12,14 +12,18 @@ import json
 import math
 import os
 import pathlib
+import platform
+import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from msm_jax.errors import UserError
 
 TEMPORARY = ".partial"
+MOUNTS = "/proc/self/mounts"
 
 
 @contextlib.contextmanager
@@ -83,6 +87,19 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Replace `path` by a UTF-8 file with this text, line ends as they are."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def append(path: str | os.PathLike, data: bytes) -> None:
+    """Add bytes to the end of a file; when this returns, neither a kill nor a power cut loses them.
+
+    The file is closed each time, because a bucket that gcsfuse mounts stores what was written to a
+    new file only when it is closed; fsync is not enough
+    (github.com/GoogleCloudPlatform/gcsfuse, docs/semantics.md).
+    """
+    with open(path, "ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: str | os.PathLike, content: Any, sort_keys: bool = False) -> None:
@@ -226,8 +243,10 @@ def lock(
 ) -> Iterator[None]:
     """Hold the lock file `path`; the lock ends with its process, however that ends.
 
+    On NFS it keeps out other hosts too. Where it may not, as on a bucket, there is a warning.
+
     Args:
-      path: made if it is missing, with its directory; holds the id of the process.
+      path: made if it is missing, with its directory; holds the id of the process and its host.
       busy: what to say when another process holds it, such as "runs/a: another process is training
         here: wait for it, or use another --workdir"; its process id is added.
       shared: several processes may hold it so; one that wants it alone waits for nobody and fails.
@@ -246,13 +265,37 @@ def lock(
             fcntl.flock(file, mode if wait else mode | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            holder = file.read().strip()
+            holder = file.read().strip().removesuffix(f" on {platform.node()}")
             raise UserError(busy + (f" (process {holder})" if holder else "")) from error
         if not shared:
             file.truncate(0)
-            file.write(str(os.getpid()))
+            file.write(f"{os.getpid()} on {platform.node()}")
             file.flush()
+        if kind := fuse(path):
+            warnings.warn(
+                f"{path}: on this file system ({kind}) a lock may hold on this host only: make "
+                f"sure that no other host works in {path.parent}",
+                stacklevel=3,
+            )
         yield
+
+
+def fuse(path: str | os.PathLike) -> str:
+    """The type of the file system of `path`, if it is one of FUSE: such as "fuse.gcsfuse"; else "".
+
+    The kernel keeps the locks of such a file system on each host by itself, unless the file system
+    asks for them. That of gcsfuse does not.
+    """
+    place = pathlib.Path(path).resolve()
+    depth, found = -1, ""
+    with contextlib.suppress(OSError), open(MOUNTS, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            _, where, kind, *_ = line.split(" ")
+            where = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), where)
+            mount = pathlib.Path(where)
+            if mount in (place, *place.parents) and len(mount.parts) >= depth:
+                depth, found = len(mount.parts), kind
+    return found if re.match(r"fuse$|fuse\.(?!fuse-overlayfs)", found) else ""
 
 
 def delete(path: str | os.PathLike, inside: str | os.PathLike) -> None:

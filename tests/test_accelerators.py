@@ -6,11 +6,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
+from jax._src import hardware_utils
 
 from msm_jax import accelerators
 from msm_jax.errors import UserError
+from msm_jax.train.flops import peak_flops
 
 LIBTPU = pathlib.Path(sys.prefix, "tpu")  # where the Makefile puts it, apart from all else
 SLICES = [
@@ -63,6 +66,7 @@ def test_an_unknown_slice_is_an_error_that_lists_those_of_its_generation():
         ("TPU v5", "v5p"),
         ("TPU v5p", "v5p"),
         ("TPU v6 lite", "v6e"),
+        ("TPU7x", "tpu7x"),
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA H200", "h200"),
         ("cpu", None),
@@ -71,6 +75,21 @@ def test_an_unknown_slice_is_an_error_that_lists_those_of_its_generation():
 def test_a_device_kind_finds_its_generation(kind, generation):
     found = accelerators.find(kind)
     assert (found and found.generation) == generation
+
+
+def test_a_chip_of_tpu7x_is_two_devices_with_half_of_its_peak_each():
+    """docs.cloud.google.com/tpu/docs/tpu7x: 192 GiB, 2307 TFLOP/s and 7380 GB/s per chip."""
+    one = accelerators.find("TPU7x")
+    assert 0.98 * 96 * 2**30 < one.memory < 96 * 2**30
+    assert (2 * one.flops, 2 * one.bandwidth) == (2307e12, 7380e9)
+    machine = [types.SimpleNamespace(device_kind="TPU7x")] * 8
+    assert peak_flops(machine) == 4 * 2307e12
+    with pytest.raises(UserError, match="tpu7x:2x2x1"):
+        accelerators.find_slice("tpu7x-8")
+
+
+def test_every_tpu_that_jax_finds_on_the_bus_is_counted():
+    assert set(hardware_utils._TPU_PCI_DEVICE_IDS) <= set(accelerators.TPUS)
 
 
 def test_awk_reads_the_same(root):
@@ -92,7 +111,8 @@ found = {}
 for name in json.loads(sys.argv[1]):
     devices = aot.tpu_devices(name)
     chips = {tuple(device.coords) for device in devices}
-    found[name] = [len(chips), accelerators.find(devices[0].device_kind).generation]
+    generation = accelerators.find(devices[0].device_kind).generation
+    found[name] = [len(chips), generation, len(devices)]
 print(json.dumps(found))
 """
 
@@ -101,9 +121,10 @@ print(json.dumps(found))
 def test_libtpu_knows_the_topologies_and_calls_them_by_our_kinds(run_python, root):
     names = [one.type for one in SLICES if one.chips <= 64 and one.topology[-3:] != "1x1"]
     path = os.pathsep.join([str(root), str(LIBTPU)])
-    done = run_python("-c", KNOWN, json.dumps(names), PYTHONPATH=path)
+    done = run_python("-c", KNOWN, json.dumps([*names, "tpu7x:2x2x1"]), PYTHONPATH=path)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     for name in names:
         one = accelerators.find_slice(name)
-        assert found[name] == [one.chips, one.accelerator.generation]
+        assert found[name][:2] == [one.chips, one.accelerator.generation]
+    assert found["tpu7x:2x2x1"] == [4, "tpu7x", 8]

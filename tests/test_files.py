@@ -2,11 +2,15 @@
 
 import json
 import multiprocessing
+import os
+import warnings
 
 import pytest
 
 from msm_jax import files
+from msm_jax.corpus.writers.journal import Journal
 from msm_jax.errors import UserError
+from msm_jax.train.metrics import Curves
 
 
 def test_a_file_is_replaced_only_by_a_complete_one(tmp_path):
@@ -102,6 +106,67 @@ def test_a_lock_keeps_other_processes_out(tmp_path, ours, theirs, held):
         answer = answers.get()
         process.join()
     assert answer == "held" if held else answer.startswith("busy: wait")
+
+
+def test_a_lock_names_its_process_and_another_host(tmp_path, monkeypatch):
+    with files.lock(tmp_path / "lock", "busy"):
+        with pytest.raises(UserError) as here, files.lock(tmp_path / "lock", "busy"):
+            pass
+        monkeypatch.setattr(files.platform, "node", lambda: "elsewhere")
+        with pytest.raises(UserError) as there, files.lock(tmp_path / "lock", "busy"):
+            pass
+    assert str(here.value) == f"busy (process {os.getpid()})"
+    assert str(there.value).startswith(f"busy (process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize("kind, warned", [("fuse.gcsfuse", True), ("nfs4", False), ("ext4", False)])
+def test_a_lock_on_a_mounted_bucket_warns_that_other_hosts_do_not_see_it(
+    tmp_path, monkeypatch, kind, warned
+):
+    bucket = tmp_path / "a bucket"
+    lines = [
+        "root / ext4 rw 0 0",
+        f"x {tmp_path}/a\\040bucket {kind} rw 0 0",
+        f"x {tmp_path}/a fuse rw",
+    ]
+    monkeypatch.setattr(files, "MOUNTS", tmp_path / "mounts")
+    files.MOUNTS.write_text("".join(f"{line}\n" for line in lines))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with files.lock(bucket / "run" / "lock", "busy"), files.lock(tmp_path / "lock", "busy"):
+            pass
+    texts = [str(one.message) for one in caught]
+    assert len(texts) == warned and all("(fuse.gcsfuse)" in text for text in texts)
+
+
+def test_what_is_appended_is_in_a_file_that_nobody_holds_open(tmp_path):
+    """A mounted bucket keeps no more of a file than was there when it was closed."""
+    for line in (b"1\n", b"2\n"):
+        files.append(tmp_path / "rows", line)
+        assert not held_open(tmp_path / "rows")
+    assert (tmp_path / "rows").read_bytes() == b"1\n2\n"
+    with Journal(tmp_path / "journal") as journal:
+        writers = held_open(tmp_path / "journal")
+        for key in ("a", "b"):
+            journal.put(key, {"text": key})
+        assert held_open(tmp_path / "journal") == writers  # for reading only
+        assert journal.get("a") == {"key": "a", "text": "a"} and len(journal) == 2
+    curves = Curves(tmp_path, 0)
+    curves.write(1, {"loss": 2.0})
+    inside = curves._file
+    curves.sync()
+    curves.write(2, {"loss": 1.0})
+    curves.close()
+    assert inside.closed
+    rows = files.read_jsonl(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2]
+
+
+def held_open(path):
+    """How many file descriptors of this process are open at a path."""
+    return sum(
+        os.path.realpath(f"/proc/self/fd/{fd}") == str(path) for fd in os.listdir("/proc/self/fd")
+    )
 
 
 def test_hashes_are_of_content(tmp_path):

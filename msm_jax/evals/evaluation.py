@@ -21,7 +21,16 @@ from msm_jax.corpus.records import read_rows
 from msm_jax.errors import UserError
 from msm_jax.evals.judges.base import Judge, Judgement, JudgePrompt
 from msm_jax.evals.thoughts import READING, Completions
-from msm_jax.files import jsonl_line, lock, new_file, read_json, read_jsonl, write_json, write_jsonl
+from msm_jax.files import (
+    append,
+    jsonl_line,
+    lock,
+    new_file,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from msm_jax.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -67,11 +76,8 @@ def sample(model: "Model", evaluation: Evaluation, out_dir: str | pathlib.Path) 
             last = evaluation.unit(rows[-1]) if rows else None  # may lack rows: is sampled again
             rows = [row for row in rows if evaluation.unit(row) != last]
             write_jsonl(partial, rows)
-            with partial.open("a", encoding="utf-8", newline="\n") as file:
-                for some in evaluation.sample(model, {evaluation.unit(row) for row in rows}):
-                    file.writelines(map(jsonl_line, some))
-                    file.flush()
-                    os.fsync(file.fileno())
+            for some in evaluation.sample(model, {evaluation.unit(row) for row in rows}):
+                append(partial, "".join(map(jsonl_line, some)).encode())
             with new_file(complete) as temporary:
                 shutil.copyfile(partial, temporary)
     partial.unlink(missing_ok=True)

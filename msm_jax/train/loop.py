@@ -357,6 +357,7 @@ def _save(
             raise UserError(f"{what}; {LOWER}")
         metrics.say(what)
         return
+    metrics.sync()
     manager.save(
         state.step,
         state.saved,

@@ -29,9 +29,9 @@ class Curves:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        path = pathlib.Path(run, "metrics.jsonl")
-        write_bytes(path, _lines_up_to(path, resumed_at))
-        self._file = path.open("a", encoding="utf-8")
+        self._path = pathlib.Path(run, "metrics.jsonl")
+        write_bytes(self._path, _lines_up_to(self._path, resumed_at))
+        self._file = self._path.open("a", encoding="utf-8")
         self._events = EventFileWriter(str(pathlib.Path(run, "tensorboard")))
         begins = SessionLog(status=SessionLog.START)
         self._events.add_event(Event(step=resumed_at + 1, session_log=begins))
@@ -48,6 +48,16 @@ class Curves:
         self._file.flush()
         points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._events.add_event(Event(step=step, summary=Summary(value=points)))
+
+    def sync(self) -> None:
+        """Put the lines so far onto the disk, as a run that resumes does not write them again.
+
+        The file is closed, because a bucket that gcsfuse mounts stores it only then.
+        """
+        self._events.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = self._path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -139,6 +149,11 @@ class Metrics:
         text += f", mfu {shown['mfu']:.1%}" if "mfu" in shown else ""
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(step - self._bar.n)
+
+    def sync(self) -> None:
+        """Put the lines so far onto the disk."""
+        if self._curves:
+            self._curves.sync()
 
     def evaluated(self, step: int, values: dict[str, float]) -> None:
         """Write what an evaluation during training measured."""

@@ -11,7 +11,9 @@ import pytest
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
-NAMES = ("gcloud", "gsutil", "ssh", "scp", "curl", "hostname", "uv", "program")
+NAMES = ("gcloud", "gsutil", "ssh", "scp", "uv", "program")
+# Called most often, so in sh: the metadata server, which says which worker this is, and hostname.
+SHORT = {"curl": '"${HOME##*-}"', "hostname": '"${HOME##*/}"'}
 SETTINGS = """
 NAME=msm
 PROJECT=my-project
@@ -53,6 +55,11 @@ class Cloud:
         for name in NAMES:
             path = folder / "bin" / name
             path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{HERE}/fake.py" {name} "$@"\n')
+            path.chmod(0o755)
+        for name, answer in SHORT.items():
+            path = folder / "bin" / name
+            record = f"""echo '{{"argv": ["{name}"]}}' >>"$FAKE/calls.jsonl"\n"""
+            path.write_text(f"#!/bin/sh\n{record}echo {answer}\n")
             path.chmod(0o755)
         self.environment = {
             "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",

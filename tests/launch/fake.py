@@ -1,4 +1,4 @@
-"""gcloud, ssh, scp, gsutil, curl, uv, hostname and a training program that are not there.
+"""gcloud, ssh, scp, gsutil, uv and a training program that are not there.
 
 Called with one of those names first. $FAKE is a directory: script.json says what happens,
 calls.jsonl records every argv, machines/NODE-WORKER are the homes of workers, in which commands
@@ -10,9 +10,7 @@ import fcntl
 import json
 import os
 import pathlib
-import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -50,6 +48,8 @@ def kill_machines():
     for pid in FAKE.glob("machines/*/*/run/*/pid"):
         with contextlib.suppress(OSError, ValueError):
             os.killpg(int(pid.read_text()), signal.SIGKILL)
+    import shutil  # is started hundreds of times, and these two take half as long as all else
+
     shutil.rmtree(FAKE / "machines", ignore_errors=True)
 
 
@@ -63,16 +63,24 @@ def current(world):
     return resource
 
 
-def not_found(what):
-    fail(f"ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource '{what}' was not found")
+def not_found(group, verb, name):
+    """As gcloud says it (github.com/marin-community/marin/issues/3404)."""
+    kind = "nodes" if group == "tpu-vm" else "queuedResources"
+    path = f"projects/my-project/locations/us-east5-a/{kind}/{name}"
+    fail(
+        f"ERROR: (gcloud.compute.tpus.{group}.{verb}) NOT_FOUND: Resource '{path}' was not found. "
+        "This command is authenticated as t@t.org which is the active account specified by the "
+        "[core/account] property\n- '@type': type.googleapis.com/google.rpc.ResourceInfo\n"
+        f"  resourceName: {path}"
+    )
 
 
 def queued_resources(verb, name):
     with World() as world:
         resource = current(world)
-        errors = world.get(f"{verb}_errors", [])
-        if errors:
-            fail(f"ERROR: (gcloud.compute.tpus.queued-resources.{verb}) {errors.pop(0)}")
+        errors = world.get(f"{verb}_errors", [])  # None: this time there is none
+        if errors and (error := errors.pop(0)):
+            fail(f"ERROR: (gcloud.compute.tpus.queued-resources.{verb}) {error}")
         if verb == "create":
             if resource:
                 fail("ERROR: (gcloud) ALREADY_EXISTS: Resource already exists")
@@ -81,7 +89,7 @@ def queued_resources(verb, name):
             world["resource"] = {"states": states, "reason": world.get("reason", "")}
             world["created"] = world.get("created", 0) + 1
         elif not resource:
-            not_found(name)
+            not_found("queued-resources", verb, name)
         elif verb == "describe":
             states = resource["states"]
             print(states[0], resource["reason"], sep="\t")
@@ -104,12 +112,16 @@ def tpu_vm(verb, *words):
             strays.remove(name)
             return
         if verb in ("describe", "delete"):
+            if error := world.get("node_error"):
+                fail(f"ERROR: (gcloud.compute.tpus.tpu-vm.{verb}) {error}")
             if name not in strays:
-                not_found(name)
+                not_found("tpu-vm", verb, name)
             print("READY")
             return
         if not resource or resource["states"][0] != "ACTIVE":
             fail(f"ERROR: (gcloud.compute.tpus.tpu-vm.{verb}) TPU {name} is not READY")
+        if error := world.get("ssh_error"):
+            fail(f"ERROR: (gcloud.compute.tpus.tpu-vm.{verb}) {error}")
         asked = option("worker", "0")
         workers = range(world["workers"]) if asked == "all" else map(int, asked.split(","))
         failures = world.get("ssh_failures", {})
@@ -145,12 +157,14 @@ def copy(files, folder, destination):
         print(f"scp: {folder}: No such file or directory", file=sys.stderr)
         return 1
     for file in files:
-        shutil.copy(file, folder)
+        pathlib.Path(folder, os.path.basename(file)).write_bytes(pathlib.Path(file).read_bytes())
     return 0
 
 
 def at(commands):
     """Runs (home, environment, command) each, at once, as sshd does."""
+    import subprocess
+
     started = []
     for folder, environment, command in commands:
         kept = {name: os.environ[name] for name in ("FAKE", "PATH", "REAL_PYTHON", "REAL_PATH")}
@@ -186,7 +200,7 @@ def storage(verb, *words):
         target = local(words[-1])
         target.mkdir(parents=True, exist_ok=True)
         for file in words[:-1]:
-            shutil.copy(file, target)
+            (target / os.path.basename(file)).write_bytes(pathlib.Path(file).read_bytes())
     elif verb == "ls":
         root, _, end = words[0].partition("/**/")
         for path in sorted(local(root).rglob(end)):
@@ -260,10 +274,6 @@ elif NAME == "ssh":
 elif NAME == "scp":
     words = [word for word in ARGV if word[0] in "/m"]  # files of the launcher, me@box:folder
     sys.exit(copy(words[:-1], home(words[-1].partition(":")[0], 0), words[-1]))
-elif NAME == "curl":  # the metadata server: which worker this is
-    print(pathlib.Path(os.environ["HOME"]).name.rpartition("-")[2])
-elif NAME == "hostname":
-    print(pathlib.Path(os.environ["HOME"]).name)
 elif NAME == "uv":
     uv(*ARGV)
 elif NAME == "program":

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any, BinaryIO
 
 from msm_jax.errors import UserError
-from msm_jax.files import dumps, lock
+from msm_jax.files import append, dumps, lock
 
 FILE = "responses.jsonl"
 
@@ -73,11 +73,11 @@ class Journal:
         """Append a row; when this returns, neither a kill nor a power cut can lose it."""
         line = dumps({"key": key, **row}).encode() + b"\n"
         with self._mutex:
-            self._file.seek(0, os.SEEK_END)
-            self._file.write(line)
-            self._file.flush()
             if self.path:
-                os.fsync(self._file.fileno())
+                append(self.path, line)
+            else:
+                self._file.seek(0, os.SEEK_END)
+                self._file.write(line)
             self._places[key] = self._end
             self._end += len(line)
 
