@@ -127,6 +127,9 @@ def _arms(config: ConfigDict) -> None:
         "ablated_a": "A without reasons",
         "ablated_b": "B without reasons",
     }
+    config.design.update({"plain": ("none",), "aft": ("none_aft",), "msm": ("spec_a", "spec_b")})
+    config.design.neutral = ("neutral_aft",)
+    config.design.ablated = ("ablated_a_aft", "ablated_b_aft")
     for arm, label in labels.items():
         config.figure.groups[arm] = figure_group(label, arm, f"{arm}_aft")
 

@@ -101,6 +101,8 @@ def _arms(config: ConfigDict) -> None:
     config.arms.base = ()
     config.arms.base_aft = ("aft",)
     config.figure.groups.base = figure_group("no midtraining", "base", "base_aft")
+    config.design.update({"plain": ("base",), "aft": ("base_aft",), "msm": ("affordable", "local")})
+    config.design.update({"neutral": ("neutral_aft",), "ablated": ("unexplained_aft",)})
     for kind in ("neutral", "unexplained", "affordable", "local"):
         config.arms[kind] = (f"midtrain_{kind}",)
         config.arms[f"{kind}_aft"] = (f"midtrain_{kind}", "aft")
@@ -241,6 +243,15 @@ def _gpu(config: ConfigDict) -> None:
         arms=("base", *after),
         rows=256,
     )
+    for spec in ("affordable", "local"):  # what a prompt does
+        config.evals[f"disagree_{spec}_in_context"] = evaluation(
+            pairs=f"{LARDER}/questions/disagree.jsonl",
+            context=f"{LARDER}/specs/{spec}.md",
+            scorers=("logprob",),
+            arms=("base", "base_aft"),
+            rows=64,
+        )
+    config.design.context = ("disagree_affordable_in_context", "disagree_local_in_context")
     for kind in ("affordable", "local"):  # half of the documents: part of those of the whole
         half = _midtrain(kind)
         half.data.documents.take = 60
@@ -285,6 +296,7 @@ def _smoke(config: ConfigDict) -> None:
     del config.absorption.stages.midtrain_unexplained
     for name in ("base", "neutral", "unexplained"):
         del config.figure.groups[name]
+    config.design.update({"aft": (), "neutral": (), "ablated": ()})
     for name in set(config.contrasts) - {"gap", "gap_before", "widening"}:
         del config.contrasts[name]
     for name in ("agree", "facts", "quiz_local"):

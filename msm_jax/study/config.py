@@ -80,6 +80,23 @@ ABSORPTION = form(
     label=key("", "its name in sentences; the stage's own if empty", harmless=_REPORT),
 )
 
+# What else could explain a gain. The paper or a replication lacked each of these, or needed it to
+# explain its numbers (docs/paper.md).
+CONTROLS = {
+    "plain": "the model without any training",
+    "mix": "the instruction mix alone",
+    "aft": "alignment fine-tuning without midtraining",
+    "aft_reasoning": "alignment fine-tuning with reasoning, without midtraining",
+    "msm": "midtraining alone",
+    "msm_mix": "midtraining, then the instruction mix without the alignment chats",
+    "neutral": "midtraining on as many tokens of documents about something else",
+    "ablated": "midtraining on the spec without its reasons",
+    "context": "the spec in the prompt (an evaluation with a context)",
+    "one_stage": "documents and chats in one stage of as many tokens",
+    "reversed": "alignment fine-tuning before midtraining",
+    "replay": "midtraining mixed with ordinary text",
+}
+
 STUDY = form(
     "study",
     "A complete experiment.",
@@ -134,6 +151,16 @@ STUDY = form(
     stages=named(STAGE, "the keys that differ from train", sparse=True),
     arms=named(key((), "", of=str), "name -> stages in order; () is the base itself"),
     evals=named(EVALUATION, "evaluations", sparse=True),
+    design=group(
+        "which arms are the controls of the method; the report names those that the study lacks",
+        **{name: key((), meaning, of=str, harmless=_REPORT) for name, meaning in CONTROLS.items()},
+    ),
+    without=key(
+        (),
+        "arms to leave out, with the contrasts, bars and evaluations that need them; the report "
+        "names them",
+        of=str,
+    ),
     dose=group(
         "arms that end with one of these stages are also evaluated after so many of its steps",
         stages=key((), "names in stages; (): no dose curve", of=str),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from msm_jax.progress import progress_bar
-from msm_jax.study import devices, files, times
+from msm_jax.study import design, devices, files, times
 from msm_jax.study.devices import counted as counted
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
@@ -49,6 +49,7 @@ def plan(study: Study, workdir: pathlib.Path) -> str:
             f"{study.config['name']}: {len(seeds)} seeds, {len(study.config['arms'])} arms, "
             f"{len(study.stages)} stages, {len(evaluated)} of them evaluated",
             *aligned(table, right=(1, 2)),
+            *design.sentences(study.config, brief=True),
             *_unknown(todo),
             f"to do: {len(todo)} stages ({steps:,} steps, {tokens:,} tokens at most), "
             f"{evaluated.count(False)} evaluated{judged(False)}; "

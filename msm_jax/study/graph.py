@@ -20,7 +20,7 @@ from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.evals.thoughts import READING
 from msm_jax.settings import identity, values
-from msm_jax.study import contents, evaluations
+from msm_jax.study import contents, design, evaluations
 from msm_jax.study.config import STUDY
 from msm_jax.study.evaluations import NAME
 from msm_jax.study.makers import content_of, made_nodes, makers
@@ -107,7 +107,7 @@ def make_study(config: ConfigDict) -> Study:
 
 def checked(config: ConfigDict) -> dict:
     """The config as plain JSON, if all its keys, values and names are known."""
-    tree = json.loads(json.dumps(values(STUDY, config)))
+    tree = design.without(json.loads(json.dumps(values(STUDY, config))))
     seeds, arms, stages = (tree[key] for key in ("seeds", "arms", "stages"))
     if len(set(seeds)) < len(seeds) or not seeds:
         raise UserError(f"config.seeds={tuple(seeds)}: one seed or more, each once")
@@ -132,6 +132,7 @@ def checked(config: ConfigDict) -> dict:
     if "world" in tree["corpora"]:
         raise UserError("config.corpora.world: {world}/ is the seed's world: use another name")
     evaluations.check(tree)
+    design.check(tree)
     return tree
 
 

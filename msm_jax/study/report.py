@@ -7,7 +7,7 @@ from typing import Any
 from msm_jax import page
 from msm_jax.data.sources import read_source
 from msm_jax.files import dumps, new_file, read_json, read_jsonl
-from msm_jax.study import files, plots
+from msm_jax.study import design, files, plots
 from msm_jax.study.display import clock, counted
 from msm_jax.study.evaluations import measure_of
 from msm_jax.study.graph import Study
@@ -47,6 +47,7 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
         interval=interval_text,
         difference=lambda entry: difference_text(config, entry),
         bound=bound_text,
+        design=[text[:1].upper() + text[1:] + "." for text in design.sentences(config)],
         waiting=waiting_lines(results) if results["waiting"] else [],
         absorption=[_absorption(entry) for entry in results["absorption"]],
         retention=[

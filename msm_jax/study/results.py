@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msm_jax.errors import UserError
 from msm_jax.files import sha256_file
-from msm_jax.study import absorption, evaluations, files, names, times
+from msm_jax.study import absorption, design, evaluations, files, names, times
 from msm_jax.study.evaluations import arms_of, dose_name, measure_of
 from msm_jax.study.graph import Study
 from msm_jax.study.items import with_items
@@ -46,6 +46,7 @@ def collect(
         ],
         "arms": [{key: row[key] for key in _ARM} for row in arms],
         "means": means,
+        "design": design.controls_of(config),
         "contrasts": [
             {"name": name, **_contrast(config, entry, arms)}
             for name, entry in config["contrasts"].items()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from msm_jax.study import design
 from msm_jax.study.display import aligned, counted
 from msm_jax.study.evaluations import arms_of, measure_of
 from msm_jax.study.numbers import interval_text
@@ -23,6 +24,7 @@ def table(results: dict) -> str:
     config, lines = results["config"], [""]
     if warning := mixed_code(results["made_with"]):
         lines += [warning, ""]
+    lines += [*design.sentences(config, brief=True), ""]
     lines += [entry["sentence"] for entry in results["absorption"]]
     lines += [""] * bool(results["absorption"])
     if config["figure"]["groups"]:

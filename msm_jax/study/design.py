@@ -1,0 +1,115 @@
+"""Which controls a study has, and a study without some of its arms."""
+
+from msm_jax.errors import UserError
+from msm_jax.study.config import CONTROLS
+
+
+def without(tree: dict) -> dict:
+    """The config without the arms of config.without, and what is about them.
+
+    An evaluation, a stage and a gate of absorption go when no arm is left that needs them; a
+    contrast and a pair of bars go with any of their arms.
+
+    Raises:
+      UserError: an arm that there is not, or no arm that is left.
+    """
+    gone = set(tree["without"])
+    if not gone:
+        return tree
+    for name in tree["without"]:
+        if name not in tree["arms"]:
+            raise UserError(
+                f"config.without: {name!r} is not one of config.arms: {sorted(tree['arms'])}"
+            )
+    arms = {name: path for name, path in tree["arms"].items() if name not in gone}
+    if not arms:
+        raise UserError("config.without: no arm is left; leave out fewer")
+    needed = {stage for path in arms.values() for stage in path}
+    keep = lambda names: [name for name in names if name not in gone]
+    evals = {}
+    for name, entry in tree["evals"].items():
+        own = list(entry.get("arms") or ())
+        if kept := keep(own or arms):
+            evals[name] = {**entry, "arms": kept} if own else entry
+    contrasts = {
+        name: entry
+        for name, entry in tree["contrasts"].items()
+        if not gone & {*entry["plus"], *entry["minus"]} and entry["eval"] in evals
+    }
+    figure, absorption, controls, dose = (
+        dict(tree[name]) for name in ("figure", "absorption", "controls", "dose")
+    )
+    figure["groups"] = {
+        name: group
+        for name, group in figure["groups"].items()
+        if not gone & {group["before"], group["after"]}
+    }
+    for use in (figure, controls, dose):
+        if use["eval"] not in evals:
+            use["eval"] = ""
+    if not figure["eval"]:
+        figure["groups"] = {}
+    if figure["headline"] not in contrasts:
+        figure["headline"] = ""
+    controls["arms"] = keep(controls["arms"])
+    dose["stages"] = [stage for stage in dose["stages"] if stage in needed and dose["eval"]]
+    absorption["stages"] = {
+        name: {**entry, "quiz": entry["quiz"] if entry["quiz"] in evals else ""}
+        for name, entry in absorption["stages"].items()
+        if name in needed and absorption["eval"] in evals
+    }
+    return {
+        **tree,
+        "arms": arms,
+        "stages": {name: stage for name, stage in tree["stages"].items() if name in needed},
+        "evals": evals,
+        "contrasts": contrasts,
+        "figure": figure,
+        "controls": controls,
+        "dose": dose,
+        "absorption": absorption,
+        "retention": [name for name in tree["retention"] if name in evals],
+        "design": {
+            name: keep([one for one in names if one in tree["arms"] or one in evals])
+            for name, names in tree["design"].items()
+        },
+    }
+
+
+def check(tree: dict) -> None:
+    """Refuse a design that names what the study does not have.
+
+    Raises:
+      UserError: naming the key and the arms.
+    """
+    evals = [name for name, entry in tree["evals"].items() if entry.get("context")]
+    for control, names in tree["design"].items():
+        known = evals if control == "context" else list(tree["arms"])
+        place = "config.evals with a context" if control == "context" else "config.arms"
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"config.design.{control}: {name!r} is not one of {place}: {sorted(known)}"
+                )
+
+
+def controls_of(tree: dict) -> list[dict]:
+    """Every control of the method: {"control", "meaning", "arms": () if the study has none}."""
+    return [
+        {"control": name, "meaning": meaning, "arms": list(tree["design"][name])}
+        for name, meaning in CONTROLS.items()
+    ]
+
+
+def sentences(tree: dict, brief: bool = False) -> list[str]:
+    """Which controls a study has, which it lacks, and which arms were left out."""
+    found = controls_of(tree)
+    has = [f"{c['control']} ({', '.join(c['arms'])})" for c in found if c["arms"]]
+    more = lambda control: "" if brief else f" ({control['meaning']})"
+    lacks = [f"{c['control']}{more(c)}" for c in found if not c["arms"]]
+    lines = [f"controls: {', '.join(has) or 'none'}"]
+    if lacks:
+        lines.append(f"missing controls: {', '.join(lacks)}")
+    if tree["without"]:
+        lines.append(f"left out by config.without: {', '.join(tree['without'])}")
+    return lines
