@@ -52,7 +52,7 @@ advice() {
       *"must be specified"* | *"not properly specified"*) echo "correct $SETTINGS" ;;
     *"command not found"* | *"no such file or directory"* | *"python was not found"* | \
       *"must have python"* | *"not currently set"* | *"configuration ["*"not "*)
-      echo "repair gcloud or its configuration, until gcloud info works" ;;
+      echo "install gcloud or repair its configuration, until gcloud info works" ;;
     *not_found* | *"not found"*) echo "check PROJECT, ZONE and the image: one of them does not exist" ;;
     *) return 1 ;;
   esac
