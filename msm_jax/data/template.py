@@ -14,7 +14,13 @@ from msm_jax.data.chat import CHAT_FORMATS, PROBES, ChatFormat, control_pattern,
 from msm_jax.data.jinja import writer
 from msm_jax.data.messages import NO_CONTROLS, read_turn, unmarked
 from msm_jax.data.tokenizer import Tokenizer
-from msm_jax.data.tokenizer_files import SETTINGS_FILE, read_settings, read_special, token_text
+from msm_jax.data.tokenizer_files import (
+    SETTINGS_FILE,
+    read_settings,
+    read_special,
+    read_templates,
+    token_text,
+)
 from msm_jax.errors import UserError, located
 from msm_jax.limits import TEMPLATE_BYTES, read_bytes
 
@@ -88,13 +94,10 @@ def find_template(directory: str | os.PathLike) -> str | None:
       UserError: a file that cannot be read, or a template that is not a text.
     """
     path = pathlib.Path(directory)
-    template = read_settings(path).get("chat_template")
+    named = read_templates(path)
     if (path / TEMPLATE_FILE).exists():
         files = {"default": path / TEMPLATE_FILE, "tool_use": path / TOOLS_FILE}
-        template = {name: _text_of(file) for name, file in files.items() if file.exists()}
-    elif isinstance(template, list):  # as older files have them
-        template = {one["name"]: one.get("template") for one in template}
-    named = template if isinstance(template, dict) else {"default": template}
+        named = {name: _text_of(file) for name, file in files.items() if file.exists()}
     plain, with_tools = named.get("default"), named.get("tool_use")
     if not plain or not with_tools or plain == with_tools:
         return plain or None
@@ -114,8 +117,7 @@ def _text_of(file: pathlib.Path) -> str:
 def other_templates(directory: str | os.PathLike) -> list[str]:
     """Names of the templates that `find_template` does not use, such as "rag"."""
     path = pathlib.Path(directory)
-    listed = read_settings(path).get("chat_template")
-    inside = {one["name"] for one in listed} if isinstance(listed, list) else {*()}
+    inside = {*read_templates(path)}
     beside = {file.stem for file in path.glob(f"{pathlib.Path(TOOLS_FILE).parent}/*.jinja")}
     if (path / TEMPLATE_FILE).exists():
         return sorted((inside - {"default"}) | (beside - {"tool_use"}))

@@ -101,20 +101,29 @@ def _problems(settings: Mapping[str, Any]) -> Iterator[str]:
             yield f"added_tokens_decoder has the id {_shown(token)}: {_IDS}"
         elif problem := _word_problem(word):
             yield f"added_tokens_decoder: token {token}: {problem}"
-    yield from _template_problems(settings.get("chat_template"))
 
 
-def _template_problems(template: Any) -> Iterator[str]:
-    """A text, texts by their names, or a list of {"name", "template"}."""
-    if isinstance(template, list):
-        for one in template:
+def read_templates(directory: str | os.PathLike) -> dict[str, str]:
+    """The chat templates in tokenizer_config.json by their names; a single one is "default".
+
+    They may be a text, an object of texts, or a list of {"name", "template"}.
+
+    Raises:
+      UserError: they are none of these.
+    """
+    file = pathlib.Path(directory) / SETTINGS_FILE
+    found = read_settings(directory).get("chat_template")
+    if isinstance(found, list):
+        for one in found:
             if not isinstance(one, dict) or not isinstance(one.get("name"), str):
-                yield f"chat_template holds {_shown(one)}: a name and a template are needed"
-                return
-        template = {one["name"]: one.get("template") for one in template}
-    texts = template.values() if isinstance(template, dict) else [template]
-    if any(text is not None and not isinstance(text, str) for text in texts):
-        yield "chat_template is not a text"
+                raise UserError(
+                    f"{file}: chat_template holds {_shown(one)}: a name and a template are needed"
+                )
+        found = {one["name"]: one.get("template") for one in found}
+    texts = found if isinstance(found, dict) else {"default": found}
+    if any(text is not None and not isinstance(text, str) for text in texts.values()):
+        raise UserError(f"{file}: chat_template is not a text")
+    return {name: text for name, text in texts.items() if text}
 
 
 def parse_tokenizer(content: bytes) -> dict[str, Any]:

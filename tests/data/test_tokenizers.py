@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from msm_jax.data.pipeline import load_data
 from msm_jax.data.store import TAG, load_store
+from msm_jax.data.template import find_template
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 
@@ -207,6 +208,7 @@ def test_a_broken_file_beside_it_is_named_with_its_key(tmp_path, kind):
     (tmp_path / file).write_text(json.dumps(content))
     with pytest.raises(UserError, match=rf"{file}: .*{message}"):
         load_tokenizer(tmp_path)
+        find_template(tmp_path)
 
 
 @pytest.mark.parametrize("kind", BROKEN)

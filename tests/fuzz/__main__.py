@@ -138,13 +138,11 @@ def start_worker(args: argparse.Namespace, good: pathlib.Path) -> Worker:
 
 def end_worker(worker: Worker) -> str:
     """Kill a worker; how it ended, if it had ended by itself."""
-    done, status = os.waitpid(worker.pid, os.WNOHANG)
-    if not done:
-        os.killpg(worker.pid, signal.SIGKILL)
-        os.waitpid(worker.pid, 0)
     os.close(worker.numbers)
+    os.killpg(worker.pid, signal.SIGKILL)
+    _, status = os.waitpid(worker.pid, 0)
     os.close(worker.results)
-    return f"the process ended with {os.waitstatus_to_exitcode(status)}" if done else "killed"
+    return f"the process ended with {os.waitstatus_to_exitcode(status)}"
 
 
 def try_all(args: argparse.Namespace, good: pathlib.Path) -> list[dict]:
@@ -177,14 +175,13 @@ def try_all(args: argparse.Namespace, good: pathlib.Path) -> list[dict]:
             late = time.monotonic() - worker.since > limit
             if not late and worker.results not in ready:
                 continue
-            how = f"hangs: more than {SECONDS:.0f} seconds" if late else end_worker(worker)
-            if late:
-                end_worker(worker)
+            ended = end_worker(worker)
+            how = f"hangs: more than {SECONDS:.0f} seconds" if late else ended
             name = target_of(worker.current, args.seed, args.targets)[0].file
             found.append({"number": worker.current, "file": name, "outcome": "fault", "why": how,
                           "kind": how, "seconds": SECONDS if late else 0.0})  # fmt: skip
             if not begun[worker.pid]:
-                raise SystemExit(f"a worker cannot read the good files: {args.log}")
+                raise SystemExit(f"a worker cannot read the good files: {how}: see {args.log}")
             fresh = start_worker(args, good)
             workers[workers.index(worker)] = fresh
             begun[fresh.pid] = False

@@ -128,7 +128,7 @@ def change_one(box: list, rng: random.Random) -> None:
         holder[key], holder[other] = holder[other], holder[key]
     elif how == 6:
         holder[key] = rng.choice([[value], {"a": value}, [value, value], {"content": value}])
-    elif how == 7 and isinstance(value, int | float):
+    elif how == 7 and isinstance(value, int | float) and abs(value) < 2**63:
         holder[key] = rng.choice([-value, value + 1, value * 10**6, float(value), str(value), 0])
     elif isinstance(value, str) and not isinstance(value, Raw):
         holder[key] = rng.choice([value * 2, value[: len(value) // 2], value.upper(), [value], 7])
