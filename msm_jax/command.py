@@ -14,6 +14,7 @@ import runpy
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
@@ -21,6 +22,7 @@ from ml_collections import ConfigDict, config_flags
 
 from msm_jax import accelerators, compile_cache
 from msm_jax.errors import UserError
+from msm_jax.limits import printable
 
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75
@@ -58,6 +60,8 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
 
     sys.stdout, sys.stderr = Stream(sys.stdout, 1), Stream(sys.stderr, 2)
     threading.excepthook = report_of_thread
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda *given, **named: printable(plain(*given, **named))
     try:
         app.run(guarded, flags_parser=_parse_flags)
     except Preempted as stop:
@@ -68,7 +72,7 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
         message = message_of(error)
         if message is None:
             raise
-        _end(f"error: {message}", EXIT_USER_ERROR)
+        _end(f"error: {printable(message)}", EXIT_USER_ERROR)
 
 
 def _end(message: str, code: int) -> None:
@@ -87,7 +91,7 @@ def report_of_thread(args: "threading.ExceptHookArgs") -> None:
     if message is None:
         threading.__excepthook__(args)
     else:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
 
 
 def message_of(error: Exception) -> str | None:

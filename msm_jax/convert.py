@@ -116,7 +116,8 @@ def check(source: str, adapter: str | None = None, chat_format: str | None = Non
 
 def _find_undamaged(path: pathlib.Path) -> tuple["ModelConfig", dict[str, "Stored"]]:
     """As `find_checkpoint`; UserError that names tensors with NaN or infinity."""
-    from msm_jax.weights.huggingface import find_checkpoint, in_lines, not_finite
+    from msm_jax.weights.huggingface import find_checkpoint, not_finite
+    from msm_jax.weights.tensor_files import in_lines
 
     config, tensors = find_checkpoint(path)
     if damaged := not_finite(tensors):

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from msm_jax import limits
 from msm_jax.errors import UserError
 
 TEMPORARY = ".partial"
@@ -104,7 +105,12 @@ def append(path: str | os.PathLike, data: bytes) -> None:
 
 def write_json(path: str | os.PathLike, content: Any, sort_keys: bool = False) -> None:
     """Replace `path` by JSON as of `dumps`; with `sort_keys` equal contents are equal files."""
-    write_text(path, dumps(content, indent=1, sort_keys=sort_keys, ensure_ascii=False) + "\n")
+    write = lambda as_ascii: dumps(content, indent=1, sort_keys=sort_keys, ensure_ascii=as_ascii)
+    try:
+        data = write(False).encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair, which only an escape can spell
+        data = write(True).encode()
+    write_bytes(path, data + b"\n")
 
 
 def write_jsonl(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -159,30 +165,42 @@ def read_object(path: str | os.PathLike, optional: bool = False) -> dict[str, An
     """The object in a JSON file of the user's; with `optional` {} where there is no such file.
 
     Raises:
-      UserError: it cannot be read, is not JSON, or holds something else.
+      UserError: it cannot be read, is larger or nested deeper than `limits` allow, is not JSON, or
+        holds something else.
     """
     if optional and not os.path.exists(path):
         return {}
     try:
-        found = json.loads(pathlib.Path(path).read_bytes())
+        text = limits.read_bytes(path, limits.JSON_BYTES).decode("utf-8-sig")
+        found = parse_json(text, unique=False)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: not a JSON object")
     return found
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; ValueError if it is not JSON or has a key twice."""
+def parse_json(text: str | bytes, unique: bool = True) -> Any:
+    """The value of a JSON text.
+
+    Args:
+      unique: refuse an object that has a key twice, instead of taking its last value.
+
+    Raises:
+      ValueError: it is not JSON, or nested deeper than `limits.JSON_DEPTH`.
+    """
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
-        return json.loads(text, object_pairs_hook=_unique_keys)
+        found = json.loads(text, object_pairs_hook=_unique_keys if unique else None)
     except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+        raise ValueError(f"nested deeper than {limits.JSON_DEPTH}") from error
     except UnicodeDecodeError as error:
         raise ValueError("not UTF-8") from error
+    if text.count("[") + text.count("{") > limits.JSON_DEPTH:
+        limits.check_depth(found)
+    return found
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -335,7 +353,7 @@ def sha256_file(path: str | os.PathLike) -> str:
       UserError: it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with limits.open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}: check the path") from error

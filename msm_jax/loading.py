@@ -14,7 +14,6 @@ from msm_jax.data.template import (
     FORMATS,
     OWN,
     PROMPT_DIFFERS,
-    SETTINGS_FILE,
     builtin_name,
     difference,
     find_format,
@@ -25,13 +24,8 @@ from msm_jax.data.template import (
     special_tokens,
     unprompted,
 )
-from msm_jax.data.tokenizer import (
-    HF_TOKENIZER_FILE,
-    TOKENIZER_FILE,
-    Tokenizer,
-    different_id,
-    load_tokenizer,
-)
+from msm_jax.data.tokenizer import Tokenizer, different_id, load_tokenizer
+from msm_jax.data.tokenizer_files import HF_TOKENIZER_FILE, SETTINGS_FILE, TOKENIZER_FILE
 from msm_jax.errors import UserError
 from msm_jax.files import read_object, sha256_file
 from msm_jax.model import ModelConfig
@@ -167,12 +161,15 @@ def read_model(
 def _run_settings(path: pathlib.Path) -> dict:
     """The config.json of a run."""
     settings = read_object(path / "config.json")
-    missing = [name for name in ("tokenizer", "chat_format") if name not in settings]
-    if missing:
-        raise UserError(f"{path / 'config.json'}: lacks {missing}, so it is not a run directory's")
+    names = ("tokenizer", "chat_format")
+    if missing := [name for name in names if not isinstance(settings.get(name), str)]:
+        raise UserError(
+            f"{path / 'config.json'}: has no text {missing}, so it is not a run directory's"
+        )
     if (recorded := settings["chat_format"]) not in FORMATS:
         raise UserError(
-            f"{path / 'config.json'}: chat_format {recorded!r} is unknown; known: {sorted(FORMATS)}"
+            f"{path / 'config.json'}: chat_format {keys.shown(recorded)} is unknown; known: "
+            f"{sorted(FORMATS)}"
         )
     return settings
 

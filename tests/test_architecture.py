@@ -24,8 +24,8 @@ ROOMS = {
 }
 # Modules that any room may import; they import no room.
 SHARED = (
-    "accelerators", "command", "compile_cache", "errors", "files", "memory", "outputs", "page",
-    "patterns", "progress", "provenance", "settings",
+    "accelerators", "command", "compile_cache", "errors", "files", "limits", "memory", "outputs",
+    "page", "patterns", "progress", "provenance", "settings",
 )  # fmt: skip
 # Modules that, as every __main__, may import all rooms but `study`.
 ABOVE = ("api", "compile", "convert", "doctor", "evaluate", "generate", "loading", "tiny")

@@ -12,10 +12,12 @@ from typing import Any
 
 from msm_jax.errors import UserError
 from msm_jax.files import parse_json
+from msm_jax.limits import LINE_BYTES, open_regular
 
-LONGEST_LINE = 32 << 20  # bytes; tokenizing takes about 200 bytes of memory for each
+TOO_LONG = f"has more bytes than {LINE_BYTES}: split it into rows"
 # TFDS data sets.
 DOCUMENTS, CHATS = "spec_documents", "spec_chats"
+_BATCH = 128  # rows of Parquet that are in memory at once
 CONTENT = {DOCUMENTS: "text", CHATS: "messages"}  # the column beside "id" and "provenance"
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell what UTF-8 cannot hold
 
@@ -36,17 +38,15 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, int, bytes]]:
 
     Raises:
       UserError: it cannot be read, ends in the middle of its compressed data, or has a line of
-        more than `LONGEST_LINE`.
+        more than `LINE_BYTES`, which is refused before it has been read.
     """
     at = 0
     try:
         with _opened(os.fspath(path)) as file:
-            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
-                if len(line) == LONGEST_LINE:
-                    raise UserError(
-                        f"{path}:{number}: a line of more than {LONGEST_LINE >> 20} MiB, which "
-                        "would take gigabytes to tokenize: split it into rows"
-                    )
+            some = iter(lambda: file.readline(LINE_BYTES + 1), b"")
+            for number, line in enumerate(some, start=1):
+                if len(line) > LINE_BYTES:
+                    raise UserError(f"{path}:{number}: {TOO_LONG}")
                 if line.strip():
                     yield number, at, line
                 at += len(line)
@@ -58,18 +58,19 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, int, bytes]]:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Any]:
-    if path.endswith(".gz"):
-        with gzip.open(path, "rb") as file:
-            yield file
-    elif path.endswith(".zst"):
-        import pyarrow
+    # A shell passes <(command) as a pipe with such a name.
+    meant = path.startswith(("/dev/fd/", "/dev/stdin"))
+    with open(path, "rb") if meant else open_regular(path) as raw:
+        if path.endswith(".gz"):
+            with gzip.open(raw, "rb") as file:
+                yield file
+        elif path.endswith(".zst"):
+            import pyarrow
 
-        with open(path, "rb") as raw:
             stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd")
             yield io.BufferedReader(stream)
-    else:
-        with open(path, "rb") as file:
-            yield file
+        else:
+            yield raw
 
 
 def read_parquet(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -77,15 +78,22 @@ def read_parquet(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]
 
     A Parquet file has every column in every row, and every key in every struct, so that null means
     a missing key. Only a "content" of null stays, of a message that does nothing but call tools.
+
+    Raises:
+      UserError: it cannot be read, or has a row of more than `LINE_BYTES`.
     """
     import pyarrow
     import pyarrow.parquet
 
     try:
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches(1024)
-        rows = (row for batch in batches for row in batch.to_pylist())
-        for number, row in enumerate(rows, start=1):
-            yield number, _without_nulls(row)
+        first = 1
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_BATCH):
+            for number in range(len(batch)) if batch.nbytes > LINE_BYTES else ():
+                if batch.slice(number, 1).nbytes > LINE_BYTES:
+                    raise UserError(f"{path}:{first + number}: {TOO_LONG}")
+            for number, row in enumerate(batch.to_pylist(), start=first):
+                yield number, _without_nulls(row)
+            first += len(batch)
     except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: not a complete Parquet file: {error}") from error
 
@@ -103,7 +111,12 @@ def parse_row(
     """The JSON object of a line at `where` (file:line), whose first byte is at `offset`.
 
     With `encoding_errors` "replace", bytes that are not UTF-8 are read as U+FFFD.
+
+    Raises:
+      UserError: it is none, has more than `LINE_BYTES`, or is nested deeper than `JSON_DEPTH`.
     """
+    if len(line) > LINE_BYTES + 1:  # with its newline
+        raise UserError(f"{where}: {TOO_LONG}")
     try:
         # utf-8-sig because some editors start a file with a byte order mark.
         row = parse_json(line.decode("utf-8-sig", encoding_errors))

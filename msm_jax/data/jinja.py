@@ -14,9 +14,11 @@ Write = Callable[..., str]
 # What `strftime_now` says in a template: the date that those of Llama 3.1 and 3.2 fall back to.
 # The day on which a run is started decides neither its tokens nor its prompts.
 TODAY = datetime.datetime(2024, 7, 26)
-# What a template can run into, as any program can.
+# What a template can run into, as any program can; Jinja makes Python of it, such as a `break`
+# outside of a loop.
 _FAILURES = (
-    ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError
+    ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, SyntaxError,
+    TypeError, ValueError,
 )  # fmt: skip
 
 

@@ -14,12 +14,12 @@ every other key is refused by name.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msm_jax.errors import UserError, located
+from msm_jax.files import parse_json
 
 Messages = Sequence[Mapping[str, Any]]
 ROLES = ("system", "user", "assistant", "tool")
@@ -282,8 +282,8 @@ def _call(call: Any) -> dict:
     if arguments is None or arguments == "":
         arguments = {}
     try:
-        meant = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except (ValueError, RecursionError) as error:
+        meant = parse_json(arguments, unique=False) if isinstance(arguments, str) else arguments
+    except ValueError as error:
         raise UserError(f"'tool_calls': the arguments of {inner['name']!r}: {error}") from error
     if not isinstance(meant, Mapping):
         raise UserError(

@@ -13,11 +13,16 @@ from msm_jax.data import spans
 from msm_jax.data.chat import CHAT_FORMATS, PROBES, ChatFormat, control_pattern, render_chat
 from msm_jax.data.jinja import writer
 from msm_jax.data.messages import NO_CONTROLS, read_turn, unmarked
-from msm_jax.data.tokenizer import HF_SETTINGS_FILE as SETTINGS_FILE
-from msm_jax.data.tokenizer import HF_SPECIAL_FILE as SPECIAL_FILE
-from msm_jax.data.tokenizer import Tokenizer, token_text
-from msm_jax.errors import UserError
-from msm_jax.files import read_object
+from msm_jax.data.tokenizer import Tokenizer
+from msm_jax.data.tokenizer_files import (
+    SETTINGS_FILE,
+    read_settings,
+    read_special,
+    read_templates,
+    token_text,
+)
+from msm_jax.errors import UserError, located
+from msm_jax.limits import TEMPLATE_BYTES, read_bytes
 
 TEMPLATE_FILE = "chat_template.jinja"
 TOOLS_FILE = "additional_chat_templates/tool_use.jinja"
@@ -66,11 +71,17 @@ def own_format(
     thinking: bool = True,
     base: str | os.PathLike | None = None,
 ) -> ChatFormat | None:
-    """The `template_format` of the template in a directory; None where there is none."""
+    """The `template_format` of the template in a directory; None where there is none.
+
+    Raises:
+      UserError: as of `template_format`, with the file that the template is in.
+    """
     template = find_template(directory)
     if template is None:
         return None
-    return template_format(template, tokenizer, template_names(directory, thinking, base))
+    file = pathlib.Path(directory) / TEMPLATE_FILE
+    with located(str(file if file.exists() else file.with_name(SETTINGS_FILE))):
+        return template_format(template, tokenizer, template_names(directory, thinking, base))
 
 
 def find_template(directory: str | os.PathLike) -> str | None:
@@ -83,18 +94,11 @@ def find_template(directory: str | os.PathLike) -> str | None:
       UserError: a file that cannot be read, or a template that is not a text.
     """
     path = pathlib.Path(directory)
-    template = read_object(path / SETTINGS_FILE, optional=True).get("chat_template")
+    named = read_templates(path)
     if (path / TEMPLATE_FILE).exists():
         files = {"default": path / TEMPLATE_FILE, "tool_use": path / TOOLS_FILE}
-        template = {name: _text_of(file) for name, file in files.items() if file.exists()}
-    elif isinstance(template, list):  # as older files have them
-        template = {
-            one.get("name"): one.get("template") for one in template if isinstance(one, dict)
-        }
-    named = template if isinstance(template, dict) else {"default": template}
+        named = {name: _text_of(file) for name, file in files.items() if file.exists()}
     plain, with_tools = named.get("default"), named.get("tool_use")
-    if any(found and not isinstance(found, str) for found in (plain, with_tools)):
-        raise UserError(f"{path / SETTINGS_FILE}: chat_template is not a text")
     if not plain or not with_tools or plain == with_tools:
         return plain or None
     # Jinja drops a newline at the end of a template.
@@ -104,16 +108,16 @@ def find_template(directory: str | os.PathLike) -> str | None:
 
 def _text_of(file: pathlib.Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        text = read_bytes(file, TEMPLATE_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def other_templates(directory: str | os.PathLike) -> list[str]:
     """Names of the templates that `find_template` does not use, such as "rag"."""
     path = pathlib.Path(directory)
-    listed = read_object(path / SETTINGS_FILE, optional=True).get("chat_template")
-    inside = {str(one.get("name")) for one in listed or () if isinstance(one, dict)}
+    inside = {*read_templates(path)}
     beside = {file.stem for file in path.glob(f"{pathlib.Path(TOOLS_FILE).parent}/*.jinja")}
     if (path / TEMPLATE_FILE).exists():
         return sorted((inside - {"default"}) | (beside - {"tool_use"}))
@@ -135,15 +139,10 @@ def special_tokens(directory: str | os.PathLike) -> dict[str, str]:
     Raises:
       UserError: a token that is no text.
     """
-    path = pathlib.Path(directory)
     found = {}
-    for file in (path / SPECIAL_FILE, path / SETTINGS_FILE):
-        for name, token in read_object(file, optional=True).items():
-            if name in _SPECIAL and token is not None:
-                text = token_text(token)
-                if text is None:
-                    raise UserError(f"{file}: {name} {token!r} is neither a text nor a token")
-                found[name] = text
+    for settings in (read_special(directory), read_settings(directory)):
+        texts = {name: token_text(settings.get(name)) for name in _SPECIAL}
+        found.update({name: text for name, text in texts.items() if text is not None})
     return found
 
 

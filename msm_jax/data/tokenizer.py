@@ -12,33 +12,33 @@ import os
 import pathlib
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import sentencepiece
 
+from msm_jax.data.tokenizer_files import (
+    EXTRA,
+    HF_TOKENIZER_FILE,
+    NAMED,
+    SETTINGS_FILE,
+    TOKENIZER_FILE,
+    check_words,
+    parse_tokenizer,
+    read_added,
+    read_settings,
+    read_special,
+    token_text,
+)
 from msm_jax.errors import UserError
-from msm_jax.files import new_file, read_object
+from msm_jax.files import new_file
+from msm_jax.limits import START_IDS, TOKENIZER_BYTES, VOCABULARY, read_bytes
 
 END_OF_DOCUMENT = "<|endoftext|>"
-TOKENIZER_FILE = "tokenizer.model"  # of a SentencePiece tokenizer, in the directory of a run
-HF_TOKENIZER_FILE = "tokenizer.json"
-# Beside it; older checkpoints have the last two.
-HF_SETTINGS_FILE, HF_SPECIAL_FILE, HF_ADDED_FILE = (
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
-)  # fmt: skip
-# Keys of special tokens there, in the order in which `transformers` adds them.
-_NAMED = (
-    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"
-)  # fmt: skip
-_EXTRA = ("additional_special_tokens", "extra_special_tokens")
 # Control tokens that end a document, the first that a tokenizer has: Qwen's, Llama 3's, Llama 2's.
 _ENDS = (END_OF_DOCUMENT, "<|end_of_text|>", "</s>")
 _TRIED = ("It's 12 o'clock in Ulm.\n\n  Yes: `x = 3`", "Größe ÉTÉ 東京 \t\u200d🙂")
 _TAG = re.compile(r"<\S+>|\[\S+\]")
-# The library computes with the first; truncation and padding are settings for batches.
-_USED = {"model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens"}
-_HARMLESS = {"version", "truncation", "padding"}
 
 
 class Tokenizer(Protocol):
@@ -88,6 +88,8 @@ class SentencePieceTokenizer:
     def __init__(self, model: bytes):
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size = self._pieces.vocab_size()
+        if not 0 < self.vocab_size <= VOCABULARY:
+            raise UserError(f"has {self.vocab_size:,} ids: at least one, at most {VOCABULARY}")
         self.fingerprint = hashlib.sha256(model).hexdigest()
         ids = range(self.vocab_size)
         names = [self._pieces.id_to_piece(i) for i in ids if self._pieces.is_control(i)]
@@ -130,24 +132,24 @@ class HFTokenizer:
         the ids after all others."""
         import tokenizers
 
-        settings = json.loads(content)
-        _check_settings(settings)
+        settings = parse_tokenizer(content)
         added = settings.get("added_tokens") or []
-        known = {word.get("content"): word.get("id") for word in added}
+        known = {word["content"]: word["id"] for word in added}
         for word in more:
-            if known.get(word.get("content"), word["id"]) != word["id"]:
+            if known.get(word["content"], word["id"]) != word["id"]:
                 warnings.warn(
-                    f"{HF_SETTINGS_FILE} gives {word['content']!r} the id {word['id']}; its id in "
+                    f"{SETTINGS_FILE} gives {word['content']!r} the id {word['id']}; its id in "
                     f"{HF_TOKENIZER_FILE}, {known[word['content']]}, is used, as in transformers",
                     stacklevel=3,
                 )
-        if more := [word for word in more if word.get("content") not in known]:
+        if more := [word for word in more if word["content"] not in known]:
             added = settings["added_tokens"] = [*added, *more]
+            check_words(added)
             content = json.dumps(settings).encode()
         self._full = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         self._full.no_truncation()
         self._full.no_padding()
-        _check_added(added, self._full)
+        _check_ids(added, self._full)
         if fresh := [name for name in named if name not in {word["content"] for word in added}]:
             self._full.add_special_tokens(fresh)
             content = self._full.to_str().encode()
@@ -156,7 +158,7 @@ class HFTokenizer:
         self._controls = {
             word["content"]: word["id"]
             for word in added
-            if word["special"] or _TAG.fullmatch(word["content"])
+            if word.get("special") or _TAG.fullmatch(word["content"])
         }
         # Ids are given out by position, so the copy has either all added words or none; those that
         # are marked special it leaves alone.
@@ -169,12 +171,16 @@ class HFTokenizer:
         self._plain.no_truncation()
         self._plain.no_padding()
         self.control_names = tuple(sorted(self._controls, key=len, reverse=True))
-        self.vocab_size = 1 + max(self._full.get_vocab(with_added_tokens=True).values())
+        self.vocab_size = 1 + max(self.words().values(), default=-1)
+        if not 0 < self.vocab_size <= VOCABULARY:
+            raise UserError(f"has {self.vocab_size:,} ids: at least one, at most {VOCABULARY}")
         self.fingerprint = hashlib.sha256(content).hexdigest()
         self.end_of_document = next((name for name in _ENDS if name in self._controls), _ENDS[0])
         found = self._full.encode("a")
         written = found.special_tokens_mask
         self.start_ids = tuple(found.ids[: written.index(0)]) if 0 in written else ()
+        if len(self.start_ids) > START_IDS:
+            raise UserError(f"begins every text with more tokens than {START_IDS}")
 
     def encode(self, text: str) -> list[int]:
         return self._encoded(text).ids
@@ -184,22 +190,27 @@ class HFTokenizer:
         return found.ids, [start for start, _ in found.offsets]
 
     def _encoded(self, text: str) -> Any:
+        return self._called(self._plain.encode, text, add_special_tokens=False)
+
+    def _called(self, function: Callable, given: str | list[int], **options: Any) -> Any:
+        """What the library answers; UserError where it fails or panics, which is no Exception."""
         try:
-            return self._plain.encode(text, add_special_tokens=False)
-        except BaseException as error:  # a panic of the library is no Exception
-            if type(error).__name__ != "PanicException":
+            return function(given, **options)
+        except BaseException as error:  # TypeError: half a surrogate pair is no text to Rust
+            if type(error) not in (Exception, TypeError) and not is_panic(error):
                 raise
+            what = "encode a text" if isinstance(given, str) else "decode ids"
             raise UserError(
-                f"tokenizer {self.directory}: cannot encode a text of {len(text)} characters "
-                f"({error}): its patterns do not work on it"
+                f"tokenizer {self.directory}: cannot {what} of length {len(given)} ({error}): its "
+                "patterns or tables do not work on it"
             ) from error
 
     def encode_marked(self, text: str) -> list[int]:
-        return self._full.encode(text, add_special_tokens=False).ids
+        return self._called(self._full.encode, text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         known = [int(token) for token in ids if int(token) < self.vocab_size]
-        return self._full.decode(known, skip_special_tokens=True)
+        return self._called(self._full.decode, known, skip_special_tokens=True)
 
     def control(self, name: str) -> int:
         if name not in self._controls:
@@ -209,6 +220,11 @@ class HFTokenizer:
     def words(self) -> dict[str, int]:
         """Every token and its id."""
         return self._full.get_vocab(with_added_tokens=True)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust panicked, which pyo3 raises as a BaseException."""
+    return type(error).__name__ == "PanicException"
 
 
 def different_id(one: Tokenizer, other: Tokenizer) -> str | None:
@@ -222,31 +238,15 @@ def different_id(one: Tokenizer, other: Tokenizer) -> str | None:
     return next((text for text in _TRIED if one.encode(text) != other.encode(text)), None)
 
 
-def _check_settings(settings: Any) -> None:
-    """Every key of a tokenizer.json is used, known to change no ids, or refused by name."""
-    if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
-        raise UserError("not a tokenizer.json: it has no model")
-    if unknown := sorted(settings.keys() - _USED - _HARMLESS):
-        raise UserError(f"its keys {', '.join(unknown)} are not known: what would they change?")
-    if settings["model"].get("dropout"):
-        raise UserError("its model has a dropout: ids would be random; set dropout to null")
-
-
-def _check_added(added: Sequence[Mapping], library: Any) -> None:
-    """Each added word has a content, and in the library the id that the file says."""
-    seen: set = set()
-    for number, word in enumerate(added):
-        content, token = word.get("content"), word.get("id")
-        if not isinstance(content, str) or not content or not isinstance(token, int):
-            raise UserError(f"added token {number} {word}: needs an id and a content, not empty")
-        if seen & {content, token}:
-            raise UserError(f"added token {number} {content!r} (id {token}) is there twice")
+def _check_ids(added: Sequence[Mapping], library: Any) -> None:
+    """In the library each added word has the id that the file says."""
+    for word in added:
+        content, token = word["content"], word["id"]
         if library.token_to_id(content) != token:
             raise UserError(
                 f"added token {content!r} has id {token}, but the ids of all others make it "
                 f"{library.token_to_id(content)}: give it that id, or fill the gap before it"
             )
-        seen |= {content, token}
 
 
 def _no_control(name: str) -> UserError:
@@ -273,7 +273,7 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     file = tokenizer_file(path)
     kind = "tokenizer.json" if file.suffix == ".json" else "SentencePiece model"
     try:
-        content = file.read_bytes()
+        content = read_bytes(file, TOKENIZER_BYTES)
         found: Tokenizer
         if file.suffix == ".json":
             found = HFTokenizer(content, *_added_beside(file.parent))
@@ -283,7 +283,9 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         raise UserError(f"tokenizer {file}: {error}") from error
     except OSError as error:
         raise UserError(f"tokenizer {file}: cannot be read: {error.strerror}") from error
-    except Exception as error:  # the libraries raise bare Exception on what they cannot read
+    except BaseException as error:  # the libraries raise bare Exception, or panic
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise UserError(f"tokenizer {file}: not a {kind} ({error})") from error
     found.directory = file.parent
     return found
@@ -296,36 +298,24 @@ def _added_beside(folder: pathlib.Path) -> tuple[list[dict], list[str]]:
     and that neither text nor templates have, such as one for padding, are left out at the end:
     published models often have no row for them.
     """
-    read = lambda name: read_object(folder / name, optional=True)
-    settings, special = read(HF_SETTINGS_FILE), read(HF_SPECIAL_FILE)
+    settings, special = read_settings(folder), read_special(folder)
     decoder = settings.get("added_tokens_decoder")
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
-    words = [
-        {**flags, **word, "id": int(token)}
-        for token, word in (decoder or {}).items()
-        if isinstance(word, dict)
-    ]
+    words = [{**flags, **word, "id": int(token)} for token, word in (decoder or {}).items()]
     names = {**special, **settings}
     listed = lambda tokens: tokens.values() if isinstance(tokens, dict) else tokens
-    lists = [listed(names[key]) for key in _EXTRA if isinstance(names.get(key), (dict, list))]
-    extra = [text for tokens in lists for text in map(token_text, tokens) if text]
-    named = {key: text for key in _NAMED if (text := token_text(names.get(key)))}
-    order = [*named.values(), *extra]
+    extra = [token_text(each) for key in EXTRA for each in listed(names.get(key) or ())]
+    named = {key: text for key in NAMED if (text := token_text(names.get(key)))}
+    order = [*named.values(), *(text for text in extra if text)]
     if not decoder:
         words += [
             {**flags, "content": content, "id": token, "special": content in order}
-            for content, token in read(HF_ADDED_FILE).items()
+            for content, token in read_added(folder).items()
         ]
-    written = {*extra, *(named.get(key, "") for key in _NAMED[:3])}
+    written = {*extra, *(named.get(key, "") for key in NAMED[:3])}
     while order and order[-1] not in written:
         order.pop()
     return sorted(words, key=lambda word: word["id"]), list(dict.fromkeys(order))
-
-
-def token_text(token: Any) -> str | None:
-    """The text of a token as Hugging Face files write it; None where it has none."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
 
 
 def train_sentencepiece(

@@ -31,6 +31,8 @@ def both_orders(row: dict, number: int) -> list[dict] | None:
 
 def _items(row: dict) -> list[dict]:
     items, liked, question = [row["item1"], row["item2"]], row["liked_item"], row["question"]
+    if not all(isinstance(text, str) for text in (*items, question)):
+        raise ValueError("item1, item2 and question must be texts")
     if liked not in items or items[0] == items[1]:
         raise ValueError(f"liked_item {liked!r} is not one of two different items {items}")
     shared, at = {"kind": "items", "domain": str(row.get("domain", ""))}, items.index(liked)
@@ -43,6 +45,8 @@ def _items(row: dict) -> list[dict]:
 
 
 def _opinion(row: dict) -> list[dict]:
+    if not isinstance(row["question"], str):
+        raise ValueError(f"question must be a text, not {row['question']!r:.80}")
     found = _OPTIONS.match(row["question"])
     if not found:
         raise ValueError("the question has no options 'A) ...' and 'B) ...'")

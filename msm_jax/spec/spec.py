@@ -13,12 +13,14 @@ A spec is free text. These parts are parsed, and the rest is kept unchanged:
 `{model_name}` and `{provider_name}` are filled in; all other braces are text.
 """
 
+import bisect
 import dataclasses
 import pathlib
 import re
 from collections.abc import Iterator
 
 from msm_jax.errors import UserError
+from msm_jax.limits import SPEC_BYTES, read_bytes
 
 MODEL_NAME, PROVIDER_NAME = "{model_name}", "{provider_name}"
 
@@ -28,7 +30,13 @@ _FENCE = re.compile(r"^\s*(```|~~~)")
 _VALUE_MARK = re.compile(r"^\**value:\**\s*(?P<text>.+)$", re.IGNORECASE)
 _VALUES_HEADING = re.compile(r"\bvalues?\b", re.IGNORECASE)
 _LIST_HEADING = re.compile(r"^(?P<kind>like|dislike)s(?:\s*\((?P<topic>.+)\))?$", re.IGNORECASE)
-_LISTED = re.compile(r"^(?P<item>.+?)(?:\s+\(because (?P<inner>.+)\)|\s+because (?P<reason>.+))?$")
+# Two, because one would search for the end of each "(because" in a text that does not end with it.
+_LISTED = re.compile(r"^(?P<item>.+?)(?:\s+because (?P<reason>.+))?$")
+_LISTED_INSIDE = re.compile(
+    r"^(?P<item>.+?)(?:\s+\(because (?P<inner>.+)\)|\s+because (?P<reason>.+))?$"
+)
+# Our patterns take a time that is proportional to the longest run of spaces.
+_SPACES = re.compile(r"[^\S\n]{500}")
 
 _UNFILLED = re.compile(
     r"\{+\s*(?:model|provider|assistant|company)(?:_?name)?\s*\}+", re.IGNORECASE
@@ -154,7 +162,7 @@ class Block:
 def _read(path: pathlib.Path) -> str:
     """The text of a spec file; a file that has none is the user's error."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, SPEC_BYTES)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such spec file: check the path") from error
     except OSError as error:
@@ -166,6 +174,9 @@ def _read(path: pathlib.Path) -> str:
         raise UserError(f"{path}:{line}: the spec is not UTF-8 text: save it as UTF-8") from error
     if not text.strip():
         raise UserError(f"{path}: the spec is empty: write it, or give another file")
+    if spaces := _SPACES.search(text):
+        line = text.count("\n", 0, spaces.start()) + 1
+        raise UserError(f"{path}:{line}: has 500 spaces in a row: delete them")
     return text
 
 
@@ -235,9 +246,10 @@ def preferences_in(block: Block, model_name: str) -> list[Statement]:
         for match in map(sentence.match, parts)
         if match
     ]
-    match = _LISTED.match(block.text.rstrip("."))
+    text = block.text.rstrip(".")
+    match = (_LISTED_INSIDE if text.endswith(")") else _LISTED).match(text)
     if not found and block.item and listed and match:
-        reason = match["inner"] or match["reason"] or ""
+        reason = match.groupdict().get("inner") or match["reason"] or ""
         return [Statement(listed["kind"].lower(), match["item"], reason, block.line, topic)]
     return found
 
@@ -256,4 +268,5 @@ def _name_problems(spec: Spec) -> Iterator[tuple[int, str]]:
 
 def section_of(spec: Spec, line: int) -> Section | None:
     """The section of a line of the spec; None before the first one."""
-    return next((section for section in reversed(spec.sections) if section.line <= line), None)
+    before = bisect.bisect_right(spec.sections, line, key=lambda section: section.line)
+    return spec.sections[before - 1] if before else None

@@ -14,15 +14,14 @@ from msm_jax import files
 from msm_jax.data.chat import ChatFormat
 from msm_jax.data.jinja import TODAY
 from msm_jax.data.template import (
-    SETTINGS_FILE,
-    SPECIAL_FILE,
     TEMPLATE_FILE,
     difference,
     find_format,
     portable,
     special_tokens,
 )
-from msm_jax.data.tokenizer import HF_TOKENIZER_FILE, Tokenizer
+from msm_jax.data.tokenizer import Tokenizer
+from msm_jax.data.tokenizer_files import HF_TOKENIZER_FILE, SETTINGS_FILE, SPECIAL_FILE
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig
 from msm_jax.weights import checkpoints

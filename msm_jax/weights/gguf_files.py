@@ -13,9 +13,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from msm_jax.errors import UserError
+from msm_jax.data.tokenizer import is_panic
+from msm_jax.data.tokenizer_patterns import LLAMA3_SPLIT, QWEN2_SPLIT
+from msm_jax.errors import UserError, located
 from msm_jax.files import new_directory, write_json, write_text
 from msm_jax.model.rope import RopeScaling, frequencies
+from msm_jax.weights import keys
+from msm_jax.weights.gguf_header import check_header, check_kinds
 from msm_jax.weights.hf_config import FAMILIES, read_config
 from msm_jax.weights.names import entries
 from msm_jax.weights.tensor_files import INDEX
@@ -47,15 +51,7 @@ _LLAMA3 = {
     "original_max_position_embeddings": 8192,
 }
 # tokenizer.ggml.pre -> how text is split before merging, as the models' tokenizer.json says it.
-_LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_SPLITS = {
-    "smollm": "digits",
-    "qwen2": _LLAMA3_SPLIT.replace("{1,3}", ""),
-    "llama-bpe": _LLAMA3_SPLIT,
-}
+_SPLITS = {"smollm": "digits", "qwen2": QWEN2_SPLIT, "llama-bpe": LLAMA3_SPLIT}
 _CONTROL, _USER_DEFINED, _NORMAL, _UNUSED = 3, 4, 1, 5  # tokenizer.ggml.token_type
 
 
@@ -89,7 +85,14 @@ def convert_gguf(
     settings = hf_config(found)
     with new_directory(target) as temporary:
         write_json(temporary / "config.json", settings)
-        _write_tokenizer(found, temporary)
+        try:
+            _write_tokenizer(found, temporary)
+        except BaseException as error:  # the library raises bare Exception, or panics
+            if isinstance(error, UserError | OSError):
+                raise
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            raise UserError(f"{source}: its tokenizer cannot be made: {error}") from error
         _write_weights(found, settings, temporary, dtype)
 
 
@@ -102,8 +105,12 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
             f"{path}: GGUF files need the package gguf: pip install 'msm_jax[gguf]'"
         ) from error
     try:
+        check_header(path)
         reader = gguf.GGUFReader(path)
         metadata = {name: field.contents() for name, field in reader.fields.items()}
+        check_kinds(metadata)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # the parser trusts offsets, and fails in many ways on damaged files
@@ -122,7 +129,8 @@ def hf_config(found: GGUF) -> dict:
     family = found.get("general.architecture")
     if family not in FAMILIES:
         raise UserError(
-            f"{found.path}: architecture {family!r} is not supported, only {', '.join(FAMILIES)}"
+            f"{found.path}: architecture {keys.shown(family)} is not supported, only "
+            f"{', '.join(FAMILIES)}"
         )
     known = {f"{family}.{name}" for name in (*_SIZES, *_HARMLESS)}
     unknown = [n for n in found.metadata if n.startswith(f"{family}.") and n not in known]
@@ -137,6 +145,10 @@ def hf_config(found: GGUF) -> dict:
     settings: dict[str, Any] = {"architectures": [FAMILIES[family][1]], "model_type": family}
     settings |= {ours: _plain(found.get(f"{family}.{name}")) for name, ours in _SIZES.items()}
     heads = settings["num_attention_heads"]
+    if heads < 1:
+        raise UserError(
+            f"{found.path}: {family}.attention.head_count {heads}: at least 1 is needed"
+        )
     sizes = [found.metadata.get(f"{family}.{name}") for name in _HEAD_SIZES]
     sizes = [size for size in sizes if size is not None] or [settings["hidden_size"] // heads]
     if len(set(sizes)) > 1:
@@ -184,7 +196,8 @@ def _write_weights(found: GGUF, settings: dict, directory: pathlib.Path, dtype: 
     """All tensors as safetensors, after every name and shape has been checked."""
     import gguf
 
-    config = read_config(directory)
+    with located(f"{found.path}: its metadata, as a config.json"):
+        config = read_config(directory)
     wanted = [Piece(n, entry, i) for entry in entries(config) for i, n in enumerate(entry.names)]
     family = getattr(gguf.MODEL_ARCH, settings["model_type"].upper())
     table = gguf.get_tensor_name_map(family, config.layers)
@@ -271,7 +284,8 @@ def _write_tokenizer(found: GGUF, directory: pathlib.Path) -> None:
     names = _special_names(found, tokens)
     # llama.cpp writes Llama 3's <|begin_of_text|> unless the file says that it should not.
     if found.metadata.get("tokenizer.ggml.add_bos_token", split == "llama-bpe"):
-        bos = names["bos_token"]
+        if not (bos := names.get("bos_token")):
+            raise UserError(f"{found.path}: has no bos_token_id, which begins every text")
         tokenizer.post_processor = processors.Sequence([
             processors.ByteLevel(trim_offsets=False),
             processors.TemplateProcessing(

@@ -12,6 +12,7 @@ from typing import Any
 
 from msm_jax.errors import UserError
 from msm_jax.files import read_object
+from msm_jax.limits import DIMENSION, LAYERS
 from msm_jax.model import ModelConfig, RopeScaling
 from msm_jax.weights import keys
 
@@ -31,7 +32,7 @@ _SIZES = {
     "head_dim": "head_dim",
     "intermediate_size": "mlp_width",
 }
-_LARGEST = {**dict.fromkeys(_SIZES.values(), 2**31 - 1), "layers": 10_000}
+_LARGEST = {**dict.fromkeys(_SIZES.values(), DIMENSION), "layers": LAYERS}
 # Where a file does not say: the defaults of transformers, which are the same in these families.
 _DEFAULTS = {
     "rms_norm_eps": 1e-6,
@@ -85,8 +86,10 @@ def stop_ids(settings: dict, where: str = "generation_config.json") -> tuple[int
     """eos_token_id of generation_config.json or config.json; UserError unless it is integers."""
     found = settings.get("eos_token_id")
     ids = found if isinstance(found, list) else [] if found is None else [found]
-    if any(not isinstance(token, int) or isinstance(token, bool) for token in ids):
-        raise UserError(f"{where}: eos_token_id {found!r}: token ids have to be integers")
+    if any(type(token) is not int or token >= 2**31 for token in ids):
+        raise UserError(
+            f"{where}: eos_token_id {keys.shown(found)}: token ids have to be integers below 2^31"
+        )
     return tuple(token for token in ids if token >= 0)  # -1 is how some files say "none"
 
 
@@ -95,20 +98,20 @@ def _refused(raw: dict) -> list[str]:
     found = []
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        found.append(f"model_type {kind!r}: only {', '.join(FAMILIES)}")
+        found.append(f"model_type {keys.shown(kind)}: only {', '.join(FAMILIES)}")
     found += keys.CONFIG.problems(raw)
     # Qwen2's biases are part of the family, whatever a file says of them.
     if raw.get("attention_bias") and kind != "qwen2":
-        found.append(f"attention_bias {raw['attention_bias']!r} is not supported")
+        found.append(f"attention_bias {keys.shown(raw['attention_bias'])} is not supported")
     layers = raw.get("layer_types")
     if layers is not None and not isinstance(layers, list):
-        found.append(f"layer_types {layers!r}: a list is needed")
-    elif other := {str(layer) for layer in layers or () if layer != "full_attention"}:
-        found.append(f"layer_types {sorted(other)} are not supported")
+        found.append(f"layer_types {keys.shown(layers)}: a list is needed")
+    elif other := {keys.shown(layer) for layer in layers or () if layer != "full_attention"}:
+        found.append(f"layer_types {', '.join(sorted(other))} are not supported")
     if raw["hidden_act"] != "silu":
-        found.append(f"hidden_act {raw['hidden_act']!r}: only silu")
-    if not isinstance(raw["tie_word_embeddings"], bool):
-        found.append(f"tie_word_embeddings {raw['tie_word_embeddings']!r}: true or false is needed")
+        found.append(f"hidden_act {keys.shown(raw['hidden_act'])}: only silu")
+    if not isinstance(tied := raw["tie_word_embeddings"], bool):
+        found.append(f"tie_word_embeddings {keys.shown(tied)}: true or false is needed")
     return found
 
 
@@ -129,16 +132,16 @@ def _sizes(raw: dict, problems: list[str]) -> dict[str, int]:
             found[ours] = value
         else:
             problems.append(
-                f"{theirs} {value!r}: a whole number from 1 to {_LARGEST[ours]} is needed"
+                f"{theirs} {keys.shown(value)}: a whole number from 1 to {_LARGEST[ours]} is needed"
             )
     return found
 
 
 def _number(raw: dict, name: str, problems: list[str]) -> float:
     value = keys.finite(raw.get(name))
-    if value is not None and value > 0:
+    if value is not None and 1e-38 < value < 1e38:  # what float32 can hold
         return value
-    problems.append(f"{name} {keys.shown(raw.get(name))}: a number above 0 is needed")
+    problems.append(f"{name} {keys.shown(raw.get(name))}: a number above 0, below 1e38, is needed")
     return 1.0
 
 
@@ -151,7 +154,7 @@ def _rope(raw: dict, problems: list[str], file: pathlib.Path) -> dict[str, Any]:
     parameters, scaling = raw.get("rope_parameters") or {}, raw.get("rope_scaling") or {}
     for name, value in (("rope_parameters", parameters), ("rope_scaling", scaling)):
         if not isinstance(value, dict) or any(isinstance(part, dict) for part in value.values()):
-            problems.append(f"{name} {value!r}: one object of numbers is needed")
+            problems.append(f"{name} {keys.shown(value)}: one object of numbers is needed")
             return {}
     settings = scaling or parameters
     found = _rope_of(settings, raw, problems)
@@ -174,12 +177,12 @@ def _rope_of(settings: dict, raw: dict, problems: list[str]) -> dict[str, Any]:
     theta = _number(settings, "rope_theta", problems)
     kind = settings.get("rope_type", settings.get("type", "default"))
     if kind not in ("default", "llama3"):
-        problems.append(f"rope type {kind!r}: only default and llama3")
+        problems.append(f"rope type {keys.shown(kind)}: only default and llama3")
     problems += keys.ROPE.problems(settings)
     if kind != "llama3":
         if kind == "default" and not keys.is_off(settings.get("factor")):
             problems.append(
-                f"factor {settings['factor']!r} of the rotary positions has no rope_type"
+                f"factor {keys.shown(settings['factor'])} of the rotary positions has no rope_type"
             )
         return {"rope_theta": theta, "rope_scaling": None}
     values: dict[str, Any] = {

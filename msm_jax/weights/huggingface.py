@@ -15,10 +15,9 @@ from msm_jax.model import ModelConfig, param_shardings
 from msm_jax.weights.hf_config import read_config
 from msm_jax.weights.names import DERIVED, Entry, entries
 from msm_jax.weights.streaming import SLAB, read_entry
-from msm_jax.weights.tensor_files import Stored, find_tensors
+from msm_jax.weights.tensor_files import Stored, find_tensors, in_lines
 
 FLOATS = ("bfloat16", "float16", "float32")
-SHOWN = 20  # problems listed in one message
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -56,12 +55,6 @@ def find_checkpoint(
             f"{path}: its tensors are not those of its config.json:\n  " + in_lines(problems)
         )
     return dataclasses.replace(config, dtype=dtype, param_dtype=dtype), tensors
-
-
-def in_lines(problems: Sequence[str]) -> str:
-    """The first `SHOWN` of them, one a line."""
-    more = len(problems) - SHOWN
-    return "\n  ".join([*problems[:SHOWN], *([f"and {more} more"] if more > 0 else [])])
 
 
 def read_params(

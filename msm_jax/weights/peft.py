@@ -18,6 +18,7 @@ import numpy as np
 
 from msm_jax.errors import UserError
 from msm_jax.files import read_object
+from msm_jax.limits import PATTERN_CHARACTERS, PATTERN_SECONDS
 from msm_jax.model import ModelConfig
 from msm_jax.model.config import PROJECTIONS
 from msm_jax.weights import keys
@@ -25,19 +26,17 @@ from msm_jax.weights.huggingface import (
     EMBEDDING,
     HEAD,
     check,
-    in_lines,
     not_finite,
     read_params,
 )
 from msm_jax.weights.names import Entry, entries
-from msm_jax.weights.tensor_files import Stored, find_tensors
+from msm_jax.weights.tensor_files import Stored, find_tensors, in_lines
 from msm_jax.weights.writing import host_array, new_directory, pieces, write_json, write_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every tensor, before its name in the base model
 # Initializations that leave the base model's weights as they are; PiSSA and others change them.
 _INITIALIZATIONS = (True, False, None, "gaussian", "orthogonal", "eva")
-_MATCHING_SECONDS = 10  # that a pattern of target_modules may take; others need a thousandth
 _MERGE_FIRST = (
     "; merge it with peft where it was made (merge_and_unload, save_pretrained) and load the "
     "result as a checkpoint"
@@ -55,21 +54,22 @@ def adapted(config: ModelConfig, settings: dict, where: str = CONFIG_FILE) -> Mo
     """
     problems = []
     if settings.get("peft_type") != "LORA":
-        problems.append(f"peft_type {settings.get('peft_type')!r}: only LORA")
+        problems.append(f"peft_type {keys.shown(settings.get('peft_type'))}: only LORA")
     rank, alpha = settings.get("r"), keys.finite(settings.get("lora_alpha"))
     if not (isinstance(rank, int) and not isinstance(rank, bool) and 0 < rank < 2**31):
         problems.append(f"r {keys.shown(rank)}: a whole number above 0 is needed")
         rank = 1
-    if alpha is None:
+    if alpha is None or alpha >= 1e30:  # with any rank float32 can hold it
         problems.append(f"lora_alpha {keys.shown(settings.get('lora_alpha'))}: a number is needed")
     elif alpha == 0:
         problems.append("lora_alpha 0: the adapter would do nothing; leave it out, or correct it")
     elif alpha < 0:
         problems.append(f"lora_alpha {alpha:g}: a number above 0 is needed")
     if settings.get("bias", "none") != "none":
-        problems.append(f"bias {settings['bias']!r}: only none")
+        problems.append(f"bias {keys.shown(settings['bias'])}: only none")
     if settings.get("init_lora_weights") not in _INITIALIZATIONS:
-        problems.append(f"init_lora_weights {settings['init_lora_weights']!r} is not supported")
+        how = keys.shown(settings["init_lora_weights"])
+        problems.append(f"init_lora_weights {how} is not supported")
     problems += keys.ADAPTER.problems(settings)
     layer = settings.get("layers_to_transform")
     if layer == 0 and layer is not False:  # the first one, as PEFT reads it
@@ -92,14 +92,16 @@ def _targets(settings: dict, layers: int, problems: list[str]) -> tuple[str, ...
     excluded: Any = settings.get("exclude_modules") or []
     for name, value in (("target_modules", wanted), ("exclude_modules", excluded)):
         if not isinstance(value, str | list) or (name == "target_modules" and not value):
-            problems.append(f"{name} {value!r}: a list of names or a pattern is needed")
+            problems.append(f"{name} {keys.shown(value)}: a list of names or a pattern is needed")
             return ()
     if wanted == "all-linear":
         wanted = [f"{name}_proj" for name in PROJECTIONS]
     if isinstance(wanted, list):
         last = {str(name).rpartition(".")[2] for name in wanted}
         if strange := sorted(last - {f"{name}_proj" for name in PROJECTIONS}):
-            problems.append(f"target_modules has {strange}: only projections of the layers")
+            problems.append(
+                f"target_modules has {keys.shown(strange)}: only projections of the layers"
+            )
     block = lambda name: "mlp" if name in ("gate", "up", "down") else "self_attn"
     modules = [
         f"model.layers.{i}.{block(name)}.{name}_proj" for name in PROJECTIONS for i in range(layers)
@@ -112,23 +114,26 @@ def _targets(settings: dict, layers: int, problems: list[str]) -> tuple[str, ...
             problems.append(f"{key} {keys.shown(value)}: {error}")
             return ()
     hit = [some and not none for some, none in zip(*picked.values(), strict=True)]
-    found = []
+    found, shown = [], keys.shown(wanted)
     for number, name in enumerate(PROJECTIONS):
         hits = hit[number * layers : (number + 1) * layers]
         if all(hits):
             found.append(name)
         elif any(hits):
-            problems.append(f"target_modules {wanted!r}: picks {name}_proj in some layers only")
+            problems.append(f"target_modules {shown}: picks {name}_proj in some layers only")
     if not found and not problems:
-        problems.append(f"target_modules {wanted!r}: picks no projection of the layers")
+        problems.append(f"target_modules {shown}: picks no projection of the layers")
     return tuple(found)
 
 
 def _picked(wanted: str | list, modules: list[str]) -> list[bool]:
     """Which modules these names or this pattern match; ValueError for a pattern that is invalid."""
-    if isinstance(wanted, list):
-        hit = lambda module, name: module == name or module.endswith(f".{name}")
-        return [any(hit(module, name) for name in wanted) for module in modules]
+    if isinstance(wanted, list):  # of ends of names, at a dot
+        names = {name for name in wanted if isinstance(name, str)}
+        ends = lambda module: (module.split(".", n)[-1] for n in range(module.count(".") + 1))
+        return [any(end in names for end in ends(module)) for module in modules]
+    if len(wanted) > PATTERN_CHARACTERS:
+        raise ValueError(f"has more characters than {PATTERN_CHARACTERS}")
     # In another process, which can be ended: some patterns take for ever.
     match = (
         "import json, re, sys; pattern, modules = json.load(sys.stdin); "
@@ -140,12 +145,12 @@ def _picked(wanted: str | list, modules: list[str]) -> list[bool]:
             input=json.dumps([wanted, modules]),
             capture_output=True,
             text=True,
-            timeout=_MATCHING_SECONDS,
+            timeout=PATTERN_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
-        raise ValueError(f"not matched within {_MATCHING_SECONDS} seconds") from error
+        raise ValueError(f"takes more seconds than {PATTERN_SECONDS}") from error
     if done.returncode:
-        raise ValueError(done.stderr.strip().rpartition("\n")[2])
+        raise ValueError(done.stderr.strip().rpartition("\n")[2][:300])
     return json.loads(done.stdout)
 
 

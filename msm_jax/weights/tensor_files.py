@@ -10,13 +10,14 @@ import math
 import os
 import pathlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import ml_dtypes
 import numpy as np
 
 from msm_jax.errors import UserError
 from msm_jax.files import parse_json
+from msm_jax.limits import HEADER_BYTES, JSON_BYTES, read_bytes
 from msm_jax.weights import keys
 
 DTYPES = {
@@ -31,7 +32,7 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
+SHOWN = 20  # problems listed in one message
 INDEX = "model.safetensors.index.json"
 
 
@@ -89,8 +90,9 @@ def find_tensors(
     """name -> `Stored` for every tensor of a directory with `single`, or an index and its files.
 
     Raises:
-      UserError: lists everything that is wrong: no files, an index that does not agree with them or
-        names a path outside the directory, a damaged or truncated file, a tensor in two files.
+      UserError: lists what is wrong: no files, an index that does not agree with them or names a
+        path outside the directory, a damaged or truncated file, a tensor in two files, headers that
+        have more than `HEADER_BYTES` together.
     """
     path = pathlib.Path(directory)
     problems: list[str] = []
@@ -98,19 +100,28 @@ def find_tensors(
     promised = _read_index(index, problems) if index.exists() else None
     names = sorted(set(promised.values())) if promised is not None else [single]
     found: dict[str, Stored] = {}
+    room = int(HEADER_BYTES)
     for name in names:
         if not (path / name).is_file():
             problems.append(f"{name}: is missing")
             continue
-        for tensor, stored in _read_header(path / name, problems):
+        tensors, length = _read_header(path / name, room, problems)
+        room -= length
+        for tensor, stored in tensors:
             if tensor in found:
                 problems.append(f"{tensor}: in {found[tensor].file.name} and again in {name}")
             found[tensor] = stored
     if promised is not None and not problems:
         problems += _disagreements(promised, found)
     if problems:
-        raise UserError(f"{path}: cannot be loaded:\n  " + "\n  ".join(problems))
+        raise UserError(f"{path}: cannot be loaded:\n  " + in_lines(problems))
     return found
+
+
+def in_lines(problems: Sequence[str]) -> str:
+    """The first `SHOWN` of them, one a line."""
+    more = len(problems) - SHOWN
+    return "\n  ".join([*problems[:SHOWN], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _disagreements(promised: dict[str, str], found: dict[str, Stored]) -> Iterator[str]:
@@ -125,11 +136,14 @@ def _disagreements(promised: dict[str, str], found: dict[str, Stored]) -> Iterat
 
 def _read_index(index: pathlib.Path, problems: list[str]) -> dict[str, str]:
     try:
-        weight_map = _json_object(index.read_bytes())["weight_map"]
+        weight_map = _json_object(read_bytes(index, JSON_BYTES)).get("weight_map")
         if not isinstance(weight_map, dict):
-            raise ValueError("weight_map is not an object")
-    except (OSError, ValueError, KeyError) as error:
-        problems.append(f"{index.name}: {type(error).__name__}: {error}")
+            raise ValueError("needs an object weight_map, of tensors' names to files' names")
+    except OSError as error:
+        problems.append(f"{index.name}: cannot be read: {error.strerror}")
+        return {}
+    except ValueError as error:
+        problems.append(f"{index.name}: {error}")
         return {}
     outside = {keys.shown(name) for name in weight_map.values() if not _plain(name)}
     problems += [
@@ -145,8 +159,14 @@ def _plain(name) -> bool:
     return name not in ("", ".", "..") and not set(name) & set("/\\\0:")
 
 
-def _read_header(file: pathlib.Path, problems: list[str]) -> Iterator[tuple[str, Stored]]:
-    """The tensors of one file; a problem is listed with the file's name and ends the reading."""
+def _read_header(
+    file: pathlib.Path, room: int, problems: list[str]
+) -> tuple[list[tuple[str, Stored]], int]:
+    """The tensors of one file, and the bytes of its header, of which `room` may be read.
+
+    A problem is listed with the file's name; there are no tensors then.
+    """
+    length = 0
     try:
         size = file.stat().st_size
         with open(file, "rb") as reader:
@@ -154,15 +174,21 @@ def _read_header(file: pathlib.Path, problems: list[str]) -> Iterator[tuple[str,
             if len(prefix) < 8:
                 raise ValueError(f"only {size} bytes long")
             length = struct.unpack("<Q", prefix)[0]
-            if length > min(LARGEST_HEADER, size - 8):
+            if length > size - 8:
                 raise ValueError(f"says its header has {length} bytes; the file has {size}")
+            if length > room:
+                raise ValueError(
+                    f"its header has {length:,} bytes: with the others more than {HEADER_BYTES}"
+                )
             header = _json_object(reader.read(length))
         entries = _entries(header, 8 + length, size)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        problems.append(f"{file.name}: cannot be read: {error.strerror}")
+        return [], 0
+    except ValueError as error:
         problems.append(f"{file.name}: {error}")
-        return
-    for name, dtype, shape, start in entries:
-        yield name, Stored(file, dtype, shape, start)
+        return [], min(length, room)
+    return [(name, Stored(file, *place)) for name, *place in entries], length
 
 
 def _json_object(text: bytes) -> dict:
@@ -181,18 +207,16 @@ def _entries(header: dict, begin: int, size: int) -> list[tuple]:
             continue
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise ValueError(f"{name}: not an entry of dtype, shape and data_offsets")
-        dtype, shape, offsets = (
-            DTYPES.get(str(entry["dtype"])),
-            entry["shape"],
-            entry["data_offsets"],
-        )
-        if dtype is None:
-            raise ValueError(f"{name}: dtype {entry['dtype']!r} is not supported")
-        if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-            raise ValueError(f"{name}: shape {shape!r} at {offsets!r} is no tensor")
-        if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{name}: {entry['dtype']} {shape} does not fill bytes {offsets}")
-        spans.append((offsets[0], offsets[1], name, dtype, tuple(shape)))
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        kind = DTYPES.get(dtype) if isinstance(dtype, str) else None
+        if kind is None:
+            raise ValueError(f"{name}: dtype {keys.shown(dtype)} is not supported")
+        if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or len(shape) > 8:
+            what = f"shape {keys.shown(shape)} at {keys.shown(offsets)}"
+            raise ValueError(f"{name}: {what} is no tensor")
+        if offsets[1] - offsets[0] != math.prod(shape) * kind.itemsize:
+            raise ValueError(f"{name}: {dtype} {shape} does not fill bytes {offsets}")
+        spans.append((offsets[0], offsets[1], name, kind, tuple(shape)))
     spans.sort(key=lambda span: span[:2])
     at = 0
     for start, stop, name, _, _ in spans:

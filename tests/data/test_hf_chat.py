@@ -223,7 +223,7 @@ def test_only_an_assistant_that_begins_with_them_has_thoughts(ours):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "not a tokenizer.json"), ("{}", "not a tokenizer.json")]
+    ("content", "message"), [("{", "not JSON"), ("{}", "not a tokenizer.json")]
 )
 def test_what_is_no_tokenizer_is_refused(tmp_path, content, message):
     with pytest.raises(UserError, match="has no tokenizer"):

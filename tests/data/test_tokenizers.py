@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from msm_jax.data.pipeline import load_data
 from msm_jax.data.store import TAG, load_store
+from msm_jax.data.template import find_template
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 
@@ -151,11 +152,63 @@ BROKEN = {
     "an empty word": (added(content=""), "added token 1 .* not empty"),
     "a gap": (added(id=700), f"added token '{END}' has id 700, but".replace("|", r"\|")),
     "twice": (added(content=BEGIN), "added token 1 .* is there twice"),
-    "no id": (added(id=None), "not a tokenizer.json"),
+    "no id": (added(id=None), "added token 1 .*id null: a whole number from 0"),
+    "a list as content": (added(content=["a"]), "added token 1 .*needs a text 'content'"),
+    "a text as mark": (added(special="no"), "added token 1 .*special 'no': true or false"),
+    "a list for an object": (
+        lambda settings: settings.update(added_tokens={"a": 1}), "added_tokens .*a list of tokens",
+    ),
+    "a long token": (
+        lambda settings: settings["model"]["vocab"].update({"a" * 2001: 5000}), "TOKEN_CHARACTERS",
+    ),
+    "an id of millions": (
+        lambda settings: (
+            settings["model"]["vocab"].update({"zorb": 2**31}), settings.update(added_tokens=[])),
+        "ids: .*VOCABULARY",
+    ),
+    "text that grows": (
+        lambda settings: settings.update(normalizer={
+            "type": "Sequence", "normalizers": [
+                {"type": "Replace", "pattern": {"String": "a"}, "content": "aaaa"}] * 20}),
+        "NORMALIZER_GROWTH",
+    ),
+    "a thousand steps": (
+        lambda settings: settings.update(pre_tokenizer={
+            "type": "Sequence", "pretokenizers": [{"type": "Whitespace"}] * 1000}),
+        "TOKENIZER_PARTS",
+    ),
     "a dropout": (lambda settings: settings["model"].update(dropout=0.1), "dropout"),
     "an unknown key": (lambda settings: settings.update(zorb=1), "its keys zorb are not known"),
     "no model": (lambda settings: settings.pop("model"), "not a tokenizer.json"),
-}
+}  # fmt: skip
+BROKEN_BESIDE = {
+    "an end of no text": ("tokenizer_config.json", {"eos_token": {"id": 3}}, "eos_token .*content"),
+    "a list of ends": ("special_tokens_map.json", {"eos_token": [END]}, "eos_token .* is neither"),
+    "a number of more": (
+        "tokenizer_config.json", {"additional_special_tokens": 5}, "a list of tokens, or an object",
+    ),
+    "an id that is none": (
+        "tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "a"}}}, "the id 'x'",
+    ),
+    "an added word that is none": (
+        "tokenizer_config.json", {"added_tokens_decoder": {"3": END}}, "token 3: an object is",
+    ),
+    "a template that is none": (
+        "tokenizer_config.json", {"chat_template": [{"template": "x"}]}, "a name and a template",
+    ),
+    "an id of text": ("added_tokens.json", {"a": "3"}, "'a' has id '3': a whole number"),
+    "a list": ("tokenizer_config.json", [1], "not a JSON object"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROKEN_BESIDE)
+def test_a_broken_file_beside_it_is_named_with_its_key(tmp_path, kind):
+    file, content, message = BROKEN_BESIDE[kind]
+    (tmp_path / "tokenizer.json").write_text(tokenizer_json())
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"{file}: .*{message}"):
+        load_tokenizer(tmp_path)
+        find_template(tmp_path)
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -259,7 +312,34 @@ def test_settings_for_batches_change_no_ids(tmp_path):
         assert ours.encode_marked(line) == plain.encode_marked(line)
 
 
-def test_a_pattern_that_does_not_end_is_a_message(tmp_path, capfd):
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(a+)+$", "do not work"),  # the library gives up
+        ("a*a*b", "take more seconds than 1 "),  # it does not; the time grows as the square
+        ("(", "do not work"),
+        ("a" * 10_001, "PATTERN_CHARACTERS"),
+    ],
+)
+def test_a_pattern_that_takes_too_long_is_refused_before_it_is_used(
+    tmp_path, monkeypatch, pattern, message
+):
+    monkeypatch.setattr(
+        "msm_jax.data.tokenizer_patterns.PATTERN_SECONDS", 1 if "seconds" in message else 60
+    )
+    bomb = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    (tmp_path / "tokenizer.json").write_text(tokenizer_json(pre_tokenizer=bomb))
+    with pytest.raises(UserError, match=rf"tokenizer\.json: .*{message}"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_panic_of_the_library_is_a_message(tmp_path, monkeypatch, capfd):
+    """The trial of a pattern cannot have every text."""
     bomb = {
         "type": "Split",
         "pattern": {"Regex": "(a+)+$"},
@@ -267,5 +347,6 @@ def test_a_pattern_that_does_not_end_is_a_message(tmp_path, capfd):
         "invert": False,
     }
     (tmp_path / "tokenizer.json").write_text(tokenizer_json(pre_tokenizer=bomb))
-    with pytest.raises(UserError, match="cannot encode a text of 41 characters"):
+    monkeypatch.setattr("msm_jax.data.tokenizer_files.check_patterns", lambda *parts: None)
+    with pytest.raises(UserError, match="cannot encode a text of length 41"):
         load_tokenizer(tmp_path).encode("a" * 40 + "!")

@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import struct
 import sys
 
 import numpy as np
@@ -229,3 +230,28 @@ def test_the_command_converts_and_others_name_it(tmp_path, forked):
     done = run("sample", "--checkpoint=a.gguf", "--prompt=x")
     assert done["code"] == 2 and "msm_jax.convert --source=a.gguf" in done["err"]
     assert not (tmp_path / "other").exists()
+
+
+def test_counts_that_a_file_cannot_hold_are_refused_before_it_is_read(tmp_path):
+    """The gguf package would loop over them, or allocate, without end."""
+    write_gguf(tmp_path / "a.gguf", "qwen3")
+    content = (tmp_path / "a.gguf").read_bytes()
+    tokens = content.index(b"tokenizer.ggml.tokens") + len("tokenizer.ggml.tokens") + 8
+    huge = struct.pack("<Q", 2**40)
+    for at, message in (
+        (8, "metadata values and tensors than .*GGUF_ENTRIES"),  # the number of tensors
+        (16, "metadata values and tensors than .*GGUF_ENTRIES"),  # of metadata values
+        (24, "ends within its metadata"),  # the length of the first name
+        (tokens, "metadata values and tensors than .*GGUF_ENTRIES"),  # the length of a list
+    ):
+        (tmp_path / "b.gguf").write_bytes(content[:at] + huge + content[at + 8 :])
+        with pytest.raises(UserError, match=rf"b\.gguf: .*{message}"):
+            convert_gguf(tmp_path / "b.gguf", tmp_path / "hf")
+
+
+def test_metadata_of_another_type_are_named(tmp_path):
+    for name, value in (("qwen3.block_count", "two"), ("tokenizer.ggml.merges", [1, 2])):
+        change = lambda parts, name=name, value=value: parts["metadata"].update({name: value})
+        write_gguf(tmp_path / "a.gguf", "qwen3", change=change)
+        with pytest.raises(UserError, match=rf"a\.gguf: .*{name} is .*, not of the kind"):
+            convert_gguf(tmp_path / "a.gguf", tmp_path / "hf")

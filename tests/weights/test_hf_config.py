@@ -88,7 +88,7 @@ def test_llama_scaling_in_both_spellings(tmp_path, theta_inside):
         ({"rope_theta": 10**400}, "rope_theta 1000.*: a number above 0"),
         ({"rope_theta": float("inf")}, "rope_theta inf"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps nan"),
-        ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000: .* to 10000"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000: .* to 10,000 .LAYERS"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings 'false'"),
         ({"rope_scaling": [8.0]}, "rope_scaling .8.0.: one object"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters .*object"),

@@ -1,0 +1,110 @@
+"""What files from strangers may cost, and the one way in which they are read.
+
+Checkpoints, adapters, tokenizers, templates and data come from people whom the user does not know.
+Each limit is checked before the work that it bounds, and an error names it. A limit that is too low
+for a file that you trust can be changed here. docs/security.md lists them all.
+"""
+
+import io
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from msm_jax.errors import UserError
+
+
+class Limit(int):
+    """A number that says its name and place in a message."""
+
+    def __new__(cls, value: int, name: str) -> "Limit":
+        """The number with its name."""
+        made = super().__new__(cls, value)
+        made.name = name
+        return made
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{int(self):,} ({self.name} in msm_jax/limits.py)"
+
+
+# Bytes. Parsed JSON takes up to 24 times the memory of its text.
+JSON_BYTES = Limit(16 << 20, "JSON_BYTES")  # of a settings file or index, such as config.json
+TOKENIZER_BYTES = Limit(32 << 20, "TOKENIZER_BYTES")  # Qwen3's tokenizer.json has 11 MB
+TEMPLATE_BYTES = Limit(1 << 20, "TEMPLATE_BYTES")  # of a chat template
+SPEC_BYTES = Limit(1 << 20, "SPEC_BYTES")  # of a Model Spec
+HEADER_BYTES = Limit(16 << 20, "HEADER_BYTES")  # of all safetensors headers of a directory
+# Of one line or record of data; tokenizing takes up to 200 bytes of memory for each.
+LINE_BYTES = Limit(4 << 20, "LINE_BYTES")
+JSON_DEPTH = Limit(100, "JSON_DEPTH")  # of lists and objects inside each other
+VOCABULARY = Limit(1 << 20, "VOCABULARY")  # ids of a tokenizer; Qwen3 has 151,669
+ADDED_TOKENS = Limit(10_000, "ADDED_TOKENS")  # of a tokenizer; Llama 3 has 256
+TOKEN_CHARACTERS = Limit(2_000, "TOKEN_CHARACTERS")  # of one token
+TOKENIZER_PARTS = Limit(1_000, "TOKENIZER_PARTS")  # lists and objects that say how text is split
+NORMALIZER_GROWTH = Limit(8, "NORMALIZER_GROWTH")  # characters that may be made of one
+START_IDS = Limit(16, "START_IDS")  # tokens that a tokenizer writes before every text
+LAYERS = Limit(10_000, "LAYERS")
+DIMENSION = Limit(2**31 - 1, "DIMENSION")  # of an axis of a weight
+GGUF_ENTRIES = Limit(2 << 20, "GGUF_ENTRIES")  # metadata values, with those in its lists
+PATTERN_CHARACTERS = Limit(10_000, "PATTERN_CHARACTERS")  # of a regular expression
+PATTERN_SECONDS = Limit(8, "PATTERN_SECONDS")  # of trying a tokenizer's, or matching an adapter's
+MESSAGE_CHARACTERS = Limit(20_000, "MESSAGE_CHARACTERS")  # of an error message
+
+# What a terminal could take for a command, or would show as something else.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+@contextmanager
+def open_regular(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
+    """A file to read, which has to be a regular one: a pipe or device may never end.
+
+    Raises:
+      UserError: it is a pipe, a device or a socket.
+      OSError: it cannot be opened.
+    """
+    without_waiting = lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+    with open(path, "rb", opener=without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UserError(f"{path}: is not a regular file: a pipe or device is not read")
+        yield file
+
+
+def read_bytes(path: str | os.PathLike, limit: Limit) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+      UserError: it has more bytes than the limit, or is not a regular file.
+      OSError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{path}: has more bytes than {limit}")
+    return content
+
+
+def check_depth(value: Any) -> None:
+    """ValueError if lists and objects of a JSON value are nested deeper than `JSON_DEPTH`."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(JSON_DEPTH):
+        level = [
+            held
+            for each in level
+            for held in (each.values() if isinstance(each, dict) else each)
+            if isinstance(held, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError(f"nested deeper than {JSON_DEPTH}")
+
+
+def printable(text: str) -> str:
+    """A message without the characters that command a terminal, and of bounded length."""
+    if len(text) > MESSAGE_CHARACTERS:
+        text = f"{text[:MESSAGE_CHARACTERS]} ... (and {len(text) - MESSAGE_CHARACTERS:,} more)"
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
