@@ -104,7 +104,7 @@ def append(path: str | os.PathLike, data: bytes) -> None:
 
 def write_json(path: str | os.PathLike, content: Any, sort_keys: bool = False) -> None:
     """Replace `path` by JSON as of `dumps`; with `sort_keys` equal contents are equal files."""
-    write_text(path, _readable(content, indent=1, sort_keys=sort_keys) + "\n")
+    write_text(path, dumps(content, indent=1, sort_keys=sort_keys, ensure_ascii=False) + "\n")
 
 
 def write_jsonl(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -118,18 +118,12 @@ def jsonl_line(row: Mapping[str, Any]) -> str:
     Unicode's line separators are escaped, because some readers split lines at them; so is a row
     with half a surrogate pair, which UTF-8 cannot encode.
     """
-    text = _readable(row).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    return text + "\n"
-
-
-def _readable(content: Any, **options: Any) -> str:
-    """As `dumps`, with characters as they are, unless UTF-8 cannot encode one of them."""
-    text = dumps(content, ensure_ascii=False, **options)
+    text = dumps(row, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        return dumps(content, **options)
-    return text
+        text = dumps(row)
+    return text + "\n"
 
 
 def dumps(value: Any, **options: Any) -> str:

@@ -82,6 +82,10 @@ def test_structures_are_found_in_what_models_say(text):
         ('{"items": ["x"]}', r"items\[0\] must be an object"),
         ('{"items": [{"name": "x"}, {"name": ""}]}', r"items\[1\] needs a non-empty text"),
         ('{"items": [{"title": "x"}]}', "as 'name'"),
+        (
+            rows("x", "y" * 20_001),
+            r"items\[1\].name has 20,001 characters",
+        ),
     ],
 )
 def test_wrong_structures_say_what_is_wrong(text, says):

@@ -306,9 +306,10 @@ def check_address(setting: str, url: str) -> None:
       UserError: it does, or is no address; the message names the setting.
     """
     parts = urllib.parse.urlsplit(url)
-    if parts.username or parts.password or parts.query:
+    if parts.username or parts.password or parts.query or parts.fragment:
         raise UserError(
-            f"{setting}: must not hold a user, password or query: give the key in the environment"
+            f"{setting}: must not hold a user, password, query or fragment: give the key in the "
+            "environment"
         )
     if url and parts.scheme not in ("http", "https"):
         raise UserError(f"{setting}={url!r}: must start with http:// or https://")

@@ -10,6 +10,7 @@ from msm_jax.corpus.records import without_surrogates
 from msm_jax.files import sha256_text
 
 LONGEST_TEXT = 1_000_000  # characters of a reply: sixteen for each of 64,000 tokens
+LONGEST_FIELD = 20_000  # characters of a text in a structured reply: later prompts repeat it
 MOST_TOKENS = 10_000_000  # that one reply can have read or written; no model has such a context
 STOPS = ("end", "length", "refusal")  # why a reply ended; "length": cut off at max_tokens
 # Tokens of a request beside its text, at most: the provider's template, the schema of the reply.
@@ -55,6 +56,11 @@ class Items:
             value = row.get(name)
             if not isinstance(value, str) or not value.strip():
                 raise InvalidReply(f"items[{number}] needs a non-empty text as {name!r}")
+            if len(value) > LONGEST_FIELD:
+                raise InvalidReply(
+                    f"items[{number}].{name} has {len(value):,} characters, more than "
+                    f"{LONGEST_FIELD=:,}"
+                )
             allowed = self.choices.get(name)
             if allowed and value not in allowed:
                 raise InvalidReply(f"items[{number}].{name} must be one of {', '.join(allowed)}")
