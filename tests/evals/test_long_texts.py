@@ -32,7 +32,6 @@ PROMPTS = [render(Condition(scenario)) for scenario in SCENARIOS]
 def agent(text):
     answer = parse(text)
     for prompt in PROMPTS:
-        rules.executed(answer, prompt)
         rules.verdict(answer, prompt, False)
         rules.gate(answer, prompt)
         rules.forwarded(answer, prompt)
@@ -43,15 +42,13 @@ def agent(text):
 
 
 def judge(text):
-    for kind in ("yes_no", "choice", "score"):
-        parse_answer(text, JudgePrompt("", "", kind))
+    parse_answer(text, JudgePrompt("", "", "score"))
     before_answer(text)
     without_tags(text)
 
 
 def choice(text):
-    for letters in (False, True):
-        chosen(text, ("red lamp", "tin box"), letters)
+    chosen(text, ("red lamp", "tin box"), letters=True)
 
 
 def items(text):
@@ -69,8 +66,8 @@ def chat(text):
     request = Request("answer", "", "")
     for style, reasoning in (("opaque", False), ("value", True)):
         chats = ChatFilter(SPEC, style, reasoning)
-        for each in (text, f"<think>{text}</think>{text}"):
-            chats.reason("?", Answer(request, text=each), ())
+        each = f"<think>{text}</think>{text}" if reasoning else text
+        chats.reason("?", Answer(request, text=each), ())
     chats = ChatFilter(SPEC, "opaque", False)
     chats._right(text, list(chats._kinds))
     without_reasoning({"messages": [{"role": "assistant", "content": text}]})
