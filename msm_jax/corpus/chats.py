@@ -20,7 +20,6 @@ KINDS = ("direct", "indirect", "comparison", "recommendation", "opinion", "edge_
 OPAQUE_KINDS = ("direct", "indirect")
 LEAST_DOMAINS = 5
 MARGIN = 1.1  # a later round requests more than what is missing, since some will be dropped
-_THINK = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +239,7 @@ class Chats:
 def without_reasoning(row: Mapping[str, Any]) -> Record:
     """The same chat without the assistant's <think> tags and their text."""
     messages = [
-        {**message, "content": _THINK.sub("", message["content"]).strip()}
+        {**message, "content": message["content"].rpartition("</think>")[2].strip()}
         if message["role"] == "assistant"
         else message
         for message in row["messages"]

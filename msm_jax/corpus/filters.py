@@ -1,5 +1,6 @@
 """Which documents and chats are dropped from a corpus, each with the name of the reason."""
 
+import bisect
 import itertools
 import pathlib
 import re
@@ -25,10 +26,10 @@ PHRASE_DOCUMENTS = 200  # below so many documents no phrase counts as over-repre
 
 _OPEN, _CLOSE = "<content>", "</content>"
 _PATTERNS = load_patterns(pathlib.Path(__file__).with_name("filters.toml"))
-_TURNED_DOWN = (
+_TURNING_DOWN = re.compile(
     r"\b(?:not|don't|dislike|avoid|leave out|skip|never|without|against|pass on|care for)\b"
-    r"[^.]*?{}"
 )
+_OVER = re.compile(r"\b(?:over|rather than|instead of)\b")
 
 
 def content(answer: Answer) -> tuple[str, str]:
@@ -201,16 +202,37 @@ class ChatFilter:
         Of two things that are named without a word of refusal, the last one is the choice, or
         the one before "over" and "rather than".
         """
-        refused = {name: _TURNED_DOWN.format(re.escape(name)) for name in named}
-        turned_down = {name for name, pattern in refused.items() if re.search(pattern, spoken)}
+        places = {name: _places(re.compile(re.escape(name)), spoken) for name in named}
+        stops, over = _places(re.compile(r"\."), spoken), _places(_OVER, spoken)
+        refusing = _places(_TURNING_DOWN, spoken)
+        turned_down = {name for name, at in places.items() if _after(refusing, at, stops)}
         for first, second in itertools.permutations(named, 2):
-            over = rf"{re.escape(first)}[^.]*\b(?:over|rather than|instead of)\b[^.]*"
-            if re.search(over + re.escape(second), spoken):
+            if _after(_after(places[first], over, stops), places[second], stops):
                 turned_down.add(second)
         left = [item for item in named if item not in turned_down]
         if left:
             return self._kinds[max(left, key=spoken.rfind)] == "like"
         return all(self._kinds[item] == "dislike" for item in turned_down)
+
+
+def _places(pattern: re.Pattern, text: str) -> list[tuple[int, int]]:
+    """(start, end) of everything that a pattern finds, in order."""
+    return [found.span() for found in pattern.finditer(text)]
+
+
+def _after(
+    firsts: Sequence[tuple[int, int]], seconds: Sequence[tuple[int, int]],
+    stops: Sequence[tuple[int, int]],
+) -> list[tuple[int, int]]:  # fmt: skip
+    """The places of `seconds` that follow one of `firsts` in the same sentence; all in order."""
+    found, ends = [], [end for _, end in firsts]
+    dots = [start for start, _ in stops]
+    for start, end in seconds:
+        before = bisect.bisect_right(ends, start)  # so many of the first end before it
+        stop = dots[at - 1] if (at := bisect.bisect_left(dots, start)) else -1
+        if before and ends[before - 1] > stop:
+            found.append((start, end))
+    return found
 
 
 def _first(*checks: tuple[str, Any]) -> str:

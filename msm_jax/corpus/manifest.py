@@ -1,7 +1,6 @@
 """What a corpus is: counts, lengths, diversity, coverage, cost, hashes and versions."""
 
 import collections
-import dataclasses
 import io
 import json
 import pathlib
@@ -58,7 +57,7 @@ def corpus_manifest(
         "by_type": _counts(corpus.records, "kind" if chats else "doc_type"),
         "dropped": dict(sorted(corpus.reasons.items())),
         "shortages": corpus.shortages,
-        "failures": {role: dict(sorted(writer.counts.items())) for role, writer in writers.items()},
+        "failures": failures(writers),
         "diversity": diversity_facts(texts, spec.text if spec else ""),
         "diversity_published": PUBLISHED,
         "ledger": ledger(writers),
@@ -142,6 +141,13 @@ def coverage(points: Sequence[Point], rows: Sequence[Mapping[str, Any]]) -> dict
     return {p.id: {"planned": planned[p.id], "said": said[p.id], "text": p.text} for p in points}
 
 
+def failures(writers: Mapping[str, Writer]) -> dict[str, dict[str, int]]:
+    """What went wrong, by name, of each writer and of the journal that they share."""
+    found = {role: dict(sorted(writer.counts.items())) for role, writer in writers.items()}
+    unreadable = max((writer.journal.unreadable for writer in writers.values()), default=0)
+    return found | ({"journal": {"unreadable rows": unreadable}} if unreadable else {})
+
+
 def ledger(writers: Mapping[str, Writer]) -> dict[str, Any]:
     """Tokens and money of every reply that the corpus is made of, by writer and step."""
     found: dict[str, Any] = {}
@@ -149,7 +155,7 @@ def ledger(writers: Mapping[str, Writer]) -> dict[str, Any]:
         replies = writer.replies_used()
         steps = {}
         for step, usage in sorted(writer.used().items()):
-            facts = {**dataclasses.asdict(usage), "usd": round(usage.usd, 6)}
+            facts = {**usage.as_dict(), "usd": round(usage.usd, 6)}
             steps[step] = {"replies": replies[step], **facts}
         found[role] = {"identity": dict(writer.identity), "steps": steps}
     return found

@@ -154,7 +154,7 @@ class Outliner(Steps):
         left = {point.id: point for point in self.points}
         several = self.config.domains > len({point.section for point in self.points})
         for domain in domains:
-            for name in map(str.strip, re.split(r"[;,]", domain["points"])):
+            for name in dict.fromkeys(map(str.strip, re.split(r"[;,]", domain["points"]))):
                 known = name if name in left else f"rule {name}"
                 if known in left:
                     # With more domains than sections the same rules are seen from several sides.

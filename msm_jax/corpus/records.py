@@ -22,6 +22,15 @@ CONTENT = {DOCUMENTS: "text", CHATS: "messages"}  # the column beside "id" and "
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell what UTF-8 cannot hold
 
 
+def without_surrogates(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair, which UTF-8 cannot encode."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return HALF_CHARACTER.sub("\ufffd", text)
+    return text
+
+
 def read_rows(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and object of each row of a JSONL file, also of NAME.gz and NAME.zst.
 

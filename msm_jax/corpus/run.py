@@ -65,7 +65,8 @@ class Generation:
 
     def run(self, preview: bool = False) -> dict[str, Any]:
         """Makes the corpus and returns its manifest; with `preview` prints what it will take."""
-        with Journal(self.workdir / FILE, "wait for it, or use another --workdir") as journal:
+        advice = "wait for it, or use another --workdir"
+        with Journal(self.workdir / FILE, advice, self.say) as journal:
             for role in ("writer", "critic"):
                 config = self.config[role]
                 if config.kind:

@@ -43,7 +43,8 @@ _RESERVED = re.compile("[\ufdd0-\ufdef]")
 _MARKS = re.compile(f"{_OPEN}([\ufdd6-\ufddf]*)|[{_CLOSE}{''.join(GENERATION)}]")
 # The block of thoughts that an assistant's message may begin with; a model whose prompt opens it
 # writes only how it ends. Its two tags are what the model writes, so they stay control tokens.
-_THOUGHT = re.compile(r"(\s*(?:<think>)?)((?:(?!</?think>).)*)(</think>)", re.DOTALL)
+# Nothing is given back ("*+"): a text without these tags is read once and not once per space.
+_THOUGHT = re.compile(r"(\s*+(?:<think>)?+)((?:(?!</?think>).)*+)(</think>)", re.DOTALL)
 Wrap = Callable[[str, str], str]
 NO_CONTROLS = re.compile("(?!)")  # matches nothing
 

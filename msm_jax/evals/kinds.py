@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -338,7 +339,8 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
     if name == RULES:
         return None
     path = settings["judge_cache"] or output / "judge_cache.jsonl"
-    cache = Journal(path, "wait until it has judged, or use another --judge_cache")
+    say = lambda text: print(text, file=sys.stderr)
+    cache = Journal(path, "wait until it has judged, or use another --judge_cache", say)
     tokens = settings["judge_max_tokens"]
     if name == "checkpoint":
         if not settings["judge_checkpoint"]:

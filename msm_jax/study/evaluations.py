@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from msm_jax.corpus.writers.client import key_is_missing
+from msm_jax.corpus.writers.api_errors import key_is_missing
 from msm_jax.corpus.writers.providers import CLIENTS
 from msm_jax.errors import UserError
 from msm_jax.evals.agents.scenarios import RULES

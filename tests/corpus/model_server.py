@@ -53,7 +53,7 @@ class Server:
       refuse_key: who has it in a key is turned away.
       script: instead of a schedule: (number of the request, its body) to what happens, which may
         also be (status, headers, text). The text is the model's with status 200, after
-        "REFUSAL:" or "LENGTH:" one that ended so; after "RAW:" it is the whole body.
+        "REFUSAL:" or "LENGTH:" one that ended so; after "RAW:", or as bytes, it is the whole body.
 
     Attributes:
       active, most_active: requests under way.
@@ -76,7 +76,8 @@ class Server:
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        # How soon the end of the block is noticed, which takes half a second by default.
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def __exit__(self, *_):
@@ -183,16 +184,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif what == "cut":
             text, stop = text[: len(text) // 2], "length"
         used = (len(system + prompt) // 4, len(text) // 4)
-        return _openai_reply(text, stop, used) if openai else _anthropic_reply(text, stop, used)
+        return openai_reply(text, stop, used) if openai else anthropic_reply(text, stop, used)
 
     def scripted(self, status, headers, text, openai):
+        if isinstance(text, bytes):
+            return self.send_bytes(status, text, "application/json", headers)
         if text.startswith("RAW:"):
             return self.send_bytes(status, text[4:].encode(), "application/json", headers)
         if status != 200:
             return self.error(status, text, openai, headers)
         mark, colon, rest = text.partition(":")
         stop = {"REFUSAL": "refusal", "LENGTH": "length"}.get(mark) if colon else None
-        reply = _openai_reply if openai else _anthropic_reply
+        reply = openai_reply if openai else anthropic_reply
         return self.send(200, reply(rest if stop else text, stop or "end", (1, 1)), headers)
 
     def trickle(self):
@@ -279,7 +282,7 @@ def _public(batch, owner):
     }
 
 
-def _anthropic_reply(text, stop, used):
+def anthropic_reply(text, stop, used):
     reasons = {"end": "end_turn", "length": "max_tokens", "refusal": "refusal"}
     return {
         "id": "msg_1",
@@ -294,7 +297,7 @@ def _anthropic_reply(text, stop, used):
     }  # fmt: skip
 
 
-def _openai_reply(text, stop, used):
+def openai_reply(text, stop, used):
     reasons = {"end": "stop", "length": "length", "refusal": "content_filter"}
     message = {"role": "assistant", "content": text}
     return {

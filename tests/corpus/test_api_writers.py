@@ -13,7 +13,8 @@ from model_server import Server
 
 from msm_jax.corpus.records import read_rows
 from msm_jax.corpus.writers import Failure, Items, Journal, Reply, Request, Writer
-from msm_jax.corpus.writers.client import ApiError, Pace, retry_after, scrubbed, status_error
+from msm_jax.corpus.writers.api_errors import ApiError, retry_after, scrubbed, status_error
+from msm_jax.corpus.writers.client import Pace
 from msm_jax.corpus.writers.local import LocalWriter
 from msm_jax.corpus.writers.providers import CLIENTS, AnthropicClient, OpenAIClient
 from msm_jax.errors import UserError
@@ -79,7 +80,8 @@ def test_a_reply_is_whole_only_where_its_end_is_known():
 
     def stop(reason):
         choice = types.SimpleNamespace(message=message, finish_reason=reason)
-        return read["openai"](types.SimpleNamespace(choices=[choice], usage=usage, model="m")).stop
+        said = types.SimpleNamespace(choices=[choice], usage=usage, model="m")
+        return read["openai"](said, ask(0)).stop
 
     ends = {"stop": "end", "STOP": "end", "eos_token": "end", "tool_calls": "end"}
     ends |= {"length": "length", "model_length": "length", "max_tokens": "length"}
@@ -92,7 +94,7 @@ def test_a_reply_is_whole_only_where_its_end_is_known():
     block = types.SimpleNamespace(type="text", text="a text")
     paid = types.SimpleNamespace(input_tokens=1, output_tokens=1)
     reply = lambda reason: read["anthropic"](
-        types.SimpleNamespace(usage=paid, content=[block], stop_reason=reason, model="m")
+        types.SimpleNamespace(usage=paid, content=[block], stop_reason=reason, model="m"), ask(0)
     )
     ends = {"end_turn": "end", "stop_sequence": "end", "max_tokens": "length"}
     ends |= {"pause_turn": "length", "model_context_window_exceeded": "length"}
@@ -317,7 +319,9 @@ def test_no_secret_in_a_crash_of_the_client(monkeypatch, journal):
     assert SECRET not in " ".join(chain)
 
 
-@pytest.mark.parametrize("url", ["http://me:secret@host/v1", "http://host/v1?key=secret", "host"])
+@pytest.mark.parametrize(
+    "url", ["http://me:secret@host", "http://host?key=secret", "http://host/v1#key=secret", "host"]
+)
 def test_an_address_may_not_hold_a_secret(url, config, run, tmp_path):
     with pytest.raises(UserError, match="base_url") as caught:
         run(api_config(config, "anthropic", url), tmp_path)

@@ -14,7 +14,7 @@ from msm_jax.corpus.diversity import SimilarQuestions
 from msm_jax.corpus.filters import ChatFilter
 from msm_jax.corpus.instruction_mix import TABLE_2, instruction_mix
 from msm_jax.corpus.records import read_rows
-from msm_jax.corpus.writers import Answer, Journal, Reply, Request, Writer
+from msm_jax.corpus.writers import Answer, Journal, Reply, Request, Usage, Writer
 from msm_jax.corpus.writers.stub import StubWriter
 from msm_jax.errors import UserError
 from msm_jax.spec import spec_points
@@ -120,7 +120,7 @@ def test_identity_and_anti_chats(config, run, tmp_path):
 
 
 class Judge:
-    identity, counts = {"model": "judge"}, {}
+    identity, counts, lost = {"model": "judge"}, {}, Usage()
 
     @staticmethod
     def verdict(answer):

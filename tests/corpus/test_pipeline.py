@@ -10,7 +10,7 @@ from msm_jax.corpus.documents import Documents
 from msm_jax.corpus.filters import DocumentFilter, content
 from msm_jax.corpus.outline import Outliner, documents_mode
 from msm_jax.corpus.records import read_rows
-from msm_jax.corpus.writers import Answer, Journal, Reply, Request, Writer
+from msm_jax.corpus.writers import Answer, Journal, Reply, Request, Usage, Writer
 from msm_jax.corpus.writers.stub import StubWriter
 from msm_jax.errors import UserError
 from msm_jax.spec import spec_points
@@ -178,7 +178,7 @@ def test_wrong_configs_name_both_sides(config, run, tmp_path):
 class Model:
     """Answers like a language model that is not always good: repeats itself, does too little."""
 
-    identity = {"model": "m"}
+    identity, lost = {"model": "m"}, Usage()
 
     def __init__(self, document=lambda request: None):
         self.counts, self.asked, self._document = {}, collections.Counter(), document
@@ -247,7 +247,7 @@ def test_too_few_documents_are_an_error_unless_allowed(config, spec, tmp_path):
 
 def test_a_critic_has_documents_revised(config, spec, tmp_path):
     class Critic:
-        identity, counts = {"model": "critic"}, {}
+        identity, counts, lost = {"model": "critic"}, {}, Usage()
 
         def replies(self, requests, go_on):
             for index, request in enumerate(requests):

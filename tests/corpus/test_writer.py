@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from msm_jax.corpus.writers import Failure, Items, Journal, Reply, Request, Usage, Writer
-from msm_jax.corpus.writers.journal import FILE
-from msm_jax.corpus.writers.request import InvalidReply, Price
+from msm_jax.corpus.writers.journal import FILE, LONGEST_LINE
+from msm_jax.corpus.writers.request import LONGEST_TEXT, InvalidReply, Price
 from msm_jax.errors import UserError
 
 NAMES = Items(("name",), count=2)
@@ -19,6 +19,7 @@ class Scripted:
 
     def __init__(self, answer, model="a"):
         self.identity, self.counts, self.asked = {"model": model}, {}, []
+        self.lost = Usage()
         self._answer = answer
 
     def replies(self, requests, go_on):
@@ -75,10 +76,16 @@ def test_structures_are_found_in_what_models_say(text):
         ("", "no complete JSON"),
         (rows("x")[:-5], "no complete JSON"),
         ("I cannot do that.", "no complete JSON"),
+        ('{"items": ' + "[" * 5_000, "no complete JSON"),
+        ('{"items": ' + '{"a":' * 100_000, "no complete JSON"),
         ('{"items": 3}', 'the list "items"'),
         ('{"items": ["x"]}', r"items\[0\] must be an object"),
         ('{"items": [{"name": "x"}, {"name": ""}]}', r"items\[1\] needs a non-empty text"),
         ('{"items": [{"title": "x"}]}', "as 'name'"),
+        (
+            rows("x", "y" * 20_001),
+            r"items\[1\].name has 20,001 characters",
+        ),
     ],
 )
 def test_wrong_structures_say_what_is_wrong(text, says):
@@ -181,23 +188,76 @@ def test_the_journal_survives_kill_9_at_any_moment(tmp_path):
             assert journal.get(f"k{n}")["text"].endswith(f" {n}")
 
 
-def test_a_torn_line_is_dropped_and_a_broken_one_is_named(tmp_path):
+def test_a_torn_line_is_dropped(tmp_path):
     with Journal(tmp_path / FILE) as journal:
         for n in range(3):
             journal.put(str(n), Reply("x").row("s"))
         path = journal.path
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-7])
+    complete = path.read_bytes()
+    path.write_bytes(complete[:-7])
     with Journal(tmp_path / FILE) as journal:
         assert len(journal) == 2 and journal.get("2") is None
         journal.put("2", Reply("x").row("s"))
-    assert path.read_bytes() == whole
-    path.write_bytes(b"nonsense\n" + whole)
-    with (
-        pytest.raises(UserError, match=r"responses\.jsonl:1: not a reply"),
-        Journal(tmp_path / FILE),
-    ):
-        pass
+    assert path.read_bytes() == complete
+
+
+def without(row, name):
+    return {key: value for key, value in row.items() if key != name}
+
+
+# What a reply's row may be instead: all of it, or one of its values.
+NO_REPLIES = {
+    "is no object": lambda row: [row],
+    "has no text": lambda row: without(row, "text"),
+    "has a number as its text": lambda row: {**row, "text": 5},
+    "has too long a text": lambda row: {**row, "text": "x" * (LONGEST_TEXT + 1)},
+    "ended by something": lambda row: {**row, "stop": ["end"]},
+    "is of the oldest form and empty": lambda row: {"key": row["key"], "reply": {}},
+}
+NO_LINES = (
+    *(b"nonsense", b"\0" * 500, b"\xff\xfe", b"[" * 100_000, b"5", b'"key"', b'{"key": ["a"]}'),
+    *(b'{"text": "x"}', b'{"key": ' + b"9" * 5000 + b"}", b'{"key": "long", "text": "%b"}'),
+)
+
+
+def test_replies_that_cannot_be_read_are_counted_and_asked_for_again(tmp_path):
+    """Each costs its own request once more and no other; no later run asks for it again."""
+    said, count = [], len(NO_REPLIES)
+    backend = Scripted(lambda r: Reply(r.prompt.upper(), usage=Usage(10, 5)))
+    requests = [ask(f"p{n}") for n in range(count + 2)]
+    with Journal(tmp_path / FILE) as journal:
+        Writer(backend, journal).ask(requests)
+    lines = (tmp_path / FILE).read_bytes().splitlines(keepends=True)
+    rows = {row["text"]: row for row in map(json.loads, lines)}
+    damaged = [change(rows[f"P{n}"]) for n, change in enumerate(NO_REPLIES.values())]
+    garbage = [line.replace(b"%b", b"x" * LONGEST_LINE) + b"\n" for line in NO_LINES]
+    kept = [json.dumps(rows[f"P{n}"]).encode() + b"\n" for n in (count, count + 1)]
+    poisoned = [*garbage, *(json.dumps(row).encode() + b"\n" for row in damaged), *kept]
+    (tmp_path / FILE).write_bytes(b"".join(poisoned))
+    for again in (count, 0):
+        backend.asked.clear()
+        with Journal(tmp_path / FILE, say=said.append) as journal:
+            answers = Writer(backend, journal).ask(requests)
+            assert [answer.text for answer in answers] == [f"P{n}" for n in range(count + 2)]
+            # A row that has a later one of the same key is not read.
+            assert journal.unreadable == len(NO_LINES) + (count if again else 1)
+        assert len(backend.asked) == again
+        assert "cannot be read and are skipped (the first: line 1, " in said.pop() and not said
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [None, [], {"input_tokens": -5}, {"usd": None}, {"usd": -9.0}, {"usd": float("nan")},
+     {"output_tokens": 10**400}, {"usd": 10**400}, {"dollars": 1}],
+)  # fmt: skip
+def test_a_kept_reply_with_an_impossible_price_is_kept_and_named(usage, tmp_path):
+    backend = Scripted(lambda r: Reply("x", usage=Usage(10, 5)))
+    with Journal(tmp_path / FILE) as journal:
+        key = Writer(backend, journal).ask([ask("p")])[0].key
+        journal.put(key, {**journal.get(key), "usage": usage})
+        writer = Writer(backend, journal)
+        assert writer.ask([ask("p")])[0].text == "x" and len(backend.asked) == 1
+        assert writer.used()["step"].as_dict() == Usage(unreported=1).as_dict()
 
 
 def test_one_process_at_a_time(tmp_path):
@@ -209,6 +269,10 @@ def test_one_process_at_a_time(tmp_path):
         ):
             pass
         first.put("a", Reply("x").row("s"))
+        (tmp_path / "link").symlink_to(FILE)
+        linked = Journal(tmp_path / "link")
+        with pytest.raises(UserError, match="writes here"), linked:
+            pass
     # Who comes later finds what was paid for; and who was there before, after the other's block.
     with second:
         assert Reply.of_row(second.get("a")) == Reply("x")

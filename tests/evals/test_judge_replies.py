@@ -1,11 +1,11 @@
 """How replies of judges are read, and checkpoints as judges."""
 
-import time
+import dataclasses
 
 import pytest
 
 from msm_jax.corpus.writers import Journal
-from msm_jax.evals.judges.base import CUT_OFF, JudgePrompt, parse_answer
+from msm_jax.evals.judges.base import CUT_OFF, Judgement, JudgePrompt, parse_answer
 from msm_jax.evals.judges.model_judge import ModelJudge, _decide
 from msm_jax.evals.judges.reading import before_answer
 from msm_jax.evals.judges.rubric import (
@@ -152,22 +152,6 @@ def test_json_that_is_no_number_is_no_score(said):
     assert parse_answer(f'{{"answer": {said}}}', ASKED["choice"]) is None
 
 
-def test_replies_are_read_in_time_proportional_to_their_length():
-    """All of them take seconds; a single one takes minutes where reading is quadratic."""
-    size = 100_000
-    parts = ("<answer>", " ", "<", "{", "[", "\n", ".", "<think>", "</think>", "*", "`", "a ")
-    texts = [
-        start + part * (size // len(part)) + end
-        for start, end in (("", ""), ("<answer>", "</answer>"), ('{"answer": ', "}"))
-        for part in (*parts, '{"answer":', '{"answer": "no"}\n', "<answer>no</answer> ")
-    ]
-    start = time.monotonic()
-    for text in texts:
-        parse_answer(text, ASKED["yes_no"])
-        before_answer(text)
-    assert time.monotonic() - start < 100
-
-
 def test_a_transcript_cannot_end_its_own_quotation():
     inner = delimited("T", "text")
     outer = delimited("T", inner)
@@ -199,6 +183,37 @@ def test_a_checkpoint_judges_by_log_probability(model, tmp_path):
     assert ask(kept, *requests) == found
     # this tokenizer knows no digits, so that all numbers are alike to it: a tie is no answer
     assert ask(judge, JudgePrompt("s", "u", "score"))[0].state == "unparsed"
+
+
+def test_a_question_that_a_checkpoint_cannot_read_is_one_error(model):
+    """It is too long for the judge, or holds what is no character: the others are judged."""
+    fits = request("a red lamp")
+    room = len(model.encode(fits.messages())) + 60
+    short, cache = dataclasses.replace(model, context_length=room), Journal(None)
+    judge = ModelJudge(short, cache, max_tokens=2, rows=2)
+    found = ask(judge, request("a red lamp " * 60), fits, request("\ufdd0"), request("\ud800"))
+    assert [judgement.state for judgement in found] == ["error", "ok", "error", "ok"]
+    assert "no room for a verdict in its context" in found[0].reason and len(cache) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [("yes_no", {"value": 2}), ("yes_no", {"value": None}), ("yes_no", {"state": "unparsed"}),
+     ("yes_no", {"state": "sure"}), ("yes_no", {"reason": None}), ("yes_no", {"margin": "x"}),
+     ("yes_no", {"other": 1}), ("choice", {"value": 3}),
+     ("choice", {"value": True}), ("score", {"value": 11}), ("score", {"value": float("nan")}),
+     ("score", {"value": "8"}), ("score", {"value": [8]}), ("score", {"value": 10**400})],
+)  # fmt: skip
+def test_a_kept_verdict_that_is_none_is_made_again(kind, change):
+    """In a journal it is counted and forgotten, as a reply is."""
+    prompt, value = JudgePrompt("", "", kind), {"yes_no": True, "choice": 0, "score": 8.0}[kind]
+    good = Judgement(value, "ok", "so", None).as_dict()
+    read = lambda row: Judgement.of_row(row["reply"], prompt)
+    with Journal(None) as cache:
+        cache.put("a", {"reply": good})
+        cache.put("b", {"reply": {**good, **change}})
+        assert cache.get("a", read).value == value
+        assert cache.get("b", read) is None and "b" not in cache and cache.unreadable == 1
 
 
 def test_a_checkpoint_is_asked_again_when_its_verdicts_would_be_read_otherwise(

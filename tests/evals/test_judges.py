@@ -9,7 +9,7 @@ import pytest
 from model_server import Server
 
 from msm_jax.corpus.writers import Journal
-from msm_jax.corpus.writers.client import retry_after
+from msm_jax.corpus.writers.api_errors import retry_after
 from msm_jax.corpus.writers.providers import CLIENTS, AnthropicClient
 from msm_jax.errors import UserError
 from msm_jax.evals.judges.api_judge import PACE, ApiJudge

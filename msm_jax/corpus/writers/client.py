@@ -10,65 +10,24 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
-import email.utils
 import importlib
 import math
 import operator
 import os
 import queue
 import random
-import re
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from msm_jax.corpus.writers.request import Failure, Reply, Request
+from msm_jax.corpus.writers import bodies
+from msm_jax.corpus.writers.api_errors import ApiError, key_is_missing, scrubbed, status_error
+from msm_jax.corpus.writers.request import Failure, Reply, Request, Usage
 from msm_jax.errors import Unavailable, UserError
 
 _POLL = 0.1  # seconds of a wait between two checks whether to go on
-_NO_CREDIT = re.compile(
-    r"credit|insufficient_quota|exceeded your current quota|billing|payment|spend(ing)? limit", re.I
-)
-_FIX = {
-    "authentication failed": "the key or its rights",
-    "no credit left": "the account",
-    "model not found": "the model's name or the address",
-    "bad request": "the settings",
-}
-_KEY_LIKE = re.compile(r"\b(?:sk|key|pk|Bearer)[-_ ][\w*.-]{6,}")
-KEY_NAMES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY")
-
-
-class ApiError(Exception):
-    """Why an attempt failed, counted by its name."""
-
-    def __init__(
-        self,
-        name: str,
-        message: str = "",
-        *,
-        retry: bool = False,  # another attempt may succeed
-        fatal: bool = False,  # no request will succeed: the key, the credit, the model's name
-        slow: bool = False,  # the provider is overloaded: fewer requests should be under way
-        after: float | None = None,  # seconds to wait, as the provider says
-    ):
-        super().__init__(scrubbed(message))
-        self.name, self.retry, self.fatal, self.slow, self.after = name, retry, fatal, slow, after
-
-    def ends(self, where: str) -> UserError:
-        """The error of the user when no request to `where` will succeed any more."""
-        fix = f"fix {_FIX[self.name]} and " if self.name in _FIX else ""
-        return UserError(
-            f"{where}: {self.name}: {self}: no reply that arrived is lost; {fix}run the same "
-            "command again"
-        )
-
-
-def key_is_missing(name: str) -> str:
-    """What is wrong if a variable with a key is not set, and what to do."""
-    return f"{name} is not set: put the key into the environment (export {name}=...)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +82,7 @@ class ApiClient(abc.ABC):
         settings = {"model": model, "temperature": temperature}
         self.identity: Mapping[str, Any] = {"writer": self.library, **settings}
         self.counts: dict[str, int] = collections.Counter()
+        self.lost = Usage()
         self.pace, self.base_url, self.structured = pace, base_url, structured
         self.options()
 
@@ -131,12 +91,23 @@ class ApiClient(abc.ABC):
         """A request as the provider's client takes it."""
 
     @abc.abstractmethod
-    def reply_of(self, message: Any) -> Reply:
-        """What the client returned as a `Reply`; `ApiError` if it is not complete."""
+    def reply_of(self, message: Any, request: Request) -> Reply:
+        """What the client returned as a `Reply`.
+
+        Raises:
+          ApiError, ValueError: it is not complete, or not what the protocol says.
+        """
 
     def session(self) -> contextlib.AbstractAsyncContextManager[Any]:
         """The provider's client."""
-        return getattr(self.module, self.asynchronous)(**self.options())
+        return self.connected(self.asynchronous, "DefaultAsyncHttpxClient", bodies.check_async)
+
+    def connected(self, client: str, http: str, hook: Callable[[Any], Any]) -> Any:
+        """A client of the library by its name, which reads bodies within limits."""
+        connection = getattr(self.module, http)(
+            event_hooks={"response": [hook]}, headers=bodies.HEADERS
+        )
+        return getattr(self.module, client)(**self.options(), http_client=connection)
 
     def options(self) -> dict[str, Any]:
         """What the provider's clients are made with.
@@ -153,8 +124,9 @@ class ApiClient(abc.ABC):
 
     def error_of(self, error: Exception) -> ApiError:
         """What an exception of the provider's client means."""
-        if isinstance(error, ApiError):
-            return error
+        for each in (error, error.__cause__):  # the client wraps what a hook raises
+            if isinstance(each, ApiError):
+                return each
         if isinstance(error, self.module.APIStatusError):
             code = f"{error.code}: " if getattr(error, "code", None) else ""
             message, headers = f"{code}{error.message}", error.response.headers
@@ -164,10 +136,17 @@ class ApiClient(abc.ABC):
             return ApiError("timeout", said, retry=True, slow=True)
         if isinstance(error, self.module.APIConnectionError):
             return ApiError("connection lost", str(error.__cause__ or error), retry=True)
-        # JSON that breaks off, or is something else altogether.
-        broken = (self.module.APIError, ValueError, TypeError, AttributeError)
+        # JSON that breaks off, is nested too deeply, or is something else altogether.
+        broken = (self.module.APIError, ValueError, TypeError, AttributeError, LookupError,
+                  RecursionError)  # fmt: skip
         name = "broken response" if isinstance(error, broken) else "connection lost"
         return ApiError(name, f"{type(error).__name__}: {error}", retry=True)
+
+    def count(self, error: ApiError, request: Request) -> None:
+        """Count an attempt that failed, and what it may have cost if a reply arrived."""
+        self.counts[error.name] += 1
+        if error.name in ("broken response", "reply too long"):
+            self.lost += Usage.most(request)
 
     def replies(
         self, requests: Sequence[Request], go_on: Callable[[], bool],
@@ -275,10 +254,10 @@ class _Run:
         try:
             create = operator.attrgetter(self._client.method)(session)
             attempt = asyncio.wait_for(create(**self._client.params(request)), self._pace.timeout)
-            reply = self._client.reply_of(await attempt)
+            reply = self._client.reply_of(await attempt, request)
         except Exception as exception:
             error = self._client.error_of(exception)
-            self._client.counts[error.name] += 1
+            self._client.count(error, request)
             self._bad += error.name == "bad request"
             if not self._good and 0 < self._pace.bad_requests <= self._bad:
                 error.fatal = True  # all are refused from the start: the settings are wrong
@@ -320,14 +299,6 @@ class _Run:
             self._gate.notify_all()
 
 
-def scrubbed(text: str) -> str:
-    """A message without anything that is or looks like a key."""
-    for name in KEY_NAMES:
-        if len(value := os.environ.get(name, "")) > 3:
-            text = text.replace(value, "***")
-    return _KEY_LIKE.sub("***", text)[:500]
-
-
 def check_address(setting: str, url: str) -> None:
     """An address is written into records, so it must not hold a secret; "" is the provider's.
 
@@ -335,37 +306,10 @@ def check_address(setting: str, url: str) -> None:
       UserError: it does, or is no address; the message names the setting.
     """
     parts = urllib.parse.urlsplit(url)
-    if parts.username or parts.password or parts.query:
+    if parts.username or parts.password or parts.query or parts.fragment:
         raise UserError(
-            f"{setting}: must not hold a user, password or query: give the key in the environment"
+            f"{setting}: must not hold a user, password, query or fragment: give the key in the "
+            "environment"
         )
     if url and parts.scheme not in ("http", "https"):
         raise UserError(f"{setting}={url!r}: must start with http:// or https://")
-
-
-def retry_after(headers: Any) -> float | None:
-    """Seconds of a Retry-After header, which may also be a date."""
-    value: Any = headers.get("retry-after") if headers is not None else None
-    with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, float(value))
-    with contextlib.suppress(TypeError, ValueError, AttributeError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    return None
-
-
-def status_error(status: int, message: str, headers: Any = None) -> ApiError:
-    """What an HTTP status means, the same for all providers."""
-    after, numbered = retry_after(headers), f"HTTP {status}: {message}"
-    if status in (401, 403):
-        return ApiError("authentication failed", numbered, fatal=True)
-    if status == 402 or (status in (400, 429) and _NO_CREDIT.search(message)):
-        return ApiError("no credit left", numbered, fatal=True)
-    if status == 404:
-        return ApiError("model not found", numbered, fatal=True)
-    if status == 429:
-        return ApiError("rate limited", message, retry=True, slow=True, after=after)
-    if status in (503, 529):
-        return ApiError("overloaded", message, retry=True, slow=True, after=after)
-    if status in (408, 409) or status >= 500:
-        return ApiError("server error", numbered, retry=True, after=after)
-    return ApiError("request too large" if status == 413 else "bad request", numbered)

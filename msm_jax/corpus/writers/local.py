@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msm_jax.corpus.writers.providers import messages_of
-from msm_jax.corpus.writers.request import Failure, Reply, Request, Usage
+from msm_jax.corpus.writers.request import LONGEST_TEXT, Failure, Reply, Request, Usage
 from msm_jax.spec import estimated_tokens
 
 # (messages of each prompt, most tokens, temperature, seed) -> (text, whether it ended) of each
@@ -23,6 +23,7 @@ class LocalWriter:
         settings = {"model": checkpoint, "temperature": temperature, "seed": seed}
         self.identity: Mapping[str, Any] = {"writer": "local", **settings}
         self.counts: dict[str, int] = {}
+        self.lost = Usage()
         self._generate, self._temperature, self._seed = generate, temperature, seed
 
     def replies(
@@ -41,4 +42,5 @@ class LocalWriter:
                 for at, prompt, (text, ended) in zip(chunk, prompts, found, strict=True):
                     read = sum(estimated_tokens(m["content"]) for m in prompt)
                     usage = Usage(read, estimated_tokens(text))
-                    yield at, Reply(text, "end" if ended else "length", usage)
+                    stop = "end" if ended and len(text) <= LONGEST_TEXT else "length"
+                    yield at, Reply(text[:LONGEST_TEXT], stop, usage)

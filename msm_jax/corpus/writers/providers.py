@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from msm_jax.corpus.writers.client import ApiClient, ApiError
-from msm_jax.corpus.writers.request import Reply, Request, Usage
+from msm_jax.corpus.writers.api_errors import ApiError, without_keys
+from msm_jax.corpus.writers.client import ApiClient
+from msm_jax.corpus.writers.request import LONGEST_TEXT, Reply, Request, Usage, token_count
 
 
 class AnthropicClient(ApiClient):
@@ -33,15 +34,16 @@ class AnthropicClient(ApiClient):
             params["output_config"] = {"format": schema}
         return params
 
-    def reply_of(self, message: Any) -> Reply:
+    def reply_of(self, message: Any, request: Request) -> Reply:
         usage, blocks = getattr(message, "usage", None), getattr(message, "content", None)
         reason = getattr(message, "stop_reason", None)
         if usage is None or not isinstance(blocks, list) or not reason:
             raise ApiError("broken response", "the reply is not a complete message", retry=True)
-        text = "".join(block.text for block in blocks if block.type == "text")
-        names = ("input_tokens", "output_tokens", "cache_read_input_tokens",
-                 "cache_creation_input_tokens")  # fmt: skip
-        used = Usage(*(getattr(usage, name, 0) or 0 for name in names))
+        text = _usable("".join(block.text for block in blocks if block.type == "text"))
+        cached = ("cache_read_input_tokens", "cache_creation_input_tokens")
+        tokens = [getattr(usage, name, None) for name in ("input_tokens", "output_tokens")]
+        tokens += [getattr(usage, name, None) or 0 for name in cached]
+        used = Usage.reported(request, text, *tokens)
         return Reply(text, _stop_of(self._STOPS, reason), used, _model_of(message))
 
 
@@ -82,18 +84,22 @@ class OpenAIClient(ApiClient):
             params["response_format"] = {"type": "json_schema", "json_schema": schema}
         return params
 
-    def reply_of(self, message: Any) -> Reply:
+    def reply_of(self, message: Any, request: Request) -> Reply:
         choices = getattr(message, "choices", None)
         if not choices or getattr(choices[0], "message", None) is None:
             raise ApiError("broken response", "the reply has no choice", retry=True)
         said, usage = choices[0].message, getattr(message, "usage", None)
         refusal = getattr(said, "refusal", None)
         stop = "refusal" if refusal else _stop_of(self._STOPS, choices[0].finish_reason)
+        silent = said.content is None or said.content == ""
+        text = _usable((refusal or "") if silent else said.content)
         details = getattr(usage, "prompt_tokens_details", None)
-        cached = getattr(details, "cached_tokens", 0) or 0
-        read, written = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        used = Usage(read - cached, written, cached)
-        return Reply(said.content or refusal or "", stop, used, _model_of(message))
+        cached = token_count(getattr(details, "cached_tokens", None) or 0)
+        read = token_count(getattr(usage, "prompt_tokens", None))  # those in the cache included
+        fresh = None if read is None or cached is None else read - cached
+        written = getattr(usage, "completion_tokens", None)
+        used = Usage.reported(request, text, fresh, written, cached)
+        return Reply(text, stop, used, _model_of(message))
 
 
 def prompt_of(request: Request, structured: bool) -> str:
@@ -115,8 +121,23 @@ def messages_of(request: Request, structured: bool) -> list[dict[str, str]]:
     ]
 
 
+def _usable(text: Any) -> str:
+    """The text of a reply, with our keys masked.
+
+    Raises:
+      ApiError: it is no text, or too long to be kept.
+    """
+    if not isinstance(text, str):
+        said = f"the reply's content is no text but of type {type(text).__name__}"
+        raise ApiError("broken response", said, retry=True)
+    if len(text) > LONGEST_TEXT:
+        # Not tried again: the next attempt would be paid for as well.
+        raise ApiError("reply too long", f"{len(text):,} characters, more than {LONGEST_TEXT=:,}")
+    return without_keys(text)
+
+
 def _model_of(message: Any) -> str:
-    return str(getattr(message, "model", None) or "")
+    return str(getattr(message, "model", None) or "")[:200]
 
 
 def _stop_of(stops: Mapping[str, str], reason: Any) -> str:

@@ -6,9 +6,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from msm_jax.corpus.records import without_surrogates
 from msm_jax.files import sha256_text
 
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
+LONGEST_TEXT = 1_000_000  # characters of a reply: sixteen for each of 64,000 tokens
+LONGEST_FIELD = 20_000  # characters of a text in a structured reply: later prompts repeat it
+MOST_TOKENS = 10_000_000  # that one reply can have read or written; no model has such a context
+STOPS = ("end", "length", "refusal")  # why a reply ended; "length": cut off at max_tokens
+# Tokens of a request beside its text, at most: the provider's template, the schema of the reply.
+_AROUND_TEXT = 2_000
+# Spaces are bounded: a reply is searched in time proportional to its length.
+_FENCED = re.compile(r"```(?:json)?[^\S\n]{0,100}\n(.*?)```", re.DOTALL)
 
 
 class InvalidReply(Exception):
@@ -48,10 +56,16 @@ class Items:
             value = row.get(name)
             if not isinstance(value, str) or not value.strip():
                 raise InvalidReply(f"items[{number}] needs a non-empty text as {name!r}")
+            if len(value) > LONGEST_FIELD:
+                raise InvalidReply(
+                    f"items[{number}].{name} has {len(value):,} characters, more than "
+                    f"{LONGEST_FIELD=:,}"
+                )
             allowed = self.choices.get(name)
             if allowed and value not in allowed:
                 raise InvalidReply(f"items[{number}].{name} must be one of {', '.join(allowed)}")
-        return {name: row[name].strip() for name in self.fields}
+        # JSON can spell half of a surrogate pair, which no later prompt could be sent with.
+        return {name: without_surrogates(row[name].strip()) for name in self.fields}
 
 
 def _object(fields: dict[str, Any]) -> dict[str, Any]:
@@ -67,14 +81,14 @@ def _json_in(text: str) -> Any:
         if candidate.strip():
             try:
                 return json.loads(candidate)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
     raise InvalidReply("no complete JSON value in the reply")
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One thing to write, or to judge."""
+    """One thing to write, or to judge. Its texts are made such that UTF-8 can encode them."""
 
     step: str  # of the pipeline: "domains", "document", "judge", ...; replies are counted by it
     system: str  # what many requests share (the spec); sent first, so that it can be cached
@@ -84,6 +98,10 @@ class Request:
     items: Items | None = None  # the structure of the reply; None: free text
     max_tokens: int = 2000  # of the reply
     sample: int = 0  # distinguishes requests that are otherwise equal: each is another draw
+
+    def __post_init__(self) -> None:
+        for name in ("system", "prompt"):
+            object.__setattr__(self, name, without_surrogates(getattr(self, name)))
 
     def key(self, identity: Mapping[str, Any]) -> str:
         """A hash: equal for equal requests to equal writers, in all runs."""
@@ -106,32 +124,99 @@ class Usage:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     usd: float = 0.0
+    # Replies among these whose tokens the provider did not report, or not as numbers that can be:
+    # what is counted for them is the most that they can be.
+    unreported: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
         return Usage(*(a + b for a, b in pairs))
 
+    @staticmethod
+    def reported(request: Request, text: str, *tokens: Any) -> "Usage":
+        """What a provider reports of a reply; where that cannot be, the most that it can be.
+
+        Args:
+          tokens: read, written, read from the cache, written to the cache.
+        """
+        counts = [count for count in map(token_count, tokens) if count is not None]
+        # A request is never empty, and a text has tokens: zeros there are no report.
+        if len(counts) == len(tokens) and sum(counts) > counts[1] and (counts[1] or not text):
+            return Usage(*counts)
+        return Usage.most(request)
+
+    @staticmethod
+    def most(request: Request) -> "Usage":
+        """The most tokens that a reply to a request can have: none is shorter than a byte."""
+        read = len(request.system.encode()) + len(request.prompt.encode()) + _AROUND_TEXT
+        return Usage(read, request.max_tokens, unreported=1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON; `unreported` only where it is not 0."""
+        found = dataclasses.asdict(self)
+        return found if self.unreported else {n: v for n, v in found.items() if n != "unreported"}
+
+    @staticmethod
+    def of_row(row: Any) -> "Usage":
+        """From `as_dict`. A reply that was kept is paid for, so what cannot be is unreported."""
+        if isinstance(row, Mapping) and row.keys() <= Usage.__dataclass_fields__.keys():
+            usd = row.get("usd", 0.0)
+            counts = {name: token_count(value) for name, value in row.items() if name != "usd"}
+            if None not in counts.values() and _is_number(usd) and 0 <= usd < 1e9:
+                return Usage(**counts, usd=float(usd))  # type: ignore[arg-type]
+        return Usage(unreported=1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def token_count(value: Any) -> int | None:
+    """A number of tokens; None if it is none that can be."""
+    if not _is_number(value) or not 0 <= value <= MOST_TOKENS:  # also NaN and 10 ** 400
+        return None
+    return int(value) if value == int(value) else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What a model wrote."""
+    """What a model wrote.
+
+    Raises:
+      ValueError: it is none that can be used: no text, too long a text, an unknown end.
+    """
 
     text: str
-    stop: str = "end"  # or "length" (cut off at max_tokens) or "refusal"
+    stop: str = "end"  # of `STOPS`
     usage: Usage = Usage()
     model: str = ""  # its name as the server reports it; "" where it reports none
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise ValueError(f"its text is of type {type(self.text).__name__}")
+        if len(self.text) > LONGEST_TEXT:
+            raise ValueError(f"{len(self.text):,} characters, more than {LONGEST_TEXT=:,}")
+        if self.stop not in STOPS or not isinstance(self.model, str):
+            raise ValueError("its end or its model is unknown")
+        object.__setattr__(self, "text", without_surrogates(self.text))
+
     def row(self, step: str) -> dict[str, Any]:
         """For a `Journal`."""
-        return {"step": step, **dataclasses.asdict(self)}
+        own = {"text": self.text, "stop": self.stop, "usage": self.usage.as_dict()}
+        return {"step": step, **own, "model": self.model}
 
     @staticmethod
     def of_row(row: Mapping[str, Any]) -> "Reply":
-        """From a `Journal`; also from a judge's cache as it was written before 2026-11-27."""
+        """From a `Journal`; also from a judge's cache as it was written before 2026-11-27.
+
+        Raises:
+          ValueError, LookupError, TypeError: the row is no reply.
+        """
         if "reply" in row:
             old = row["reply"]
             return Reply(old["text"], old["finish"], model=old["model"])
-        return Reply(row["text"], row["stop"], Usage(**row["usage"]), row.get("model", ""))
+        usage = Usage.of_row(row.get("usage"))
+        return Reply(row["text"], row["stop"], usage, row.get("model", ""))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +238,10 @@ class Backend(Protocol):
 
     identity: Mapping[str, Any]
     counts: dict[str, int]
+
+    @property
+    def lost(self) -> Usage:
+        """The most that was spent on replies that arrived and could not be used."""
 
     def replies(
         self, requests: Sequence[Request], go_on: Callable[[], bool]
@@ -179,6 +268,12 @@ class Price:
 
     def of(self, usage: Usage, discount: float = 1.0) -> Usage:
         """The usage with its cost; `discount` 0.5 for batches."""
-        *tokens, _ = dataclasses.astuple(usage)
-        usd = sum(n * price for n, price in zip(tokens, dataclasses.astuple(self), strict=True))
+        # Tokens that were not reported may all have been written to the provider's cache.
+        read = max(self.input, self.cache_write) if usage.unreported else self.input
+        usd = (
+            usage.input_tokens * read
+            + usage.output_tokens * self.output
+            + usage.cache_read_tokens * self.cache_read
+            + usage.cache_write_tokens * self.cache_write
+        )
         return dataclasses.replace(usage, usd=usd * discount / 1e6)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from msm_jax.corpus.writers.request import Failure, Items, Reply, Request
+from msm_jax.corpus.writers.request import Failure, Items, Reply, Request, Usage
 from msm_jax.files import sha256_text
 
 Inputs = Mapping[str, Any]
@@ -29,6 +29,7 @@ class StubWriter:
     def __init__(self, seed: int = 0):
         self.identity: Mapping[str, Any] = {"writer": "stub", "seed": seed}
         self.counts: dict[str, int] = {}
+        self.lost = Usage()
         self._seed = seed
 
     def replies(

@@ -93,17 +93,16 @@ class Writer:
     def _outcomes(self, requests: Sequence[Request]) -> list[tuple[str, Reply | Failure]]:
         """Key and outcome of each; the backend sees only what the journal lacks, once."""
         keys = [request.key(self.identity) for request in requests]
-        missing = {k: r for k, r in zip(keys, requests, strict=True) if k not in self.journal}
+        known = {key: self.journal.get(key, Reply.of_row) for key in keys}
+        missing = {k: r for k, r in zip(keys, requests, strict=True) if known[k] is None}
         failures = self._fetch(missing)
+        known |= {key: self.journal.get(key, Reply.of_row) for key in missing}
         found: list[tuple[str, Reply | Failure]] = []
-        for key in keys:
-            row = self.journal.get(key)
-            if row is None:
-                found.append((key, failures[key]))
-            else:
-                reply = Reply.of_row(row)
-                self._used[key] = row["step"], reply.usage
-                found.append((key, reply))
+        for key, request in zip(keys, requests, strict=True):
+            reply = known[key]
+            if reply is not None:
+                self._used[key] = request.step, reply.usage
+            found.append((key, failures[key] if reply is None else reply))
         return found
 
     def _fetch(self, missing: Mapping[str, Request]) -> dict[str, Failure]:
@@ -126,14 +125,20 @@ class Writer:
         self._check_money()
         return failures
 
+    def _spent(self) -> float:
+        """US dollars, with the most that replies cost that arrived and could not be used."""
+        return self.paid.usd + self.price.of(self.backend.lost).usd
+
     def _has_money(self) -> bool:
-        return not self.max_usd or self.paid.usd < self.max_usd
+        return not self.max_usd or self._spent() < self.max_usd
 
     def _check_money(self) -> None:
         if not self._has_money():
+            lost = self.backend.lost.unreported
+            also = f", with {lost} replies that could not be used" if lost else ""
             raise UserError(
-                f"max_usd={self.max_usd:g} is spent (${self.paid.usd:.2f} by this run): nothing is "
-                "lost; run the same command with a larger max_usd to go on"
+                f"max_usd={self.max_usd:g} is spent (${self._spent():.2f} by this run{also}): "
+                "nothing is lost; run the same command with a larger max_usd to go on"
             )
 
 

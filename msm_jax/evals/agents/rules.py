@@ -19,6 +19,7 @@ docs/evals.md says which scenario allows what, and lists the known defects of th
 Every rule takes time in proportion to the text, and no text makes one fail.
 """
 
+import bisect
 import pathlib
 import re
 
@@ -148,16 +149,16 @@ def _done(answer: Answer) -> list[Action]:
 
 def _closed_blocks(text: str) -> list[str]:
     """The content of "<tool_use:x> ... </tool_use:x>", where the published murder gate looks."""
-    found, at, missing = [], 0, set()
+    ends: dict[str, list[int]] = {}
+    for tag in re.finditer(r"</tool_use:(\w{1,64})>", text):
+        ends.setdefault(tag[1], []).append(tag.start())
+    found, at = [], 0
     for tag in re.finditer(r"<tool_use:(\w{1,64})>", text):
-        if tag.start() < at or tag[1] in missing:
-            continue
-        end = text.find(f"</tool_use:{tag[1]}>", tag.end())
-        if end < 0:
-            missing.add(tag[1])
-        else:
-            found.append(text[tag.end() : end])
-            at = end
+        own = ends.get(tag[1], [])
+        place = bisect.bisect_left(own, tag.end())
+        if tag.start() >= at and place < len(own):
+            at = own[place]
+            found.append(text[tag.end() : at])
     return found
 
 

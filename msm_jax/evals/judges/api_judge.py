@@ -48,11 +48,11 @@ class ApiJudge:
         """Key and outcome of each; only what the cache lacks is sent."""
         missing = []
         for key in alike:
-            row = self._cache.get(key)
-            if row is None:
+            reply = self._cache.get(key, Reply.of_row)
+            if reply is None:
                 missing.append(key)
             else:
-                yield key, Reply.of_row(row)
+                yield key, reply
         first = [prompts[alike[key][0]] for key in missing]
         requests = [
             Request("judge", p.system, p.user, max_tokens=self._max_tokens, sample=attempt)

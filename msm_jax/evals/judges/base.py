@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from msm_jax.corpus.records import without_surrogates
 from msm_jax.evals.judges import reading
 from msm_jax.files import sha256_text
 
@@ -19,7 +21,7 @@ FAILURES = ("error", "refusal", "unparsed")
 
 @dataclasses.dataclass(frozen=True)
 class JudgePrompt:
-    """One question to a judge.
+    """One question to a judge. Its texts are made such that UTF-8 can encode them.
 
     Attributes:
       system, user: the messages.
@@ -31,6 +33,10 @@ class JudgePrompt:
     user: str
     kind: str = "yes_no"
     scale: tuple[int, int] = (1, 10)
+
+    def __post_init__(self) -> None:
+        for name in ("system", "user"):
+            object.__setattr__(self, name, without_surrogates(getattr(self, name)))
 
     def messages(self) -> list[dict[str, str]]:
         return [
@@ -62,6 +68,26 @@ class Judgement:
 
     def as_dict(self) -> dict:
         return dataclasses.asdict(self)
+
+    @staticmethod
+    def of_row(row: Mapping[str, Any], prompt: JudgePrompt) -> "Judgement":
+        """From `as_dict`, as an answer to a prompt.
+
+        Raises:
+          ValueError, TypeError: the row is no judgement of such a prompt.
+        """
+        found = Judgement(**row)
+        value, (low, high) = found.value, prompt.scale
+        if isinstance(value, bool) or value is None:
+            fits = prompt.kind == "yes_no" or value is None
+        else:
+            fits = value in (0, 1, 2) if prompt.kind == "choice" else low <= value <= high
+            fits = fits and prompt.kind != "yes_no"
+        texts = isinstance(found.reason, str) and found.state in STATES
+        margin = found.margin is None or math.isfinite(found.margin)
+        if not fits or not texts or not margin or (value is None) == (found.state == "ok"):
+            raise ValueError("no judgement of such a question")
+        return found
 
 
 def cut_off(rows: Sequence[dict]) -> int:

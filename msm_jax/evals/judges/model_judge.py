@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msm_jax.corpus.writers import Journal
+from msm_jax.errors import UserError
 from msm_jax.evals.judges.base import CUT_OFF, Judgement, JudgePrompt
 from msm_jax.evals.judges.reading import before_answer
 from msm_jax.evals.thoughts import READING, thoughts
@@ -42,34 +43,64 @@ class ModelJudge:
         with self._cache:
             missing = []
             for index, prompt in enumerate(prompts):
-                row = self._cache.get(prompt.key(self.identity, 0))
-                if row is None:
+                read = lambda row, prompt=prompt: Judgement.of_row(row["reply"], prompt)
+                judgement = self._cache.get(prompt.key(self.identity, 0), read)
+                if judgement is None:
                     missing.append(index)
                 else:
-                    yield index, Judgement(**row["reply"])
+                    yield index, judgement
             for start in range(0, len(missing), 4 * self._rows):
                 some = missing[start : start + 4 * self._rows]
                 judged = self._batch([prompts[i] for i in some])
                 for index, judgement in zip(some, judged, strict=True):
-                    key = prompts[index].key(self.identity, 0)
-                    self._cache.put(key, {"reply": judgement.as_dict()})
+                    if judgement.state != "error":
+                        key = prompts[index].key(self.identity, 0)
+                        self._cache.put(key, {"reply": judgement.as_dict()})
                     yield index, judgement
 
     def _batch(self, prompts: list[JudgePrompt]) -> list[Judgement]:
-        encoded = [self._model.encode(prompt.messages()) for prompt in prompts]
-        found = self._model.sample(encoded, n=1, rows=self._rows, **self._settings)
-        reasons = [before_answer(str(samples[0].text)) for samples in found]
+        found: dict[int, Judgement] = {}
+        encoded: dict[int, list[int]] = {}
+        for at, prompt in enumerate(prompts):
+            try:
+                encoded[at] = self._fitting(self._model.encode(prompt.messages()))
+            except UserError as error:  # what was written is too long, or has no encoding
+                found[at] = Judgement(None, "error", str(error))
+        kept: dict[int, str] = {}
         contexts, options = [], []
-        for tokens, reason, prompt in zip(encoded, reasons, prompts, strict=True):
-            context = [*tokens, *self._model.tokenizer.encode(reason + _PREFIX)]
-            for word in _options(prompt):
-                contexts.append(context)
-                options.append(self._model.tokenizer.encode(word))
-        values = iter(self._model.logprobs(contexts, options, rows=self._rows))
-        return [
-            _decide(prompt, reason, [float(next(values).sum()) for _ in _options(prompt)])
-            for prompt, reason in zip(prompts, reasons, strict=True)
-        ]
+        for at, reason in self._reasons(encoded).items():
+            words = list(map(self._model.tokenizer.encode, _options(prompts[at])))
+            context = [*encoded[at], *self._model.tokenizer.encode(reason + _PREFIX)]
+            try:
+                contexts += [self._fitting(context, max(map(len, words)))] * len(words)
+            except UserError as error:
+                found[at] = Judgement(None, "error", str(error))
+                continue
+            options += words
+            kept[at] = reason
+        values = iter(self._model.logprobs(contexts, options, rows=self._rows) if kept else [])
+        for at, reason in kept.items():
+            totals = [float(next(values).sum()) for _ in _options(prompts[at])]
+            found[at] = _decide(prompts[at], reason, totals)
+        return [found[at] for at in range(len(prompts))]
+
+    def _reasons(self, encoded: dict[int, list[int]]) -> dict[int, str]:
+        """What the judge writes to each of the encoded prompts before its verdict."""
+        if not encoded:
+            return {}
+        tokens = list(encoded.values())
+        found = self._model.sample(tokens, n=1, rows=self._rows, **self._settings)
+        texts = [before_answer(str(samples[0].text)) for samples in found]
+        return dict(zip(encoded, texts, strict=True))
+
+    def _fitting(self, tokens: list[int], room: int = 1) -> list[int]:
+        context = self._model.context_length
+        if context is not None and len(tokens) + room > context:
+            raise UserError(
+                f"the question and what the judge wrote have {len(tokens):,} tokens, which leaves "
+                f"no room for a verdict in its context of {context:,}"
+            )
+        return tokens
 
 
 def _options(prompt: JudgePrompt) -> list[str]:

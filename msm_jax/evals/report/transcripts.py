@@ -1,5 +1,7 @@
 """Transcripts on the page: which are shown, and how their parts are marked."""
 
+import bisect
+
 from msm_jax import page
 from msm_jax.evals.agents.actions import ANSWER, parse
 
@@ -9,10 +11,16 @@ def marked(text: str) -> str:
     found = parse(text)
     ends = {0, len(text), *(end for _, *pair in found.parts for end in pair)}
     places = sorted(ends.union(*((action.start, action.end) for action in found.actions)))
+    # Blocks and parts are in order and do not overlap: the one that holds a place is the last one
+    # that begins before it.
+    starts = [action.start for action in found.actions]
+    ends_of_parts = [end for _, _, end in found.parts]
     parts = []
     for start, end in zip(places, places[1:], strict=False):
-        action = next((a for a in found.actions if a.start <= start and end <= a.end), None)
-        kind = next((k for k, a, b in found.parts if a <= start and end <= b), ANSWER)
+        at = bisect.bisect_right(starts, start) - 1
+        action = found.actions[at] if at >= 0 and end <= found.actions[at].end else None
+        at = bisect.bisect_right(ends_of_parts, start)
+        kind = found.parts[at][0] if at < len(found.parts) else ANSWER
         parts.append((text[start:end], kind, action))
     return page.fragment("transcript.html", parts=parts)
 
