@@ -2,17 +2,20 @@
 
     python benchmarks/train_packed.py [--models 20m 100m] [--modes full lora] [--rounds 3]
 
-Same model (Qwen3 shapes, float32), same documents, same optimizer (AdamW, clipping), three sides:
+Same model (Qwen3's architecture, or the shape of SmolLM2-135M; random weights, float32), same
+documents, same optimizer (AdamW, clipping), three sides:
 
     ours     msm_jax's step on packed rows: blockwise attention, chunked head
     padded   transformers (sdpa) on batches of documents padded to the longest, as its users run
              it: DataCollatorWithPadding, no packing
     packed   transformers (sdpa) on our packed rows, documents kept apart by a 4-d mask
 
-Each side is a process of its own; rounds alternate. Counted are real tokens per second: tokens
-that are not padding. The ratio is that of each round's pair. Tokens per second of processor time
-stand beside it, for machines on which others work too. LoRA: r=64, alpha=128 on the seven
-projections, with PEFT on the other side (pip install peft).
+With --before=CHECKOUT there is a fourth: ours, with the code of another checkout. Each side is a
+process of its own; rounds alternate. Counted are real tokens per second: tokens that are not
+padding. The ratio is that of each round's pair. Tokens per second of processor time are printed
+beside it, for machines on which others work too, and what the machine itself reaches before and
+after. LoRA: r=64, alpha=128 on the seven projections, with PEFT on the other side (pip install
+peft). With --loss_share=0.3 only the last 30 % of each document has loss, as in chats.
 """
 
 import argparse
@@ -24,15 +27,20 @@ import subprocess
 import sys
 import time
 
+from machine import machine
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _SHAPE = "vocab_size width layers heads kv_heads head_dim mlp_width".split()
 MODELS = {
     "20m": dict(zip(_SHAPE, (16_384, 384, 8, 6, 2, 64, 1024), strict=True)),
     "100m": dict(zip(_SHAPE, (32_768, 768, 12, 12, 4, 64, 2048), strict=True)),
+    "smollm2": dict(zip(_SHAPE, (49_152, 576, 30, 9, 3, 64, 1536), strict=True)),
 }
-# Lengths like those of chats with reasoning (lognormal, median 370, mean 510), in rows of 2048.
-DOCUMENTS, LENGTH = 256, 2048
-BATCH = {"20m": (2, 8), "100m": (1, 4)}  # packed rows, and documents where they are padded
+LLAMA = ("smollm2",)  # no norms of queries and keys
+# Lengths like those of chats with reasoning (lognormal, median 370, mean 510).
+DOCUMENTS = 256
+# Tokens of a row, packed rows, and documents where they are padded.
+BATCH = {"20m": (2048, 2, 8), "100m": (2048, 1, 4), "smollm2": (512, 2, 4)}
 LORA = {"lora_rank": 64, "lora_alpha": 128.0}
 
 
@@ -44,45 +52,21 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of a round, at least")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--loss_share", type=float, default=1.0, help="of a document's tokens")
+    parser.add_argument("--before", help="a checkout with earlier code, to compare ours with")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         return serve(options)
     for model in options.models:
         for mode in options.modes:
-            print(machine())
             compare(options, model, mode)
 
 
-def machine() -> str:
-    """What this machine reaches now: copies, first writes to fresh pages, and float32 products."""
-    import mmap
-
-    import jax
-    import numpy as np
-
-    def seconds(work):
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started
-
-    size, width = 2**28, 4096
-    source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
-    copy = min(seconds(lambda: np.copyto(target, source)) for _ in range(3))
-    with mmap.mmap(-1, size) as fresh:
-        touch = seconds(lambda: np.frombuffer(fresh, np.uint8)[:: mmap.PAGESIZE].fill(1))
-    x = jax.numpy.ones((width, width))
-    product = jax.jit(lambda x: x @ x)
-    multiply = min(seconds(lambda: product(x).block_until_ready()) for _ in range(3))
-    return (
-        f"{time.strftime('%F %H:%M')}, load {os.getloadavg()[0]:.1f}: "
-        f"copies {size / copy / 1e9:.1f} GB/s, first touch {size / touch / 1e9:.1f} GB/s, "
-        f"float32 products {2 * width**3 / multiply / 1e9:.0f} GFLOP/s"
-    )
-
-
 def compare(options, model, mode):
-    sides = {name: Side(options, name, model, mode) for name in options.sides}
+    names = [*options.sides, *(["before"] if options.before else [])]
+    found_before = machine(options.threads)
+    sides = {name: Side(options, name, model, mode) for name in names}
     speeds = {name: [] for name in sides}
     for number in range(options.rounds):
         for name in list(sides)[:: 1 if number % 2 else -1]:
@@ -90,6 +74,8 @@ def compare(options, model, mode):
     for side in sides.values():
         side.close()
     print(f"{model} {mode}: first losses", {n: round(s.hello["loss"], 3) for n, s in sides.items()})
+    print(f"  the machine before: {found_before}")
+    print(f"  the machine after:  {machine(options.threads)}")
     for name, found in speeds.items():
         ratios = [a / b for a, b in zip(speeds["ours"], found, strict=True)]
         print(
@@ -109,10 +95,12 @@ class Side:
         from msm_jax import memory
 
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
-        environment["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+        root, side = (options.before, "ours") if name == "before" else (ROOT, name)
+        environment["PYTHONPATH"] = f"{root}:{os.environ.get('PYTHONPATH', '')}"
         environment |= {**memory.environment(), "OMP_NUM_THREADS": str(options.threads)}
-        command = [sys.executable, __file__, "--side", name, "--models", model, "--modes", mode]
+        command = [sys.executable, __file__, "--side", side, "--models", model, "--modes", mode]
         command += ["--seconds", str(options.seconds), "--threads", str(options.threads)]
+        command += ["--loss_share", str(options.loss_share)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             command, env=environment, text=True, stdin=pipe, stdout=pipe
@@ -137,9 +125,11 @@ def serve(options):
     """Answers every line on stdin with the real tokens per second of a round."""
     import resource
 
-    global ROWS, PADDED_ROWS
-    ROWS, PADDED_ROWS = BATCH[options.models[0]]
-    step, fill = SIDES[options.side](MODELS[options.models[0]], options.modes[0], options.threads)
+    global LENGTH, ROWS, PADDED_ROWS, LOSS_SHARE
+    name, LOSS_SHARE = options.models[0], options.loss_share
+    LENGTH, ROWS, PADDED_ROWS = BATCH[name]
+    model = {**MODELS[name], "qk_norm": name not in LLAMA}
+    step, fill = SIDES[options.side](model, options.modes[0], options.threads)
     loss, _ = step()
     step()
     print(json.dumps({"loss": loss, "fill": fill}), flush=True)
@@ -173,15 +163,17 @@ def packed_batches(vocab: int):
     rows = pack([len(ids) for ids in found], LENGTH, 0)
     tokens = np.zeros((len(rows), LENGTH), np.int32)
     segments = np.zeros((len(rows), LENGTH), np.int32)
+    loss = np.zeros((len(rows), LENGTH), np.uint8)
     for row, numbers in enumerate(rows):
         at = 0
         for segment, number in enumerate(numbers, start=1):
             here = slice(at, at + len(found[number]))
             tokens[row, here], segments[row, here] = found[number], segment
             at = here.stop
+            loss[row, at - round(LOSS_SHARE * len(found[number])) : at] = 1
     order = np.random.default_rng(1).permutation(len(rows))
     cuts = [order[i : i + ROWS] for i in range(0, len(rows) - ROWS + 1, ROWS)]
-    batches = [as_batch(tokens[c], np.ones((ROWS, LENGTH), np.uint8), segments[c]) for c in cuts]
+    batches = [as_batch(tokens[c], loss[c], segments[c]) for c in cuts]
     return batches, float((segments > 0).mean())
 
 
@@ -214,11 +206,11 @@ def ours(model, mode, threads):
 
 def torch_model(model, mode, threads):
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    config = Qwen3Config(
+    config = (Qwen3Config if model["qk_norm"] else LlamaConfig)(
         vocab_size=model["vocab_size"],
         hidden_size=model["width"],
         num_hidden_layers=model["layers"],
@@ -231,7 +223,7 @@ def torch_model(model, mode, threads):
         attn_implementation="sdpa",
         max_position_embeddings=LENGTH,
     )
-    net = Qwen3ForCausalLM(config)
+    net = AutoModelForCausalLM.from_config(config)
     if mode == "lora":
         import peft
 
@@ -266,7 +258,10 @@ def padded(model, mode, threads):
         some = [torch.from_numpy(found[n]).long() for n in order[at : at + PADDED_ROWS]]
         ids = torch.nn.utils.rnn.pad_sequence(some, batch_first=True)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(s) for s in some], True)
-        batches.append((ids, mask, ids.masked_fill(mask == 0, -100)))
+        labels = ids.masked_fill(mask == 0, -100)
+        for row, length in enumerate(map(len, some)):
+            labels[row, : length - round(LOSS_SHARE * length)] = -100
+        batches.append((ids, mask, labels))
         real, slots = real + int(mask.sum()), slots + mask.numel()
     cycle = itertools.cycle(batches)
 

@@ -21,6 +21,8 @@ import subprocess
 import sys
 import time
 
+from machine import machine
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SETTING = {"rows": 16, "length": 48, "vocab": 700}
 MODEL = {"width": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp_width": 192}
@@ -35,6 +37,7 @@ def main():
     options = parser.parse_args()
     if options.side:
         return serve({"jax": jax_side, "torch": torch_side}[options.side](options.threads))
+    print(machine(options.threads))
     sides = {name: Side(name, options.threads) for name in ("jax", "torch")}
     print(f"{SETTING} {MODEL}, {options.threads} thread(s); loss of step 1: ", end="")
     print(", ".join(f"{name} {side.first_loss:.3f}" for name, side in sides.items()))

@@ -12,6 +12,11 @@ command continues. `--kind=agents` writes report.html, in which `--arms` compare
 `--phase=inspect` writes a log that `inspect view` opens.
 """
 
+from msm_jax import memory
+
+if __name__ == "__main__":
+    memory.restart("msm_jax.evaluate")  # before imports that take seconds
+
 import pathlib
 import sys
 

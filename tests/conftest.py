@@ -14,6 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["MSM_JAX_KEEP_MEMORY"] = "off"  # commands of small models would start twice for nothing
 # What the user has is neither read nor written: tokens, keys of providers, settings of other tools.
 os.environ["MSM_JAX_CACHE"] = tempfile.mkdtemp(prefix="msm_jax_tests_")
 # Most of the suite's time is XLA compiling small programs, many of them alike in several processes.

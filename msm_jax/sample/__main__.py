@@ -10,6 +10,11 @@ Completions are JSON lines: prompt, sample, completion, finish_reason, logprob (
 completion's tokens), and the prompt's record under "input".
 """
 
+from msm_jax import memory
+
+if __name__ == "__main__":
+    memory.restart("msm_jax.sample")  # before imports that take seconds
+
 import pathlib
 import sys
 from collections.abc import Sequence

@@ -10,6 +10,11 @@ same command again to resume after a stop or a kill. On several hosts start it o
 --coordinator=HOST:PORT --processes=N --process=I.
 """
 
+from msm_jax import memory
+
+if __name__ == "__main__":
+    memory.restart("msm_jax.train")  # before imports that take seconds
+
 import re
 import sys
 

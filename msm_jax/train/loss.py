@@ -7,6 +7,7 @@ matrix products instead of the four that recomputing in the backward pass would 
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from msm_jax.model import ModelConfig, forward, head_weights
 from msm_jax.model.axes import BATCH_AXES, TABLE, WIDTH_AXES
+from msm_jax.model.kernels import platform_of
 
 PLAIN = 2**22  # scores that a device may hold at once without further thought
 CHUNK = {"cpu": 2**23}  # and in a chunk: what stays in the caches of a CPU,
@@ -67,7 +69,7 @@ def chunk_length(
 ) -> int | None:
     """Tokens of a row whose scores are computed at once; None for all of them."""
     rows, length, _ = hidden_shape
-    platform = mesh.devices.flat[0].platform if mesh is not None else jax.default_backend()
+    platform = platform_of(mesh)
     if mesh is not None:
         rows = max(1, rows // math.prod(mesh.shape[axis] for axis in BATCH_AXES))
         vocab //= mesh.shape["tensor"]
@@ -119,10 +121,10 @@ cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
 def _run(chunk: int, mesh: Mesh | None, wanted: tuple[bool, bool], *arguments: jax.Array) -> tuple:
     """(loss, gradient of hidden or None, gradient of w or None), on one device or on many."""
     if mesh is None or mesh.size == 1:
-        return _local(chunk, wanted, None, *arguments)
+        return _local(chunk, wanted, None, platform_of(mesh) == "cpu", *arguments)
     rows, replicated = PartitionSpec(BATCH_AXES, "sequence"), PartitionSpec()
     return jax.shard_map(
-        functools.partial(_local, chunk, wanted, mesh),
+        functools.partial(_local, chunk, wanted, mesh, False),
         mesh=mesh,
         in_specs=(rows, TABLE, rows, rows),
         out_specs=(replicated, rows if wanted[0] else None, TABLE if wanted[1] else None),
@@ -134,6 +136,7 @@ def _local(
     chunk: int,
     wanted: tuple[bool, bool],
     mesh: Mesh | None,
+    skip: bool,
     hidden_BTD: jax.Array,
     w_VD: jax.Array,
     targets_BT: jax.Array,
@@ -141,7 +144,8 @@ def _local(
 ) -> tuple:
     """The work of one device: its rows, its tokens of each, and its part of the vocabulary.
 
-    Each token's softmax is put together over the tensor axis from the parts' maxima and sums.
+    With `skip` tokens without loss are left out. Each token's softmax is put together over the
+    tensor axis from the parts' maxima and sums.
     """
     dtype, stored = hidden_BTD.dtype, w_VD.dtype
     w_VD, first, over_tensor = w_VD.astype(dtype), 0, lambda x, reduce=None: x
@@ -153,7 +157,8 @@ def _local(
 
     def one(totals: tuple, part: tuple) -> tuple:
         loss, dw_VD = totals
-        hidden_ND, targets_N, weights_N = (x.reshape(-1, *x.shape[2:]) for x in part)
+        N = part[1].size
+        hidden_ND, targets_N, weights_N = (x.reshape(N, *x.shape[part[1].ndim :]) for x in part)
         logits_NV = _scores(hidden_ND, w_VD)
         top_N = jax.lax.stop_gradient(over_tensor(jnp.max(logits_NV, axis=-1), jax.lax.pmax))
         exp_NV = jnp.exp(logits_NV - top_N[:, None])
@@ -177,18 +182,51 @@ def _local(
         return (loss, dw_VD), dh_BcD
 
     start = (jnp.zeros(()), jnp.zeros((V, D)) if wanted[1] else None)
-    parts = _in_chunks(chunk, hidden_BTD, targets_BT, weights_BT)
-    (loss, dw_VD), dh_cBcD = jax.lax.scan(one, start, parts)
-    dh_BTD = None
-    if wanted[0]:
-        rows, length = hidden_BTD.shape[:2]
-        dh_BTD = over_tensor(jnp.moveaxis(dh_cBcD, 0, 1).reshape(rows, -1, D)[:, :length])
+    arrays = (hidden_BTD, targets_BT, weights_BT)
+    if skip:
+        loss, dw_VD, dh_BTD = _tokens_with_loss(one, chunk, start, wanted[0], *arrays)
+    else:
+        (loss, dw_VD), dh_cBcD = jax.lax.scan(one, start, _in_chunks(chunk, *arrays))
+        dh_BTD = None
+        if wanted[0]:
+            rows, length = hidden_BTD.shape[:2]
+            dh_BTD = over_tensor(jnp.moveaxis(dh_cBcD, 0, 1).reshape(rows, -1, D)[:, :length])
     if mesh is not None:
         loss = jax.lax.psum(loss, (*BATCH_AXES, "sequence"))
         if wanted[1]:
             dw_VD = jax.lax.psum_scatter(dw_VD, WIDTH_AXES, scatter_dimension=1, tiled=True)
             dw_VD = jax.lax.psum(dw_VD, "data")
     return loss, dh_BTD, dw_VD.astype(stored) if wanted[1] else None
+
+
+def _tokens_with_loss(
+    one: Callable, chunk: int, totals: tuple, wanted: bool, *arrays: jax.Array
+) -> tuple:
+    """(loss, gradient of w, gradient of hidden): the sum of `one` over chunks of tokens with loss.
+
+    Of a chat most tokens have none. Those that have it come first, in their order, and the chunks
+    behind them are not computed. On a CPU only: other devices are faster if they know how many
+    chunks there are.
+    """
+    flat_N = [x.reshape(-1, *x.shape[2:]) for x in arrays]
+    hidden_ND, weights_N = flat_N[0], flat_N[-1]
+    size, N = chunk * arrays[0].shape[0], weights_N.size
+    order_N = jnp.argsort(weights_N == 0, stable=True)
+    padded_N = jnp.pad(order_N, (0, -N % size), constant_values=N)
+
+    def add(number: jax.Array, done: tuple) -> tuple:
+        totals, dh_ND = done
+        at_c = jax.lax.dynamic_slice(padded_N, (number * size,), (size,))
+        part = [x_N.at[at_c].get(mode="fill", fill_value=0) for x_N in flat_N]
+        totals, dh_cD = one(totals, part)
+        if wanted:
+            dh_ND = jax.lax.dynamic_update_slice(dh_ND, dh_cD, (number * size, 0))
+        return totals, dh_ND
+
+    count = -(-jnp.count_nonzero(weights_N) // size)
+    dh_ND = jnp.zeros((padded_N.size, hidden_ND.shape[1]), hidden_ND.dtype) if wanted else None
+    (loss, dw_VD), dh_ND = jax.lax.fori_loop(0, count, add, (totals, dh_ND))
+    return loss, dw_VD, dh_ND[jnp.argsort(order_N)].reshape(arrays[0].shape) if wanted else None
 
 
 def _scores(hidden: jax.Array, w_VD: jax.Array) -> jax.Array:

@@ -45,6 +45,21 @@ def test_chunked_is_plain_in_value_and_gradient(arguments, chunk):
     np.testing.assert_allclose(jax.grad(ours)(*arguments), dh, atol=1e-5)
 
 
+def test_tokens_without_loss_are_not_computed_and_get_no_gradient(arguments):
+    """Half of the tokens, two chunks of four, have loss; nothing else is looked at."""
+    hidden, w, targets, _ = arguments
+    hidden, targets = (x[:2, :10].repeat(2, axis=0) for x in (hidden, targets))
+    has_loss = jax.random.permutation(jax.random.key(4), jnp.arange(40) % 2 == 0).reshape(4, 10)
+    weights, real = has_loss.astype(jnp.float32), has_loss[..., None]
+    wanted = jax.value_and_grad(plain, (0, 1))(hidden, w, targets, weights)
+    unread = jnp.where(real, hidden, jnp.nan)
+    found = jax.value_and_grad(lambda *a: cross_entropy(5, None, *a), (0, 1))(
+        unread, w, targets, weights
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)
+    assert not jnp.any(jnp.where(real, 0.0, found[1][0]))
+
+
 def test_bf16_products_sum_in_float32(arguments):
     hidden, w, targets, weights = arguments
     wanted = jax.grad(plain, (0, 1))(*arguments)
