@@ -5,11 +5,14 @@
 A case is a line {"module": ..., "argv": [...], "cwd": ...}, and maybe "env", variables; "stdin", a
 text; "stdout", a path; and "seconds", after which it is killed. With the module "-c" the first
 argument is a program, as of `python -c`. Its answer is a line {"code",
-"out", "err"}. As at the end of an interpreter, stdout is flushed and a traceback printed.
+"out", "err"}. As at the end of an interpreter, stdout is flushed and a traceback printed. The
+workers of a study are forks as well.
 """
 
+import gc
 import importlib
 import json
+import multiprocessing
 import os
 import runpy
 import signal
@@ -46,6 +49,9 @@ def run(case: dict) -> dict:
             os.environ.update(case.get("env", {}))
             os.chdir(case["cwd"])
             sys.path[0] = case["cwd"]
+            if case["module"] == "msm_jax.study":
+                fork = multiprocessing.get_context("fork")
+                multiprocessing.get_context = lambda _: fork
             os._exit(_in_child(case["module"], case["argv"]))
         _, status = os.waitpid(child, 0)
         written = []
@@ -83,5 +89,8 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     for name in NEEDED:
         importlib.import_module(name)
+    gc.collect()
+    gc.set_threshold(10_000, 20, 20)
+    gc.freeze()  # a child neither looks through what is imported here nor copies its pages
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)

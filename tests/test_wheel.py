@@ -45,16 +45,18 @@ def test_the_wheel_carries_all_that_the_package_reads(root, wheel):
     assert not missing
 
 
-def test_configs_are_found_from_anywhere_but_a_file_of_ones_own_wins(run_python, tmp_path):
-    words = ("-m", "msm_jax.study", "--config=configs/miniature.py:smoke", "--workdir=w")
-    done = run_python(*words, "--dry_run")
-    assert done.returncode == 0, done.stderr
+def test_configs_are_found_from_anywhere_but_a_file_of_ones_own_wins(forked, tmp_path):
+    run = lambda name: forked(
+        "msm_jax.study", [f"--config=configs/{name}", "--workdir=w", "--dry_run"], tmp_path
+    )
+    done = run("miniature.py:smoke")
+    assert done["code"] == 0, done["err"]
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "miniature.py").write_text("raise ValueError('mine')")
-    done = run_python(*words, "--dry_run")
-    assert done.returncode == 2 and "mine" in done.stderr
-    done = run_python("-m", "msm_jax.study", "--config=configs/none.py", "--workdir=w")
-    assert done.returncode == 2 and "configs/none.py" in done.stderr
+    done = run("miniature.py:smoke")
+    assert done["code"] == 2 and "mine" in done["err"]
+    done = run("none.py")
+    assert done["code"] == 2 and "configs/none.py" in done["err"]
 
 
 def link_requirements(wheel, site):
@@ -82,6 +84,20 @@ def link_requirements(wheel, site):
                     target.symlink_to(file.locate())
 
 
+# One arm of the miniature: all six, which other tests run, read nothing more of the wheel.
+ONE_ARM = """
+from msm_jax.configs import miniature
+
+def get_config():
+    config = miniature.get_config("smoke").unlock()
+    config.arms = {"a": ("base", "midtrain_a", "aft")}
+    config.contrasts, config.controls.arms = {}, ()
+    config.figure.groups, config.figure.headline = {}, ""
+    del config.evals["gate"], config.evals["gate_ambiguous"]
+    return config.lock()
+"""
+
+
 @pytest.mark.slow
 def test_a_clean_environment_runs_the_miniature_from_an_empty_directory(root, wheel, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
@@ -103,7 +119,8 @@ def test_a_clean_environment_runs_the_miniature_from_an_empty_directory(root, wh
     assert done.returncode == 0, done.stdout + done.stderr
     versions = json.loads(done.stdout)["facts"]["versions"]
     assert str(tmp_path) in versions["msm_jax"] and "every test ran" not in str(versions)
-    done = run("msm_jax.study", "--config=configs/miniature.py:smoke", "--workdir=runs/smoke")
+    (empty / "one_arm.py").write_text(ONE_ARM)
+    done = run("msm_jax.study", "--config=one_arm.py", "--workdir=runs/smoke")
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((empty / "runs" / "smoke" / "results.json").read_text())
     assert results["arms"] and (empty / "runs" / "smoke" / "report.html").stat().st_size > 10_000

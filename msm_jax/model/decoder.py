@@ -210,12 +210,21 @@ def init_params(config: ModelConfig, key: Array) -> dict:
 
 def abstract_params(config: ModelConfig) -> dict:
     """The tree of `init_params` as `jax.ShapeDtypeStruct`s, without computing anything."""
-    return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+    return jax.tree.map(lambda leaf: leaf, _abstract_params(config))  # the caller's own dicts
+
+
+@functools.lru_cache
+def _abstract_params(config: ModelConfig) -> dict:
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
 def logical_axes(config: ModelConfig) -> dict:
     """The tree of `init_params` with each leaf's axis names, e.g. ("layers", "embed", "mlp")."""
+    return jax.tree.map(lambda name: name, _logical_axes(config))
 
+
+@functools.lru_cache
+def _logical_axes(config: ModelConfig) -> dict:
     def names(module: nnx.Module, leading: tuple[str, ...] = ()) -> dict:
         axes = lambda leaf: leading + leaf.get_metadata()["axes"]
         is_leaf = lambda x: isinstance(x, nnx.Variable)

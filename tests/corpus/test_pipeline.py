@@ -96,8 +96,8 @@ print(killed)
 """
 
 
-def test_kill_9_at_20_moments_changes_nothing(config, made, run_python, tmp_path):
-    done = run_python("-c", KILLED, config().to_json(), str(tmp_path))
+def test_kill_9_at_20_moments_changes_nothing(config, made, run_program, tmp_path):
+    done = run_program(KILLED, config().to_json(), str(tmp_path))
     assert done.stdout.strip() == "20", done.stderr
     for name in ("documents.jsonl", "dropped.jsonl", "outline.json", "manifest.json"):
         assert (tmp_path / name).read_bytes() == (made / name).read_bytes(), name

@@ -198,7 +198,7 @@ ELSEWHERE = {
     "pytest tests/*": ".ci/run",
     "launch/*": "tests/launch/test_launch.py",
     "python -m msm_jax.doctor": "tests/test_doctor.py",
-    "* --config=configs/miniature.py:smoke --workdir=runs/smoke": "tests/test_wheel.py",
+    "* --config=configs/miniature.py:smoke --workdir=runs/smoke": "tests/conftest.py",
     "make notebooks": "tests/notebooks/test_notebooks.py",
     "jupytext *": "tests/notebooks/test_notebooks.py::"
     "test_jupytext_reads_the_pair_as_the_same_notebook",

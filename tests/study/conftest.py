@@ -1,11 +1,16 @@
 """A study of seconds: two arms of a tiny model over a world of ready-made files."""
 
 import json
+import pathlib
 import runpy
 import textwrap
 
+import processes
 import pytest
 
+from msm_jax.study import runner
+
+KILLED = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 CONFIG = """
     from ml_collections import ConfigDict
 
@@ -52,6 +57,31 @@ CONFIG = """
         config.figure.groups.both = figure_group("both", "x", "y")
         return config.lock()
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forking():
+    """Workers of studies that are run from here are forks, which spares each the imports.
+
+    The studies that test_study.py runs as a command start theirs as a user's do.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "multiprocessing", processes.FORKING)
+        yield
+
+
+@pytest.fixture(scope="session")
+def run_killed(forked):
+    """`run_killed(config, workdir, *rows, **environment)`: what tests/study/killed.py printed."""
+
+    def run(config, workdir, *rows, **environment):
+        script = pathlib.Path(__file__).with_name("killed.py")
+        words = [KILLED, *map(str, (script, config, workdir, *rows))]
+        done = forked("-c", words, config.parent, env=environment, seconds=600)
+        assert done["code"] == 0, done["err"]
+        return json.loads(done["out"])
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -73,16 +71,11 @@ def test_one_study_goes_from_a_spec_to_rates(finished):
     assert {name for made in found["made_with"] for name in made["stages"]} == {*study.stages}
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_results(finished, place, root):
+def test_killed_at_random_moments_it_ends_with_the_same_results(finished, place, run_killed):
     study, out = finished
     # In the corpus, in the first stage, in the second one, and in the evaluations.
-    words = [root / "tests/study/killed.py", CONFIG, place / "killed", 0, 3, 4, 8]
-    done = subprocess.run(
-        [sys.executable, *map(str, words)], text=True, capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert [code for _, _, code in json.loads(done.stdout)] == [-9, 1, -9, -9, 0]
+    ended = run_killed(CONFIG, place / "killed", 0, 3, 4, 8, TINY_FILES=str(place))
+    assert [code for _, _, code in ended] == [-9, 1, -9, -9, 0]
     times = ("created", "seconds")
     wanted = json.loads(json.dumps(results.collect(study, out, 1.0)))
     found = json.loads((place / "killed" / "results.json").read_text())

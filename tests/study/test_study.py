@@ -56,11 +56,11 @@ def finished(tmp_path_factory, root, make_tiny):
 
 
 @pytest.fixture(scope="module")
-def killed(finished, root):
+def killed(finished, run_killed):
     """(workdir, how it was ended) of the same study, ended ten times and then finished."""
     config, out, _ = finished
     workdir = out.with_name("killed")
-    return workdir, json.loads(python(root, root / "tests/study/killed.py", config, workdir))
+    return workdir, run_killed(config, workdir)
 
 
 def test_ends_with_the_table_and_the_paths(finished):
@@ -120,13 +120,14 @@ def get_config():
 """
 
 
-def test_a_mesh_of_all_devices_gives_what_one_device_gives(finished, root):
+def test_a_mesh_of_all_devices_gives_what_one_device_gives(finished, forked):
     config, out, _ = finished
     workdir, one_arm = out.with_name("mesh"), config.with_name("mesh.py")
     one_arm.write_text(MESH.format(config=str(config)))
-    words = (f"--config={one_arm}", f"--workdir={workdir}", "--config.workers=1")
-    two = "--xla_force_host_platform_device_count=2"
-    python(root, "-m", "msm_jax.study", *words, XLA_FLAGS=two)
+    words = [f"--config={one_arm}", f"--workdir={workdir}", "--config.workers=1"]
+    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = forked("msm_jax.study", words, out.parent, env=two, seconds=300)
+    assert done["code"] == 0, done["err"]
     read = lambda path: [json.loads(line) for line in path.read_text().splitlines()]
     runs = [path.parent for path in workdir.glob("stages/*/metrics.jsonl")]
     assert len(runs) == 2

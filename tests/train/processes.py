@@ -13,7 +13,9 @@ import sys
 import tempfile
 import time
 import traceback
+import types
 import weakref
+from multiprocessing import connection
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = """
@@ -29,7 +31,10 @@ def get_config():
 """
 # JAX's devices are not touched before the fork, so every child may choose its own number of them.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["msm_jax.train.loop", "msm_jax.train.aot", "orbax.checkpoint.v1"])
+SERVER.set_forkserver_preload(
+    ["msm_jax.train.loop", "msm_jax.train.aot", "orbax.checkpoint.v1", "msm_jax.api",
+     "msm_jax.evals", "tensorboard.summary.writer.event_file_writer"]
+)  # fmt: skip
 
 
 def write_config(config, folder) -> pathlib.Path:
@@ -90,6 +95,27 @@ def _run(module: str, arguments: list[str], cwd: str, environment: dict, outputs
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+class _Workers:
+    """What `study.runner` needs of multiprocessing's "spawn"; the processes are forks."""
+
+    Pipe = staticmethod(SERVER.Pipe)
+
+    def Process(self, target, args, daemon):
+        return SERVER.Process(
+            target=_with_environment, args=({**os.environ}, target, args), daemon=daemon
+        )
+
+
+def _with_environment(environment: dict, target, args: tuple) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*args)
+
+
+# Stands for the module multiprocessing in `study.runner`.
+FORKING = types.SimpleNamespace(connection=connection, get_context=lambda method: _Workers())
 
 
 def free_port() -> int:

@@ -1,12 +1,9 @@
 """Two processes share a mesh: the same weights as in one, each byte read about once."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
+from processes import Command, free_port
 
 PROGRAM = """
 import json, os, sys
@@ -42,13 +39,7 @@ print(json.dumps(found))
 """
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def test_each_process_reads_its_share(tmp_path, root):
+def test_each_process_reads_its_share(tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     import safetensors.numpy
@@ -58,25 +49,14 @@ def test_each_process_reads_its_share(tmp_path, root):
         num_attention_heads=8, num_key_value_heads=8, head_dim=16, tie_word_embeddings=False,
     )  # fmt: skip
     transformers.Qwen3ForCausalLM(config).to(torch.float32).save_pretrained(tmp_path)
-    port = str(free_port())
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(root),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    }
+    (tmp_path / "reader.py").write_text(PROGRAM)
+    words, four = (str(tmp_path), str(free_port())), "--xla_force_host_platform_device_count=4"
     workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path), port, str(number)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
+        Command("reader", *words, str(number), cwd=tmp_path, XLA_FLAGS=four) for number in range(2)
     ]
-    ends = [worker.communicate(timeout=300) for worker in workers]
-    assert all(worker.returncode == 0 for worker in workers), ends
-    found = [json.loads(output.splitlines()[-1]) for output, _ in ends]
+    ends = [worker.finish() for worker in workers]
+    assert all(code == 0 for code, _, _ in ends), ends
+    found = [json.loads(output.splitlines()[-1]) for _, output, _ in ends]
     file = tmp_path / "model.safetensors"
     whole = sum(tensor.nbytes for tensor in safetensors.numpy.load_file(file).values())
     # Norms are small and replicated; nothing else is read twice.

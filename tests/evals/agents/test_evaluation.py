@@ -2,14 +2,11 @@
 
 import importlib.util
 import json
-import os
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from processes import Command
 
 from msm_jax.errors import UserError
 from msm_jax.evals import judge, sample
@@ -203,21 +200,19 @@ def test_runs_of_indices():
 
 def test_kill_9_and_once_more_give_the_identical_set(model, run_dir, tmp_path):
     """A real process, killed while it samples; what it had is kept."""
-    root = pathlib.Path(__file__).resolve().parents[3]
     asked = {"scenarios": ("murder",), "samples": 4, "max_tokens": 4, "rows": 2, "save_every": 1}
     flags = [f"--{name}={value}" for name, value in asked.items() if name != "scenarios"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "msm_jax.evaluate", "--kind=agents", f"--checkpoint={run_dir}",
-         "--scenarios=murder", "--output=out", *flags],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.PIPE,
+    process = Command(
+        "msm_jax.evaluate", "--kind=agents", f"--checkpoint={run_dir}", "--scenarios=murder",
+        "--output=out", *flags, cwd=tmp_path,
     )  # fmt: skip
     out = tmp_path / "out"
     partial = out / "samples.partial.jsonl"
     while not partial.exists() or len(partial.read_bytes().splitlines()) < 5:
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.finish()
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    assert process.finish()[0] == -signal.SIGKILL
     kept = partial.read_bytes()
     assert 5 <= len(kept.splitlines()) < 36 and not (out / "samples.jsonl").exists()
     with partial.open("ab") as file:
