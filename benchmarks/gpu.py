@@ -37,7 +37,8 @@ ATTENTION_LIMIT = 0.01
 def check(name: str, value: float, limit: float) -> None:
     """One line of the part's output; NaN is above every limit."""
     value = float(value)
-    print(json.dumps({"check": name, "value": value, "limit": limit, "ok": value <= limit}))
+    one = {"check": name, "value": value, "limit": limit, "ok": value <= limit}
+    print(json.dumps(one), flush=True)
 
 
 def figure(name: str, **numbers: object) -> None:
@@ -148,7 +149,7 @@ def attention(tiny: bool) -> None:
         has = cudnn.documents_in(segments)
         for name, run in found.items():
             ids = jnp.asarray(segments if name != "cudnn causal" else np.ones_like(segments))
-            rooms = [has, 32, 64, 128] if name == "cudnn packed" else [has]
+            rooms = [has, 64] if name == "cudnn packed" else [has]
             for most in rooms if name != "cudnn causal" else [1]:
                 one = functools.partial(both_ways, run, most=most)
                 given = (*inputs(1, length), ids)
@@ -178,7 +179,7 @@ def seconds(run, times: int) -> float:
 def model(tiny: bool, **changes: object):
     from msm_jax.model import ModelConfig
 
-    sizes = (97, 32, 2, 4, 2, 16, 48) if tiny else (4096, 512, 6, 8, 2, 128, 1536)
+    sizes = (97, 32, 1, 4, 2, 16, 48) if tiny else (4096, 512, 6, 8, 2, 128, 1536)
     return ModelConfig(*sizes, **changes)
 
 
@@ -188,9 +189,11 @@ def adapted(config, seed: int = 0) -> dict:
 
     from msm_jax.model import init_params
 
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(seed))
-    move = lambda path, x: x + 0.02 if path[-1].key == "lora_b" else x
-    return jax.tree_util.tree_map_with_path(move, params)
+    def make(key):
+        move = lambda path, x: x + 0.02 if path[-1].key == "lora_b" else x
+        return jax.tree_util.tree_map_with_path(move, init_params(config, key))
+
+    return jax.jit(make)(jax.random.key(seed))
 
 
 def step(tiny: bool) -> None:
@@ -204,7 +207,7 @@ def step(tiny: bool) -> None:
     from msm_jax.train.optimizer import split_params
 
     config = model(tiny, lora_rank=8)
-    segments = documents(2, 136 if tiny else 1024, 20 if tiny else 150)
+    segments = documents(2, 96 if tiny else 1024, 20 if tiny else 150)
     most, batch = cudnn.documents_in(segments), batch_of(config.vocab_size, segments)
     params = jax.device_get(adapted(config))
 
@@ -237,7 +240,7 @@ def packing(tiny: bool) -> None:
     from msm_jax.train.loss import token_logprobs
 
     config = model(tiny)
-    segments = documents(2, 136 if tiny else 2048, 20 if tiny else 250)
+    segments = documents(2, 96 if tiny else 2048, 20 if tiny else 250)
     batch, params = batch_of(config.vocab_size, segments), adapted(config)
     places = [(row, np.flatnonzero(segments[row] == each))
               for row in range(2) for each in range(1, segments[row].max() + 1)]  # fmt: skip
@@ -276,7 +279,7 @@ def sampler(tiny: bool) -> None:
     params = jax.tree.map(lambda x: 2 * x, adapted(config))  # a model with opinions
     lengths = (3, 40) if tiny else (3, 40, 300, 700)
     prompts = [rng.integers(1, config.vocab_size, length).tolist() for length in lengths]
-    T = 136 if tiny else 1024
+    T = 96 if tiny else 1024
 
     @functools.partial(jax.jit, static_argnums=0)
     def scores(config, params, ids_BT):
@@ -317,7 +320,7 @@ def train(tiny: bool) -> None:
     from msm_jax.train.optimizer import make_optimizer, split_params
     from msm_jax.train.step import make_step
 
-    B, T, rank = (4, 136, 4) if tiny else (4, 4096, 64)
+    B, T, rank = (4, 96, 4) if tiny else (4, 4096, 64)
     base = model(True) if tiny else PRESETS["qwen3-8b"]
     base = dataclasses.replace(base, dtype="bfloat16", param_dtype="bfloat16", lora_rank=rank)
     segments = documents(B, T, 20 if tiny else 600)
@@ -375,16 +378,19 @@ def result(name: str, tiny: bool, limit: float) -> dict:
     except subprocess.TimeoutExpired as expired:
         lines, error = expired.stdout or b"", f"not finished after {limit:.0f} s"
         lines = lines.decode() if isinstance(lines, bytes) else lines
-    checks, figures = [], []
+    return {**said(lines), "error": error, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def said(lines: str) -> dict:
+    """{"checks", "figures"} of what a part has printed, whose last line may be incomplete."""
+    found: dict = {"checks": [], "figures": []}
     for line in lines.splitlines():
-        if line.startswith('{"check"'):
-            one = json.loads(line)
-            checks.append({"name": one.pop("check"), **one})
-        elif line.startswith('{"figure"'):
-            one = json.loads(line)
-            figures.append({"name": one.pop("figure"), **one})
-    seconds = round(time.perf_counter() - started, 1)
-    return {"checks": checks, "figures": figures, "error": error, "seconds": seconds}
+        if not line.startswith('{"') or not line.endswith("}"):
+            continue
+        one = json.loads(line)
+        kind = next(iter(one))
+        found[f"{kind}s"].append({"name": one.pop(kind), **one})
+    return found
 
 
 def measure(parts: list[str], out: str, tiny: bool) -> bool:
@@ -416,6 +422,10 @@ def main() -> int:
     flags = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     if flags.part:
+        import jax
+
+        device = jax.devices()[0]
+        figure("machine", device=device.device_kind, platform=device.platform)
         PARTS[flags.part](flags.tiny)
         return 0
     parts = flags.parts.split(",")
