@@ -32,7 +32,9 @@ from msm_jax.files import read_object
 from msm_jax.loading import ChatSource, choose_chat, is_checkpoint, read_model
 from msm_jax.model import ModelConfig, batch_sharding, forward, logits, make_mesh
 from msm_jax.model.adapter import join, merge, without_adapter
+from msm_jax.model.cudnn import documents_in
 from msm_jax.model.decode import stacked, unstacked
+from msm_jax.model.kernels import documents_bound
 from msm_jax.outputs import output_dir
 from msm_jax.sample import Sample
 from msm_jax.sample.sampler import by_prompt, check_prompts
@@ -147,10 +149,11 @@ class Model:
           UserError: rows or tokens that the mesh does not divide.
         """
         config = dataclasses.replace(self.config, attention="auto", remat="none")
+        documents = documents_bound(documents_in(np.asarray(batch["segment_ids"])), self.mesh)
         if self.mesh is not None:
             place = batch_sharding(self.mesh, *batch["tokens"].shape)
             batch = {name: jax.device_put(array, place) for name, array in batch.items()}
-        return np.asarray(token_logprobs(config, self.params, dict(batch), self.mesh))
+        return np.asarray(token_logprobs(config, self.params, dict(batch), self.mesh, documents))
 
     def sample(self, prompts: Sequence[Prompt], n: int = 4, **settings: Any) -> list[list[Sample]]:
         """n samples per prompt, with their texts. Other settings are those of `stream`."""
@@ -477,5 +480,6 @@ def _too_large_to_have_twice(params: dict) -> bool:
 @functools.partial(jax.jit, static_argnums=0)
 def _all_logits(config, params, tokens_BT):
     positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    hidden_BTD = forward(config, params, tokens_BT, jnp.ones_like(tokens_BT), positions_BT)
+    ones_BT = jnp.ones_like(tokens_BT)
+    hidden_BTD = forward(config, params, tokens_BT, ones_BT, positions_BT, documents=1)
     return logits(config, params, hidden_BTD)

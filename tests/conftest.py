@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leaves what is imported until here out of all later garbage collections, and makes them rarer.
+    """Leaves what is imported until here out of later garbage collections, and makes them rarer.
 
     They would look through a million objects of libraries again and again.
     """

@@ -92,7 +92,9 @@ def test_a_key_of_another_group_is_found():
     for wrong, right in (("clip_norm", "optimizer.clip_norm"), ("lora_rank", "model.lora_rank")):
         with pytest.raises(UserError, match=f"no such key; nearest: {right}$"):
             values(STAGE, {wrong: 1})
-    with pytest.raises(UserError, match="no such key; known: rows, too_long, long_chats$"):
+    with pytest.raises(
+        UserError, match="no such key; known: rows, documents_per_row, too_long, long_chats$"
+    ):
         values(STAGE, {"packing": {"qqq": 1}})
 
 

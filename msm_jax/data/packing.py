@@ -17,6 +17,8 @@ _MEANING = {
     "cut": "what does not fit is lost, and counted",
     "drop": "they are left out, and counted",
 }
+# In a row, unless the config says otherwise: so many, or one per so many tokens of a longer row.
+DOCUMENTS, TOKENS_EACH = 64, 32
 FATES = {"split": "split", "cut": "cut", "drop": "dropped"}  # in accounts
 
 
@@ -62,17 +64,19 @@ def split_lengths(
     return np.stack([document, start, stop], axis=1).astype(np.int64)
 
 
-def pack(lengths: Sequence[int], row_length: int, seed: int) -> list[list[int]]:
+def pack(lengths: Sequence[int], row_length: int, seed: int, most: int = 0) -> list[list[int]]:
     """Best-fit decreasing: each piece, longest first, goes into the row with the least room left.
 
     Args:
       lengths: of the pieces, each within 1..row_length.
       seed: of the order among pieces of one length, so that neighbours do not share rows.
+      most: pieces in a row; a row with as many is closed. 0: DOCUMENTS, or more in long rows.
 
     Returns:
       Rows, each a list of piece numbers.
     """
     lengths = np.asarray(lengths, np.int64)
+    most = most or max(DOCUMENTS, row_length // TOKENS_EACH)
     if lengths.size and not 1 <= lengths.min() <= lengths.max() <= row_length:
         raise ValueError(f"lengths within {lengths.min()}..{lengths.max()}, rows of {row_length}")
     order = np.random.default_rng(seed).permutation(lengths.size)
@@ -92,6 +96,8 @@ def pack(lengths: Sequence[int], row_length: int, seed: int) -> list[list[int]]:
             if not rows_with_room[room]:
                 del rows_with_room[room], rooms[place]
         rows[row].append(int(piece))
+        if len(rows[row]) == most:
+            continue
         left = room - length
         if left not in rows_with_room:
             rows_with_room[left] = []
@@ -160,10 +166,21 @@ class Packing:
       count, tokens: rows, and tokens in all of them.
       has_loss: bool[rows], which of them have a token with loss.
       fill: share of token slots that are not padding.
+      documents: pieces in the row that has most.
     """
 
-    def __init__(self, parts: Sequence[Pieces], row_length: int, seed: int, rows: str = "packed"):
+    def __init__(
+        self,
+        parts: Sequence[Pieces],
+        row_length: int,
+        seed: int,
+        rows: str = "packed",
+        documents_per_row: int = 0,
+    ):
         """Packs the pieces of all parts together; with rows="documents" each has its own row.
+
+        Args:
+          documents_per_row: `most` of `pack`.
 
         Raises:
           UserError: no row has a token with loss.
@@ -176,13 +193,14 @@ class Packing:
                 f"no row of {row_length} tokens has a token with loss: raise sequence_length"
             )
         if rows == "packed":
-            found = pack(sizes, row_length, seed)
+            found = pack(sizes, row_length, seed, documents_per_row)
         else:
             found = [[number] for number in range(len(sizes))]
         order = np.concatenate([np.asarray(row, np.int64) for row in found])
         self._bounds = np.concatenate([[0], np.cumsum([len(row) for row in found])])
         self.count, self.tokens = len(found), int(sizes.sum())
         self.fill = self.tokens / (self.count * row_length)
+        self.documents = max(len(row) for row in found)
         self.has_loss = np.add.reduceat(trained[order], self._bounds[:-1]) > 0
         # Of each piece, in the order of the rows: its store, and its tokens there.
         self._store = np.repeat(np.arange(len(parts)), [len(part.sizes) for part in parts])[order]

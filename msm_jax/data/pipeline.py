@@ -159,6 +159,11 @@ class Data:
         numbers = range(step * self._rows + start, step * self._rows + stop)
         return [(self.packings[name], row) for name, row in map(self._mixed.__getitem__, numbers)]
 
+    @property
+    def documents(self) -> int:
+        """The most documents, or parts of them, that a row has."""
+        return max(packing.documents for packing in self.packings.values())
+
     def stage_steps(self, steps: int) -> int:
         """The optimizer steps of a stage: the number given, or, for 0, all that there are.
 
@@ -206,8 +211,8 @@ def load_data(
       mixture: "weights": every source is packed by itself, and rows are drawn by its weight, which
         since packed rows are full is its share of tokens, without end. "epochs": all documents
         are packed together, and seen `epochs` times.
-      packing: {"rows": "packed" or "documents", one to a row; "too_long", "long_chats": see
-        `split_lengths`}.
+      packing: {"rows": "packed" or "documents", one to a row; "documents_per_row": `most` of
+        `packing.pack`; "too_long", "long_chats": see `split_lengths`}.
       cache: see `cache_directory`.
       where: the config's key, for messages.
 
@@ -221,7 +226,7 @@ def load_data(
             f"{where}: no source with a weight above 0; set {where}.NAME.path and .weight"
         )
     policy = {"rows": "packed", **(packing or {})}
-    layout = policy.pop("rows")
+    layout, most = policy.pop("rows"), policy.pop("documents_per_row", 0)
     parts: dict[str, Pieces] = {}
     accounts, notes, examples, contents = {}, [], {}, {}
     for name, source in sorted(used.items()):
@@ -244,7 +249,7 @@ def load_data(
     packings = {}
     for name, group in groups.items():
         with located(f"{where}.{name}" if name else where):
-            packings[name] = Packing(group, row_length, seed, layout)
+            packings[name] = Packing(group, row_length, seed, layout, most)
     weights = {"": 1.0, **{name: float(source["weight"]) for name, source in used.items()}}
     data = Data(packings, weights, rows, row_length, seed, epochs if together else None)
     for name, found in packings.items():

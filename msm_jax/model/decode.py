@@ -173,7 +173,7 @@ def prefill(
     """
     at_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1])[None], tokens_BS.shape)
     segment_ids_BS = (at_BS < lengths_B[:, None]).astype(jnp.int32)
-    attention = packed_attention(config, segment_ids_BS, mesh, shard_rows=False)
+    attention = packed_attention(config, segment_ids_BS, mesh, shard_rows=False, documents=1)
     x_BSD, angles_BSd = _begin(config, params, tokens_BS, at_BS)
 
     def layer_step(x_BSD: Array, layer_params: dict) -> tuple[Array, tuple]:

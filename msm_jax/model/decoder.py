@@ -252,6 +252,7 @@ def forward(
     segment_ids_BT: Array,
     positions_BT: Array,
     mesh: Mesh | None = None,
+    documents: int | None = None,
 ) -> Array:
     """Hidden states after the final norm; tokens attend to earlier ones of their own segment only.
 
@@ -260,13 +261,14 @@ def forward(
       segment_ids_BT: int32; 0 marks padding, each document of a row has an id of its own.
       positions_BT: int32 positions within the segment.
       mesh: that shards rows and weights; None: one device.
+      documents: that a row has at most, see `kernels.packed_attention`; None: unknown.
     """
     outer = bind(Outer, config, {name: leaf for name, leaf in params.items() if name != "layers"})
     x_BTD = outer.embed.w[...].astype(config.compute_dtype)[tokens_BT]
     angles_BTd = rotation_angles(
         positions_BT, config.head_dim, config.rope_theta, config.rope_scaling
     )
-    attention = packed_attention(config, segment_ids_BT, mesh)
+    attention = packed_attention(config, segment_ids_BT, mesh, documents=documents)
 
     def layer_step(x_BTD: Array, layer_params: dict) -> tuple[Array, None]:
         layer = bind(Layer, config, layer_params)

@@ -3,9 +3,9 @@
 plain      the oracle of attention.py: all T x T scores at once
 blockwise  blockwise.py: skips blocks of other documents; any backend
 splash     JAX's Pallas kernel for TPUs, with segment ids
-cudnn      cuDNN's fused attention on NVIDIA GPUs. It knows no segment ids, so that documents are
-           separated by an additive mask [B, 1, T, T]; nothing is skipped.
-auto       the fastest of these that this machine and shape can run
+cudnn      cuDNN's fused attention on NVIDIA GPUs; cudnn.py says how it keeps documents apart
+auto       the fastest of these that this machine and shape can run; blockwise, whose loops are slow
+           on GPUs, only where nothing else fits
 """
 
 import functools
@@ -19,13 +19,17 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.errors import UserError
-from msm_jax.model.attention import attend, segment_mask
+from msm_jax.model import cudnn
+from msm_jax.model.attention import attend, attend_by_head, segment_mask
 from msm_jax.model.axes import BATCH_AXES
 from msm_jax.model.blockwise import blockwise_attention
 from msm_jax.model.config import ATTENTIONS, ModelConfig
 
 # A plain row of this length costs no more than the loops over its blocks.
 PLAIN_LENGTH = 128
+# What plain attention may take of a GPU's memory beside weights and activations.
+PLAIN_SHARE = 0.25
+UNKNOWN_MEMORY = 16 * 2**30
 # Of splash: maxtext's record runs use 2048, and the library's default of 128 is a placeholder
 # (jax splash_attention_kernel.py, BlockSizes.get_default). Larger ones exceed VMEM.
 SPLASH_BLOCK = 1024
@@ -53,7 +57,25 @@ def choose_attention(config: ModelConfig, length: int, platform: str) -> tuple[s
     if length <= PLAIN_LENGTH:
         return "plain", f"rows of at most {PLAIN_LENGTH} tokens"
     best = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "blockwise")
-    return ("blockwise", f"no {best}: {can[best]}") if can[best] else (best, f"auto on {platform}")
+    if not can[best]:
+        return best, f"auto on {platform}"
+    why = f"no {best}: {can[best]}"
+    if platform == "gpu":
+        if not (large := _too_large(config, length)):
+            return "plain", why
+        why += f"; no plain: {large}"
+    return "blockwise", why
+
+
+def _too_large(config: ModelConfig, length: int) -> str:
+    """Why plain attention of one key/value head does not fit into a GPU; "" if it does."""
+    # Scores, their softmax, and its gradient in float32.
+    need = 3 * 4 * config.heads // config.kv_heads * length**2
+    stats = jax.local_devices()[0].memory_stats() or {}
+    room = stats.get("bytes_limit", UNKNOWN_MEMORY) * PLAIN_SHARE
+    if need <= room:
+        return ""
+    return f"its scores take {need / 2**30:.1f} GiB, more than {room / 2**30:.1f}"
 
 
 def _no_splash(length: int, head_dim: int, platform: str) -> str:
@@ -69,16 +91,11 @@ def _no_cudnn(config: ModelConfig, length: int, platform: str) -> str:
         return f"it runs on NVIDIA GPUs, this is {platform}"
     if config.dtype != "bfloat16":
         return f"it needs model.dtype=bfloat16, not {config.dtype}"
-    if 0 < (capability := _compute_capability()) < 8:
+    if 0 < (capability := cudnn.compute_capability()) < 8:
         return f"it needs compute capability 8.0 (Ampere) or later, this GPU's is {capability}"
     if config.head_dim > 128 or config.head_dim % 8 or length % 2:
         return f"it needs head_dim {config.head_dim} <= 128 and % 8 == 0, and even rows"
     return ""
-
-
-def _compute_capability() -> float:
-    """Of this machine's GPU, as NVIDIA counts (a T4 has 7.5); 0: unknown."""
-    return float(getattr(jax.local_devices()[0], "compute_capability", 0))
 
 
 def platform_of(mesh: Mesh | None) -> str:
@@ -87,23 +104,57 @@ def platform_of(mesh: Mesh | None) -> str:
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
+def documents_bound(most: int, mesh: Mesh | None) -> int | None:
+    """`documents` of `packed_attention` for rows of `most` documents; None where it is not used."""
+    return cudnn.rounded(most) if platform_of(mesh) == "gpu" else None
+
+
+def describe_attention(
+    config: ModelConfig, length: int, mesh: Mesh | None, documents: int | None
+) -> str:
+    """Which attention runs and why, for people; arguments as of `packed_attention`."""
+    kind, why = choose_attention(config, length, platform_of(mesh))
+    if kind != "cudnn":
+        return f"{kind} ({why})"
+    way, because = cudnn.choose_way(documents, mesh.shape["sequence"] if mesh is not None else 1)
+    return f"{kind} ({why}), {way} ({because})"
+
+
 def packed_attention(
-    config: ModelConfig, segment_ids_BT: Array, mesh: Mesh | None, shard_rows: bool = True
+    config: ModelConfig,
+    segment_ids_BT: Array,
+    mesh: Mesh | None,
+    shard_rows: bool = True,
+    documents: int | None = None,
 ) -> AttentionFn:
     """The function (q_BTHd, k_BTKd, v_BTKd) -> out_BTHd for these segments.
 
     A mesh shards heads by its tensor axis, and rows and tokens by the others if `shard_rows`: each
     device has the queries of a part of some rows and gathers the keys of those rows.
+
+    Args:
+      documents: that a row has at most, with padding after the last of them; None: unknown. cuDNN
+        is far faster if it knows, and gives NaN in rows that have more.
     """
-    kind, _ = choose_attention(config, segment_ids_BT.shape[1], platform_of(mesh))
-    if kind == "plain":
+    platform = platform_of(mesh)
+    kind, _ = choose_attention(config, segment_ids_BT.shape[1], platform)
+    by_head = platform == "gpu" and segment_ids_BT.shape[1] > PLAIN_LENGTH
+    if kind == "plain" and not by_head:
         mask_BTS = segment_mask(segment_ids_BT)
         return lambda q_BTHd, k_BTKd, v_BTKd: attend(q_BTHd, k_BTKd, v_BTKd, mask_BTS)
-    run = {"blockwise": blockwise_attention, "splash": splash, "cudnn": cudnn}[kind]
-    if mesh is None or mesh.size == 1:
-        return lambda q_BTHd, k_BTKd, v_BTKd: run(q_BTHd, k_BTKd, v_BTKd, segment_ids_BT)
     axes, along = (BATCH_AXES, "sequence") if shard_rows else (None, None)
-    parts = mesh.shape["sequence"] if shard_rows else 1
+    parts = mesh.shape["sequence"] if mesh is not None and shard_rows else 1
+    run: Any = {"plain": attend_by_head, "blockwise": blockwise_attention, "splash": splash}.get(
+        kind
+    )
+    about: Any = segment_ids_BT
+    if kind == "cudnn":
+        way, _ = cudnn.choose_way(documents, parts)
+        run = {"causal": cudnn.causal, "packed": cudnn.packed, "mask": cudnn.masked}[way]
+        if way != "mask" and documents is not None:
+            about = cudnn.find_rows(segment_ids_BT, documents)
+    if mesh is None or mesh.size == 1:
+        return lambda q_BTHd, k_BTKd, v_BTKd: run(q_BTHd, k_BTKd, v_BTKd, about)
     rows, heads = PartitionSpec(axes), PartitionSpec(axes, along, "tensor")
     kernel, spec = None, None
     if kind == "splash" and parts > 1:
@@ -112,15 +163,13 @@ def packed_attention(
         kernel = _splash_kernel(length, config.heads // mesh.shape["tensor"], parts)
         spec = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "sequence")))
 
-    def part(
-        kernel: Any, q_BTHd: Array, k_BTKd: Array, v_BTKd: Array, segment_ids_BS: Array
-    ) -> Array:
+    def part(kernel: Any, q_BTHd: Array, k_BTKd: Array, v_BTKd: Array, about: Any) -> Array:
         if parts == 1:
-            return run(q_BTHd, k_BTKd, v_BTKd, segment_ids_BS)
+            return run(q_BTHd, k_BTKd, v_BTKd, about)
         gathered = lambda x_BTKd: jax.lax.all_gather(x_BTKd, "sequence", axis=1, tiled=True)
         first = jax.lax.axis_index("sequence") * q_BTHd.shape[1]
         more = {"kernel": kernel} if kernel is not None else {}
-        return run(q_BTHd, gathered(k_BTKd), gathered(v_BTKd), segment_ids_BS, first=first, **more)
+        return run(q_BTHd, gathered(k_BTKd), gathered(v_BTKd), about, first=first, **more)
 
     sharded = jax.shard_map(
         part,
@@ -129,19 +178,7 @@ def packed_attention(
         out_specs=heads,
         check_vma=False,
     )
-    return lambda q_BTHd, k_BTKd, v_BTKd: sharded(kernel, q_BTHd, k_BTKd, v_BTKd, segment_ids_BT)
-
-
-def cudnn(
-    q_BTHd: Array, k_BSKd: Array, v_BSKd: Array, segment_ids_BS: Array, first: Array | int = 0
-) -> Array:
-    """cuDNN flash attention; bfloat16. `first` is the position of the first query in the row."""
-    # A row of scores without any key would be 0 / 0: padding sees itself.
-    mask_BSS = segment_mask(segment_ids_BS) | jnp.eye(segment_ids_BS.shape[1], dtype=bool)[None]
-    mask_BTS = jax.lax.dynamic_slice_in_dim(mask_BSS, first, q_BTHd.shape[1], axis=1)
-    return jax.nn.dot_product_attention(
-        q_BTHd, k_BSKd, v_BSKd, mask=mask_BTS[:, None], implementation="cudnn"
-    )
+    return lambda q_BTHd, k_BTKd, v_BTKd: sharded(kernel, q_BTHd, k_BTKd, v_BTKd, about)
 
 
 def splash(

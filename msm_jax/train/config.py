@@ -148,6 +148,12 @@ STAGE = form(
     packing=group(
         "how documents fill rows",
         rows=key("packed", "many to a row, or one", choices=("packed", "documents")),
+        documents_per_row=key(
+            0,
+            "at most, in packed rows; 0: 64, or one per 32 tokens of a row longer than 2,048. "
+            "Attention on NVIDIA GPUs takes memory for as many as the fullest row has",
+            at_least=0,
+        ),
         too_long=key(
             "split",
             "what happens to documents longer than a row: split, truncated, dropped, or an error",

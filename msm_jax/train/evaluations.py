@@ -17,6 +17,7 @@ from msm_jax.data.template import find_format
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig
+from msm_jax.model.kernels import documents_bound
 from msm_jax.sample import sample
 from msm_jax.train.hosts import place_rows, to_host
 from msm_jax.train.loss import summed_loss, token_logprobs
@@ -76,11 +77,13 @@ class Evaluations:
         Uses the kernels, the mesh and the micro-batches of a training step, and no more memory.
         """
         config, data, total = self._config, self._held_out, np.zeros(2)
+        mesh = self._place.mesh
         assert data is not None
         for number in range(min(config.eval.batches, data.steps or config.eval.batches)):
             rows_of = functools.partial(data.rows, number)
             batch = place_rows(rows_of, (config.rows, config.sequence_length), self._place)
-            sums = eval_sums(self._model, self._place.mesh, config.accumulation, params, batch)
+            documents = documents_bound(data.documents, mesh)
+            sums = eval_sums(self._model, mesh, config.accumulation, params, batch, documents)
             total += [float(x) for x in jax.device_get(sums)]
         return float(total[0] / total[1]) if total[1] else math.nan
 
@@ -100,12 +103,17 @@ class Evaluations:
         return [tokenizer.decode(one.tokens) for (one,) in found]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 5))
 def eval_sums(
-    config: ModelConfig, mesh: jax.sharding.Mesh, parts: int, params: dict, batch: dict
+    config: ModelConfig,
+    mesh: jax.sharding.Mesh,
+    parts: int,
+    params: dict,
+    batch: dict,
+    documents: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(summed loss in nats, loss tokens) of a batch, in as many parts as a step has."""
-    one = lambda part: summed_loss(config, params, part, mesh)
+    one = lambda part: summed_loss(config, params, part, mesh, documents)
     losses = jax.lax.map(one, micro_batches(batch, parts)) if parts > 1 else one(batch)
     return jnp.sum(losses), jnp.sum(batch["loss_weights"])
 
@@ -148,7 +156,7 @@ class Probe:
                 return {name: array[numbers] for name, array in self._rows.items()}
 
             batch = place_rows(some, (rows, length), place)
-            logprobs_BT = to_host(token_logprobs(config, params, batch, place.mesh))
+            logprobs_BT = to_host(token_logprobs(config, params, batch, place.mesh, 1))
             scores.append(np.sum(logprobs_BT * some(0, rows)["loss_weights"], axis=1))
         pairs = np.concatenate(scores)[:count].reshape(-1, 2)
         right = np.array(self._right)[:, None]

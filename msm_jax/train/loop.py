@@ -20,7 +20,12 @@ from msm_jax.data.tokenizer import Tokenizer, load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.files import lock
 from msm_jax.model import ModelConfig, batch_sharding, make_mesh, param_shardings
-from msm_jax.model.kernels import choose_attention, platform_of
+from msm_jax.model.kernels import (
+    choose_attention,
+    describe_attention,
+    documents_bound,
+    platform_of,
+)
 from msm_jax.outputs import output_dir
 from msm_jax.provenance import code_version
 from msm_jax.settings import checked
@@ -80,7 +85,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     steps = data.stage_steps(config.steps)
     held_out = _load(config, config.eval.data, tokenizer, **_ONCE) if config.eval.every else None
     evaluations = Evaluations(config, model, tokenizer, held_out, place)
-    optimizer, step_fn = _step(model, config.optimizer.to_json(), steps, config.accumulation, mesh)
+    optimizer, step_fn = _step(
+        model,
+        config.optimizer.to_json(),
+        steps,
+        config.accumulation,
+        mesh,
+        documents_bound(data.documents, mesh),
+    )
     chats, warnings = chat_format_of(config, tokenizer, data)
     facts = record.facts(config, model, tokenizer, data, steps, chats)
     run.mkdir(parents=True, exist_ok=True)
@@ -235,10 +247,11 @@ def _step(
     steps: int,
     accumulation: int,
     mesh: jax.sharding.Mesh,
+    documents: int | None,
 ) -> tuple[Any, Any]:
     """Optimizer and jitted step; the stages of a study that are alike share one compilation."""
     optimizer = make_optimizer(ConfigDict(json.loads(optimizer_json)), steps)
-    return optimizer, make_step(model, optimizer, accumulation, mesh)
+    return optimizer, make_step(model, optimizer, accumulation, mesh, documents)
 
 
 def _watchdog(
@@ -281,7 +294,8 @@ def _introduce(
     """The first lines of the log: what runs, on what, how it is counted, and warnings."""
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    kind, why = choose_attention(model, config.sequence_length, platform_of(mesh))
+    documents = documents_bound(data.documents, mesh)
+    attention = describe_attention(model, config.sequence_length, mesh, documents)
     fill = {name or "all": f"{packing.fill:.3f}" for name, packing in data.packings.items()}
     metrics.say(
         f"step {state.step} of {steps}: {count:,} parameters, {config.trainable} trained, "
@@ -290,7 +304,7 @@ def _introduce(
         + (f", from {config.parent}" if config.parent else "")
     )
     metrics.say(
-        f"attention {kind} ({why}), remat {model.remat}, {model.dtype} products, "
+        f"attention {attention}, remat {model.remat}, {model.dtype} products, "
         f"{model.param_dtype} weights; {code_version()}"
     )
     metrics.say(f"real share of token slots: {fill}; mfu: {metrics.mfu_convention()}")

@@ -24,12 +24,17 @@ CHUNK_ELSEWHERE = 2**27  # or keeps an accelerator's matrix units busy
 
 
 def target_logprobs(
-    config: ModelConfig, params: dict, batch: dict, mesh: Mesh | None = None
+    config: ModelConfig,
+    params: dict,
+    batch: dict,
+    mesh: Mesh | None = None,
+    documents: int | None = None,
 ) -> jax.Array:
-    """float32[B, T]: the log-probability that each token's target follows it. Traceable."""
-    hidden_BTD = forward(
-        config, params, batch["tokens"], batch["segment_ids"], batch["positions"], mesh=mesh
-    )
+    """float32[B, T]: the log-probability that each token's target follows it. Traceable.
+
+    `documents` is the most that a row has, as of `forward`.
+    """
+    hidden_BTD = _hidden(config, params, batch, mesh, documents)
     w_VD = head_weights(config, params)
     chunk = chunk_length(hidden_BTD.shape, w_VD.shape[0], mesh)
 
@@ -46,22 +51,35 @@ def target_logprobs(
     return jnp.moveaxis(found, 0, 1).reshape(len(hidden_BTD), -1)[:, : hidden_BTD.shape[1]]
 
 
-token_logprobs = functools.partial(jax.jit, static_argnums=(0, 3))(target_logprobs)
+token_logprobs = functools.partial(jax.jit, static_argnums=(0, 3, 4))(target_logprobs)
 
 
 def summed_loss(
-    config: ModelConfig, params: dict, batch: dict, mesh: Mesh | None = None
+    config: ModelConfig,
+    params: dict,
+    batch: dict,
+    mesh: Mesh | None = None,
+    documents: int | None = None,
 ) -> jax.Array:
-    """Negative log-likelihood summed over tokens with their loss weights, in nats."""
+    """Negative log-likelihood summed over tokens with their loss weights, in nats.
+
+    `documents` is the most that a row has, as of `forward`.
+    """
     shape = (*batch["tokens"].shape, config.width)
     chunk = chunk_length(shape, config.vocab_size, mesh)
     if chunk is None:
-        return -jnp.sum(target_logprobs(config, params, batch, mesh) * batch["loss_weights"])
-    hidden_BTD = forward(
-        config, params, batch["tokens"], batch["segment_ids"], batch["positions"], mesh=mesh
-    )
+        logprobs_BT = target_logprobs(config, params, batch, mesh, documents)
+        return -jnp.sum(logprobs_BT * batch["loss_weights"])
+    hidden_BTD = _hidden(config, params, batch, mesh, documents)
     w_VD = head_weights(config, params)
     return cross_entropy(chunk, mesh, hidden_BTD, w_VD, batch["targets"], batch["loss_weights"])
+
+
+def _hidden(
+    config: ModelConfig, params: dict, batch: dict, mesh: Mesh | None, documents: int | None
+) -> jax.Array:
+    inputs = (batch["tokens"], batch["segment_ids"], batch["positions"])
+    return forward(config, params, *inputs, mesh=mesh, documents=documents)
 
 
 def chunk_length(

@@ -18,8 +18,11 @@ def make_step(
     optimizer: optax.GradientTransformation,
     accumulation: int = 1,
     mesh: jax.sharding.Mesh | None = None,
+    documents: int | None = None,
 ) -> jax.stages.Wrapped:
     """The jitted step, with the gradient of all micro-batches of a batch, on a mesh or one device.
+
+    `documents` is the most that a row has, as of `forward`.
 
     Returns:
       step(trained, optimizer_state, frozen, batch) -> (trained, optimizer_state, metrics), with
@@ -33,7 +36,7 @@ def make_step(
     optimizer = optax.with_extra_args_support(optimizer)
 
     def gradient(trained: dict, frozen: dict, batch: dict) -> tuple[jax.Array, dict]:
-        loss = lambda trained: summed_loss(config, join(trained, frozen), batch, mesh)
+        loss = lambda trained: summed_loss(config, join(trained, frozen), batch, mesh, documents)
         return jax.value_and_grad(loss)(trained)
 
     def accumulated(trained: dict, frozen: dict, batch: dict) -> tuple[jax.Array, dict]:

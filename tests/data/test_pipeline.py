@@ -88,6 +88,19 @@ def test_packing_places_every_piece_once_and_fits(row_length):
     assert sum(sizes) / (len(rows) * row_length) > 0.95
 
 
+def test_a_row_has_no_more_documents_than_allowed(tokenizer, corpora):
+    sizes = np.random.default_rng(3).integers(1, 4, 1000)
+    for most, row_length, bound in ((7, 512, 7), (0, 512, 64), (0, 4096, 128)):
+        rows = pack(sizes, row_length, 0, most)
+        assert sorted(piece for row in rows for piece in row) == list(range(1000))
+        assert max(map(len, rows)) == bound
+    count = lambda **packing: (
+        load_data(corpora, tokenizer, "compact", 64, 4, seed=3, packing=packing).documents
+    )
+    assert count(documents_per_row=2) == 2 < count()
+    assert count(rows="documents") == 1
+
+
 def test_targets_never_cross_documents():
     examples = [(np.arange(1, n + 1, dtype=np.int32), np.ones(n, np.uint8)) for n in (5, 3, 2)]
     batch = pack_rows(examples, 10)

@@ -1,44 +1,22 @@
 """Every attention equals the oracle within segments, forward and backward."""
 
+import pathlib
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from attention_cases import case, compare
+from attention_cases import small_model as model
+
 from msm_jax.errors import UserError
-from msm_jax.model import ModelConfig, kernels
-from msm_jax.model.attention import attend, segment_mask
+from msm_jax.model import cudnn, kernels
+from msm_jax.model.attention import attend, attend_by_head, segment_mask
 from msm_jax.model.blockwise import blockwise_attention
 from msm_jax.model.kernels import choose_attention, splash
-
-
-def case(T, H, K, d, segments, dtype="float32"):
-    """q, k, v and cotangent; rows of differing segments, padding at the end and in the middle."""
-    keys = jax.random.split(jax.random.key(T), 4)
-    draw = lambda key, heads: jax.random.normal(key, (len(segments), T, heads, d), dtype)
-    ids = np.zeros((len(segments), T), np.int32)
-    for row, lengths in enumerate(segments):
-        at = 0
-        for number, length in enumerate(lengths, start=1):
-            ids[row, at : at + abs(length)] = number if length > 0 else 0
-            at += abs(length)
-    q, k, v, cotangent = draw(keys[0], H), draw(keys[1], K), draw(keys[2], K), draw(keys[3], H)
-    return q, k, v, cotangent * (ids > 0)[..., None, None], jnp.asarray(ids)
-
-
-def compare(attention, q, k, v, cotangent, ids, atol):
-    plain = lambda q, k, v: attend(q, k, v, segment_mask(ids))
-    real = (ids > 0)[..., None, None]
-
-    def run(attention):
-        out, back = jax.vjp(jax.jit(attention), q, k, v)
-        return jnp.where(real, out, 0), *back(cotangent)
-
-    for ours, theirs in zip(run(lambda q, k, v: attention(q, k, v, ids)), run(plain), strict=True):
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_allclose(
-            ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=atol, rtol=atol
-        )
 
 
 @pytest.mark.parametrize(
@@ -88,10 +66,6 @@ def test_splash_in_interpret_mode_is_plain(monkeypatch):
     compare(splash, *case(256, 2, 1, 64, [(100, 130)]), atol=2e-5)
 
 
-def model(**changes):
-    return ModelConfig(128, 16, 2, 4, 2, 128, 32, **changes)
-
-
 @pytest.mark.parametrize(
     ("changes", "length", "platform", "kind"),
     [
@@ -100,7 +74,7 @@ def model(**changes):
         ({}, 4096, "tpu", "splash"),
         ({}, 4000, "tpu", "blockwise"),
         ({"dtype": "bfloat16"}, 4096, "gpu", "cudnn"),
-        ({}, 4096, "gpu", "blockwise"),
+        ({}, 4096, "gpu", "plain"),
         ({"attention": "plain"}, 4096, "tpu", "plain"),
     ],
 )
@@ -118,8 +92,25 @@ def test_what_cannot_run_is_refused():
         model(attention="flash")
 
 
-@pytest.mark.parametrize("capability, kind", [(7.5, "blockwise"), (8.0, "cudnn"), (10.0, "cudnn")])
+@pytest.mark.parametrize("capability, kind", [(7.5, "plain"), (8.0, "cudnn"), (10.0, "cudnn")])
 def test_old_gpus_do_without_cudnn(monkeypatch, capability, kind):
-    monkeypatch.setattr(kernels, "_compute_capability", lambda: capability)
+    monkeypatch.setattr(cudnn, "compute_capability", lambda: capability)
     found, why = choose_attention(model(dtype="bfloat16"), 4096, "gpu")
-    assert found == kind and ("Ampere" in why) == (kind == "blockwise")
+    assert found == kind and ("Ampere" in why) == (kind == "plain")
+
+
+def test_blockwise_runs_on_a_gpu_only_where_nothing_else_fits():
+    kind, why = choose_attention(model(), 32768, "gpu")
+    assert kind == "blockwise" and "no cudnn: " in why and "no plain: its scores take 24.0" in why
+
+
+def test_plain_by_head_is_plain():
+    compare(attend_by_head, *case(50, 6, 2, 8, [(50,), (17, -9, 20)]), atol=1e-5)
+    q, k, v, _, ids = case(64, 6, 2, 8, [(40, 20)])
+    part, whole = jax.jit(
+        lambda q, k, v, ids: (
+            attend_by_head(q[:, 16:32], k, v, ids, jnp.int32(16)),
+            attend(q, k, v, segment_mask(ids)),
+        )
+    )(q, k, v, ids)
+    np.testing.assert_allclose(part[0], whole[0, 16:32], atol=1e-5)

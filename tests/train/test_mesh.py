@@ -65,13 +65,27 @@ keys = jax.random.split(jax.random.key(1), 4)
 q, k, v, cotangent = (jax.random.normal(key, (2, 512, heads, 64)) for key, heads in
                       zip(keys, (4, 2, 2, 4)))
 ids = np.repeat(np.array([[1, 2, 3, 4], [1, 1, 2, 2]], np.int32), 128, axis=1)
-def run(kind, mesh):
-    splash = dataclasses.replace(config, attention=kind, head_dim=64)
-    attention = kernels.packed_attention(splash, ids, mesh)
+def run(kind, mesh, **more):
+    changed = dataclasses.replace(config, attention=kind, head_dim=64)
+    attention = kernels.packed_attention(changed, ids, mesh, **more)
     out, back = jax.vjp(jax.jit(attention), q, k, v)
     return out, *back(cotangent)
 mesh = make_mesh({"data": 2, "fsdp": 1, "sequence": 2, "tensor": 2})
-for a, b in zip(run("splash", mesh), run("plain", None), strict=True):
+wanted = run("plain", None)
+for a, b in zip(run("splash", mesh), wanted, strict=True):
+    np.testing.assert_allclose(a, b, atol=3e-5)
+
+# What cuDNN would get of packed rows: each device its rows, their runs, and its heads.
+from msm_jax.model import attention, cudnn
+def contract(q, k, v, starts, lengths):
+    at = jnp.arange(q.shape[1])[None, None]
+    inside = (at >= starts[:, :-1, None]) & (at < (starts[:, :-1] + lengths)[..., None])
+    run_of = jnp.where(inside.any(1), jnp.argmax(inside & (starts[:, :-1, None] >= 0), 1) + 1, 0)
+    return attention.attend(q, k, v, attention.segment_mask(run_of))
+kernels._no_cudnn, cudnn.no_packed = (lambda *_: ""), (lambda: "")
+cudnn._packed_call, kernels.platform_of = contract, lambda mesh: "gpu"
+mesh = make_mesh({"data": 2, "fsdp": 1, "sequence": 1, "tensor": 2}, jax.devices()[:4])
+for a, b in zip(run("cudnn", mesh, documents=5), wanted, strict=True):
     np.testing.assert_allclose(a, b, atol=3e-5)
 """
 
