@@ -51,6 +51,15 @@ DIMENSION = Limit(2**31 - 1, "DIMENSION")  # of an axis of a weight
 GGUF_ENTRIES = Limit(2 << 20, "GGUF_ENTRIES")  # metadata values, with those in its lists
 PATTERN_CHARACTERS = Limit(10_000, "PATTERN_CHARACTERS")  # of a regular expression
 PATTERN_SECONDS = Limit(8, "PATTERN_SECONDS")  # of trying a tokenizer's, or matching an adapter's
+# Of a server's reply after decompression, also of each one in a batch: 64,000 tokens have about
+# 300,000 bytes, and twice that in scripts that JSON may escape.
+REPLY_BYTES = Limit(8 << 20, "REPLY_BYTES")
+REPLY_CHARACTERS = Limit(1_000_000, "REPLY_CHARACTERS")  # sixteen for each of 64,000 tokens
+REPLY_TOKENS = Limit(10_000_000, "REPLY_TOKENS")  # that a server may report; no model reads so many
+FIELD_CHARACTERS = Limit(
+    20_000, "FIELD_CHARACTERS"
+)  # of a text in a list that later prompts repeat
+ROW_BYTES = Limit(16 << 20, "ROW_BYTES")  # of a kept reply; one of REPLY_CHARACTERS is shorter
 MESSAGE_CHARACTERS = Limit(20_000, "MESSAGE_CHARACTERS")  # of an error message
 
 # What a terminal could take for a command, or would show as something else.

@@ -16,8 +16,9 @@ from msm_jax.corpus.writers.batches import AnthropicBatches
 from msm_jax.corpus.writers.client import Pace
 from msm_jax.corpus.writers.journal import FILE
 from msm_jax.corpus.writers.providers import CLIENTS
-from msm_jax.corpus.writers.request import LONGEST_TEXT, Price
+from msm_jax.corpus.writers.request import Price
 from msm_jax.errors import UserError
+from msm_jax.limits import REPLY_BYTES, REPLY_CHARACTERS
 
 pytest.importorskip("anthropic")
 pytest.importorskip("openai")
@@ -141,15 +142,15 @@ def test_half_a_character_breaks_nothing_that_follows(kind, tmp_path):
 
 @BOTH
 def test_no_more_is_read_than_the_limit_and_nothing_is_asked_twice(kind):
-    long, packed = b" " * (bodies.LONGEST_BODY + 1), {"content-encoding": "gzip"}
-    good = reply(kind, "x" * (bodies.LONGEST_BODY // 4 * 3))
+    long, packed = b" " * (REPLY_BYTES + 1), {"content-encoding": "gzip"}
+    good = reply(kind, "x" * (REPLY_BYTES // 4 * 3))
     cases = {
         0: (200, {}, long),
         1: (200, packed, gzip.compress(long)),
         2: (500, packed, gzip.compress(long)),
-        3: (200, {}, reply(kind, "x" * (LONGEST_TEXT + 1))),
+        3: (200, {}, reply(kind, "x" * (REPLY_CHARACTERS + 1))),
         4: (200, packed, gzip.compress(good)),
-        5: (200, packed, gzip.compress(reply(kind, "x" * LONGEST_TEXT))),
+        5: (200, packed, gzip.compress(reply(kind, "x" * REPLY_CHARACTERS))),
         6: (200, packed, b"no gzip"),
         7: (200, {"content-encoding": "zstd"}, reply(kind)),
     }
@@ -158,9 +159,9 @@ def test_no_more_is_read_than_the_limit_and_nothing_is_asked_twice(kind):
         found = dict(client.replies([ask(at) for at in cases], lambda: True))
         for at in range(5):
             assert found[at].name == "reply too long", found[at]
-        for at, limit in ((0, "LONGEST_BODY"), (1, "LONGEST_BODY"), (3, "LONGEST_TEXT")):
+        for at, limit in ((0, "REPLY_BYTES"), (1, "REPLY_BYTES"), (3, "REPLY_CHARACTERS")):
             assert limit in found[at].message
-        assert len(found[5].text) == LONGEST_TEXT
+        assert len(found[5].text) == REPLY_CHARACTERS
         assert found[6].name == found[7].name == "broken response"
         assert server.number == 8 + 2  # the last two are tried again
         headers = {name.lower(): value for name, value in server.seen[0][1].items()}
@@ -176,10 +177,10 @@ def test_what_a_body_becomes_is_counted_piece_by_piece():
         types.SimpleNamespace(request=request, headers={"content-encoding": "gzip"})
     )
     sizes = []
-    with pytest.raises(ApiError, match="LONGEST_BODY"):
+    with pytest.raises(ApiError, match="REPLY_BYTES"):
         for piece in body.pieces(bomb):
             sizes.append(len(piece))
-    assert sum(sizes) <= bodies.LONGEST_BODY and max(sizes) <= 1 << 20
+    assert sum(sizes) <= REPLY_BYTES and max(sizes) <= 1 << 20
 
 
 @BOTH

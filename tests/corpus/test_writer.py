@@ -7,9 +7,10 @@ import signal
 import pytest
 
 from msm_jax.corpus.writers import Failure, Items, Journal, Reply, Request, Usage, Writer
-from msm_jax.corpus.writers.journal import FILE, LONGEST_LINE
-from msm_jax.corpus.writers.request import LONGEST_TEXT, InvalidReply, Price
+from msm_jax.corpus.writers.journal import FILE
+from msm_jax.corpus.writers.request import InvalidReply, Price
 from msm_jax.errors import UserError
+from msm_jax.limits import REPLY_CHARACTERS, ROW_BYTES
 
 NAMES = Items(("name",), count=2)
 
@@ -210,7 +211,7 @@ NO_REPLIES = {
     "is no object": lambda row: [row],
     "has no text": lambda row: without(row, "text"),
     "has a number as its text": lambda row: {**row, "text": 5},
-    "has too long a text": lambda row: {**row, "text": "x" * (LONGEST_TEXT + 1)},
+    "has too long a text": lambda row: {**row, "text": "x" * (REPLY_CHARACTERS + 1)},
     "ended by something": lambda row: {**row, "stop": ["end"]},
     "is of the oldest form and empty": lambda row: {"key": row["key"], "reply": {}},
 }
@@ -230,7 +231,7 @@ def test_replies_that_cannot_be_read_are_counted_and_asked_for_again(tmp_path):
     lines = (tmp_path / FILE).read_bytes().splitlines(keepends=True)
     rows = {row["text"]: row for row in map(json.loads, lines)}
     damaged = [change(rows[f"P{n}"]) for n, change in enumerate(NO_REPLIES.values())]
-    garbage = [line.replace(b"%b", b"x" * LONGEST_LINE) + b"\n" for line in NO_LINES]
+    garbage = [line.replace(b"%b", b"x" * ROW_BYTES) + b"\n" for line in NO_LINES]
     kept = [json.dumps(rows[f"P{n}"]).encode() + b"\n" for n in (count, count + 1)]
     poisoned = [*garbage, *(json.dumps(row).encode() + b"\n" for row in damaged), *kept]
     (tmp_path / FILE).write_bytes(b"".join(poisoned))

@@ -15,6 +15,7 @@ import numpy as np
 
 from msm_jax import loading
 from msm_jax.corpus.writers.journal import Journal
+from msm_jax.corpus.writers.request import Reply
 from msm_jax.data.store import load_store
 from msm_jax.data.template import find_format, special_tokens
 from msm_jax.data.tokenizer import load_tokenizer
@@ -172,7 +173,7 @@ def _spec(folder: pathlib.Path) -> None:
 def _journal(folder: pathlib.Path) -> None:
     with Journal(folder / "responses.jsonl") as journal:
         for key in journal:
-            journal.get(key)
+            journal.get(key, Reply.of_row)
 
 
 TARGETS = (

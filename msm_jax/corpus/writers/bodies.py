@@ -11,10 +11,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from msm_jax.corpus.writers.api_errors import ApiError
+from msm_jax.limits import REPLY_BYTES
 
-# Bytes of a reply, decompressed; of the results of a batch, of each line. A reply of 64,000 tokens
-# has about 300,000, and twice that in scripts that JSON may escape.
-LONGEST_BODY = 8 << 20
 _PIECE = 1 << 20  # bytes that are decompressed at once
 HEADERS = {"Accept-Encoding": "gzip"}
 
@@ -24,7 +22,7 @@ def check(response: Any) -> None:
 
     Raises:
       ApiError: the response is a redirect, or its body is compressed in another way than gzip.
-        While the body is read: it is longer than `LONGEST_BODY`, or not what its header says.
+        While the body is read: it is longer than `REPLY_BYTES`, or not what its header says.
     """
     if response.has_redirect_location:
         host = response.headers["location"].split("?")[0][:200]
@@ -86,7 +84,7 @@ class _Body:
     def _counted(self, piece: bytes) -> bytes:
         newline = piece.rfind(b"\n") if self._by_line else -1
         self._size = self._size + len(piece) if newline < 0 else len(piece) - newline - 1
-        if self._size > LONGEST_BODY:
+        if self._size > REPLY_BYTES:
             # Not tried again: the next attempt would be paid for as well.
-            raise ApiError("reply too long", f"more than LONGEST_BODY={LONGEST_BODY:,} bytes")
+            raise ApiError("reply too long", f"more bytes than {REPLY_BYTES}")
         return piece

@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from typing import Any, BinaryIO, TypeVar
 
 from msm_jax.files import append, dumps, lock
+from msm_jax.limits import ROW_BYTES
 
 FILE = "responses.jsonl"
-LONGEST_LINE = 16 << 20  # bytes; a row with a reply of `LONGEST_TEXT` characters is shorter
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 Row = TypeVar("Row")
 
@@ -116,16 +116,16 @@ class Journal:
     def _read(self) -> None:
         """What was added to the file since it was last read."""
         self._file.seek(self._end)
-        while line := self._file.readline(LONGEST_LINE):
+        while line := self._file.readline(ROW_BYTES):
             size, last = len(line), line
-            while not last.endswith(b"\n") and (last := self._file.readline(LONGEST_LINE)):
+            while not last.endswith(b"\n") and (last := self._file.readline(ROW_BYTES)):
                 size, line = size + len(last), b""
             if not last.endswith(b"\n"):
                 self._file.truncate(self._end)
                 break
             try:
                 if not line:
-                    raise ValueError(f"more than {LONGEST_LINE=:,} bytes")
+                    raise ValueError(f"more bytes than {ROW_BYTES}")
                 key = json.loads(line)["key"]
                 if not isinstance(key, str):
                     raise ValueError("its key is no text")

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msm_jax.corpus.writers.providers import messages_of
-from msm_jax.corpus.writers.request import LONGEST_TEXT, Failure, Reply, Request, Usage
+from msm_jax.corpus.writers.request import Failure, Reply, Request, Usage
+from msm_jax.limits import REPLY_CHARACTERS
 from msm_jax.spec import estimated_tokens
 
 # (messages of each prompt, most tokens, temperature, seed) -> (text, whether it ended) of each
@@ -42,5 +43,5 @@ class LocalWriter:
                 for at, prompt, (text, ended) in zip(chunk, prompts, found, strict=True):
                     read = sum(estimated_tokens(m["content"]) for m in prompt)
                     usage = Usage(read, estimated_tokens(text))
-                    stop = "end" if ended and len(text) <= LONGEST_TEXT else "length"
-                    yield at, Reply(text[:LONGEST_TEXT], stop, usage)
+                    stop = "end" if ended and len(text) <= REPLY_CHARACTERS else "length"
+                    yield at, Reply(text[:REPLY_CHARACTERS], stop, usage)

@@ -5,7 +5,8 @@ from typing import Any
 
 from msm_jax.corpus.writers.api_errors import ApiError, without_keys
 from msm_jax.corpus.writers.client import ApiClient
-from msm_jax.corpus.writers.request import LONGEST_TEXT, Reply, Request, Usage, token_count
+from msm_jax.corpus.writers.request import Reply, Request, Usage, token_count
+from msm_jax.limits import REPLY_CHARACTERS
 
 
 class AnthropicClient(ApiClient):
@@ -130,9 +131,9 @@ def _usable(text: Any) -> str:
     if not isinstance(text, str):
         said = f"the reply's content is no text but of type {type(text).__name__}"
         raise ApiError("broken response", said, retry=True)
-    if len(text) > LONGEST_TEXT:
+    if len(text) > REPLY_CHARACTERS:
         # Not tried again: the next attempt would be paid for as well.
-        raise ApiError("reply too long", f"{len(text):,} characters, more than {LONGEST_TEXT=:,}")
+        raise ApiError("reply too long", f"{len(text):,} characters, more than {REPLY_CHARACTERS}")
     return without_keys(text)
 
 

@@ -8,10 +8,8 @@ from typing import Any, Protocol
 
 from msm_jax.corpus.records import without_surrogates
 from msm_jax.files import sha256_text
+from msm_jax.limits import FIELD_CHARACTERS, REPLY_CHARACTERS, REPLY_TOKENS
 
-LONGEST_TEXT = 1_000_000  # characters of a reply: sixteen for each of 64,000 tokens
-LONGEST_FIELD = 20_000  # characters of a text in a structured reply: later prompts repeat it
-MOST_TOKENS = 10_000_000  # that one reply can have read or written; no model has such a context
 STOPS = ("end", "length", "refusal")  # why a reply ended; "length": cut off at max_tokens
 # Tokens of a request beside its text, at most: the provider's template, the schema of the reply.
 _AROUND_TEXT = 2_000
@@ -56,10 +54,10 @@ class Items:
             value = row.get(name)
             if not isinstance(value, str) or not value.strip():
                 raise InvalidReply(f"items[{number}] needs a non-empty text as {name!r}")
-            if len(value) > LONGEST_FIELD:
+            if len(value) > FIELD_CHARACTERS:
                 raise InvalidReply(
                     f"items[{number}].{name} has {len(value):,} characters, more than "
-                    f"{LONGEST_FIELD=:,}"
+                    f"{int(FIELD_CHARACTERS):,}"
                 )
             allowed = self.choices.get(name)
             if allowed and value not in allowed:
@@ -173,7 +171,7 @@ def _is_number(value: Any) -> bool:
 
 def token_count(value: Any) -> int | None:
     """A number of tokens; None if it is none that can be."""
-    if not _is_number(value) or not 0 <= value <= MOST_TOKENS:  # also NaN and 10 ** 400
+    if not _is_number(value) or not 0 <= value <= REPLY_TOKENS:  # also NaN and 10 ** 400
         return None
     return int(value) if value == int(value) else None
 
@@ -194,8 +192,8 @@ class Reply:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise ValueError(f"its text is of type {type(self.text).__name__}")
-        if len(self.text) > LONGEST_TEXT:
-            raise ValueError(f"{len(self.text):,} characters, more than {LONGEST_TEXT=:,}")
+        if len(self.text) > REPLY_CHARACTERS:
+            raise ValueError(f"{len(self.text):,} characters, more than {REPLY_CHARACTERS}")
         if self.stop not in STOPS or not isinstance(self.model, str):
             raise ValueError("its end or its model is unknown")
         object.__setattr__(self, "text", without_surrogates(self.text))
