@@ -91,7 +91,7 @@ def write_checkpoint(folder: pathlib.Path, gigabytes: float) -> int:
         for piece in shard:
             stop = at + piece.bytes("uint16")
             header[piece.name] = {
-                "dtype": "BF16", "shape": list(piece.shape), "data_offsets": [at, stop]
+                "dtype": "BF16", "shape": list(piece.entry.file_shape), "data_offsets": [at, stop]
             }  # fmt: skip
             weight_map[piece.name], at = name, stop
         text = json.dumps(header).encode()

@@ -387,6 +387,7 @@ class Model:
         else:
             facts = {
                 "chat_format": self.chat_format,
+                "writes": self.format.fingerprint if self._turn_end else None,
                 "tokenizer": self.tokenizer.fingerprint,
                 "base": self.base if self.config.lora_rank else None,
             }

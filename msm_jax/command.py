@@ -7,6 +7,7 @@ with a traceback is a bug of ours.
 import contextlib
 import difflib
 import errno
+import logging as logs
 import os
 import pathlib
 import re
@@ -62,6 +63,8 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
     threading.excepthook = report_of_thread
     plain = warnings.formatwarning
     warnings.formatwarning = lambda *given, **named: printable(plain(*given, **named))
+    sys.unraisablehook = report_of_unraisable
+    logs.getLogger("asyncio").addFilter(_is_news)
     try:
         app.run(guarded, flags_parser=_parse_flags)
     except Preempted as stop:
@@ -92,6 +95,24 @@ def report_of_thread(args: "threading.ExceptHookArgs") -> None:
         threading.__excepthook__(args)
     else:
         print(f"error: {printable(message)}", file=sys.stderr)
+
+
+def report_of_unraisable(args: "sys.UnraisableHookArgs") -> None:
+    """A `sys.unraisablehook` without what Orbax leaves of a save that failed.
+
+    It closes event loops whose other tasks still run. Those then fail as well, each with a
+    traceback, before the error itself arrives here.
+    """
+    if not (
+        isinstance(args.exc_value, RuntimeError) and "Event loop is clos" in str(args.exc_value)
+    ):
+        sys.__unraisablehook__(args)
+
+
+def _is_news(record: logs.LogRecord) -> bool:
+    """A filter of asyncio's log, as `report_of_unraisable`."""
+    text = record.getMessage() + "".join(map(str, record.exc_info or ()))
+    return not ("orbax" in text or "Event loop is closed" in text)
 
 
 def message_of(error: Exception) -> str | None:

@@ -66,11 +66,8 @@ def main() -> None:
         raise UserError("--to=peft writes float32, as PEFT does: leave out --dtype")
     target = output_dir(args.target, "--target")
     from msm_jax.api import load
-    from msm_jax.loading import is_checkpoint
 
     start = time.perf_counter()
-    if is_checkpoint(args.source):
-        _find_undamaged(pathlib.Path(args.source))
     model = load(args.source, args.adapter, dtype=args.dtype, chat_format=args.chat_format)
     model.save(target, args.to)
     _report(target, start)
@@ -101,31 +98,37 @@ def check(source: str, adapter: str | None = None, chat_format: str | None = Non
     The weights are read once, to find numbers that are not finite.
 
     Raises:
-      UserError: what does not fit.
+      UserError: what does not fit; or, below these lines, which tensors are not finite.
     """
     from msm_jax.loading import is_checkpoint
+    from msm_jax.weights.huggingface import find_checkpoint, not_finite
+    from msm_jax.weights.tensor_files import in_lines
 
     path = pathlib.Path(source)
     if not is_checkpoint(path):
         raise UserError(f"{source}: a run directory; --check is for Hugging Face checkpoints")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        lines = _about(path, adapter, chat_format)
-    return lines + [f"warning     {warning.message}" for warning in caught]
-
-
-def _find_undamaged(path: pathlib.Path) -> tuple["ModelConfig", dict[str, "Stored"]]:
-    """As `find_checkpoint`; UserError that names tensors with NaN or infinity."""
-    from msm_jax.weights.huggingface import find_checkpoint, not_finite
-    from msm_jax.weights.tensor_files import in_lines
-
-    config, tensors = find_checkpoint(path)
+        config, tensors = find_checkpoint(path)
+        lines = _about(path, config, tensors, adapter, chat_format)
+    lines += [f"warning     {warning.message}" for warning in caught]
     if damaged := not_finite(tensors):
-        raise UserError(f"{path}: damaged:\n  " + in_lines(damaged))
-    return config, tensors
+        raise UserError(
+            f"{path}: has weights that are not finite, so no other command loads it:\n"
+            + "\n".join(lines)
+            + "\nnot finite  "
+            + in_lines(damaged).replace("\n  ", "\n            ")
+        )
+    return lines
 
 
-def _about(path: pathlib.Path, adapter: str | None, chat_format: str | None) -> list[str]:
+def _about(
+    path: pathlib.Path,
+    config: "ModelConfig",
+    tensors: dict[str, "Stored"],
+    adapter: str | None,
+    chat_format: str | None,
+) -> list[str]:
     from msm_jax import loading
     from msm_jax.data.template import find_format
     from msm_jax.data.tokenizer import load_tokenizer, tokenizer_file
@@ -134,7 +137,6 @@ def _about(path: pathlib.Path, adapter: str | None, chat_format: str | None) -> 
     from msm_jax.weights.hf_config import family
     from msm_jax.weights.names import entries
 
-    config, tensors = _find_undamaged(path)
     largest = max(tensors, key=lambda name: tensors[name].bytes)
     kinds = ", ".join(sorted({stored.dtype.name for stored in tensors.values()}))
     count = sum(entry.size for entry in entries(config))

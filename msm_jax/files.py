@@ -48,26 +48,32 @@ def new_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def new_directory(path: str | os.PathLike, racing: bool = False) -> Iterator[pathlib.Path]:
     """A temporary directory to fill, which becomes `path` when the block ends without an error.
 
+    Of two processes that write the same directory, the second gets a message at once. What a killed
+    process left under the temporary name is emptied and used again.
+
     Args:
       path: missing, or an empty directory.
       racing: several processes may make the same content at once, and the first one wins.
 
     Raises:
-      UserError: `path` is a file, or a directory that is not empty.
+      UserError: `path` is a file, or a directory that is not empty; another process writes it.
     """
     target = pathlib.Path(path).absolute()
-    if not racing and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{path}: exists and is not empty: choose another place or remove it")
+    taken = f"{path}: exists and is not empty: choose another place or remove it"
+    if not racing and _occupied(target):
+        raise UserError(taken)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}{TEMPORARY}")
     if racing:
-        temporary = pathlib.Path(tempfile.mkdtemp(TEMPORARY, f".{target.name}.", target.parent))
+        made = tempfile.mkdtemp(TEMPORARY, f".{target.name}.", target.parent)
+        temporary, held = pathlib.Path(made), -1
     else:
-        delete(temporary, target.parent)
-        temporary.mkdir()
+        temporary = target.with_name(f".{target.name}{TEMPORARY}")
+        held = _claim(temporary, path)
     try:
+        if not racing and _occupied(target):  # by a process that has just ended
+            raise UserError(taken)
         yield temporary
-        if racing and target.exists() and any(target.iterdir()):
+        if racing and _occupied(target):
             delete(temporary, target.parent)
             return
         if target.exists():
@@ -77,6 +83,52 @@ def new_directory(path: str | os.PathLike, racing: bool = False) -> Iterator[pat
     except BaseException:
         delete(temporary, target.parent)
         raise
+    finally:
+        if held >= 0:
+            os.close(held)
+
+
+def _occupied(target: pathlib.Path) -> bool:
+    return target.exists() and (not target.is_dir() or any(target.iterdir()))
+
+
+def _claim(temporary: pathlib.Path, path: str | os.PathLike) -> int:
+    """Make an empty directory that no other process deletes; returns what holds the claim.
+
+    That is an open file, whose lock ends with the process. The lock is on the directory itself and
+    leaves no file. What a killed process left in the directory is deleted.
+    """
+    import fcntl  # not on Windows, where the package can still be imported
+
+    while True:
+        with contextlib.suppress(FileExistsError):
+            temporary.mkdir()
+        try:
+            held = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:  # the process that held it has just renamed or deleted it
+            continue
+        except OSError:
+            if temporary.is_dir() and not temporary.is_symlink():
+                raise
+            delete(temporary, temporary.parent)  # a file, or a link to somewhere else
+            continue
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(held)
+            raise UserError(
+                f"{path}: another process is writing it: wait for that one, or choose another place"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        try:
+            if os.path.samestat(os.fstat(held), os.lstat(temporary)):
+                for left in temporary.iterdir():
+                    delete(left, temporary)
+                return held
+        except FileNotFoundError:  # renamed or deleted before the lock was ours
+            pass
+        os.close(held)
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

@@ -178,18 +178,18 @@ def _check_run(
     path: pathlib.Path, place: pathlib.Path, tokenizer: Tokenizer, chat: ChatSource, facts: dict
 ) -> None:
     """UserError if the run was trained with another tokenizer or another text of its template."""
-    trained = facts.get("taught")  # words: ok
+    trained = facts.get("taught") or facts.get("chat_format") or {}  # words: ok
     directory = place if place.is_dir() else place.parent
     unchanged = chat == ChatSource(chat.name, directory, None, chat.name)
     if (
-        trained
+        "writes" in trained
         and unchanged
         and trained["writes"] != (find_format(chat.name, directory, tokenizer).fingerprint)
     ):
+        how = "was trained on chats in" if facts.get("taught") else "has"  # words: ok
         raise UserError(
-            f"{path}: was trained on chats in the format {trained['name']!r}, and {chat.name!r} "
-            "writes them differently now: put its template back, or say which format to use "
-            "(chat_format)"
+            f"{path}: {how} the format {trained['name']!r}, and {chat.name!r} writes chats "
+            "differently now: put its template back, or say which format to use (chat_format)"
         )
     if tokenizer.fingerprint != facts["tokenizer"]:
         raise UserError(

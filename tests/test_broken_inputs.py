@@ -78,7 +78,7 @@ BAD_FILES = [f"--config={name}.py" for name in FILES] + [
 ]  # fmt: skip
 BAD_PLACES = [
     "", "gs://bucket/a", "a[1]", "docs.jsonl", "docs.jsonl/below", "$HOME/a", "x" * 300, "/proc/a",
-    "/dev/full/a",
+    "/dev/full/a", "readonly/a",
 ]  # fmt: skip
 CONFIG = "--config=good.py"
 UNKNOWN = ["--no_such_flag=1", "word", "--config.nothing=1"]
@@ -155,7 +155,8 @@ def _compile() -> list[list[str]]:
         [CONFIG, mesh, f"--config.{change}"]
         for change in ("optimizer.clip_norm=-1", "model.preset=qwen99", "model.width=0", "seed=x")
     ] + [
-        [CONFIG, mesh, "--json=folder"], [CONFIG, mesh, "--json=gs://a/b"], [CONFIG, "--mesh=-1"],
+        [CONFIG, mesh, "--json=folder"], [CONFIG, mesh, "--json=readonly/x"],
+        [CONFIG, mesh, "--json=gs://a/b"], [CONFIG, "--mesh=-1"],
         [CONFIG, mesh, "--rows=0"], [CONFIG, mesh, "--slots=-1"], [CONFIG, "--topology=v99:2x2"],
         [CONFIG, "--mesh=many"],
     ]  # fmt: skip
@@ -178,7 +179,7 @@ def _evaluate() -> list[list[str]]:
             "--phase=report", "--phase=judge", "--max_error_share=2", "--scenarios=murder",
             "--kind=agents", "--kind=questions", "--judge=checkpoint", "--arms=x",
         )
-    ]  # fmt: skip
+    ] + [["--phase=judge", "--output=readonly/old"]]  # fmt: skip
 
 
 def _convert() -> list[list[str]]:
@@ -206,7 +207,7 @@ def _sample() -> list[list[str]]:
         "--checkpoint=no_json", "--checkpoint=cut", "--max_tokens=0", "--temperature=-1",
         "--top_p=0", "--top_p=2", "--top_k=-1", "--min_p=2", "--rows=0", "--n=0", "--n=x",
         "--prompts=nowhere.jsonl", "--prompts=bad.jsonl", "--prompts=docs.jsonl",
-        "--prompts=closed.jsonl", "--output=folder.py", "--output=gs://a/b",
+        "--prompts=closed.jsonl", "--output=folder.py", "--output=gs://a/b", "--output=readonly/x",
         "--output=docs.jsonl/x",
         "--output=", "--chat", "--system=x", "--adapter=nowhere", "--dtype=int4", "--mesh=x",
         "--chat_format=mine", "--prompts=folder.py",
@@ -272,7 +273,21 @@ def folder(tmp_path, tiny):
     # Nobody may read these, not even root, as far as the system lets a test see to it.
     for name in ("closed.py", "closed.jsonl"):
         (tmp_path / name).symlink_to("/proc/self/mem")
-    return tmp_path
+    # Nobody may write here: a file system that is mounted read-only, or permissions.
+    closed = tmp_path / "readonly"
+    (closed / "old").mkdir(parents=True)
+    (closed / "old" / "evaluation.json").write_text('{"kind": "preferences"}')
+    mount = ["mount", "--bind", "-o", "ro", str(closed), str(closed)]
+    if mounted := os.geteuid() == 0 and not subprocess.run(mount, capture_output=True).returncode:
+        subprocess.run([*mount[:1], "-o", "remount,ro,bind", str(closed)], check=True)
+    (closed / "old").chmod(0o555) if not mounted else None
+    closed.chmod(0o555) if not mounted else None
+    yield tmp_path
+    if mounted:
+        subprocess.run(["umount", "-l", str(closed)], check=True)
+    else:
+        closed.chmod(0o755)
+        (closed / "old").chmod(0o755)
 
 
 @pytest.mark.parametrize("module", CASES)

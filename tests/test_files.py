@@ -52,6 +52,34 @@ def test_of_racing_makers_of_a_directory_the_first_wins(tmp_path):
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["d", "d/x"]
 
 
+def test_of_two_writers_of_a_directory_one_wins_and_the_other_gets_a_message(tmp_path):
+    with files.new_directory(tmp_path / "d") as first:
+        (first / "x").write_text("1")
+        with (
+            pytest.raises(UserError, match="d: another process is writing it"),
+            files.new_directory(tmp_path / "d"),
+        ):
+            pass
+        assert [p.name for p in first.iterdir()] == ["x"]
+    assert [p.name for p in tmp_path.rglob("*")] == ["d", "x"]
+
+
+@pytest.mark.parametrize("left", ["directory", "file", "link"])
+def test_what_a_killed_writer_of_a_directory_left_is_no_obstacle(tmp_path, left):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "mine").write_text("1")
+    temporary = tmp_path / ".d.partial"
+    if left == "directory":
+        (temporary / "deep").mkdir(parents=True)
+    elif left == "file":
+        temporary.write_text("half")
+    else:
+        temporary.symlink_to(tmp_path / "private")
+    with files.new_directory(tmp_path / "d") as made:
+        assert not list(made.iterdir())
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["d", "mine", "private"]
+
+
 def test_jsonl_round_trip_with_what_breaks_readers(tmp_path):
     rows = [{"a": "x\u2028y\nz"}, {"a": "\ud800"}, {"a": "é"}]
     files.write_jsonl(tmp_path / "a.jsonl", rows)

@@ -1,35 +1,54 @@
 """Run checkpoints by Orbax; a kill at any moment leaves the previous checkpoint complete.
 
 A checkpoint holds params, the optimizer's state, a checksum of every array and, as JSON: facts
-(what a run has to match to resume from it), progress (what the run resumes with), made_by (its
-versions), and base (of an adapter that was trained on a parent's weights: where the parent is; such
-a checkpoint holds the adapter alone).
+(what a run has to match to resume from it, among them the model), progress (what the run resumes
+with), made_by (its versions), and base (of an adapter that was trained on a parent's weights: where
+the parent is; such a checkpoint holds the adapter alone). The seal is a checksum of that JSON.
 """
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from msm_jax import files
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, abstract_params, param_shardings
 from msm_jax.model.adapter import join, only_adapter, without_adapter
-from msm_jax.outputs import unreadable
+from msm_jax.weights.damage import (
+    COMMIT_MARKER,
+    METADATA,
+    causes,
+    damage_error,
+    reason,
+    refuse_not_finite,
+    shortened,
+    steps,
+    way_out,
+)
 from msm_jax.weights.differences import differences
 from msm_jax.weights.fingerprint import checksums, named_leaves, params_fingerprint
 from msm_jax.weights.huggingface import load_checkpoint
 
 # 2: weights outputs first; 3: the optimizer counts skipped steps; 4: checksums see every position
 FORMAT = 4
-COMMIT_MARKER = "commit_success.txt"  # Orbax writes it last; a directory without it is ignored
+DAMAGED = ".damaged"  # ends the name of a checkpoint that a run went on without
+# What the metadata holds, apart from its seal.
+_PARTS = {
+    "facts": dict, "progress": dict, "made_by": dict, "checksums": dict, "base": dict | None,
+}  # fmt: skip
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN)
 
 
 def directory(run_dir: str | os.PathLike) -> pathlib.Path:
@@ -40,12 +59,33 @@ def directory(run_dir: str | os.PathLike) -> pathlib.Path:
 class CheckpointManager:
     """Saves and restores the checkpoints of one run; made by `checkpointer`."""
 
-    def __init__(self, checkpointer, keep: int, keep_steps: Sequence[int]):
-        self._orbax = checkpointer
+    def __init__(self, path: pathlib.Path, keep: int, keep_steps: Sequence[int]):
+        self.directory = path
         self._keep, self._keep_steps = keep, frozenset(keep_steps)
         self._written: tuple[int, str, dict] | None = None  # step, seal and shapes; not verified
         self.base: dict | None = None  # of the checkpoint that was restored
-        self.directory = pathlib.Path(checkpointer.directory)
+
+    @functools.cached_property
+    def _orbax(self) -> Any:
+        """Made for the first save: it reads the metadata of all checkpoints, damaged or not.
+
+        It deletes what a killed process left of a save, and keeps all checkpoints: older ones are
+        deleted here, when the newest has been read back.
+        """
+        try:
+            return ocp.training.Checkpointer(self.directory, cleanup_tmp_directories=True)
+        except Exception as error:
+            for step in steps(self.directory):
+                try:
+                    ocp.checkpointables_metadata(self.directory / str(step))
+                except Exception as wrong:
+                    raise damage_error(self.directory, step, str(wrong), METADATA) from error
+            raise
+
+    def close(self) -> None:
+        """Wait for what is being written, whether it succeeds or not."""
+        if "_orbax" in vars(self):
+            self._orbax.close()
 
     def save(
         self,
@@ -98,10 +138,10 @@ class CheckpointManager:
 
     def wait(self) -> int | None:
         """Wait until the last `save` is committed; returns and raises as `saved`."""
-        with self._errors("a checkpoint"):
-            self._orbax.wait()
         if self._written is None:
             return None
+        with self._errors("a checkpoint"):
+            self._orbax.wait()
         (step, seal, shapes), self._written = self._written, None
         self._check_readable(step, seal, shapes)
         if jax.process_index() == 0:
@@ -119,26 +159,31 @@ class CheckpointManager:
         with contextlib.suppress(Exception):  # the arrays without a shape are named below
             stored = _shapes(self._orbax.checkpointables_metadata(step).metadata)
         lost = [name for name, shape in shapes.items() if stored.get(name) != shape]
-        if lost or _metadata(self._orbax, step)["seal"] != seal:
+        if lost or _metadata(self.directory, step)["seal"] != seal:
             raise UserError(
                 f"{self.directory / str(step)}: was written and cannot be read back: "
-                f"{_first(lost) or 'its metadata'}; earlier checkpoints are kept: "
+                f"{shortened(lost) or 'its metadata'}; earlier checkpoints are kept: "
                 f"{[s for s in steps(self.directory) if s != step]}; use another --workdir, with a "
                 "plain name on a file system that keeps what is written"
             )
 
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        """A full disk as a UserError; its exception depends on where in Orbax it was noticed."""
+        """A file system that refuses as a UserError, wherever in Orbax it was noticed."""
         try:
             yield
         except Exception as error:
-            words = ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED", "Disk quota")
-            if not any(word in str(each) for each in _causes(error) for word in words):
+            text = "\n".join(map(str, causes(error)))
+            refused = [os.strerror(each) for each in (*_FULL, *_REFUSED)]
+            found = next((words for words in refused if words in text), None)
+            if found is None and "RESOURCE_EXHAUSTED" not in text:
                 raise
+            full = found in refused[: len(_FULL)] or found is None
+            cure = "free some space" if full else "make the directory writable"
             raise UserError(
-                f"{self.directory}: no room for {what}: free some space and run the same command "
-                "again; earlier checkpoints are complete"
+                f"{self.directory}: {'no room for' if full else 'cannot write'} {what} "
+                f"({found or 'RESOURCE_EXHAUSTED'}): {cure} and run the same command again; "
+                "earlier checkpoints are complete"
             ) from error
 
     def restore(
@@ -147,7 +192,8 @@ class CheckpointManager:
         """The newest checkpoint as (step, params, optimizer state, progress), or None.
 
         The arguments are arrays or ShapeDtypeStructs that the checkpoint has to match, on any mesh,
-        and the facts of this run. `fall_back` uses the newest checkpoint that can be read.
+        and the facts of this run. `fall_back` uses the newest checkpoint that can be read, and
+        renames the damaged ones after it to STEP.damaged, so that their steps can be saved again.
 
         Raises:
           UserError: lists the facts that differ, with both values, or the damaged arrays.
@@ -157,9 +203,9 @@ class CheckpointManager:
         abstract = jax.tree.map(_abstract, {"params": params, "optimizer": optimizer_state})
         for step in reversed(committed):
             try:
-                metadata = _metadata(self._orbax, step)
+                metadata = _metadata(self.directory, step, resuming=True)
                 changed = differences(metadata["facts"], {"format": FORMAT, **facts})
-                state = {} if changed else _load(self._orbax, step, abstract, metadata)
+                state = {} if changed else _load(self.directory, step, abstract, metadata, True)
             except UserError:
                 if fall_back and step != committed[0]:
                     continue
@@ -170,9 +216,18 @@ class CheckpointManager:
                     + "".join(f"  {line}\n" for line in changed)
                     + "use another --workdir, or the configuration it was made with"
                 )
+            self._rename_damaged([other for other in committed if other > step])
             self.base = metadata["base"]
             return step, state["params"], state["optimizer"], metadata["progress"]
         return None
+
+    def _rename_damaged(self, damaged: Sequence[int]) -> None:
+        for step in damaged if jax.process_index() == 0 else ():
+            names = (f"{step}{DAMAGED}", *(f"{step}{DAMAGED}.{n}" for n in range(2, 1000)))
+            free = next(name for name in names if not (self.directory / name).exists())
+            os.rename(self.directory / str(step), self.directory / free)
+        if damaged and jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are renamed")
 
 
 @contextlib.contextmanager
@@ -186,23 +241,15 @@ def checkpointer(
     path = directory(run_dir)
     path.mkdir(parents=True, exist_ok=True)
     _refuse_uncommitted(path)
-    # Orbax keeps all: older ones are deleted when the newest has been read back.
-    orbax = ocp.training.Checkpointer(path, cleanup_tmp_directories=True)
-    manager = CheckpointManager(orbax, keep, keep_steps)
+    manager = CheckpointManager(path, keep, keep_steps)
     try:
         yield manager
     except BaseException:
         with contextlib.suppress(Exception):  # the first error is the one to report
-            orbax.close()
+            manager.close()
         raise
     manager.wait()
-    orbax.close()
-
-
-def steps(path: pathlib.Path) -> list[int]:
-    """The steps of the committed checkpoints in a `directory`, in order."""
-    found = path.iterdir() if path.is_dir() else ()
-    return sorted(int(p.name) for p in found if p.name.isdigit() and (p / COMMIT_MARKER).exists())
+    manager.close()
 
 
 def _refuse_uncommitted(path: pathlib.Path) -> None:
@@ -216,25 +263,8 @@ def _refuse_uncommitted(path: pathlib.Path) -> None:
     if newest is not None and not (newest / COMMIT_MARKER).exists():
         raise UserError(
             f"{newest}: has no {COMMIT_MARKER}, so it was not copied completely: copy it again "
-            f"with all its files; or {_way_out(path, int(newest.name))}"
+            f"with all its files; or {way_out(path, int(newest.name))}"
         )
-
-
-def _way_out(path: pathlib.Path, step: int) -> str:
-    """What to do about a checkpoint that cannot be read."""
-    if wrong := unreadable(path):
-        return (
-            f"checkpoints below a path with {wrong!r} cannot be read: rename that directory to "
-            "letters, digits, '.', '-', '_', and try again"
-        )
-    others = [other for other in steps(path) if other != step]
-    if others:
-        return f"delete that directory to go on from another checkpoint: {others}"
-    return "begin anew in another --workdir: there is no other checkpoint here"
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
 
 
 def _shapes(tree: Any) -> dict[str, tuple]:
@@ -247,66 +277,77 @@ def _abstract(leaf: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _metadata(orbax: Any, step: int) -> dict:
+def _metadata(path: pathlib.Path, step: int, resuming: bool = False) -> dict:
     """What `CheckpointManager.save` wrote; UserError for another format or damage."""
-    path = pathlib.Path(orbax.directory)
-    where = f"{path}/{step}"
+    damaged = functools.partial(damage_error, path, step, file=METADATA, resuming=resuming)
     try:
-        found = orbax.checkpointables_metadata(step).custom_metadata
-        if (format := found["facts"].get("format")) != FORMAT:
-            raise UserError(
-                f"{where}: a checkpoint of format {format}, this version reads {FORMAT}: convert "
-                "it with the version that wrote it (--to=huggingface, or --to=peft), and load the "
-                "result"
-            )
-        content = {key: value for key, value in found.items() if key != "seal"}
-        intact = found["seal"] == files.sha256_json(content)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(
-            f"{where}/_CHECKPOINT_METADATA: damaged ({type(error).__name__}: {error}); "
-            f"{_way_out(path, step)}"
-        ) from error
-    if not intact:
-        raise UserError(
-            f"{where}/_CHECKPOINT_METADATA: not what was saved (checksum); {_way_out(path, step)}"
+        found = _get(
+            files.parse_json((path / str(step) / METADATA).read_bytes()), "custom_metadata"
         )
+    except OSError as error:
+        raise damaged(f"{error.strerror}") from error
+    except ValueError as error:
+        raise damaged(f"not JSON ({error})") from error
+    wrong = [name for name, kind in _PARTS.items() if not isinstance(_get(found, name), kind)]
+    if wrong and not isinstance(_get(found, "facts"), dict):
+        raise damaged(f"lacks {', '.join(wrong)}")
+    if (format := found["facts"].get("format")) != FORMAT:
+        raise UserError(
+            f"{path}/{step}: a checkpoint of format {format}, this version reads {FORMAT}: convert "
+            "it with the version that wrote it (--to=huggingface, or --to=peft), and load the "
+            "result"
+        )
+    if wrong:
+        raise damaged(f"lacks {', '.join(wrong)}")
+    content = {key: value for key, value in found.items() if key != "seal"}
+    if found.keys() == _PARTS.keys():
+        warnings.warn(
+            f"{path}/{step}: has no checksum of its model and settings, because an early version "
+            "wrote it: a change of them would not be noticed",
+            stacklevel=3,
+        )
+    elif found.get("seal") != files.sha256_json(content):
+        raise damaged("not what was saved (checksum)")
     return found
 
 
-def _load(orbax: Any, step: int, abstract: dict, metadata: dict) -> dict:
-    """Arrays with the shapes, dtypes and shardings of `abstract`, checked by their checksums."""
-    path = pathlib.Path(orbax.directory)
-    where, way_out = f"{path}/{step}", _way_out(path, step)
+def _get(found: Any, name: str) -> Any:
+    return found.get(name, ...) if isinstance(found, dict) else ...
+
+
+def _model(path: pathlib.Path, step: int, facts: dict) -> ModelConfig:
     try:
-        state = orbax.load_checkpointables(step, abstract)
+        return ModelConfig(**facts["model"])
+    except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
+        raise damage_error(path, step, f"its model is none of ours ({error})", METADATA) from error
+
+
+def _load(
+    path: pathlib.Path, step: int, abstract: dict, metadata: dict, resuming: bool = False
+) -> dict:
+    """Arrays with the shapes, dtypes and shardings of `abstract`, checked by their checksums."""
+    damaged = functools.partial(damage_error, path, step, resuming=resuming)
+    folder = path / str(step)
+    try:
+        state = ocp.load_checkpointables(folder, abstract)
     except Exception as error:
-        # The first cause names array and file.
-        reason = str(_causes(error)[-1]).strip().partition(" [tensorstore_spec")[0]
-        reason = reason.splitlines()[0][:400]
-        raise UserError(f"{where}: cannot be read: {reason}; {way_out}") from error
+        raise damaged(reason(folder, error)) from error
     saved = metadata["checksums"]
     wrong = [name for name, value in checksums(state).items() if saved.get(name) != value]
     if wrong:
-        raise UserError(f"{where}: {_first(wrong)}: not what was saved (checksum); {way_out}")
+        raise damaged(f"{shortened(wrong)}: not what was saved (checksum)")
     return state
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    """An exception and what led to it, the first cause last."""
-    found = []
-    while error is not None:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
 
 
 def read_facts(run_dir: str | os.PathLike) -> dict:
     """The facts of a run's newest checkpoint; no array is read."""
-    with ocp.training.Checkpointer(directory(run_dir)) as reader:
-        committed = steps(directory(run_dir))
-        if not committed:
-            raise UserError(f"{directory(run_dir)}: has no checkpoint")
-        return _metadata(reader, committed[-1])["facts"]
+    path = directory(run_dir)
+    committed = steps(path)
+    if not committed:
+        raise UserError(f"{path}: has no checkpoint")
+    facts = _metadata(path, committed[-1])["facts"]
+    _model(path, committed[-1], facts)
+    return facts
 
 
 def load_config(run_dir: str | os.PathLike) -> ModelConfig:
@@ -349,7 +390,8 @@ def load_params(
       checkpoint that an adapter was trained on, or None).
 
     Raises:
-      UserError: there is none, or it or the base of its adapter is gone, damaged or another.
+      UserError: there is none, or it or the base of its adapter is gone, damaged or another, or
+        its weights are not finite.
     """
     path = directory(run_dir)
     if not path.is_dir():
@@ -357,17 +399,17 @@ def load_params(
             f"{run_dir}: has no checkpoints; give a run directory, as `train` writes it"
         )
     _refuse_uncommitted(path)
-    with ocp.training.Checkpointer(path) as reader:
-        committed = steps(path)
-        if not committed or (step is not None and step not in committed):
-            wanted = "" if step is None else f" of step {step}"
-            raise UserError(f"{path}: has no checkpoint{wanted}; there are {committed}")
-        step = committed[-1] if step is None else step
-        metadata = _metadata(reader, step)
-        config, base = ModelConfig(**metadata["facts"]["model"]), metadata["base"]
-        shapes = jax.tree.map(_abstract, abstract_params(config), param_shardings(config, mesh))
-        shapes = only_adapter(shapes) if base else shapes
-        params = _load(reader, step, {"params": shapes}, metadata)["params"]
+    committed = steps(path)
+    if not committed or (step is not None and step not in committed):
+        wanted = "" if step is None else f" of step {step}"
+        raise UserError(f"{path}: has no checkpoint{wanted}; there are {committed}")
+    step = committed[-1] if step is None else step
+    metadata = _metadata(path, step)
+    config, base = _model(path, step, metadata["facts"]), metadata["base"]
+    shapes = jax.tree.map(_abstract, abstract_params(config), param_shardings(config, mesh))
+    shapes = only_adapter(shapes) if base else shapes
+    params = _load(path, step, {"params": shapes}, metadata)["params"]
+    refuse_not_finite(f"{path}/{step}", params)
     settings = pathlib.Path(run_dir) / "config.json"
     name = files.read_object(settings, optional=True).get("base")
     if base:

@@ -177,8 +177,8 @@ def save_run(
     """A run directory whose only checkpoint holds these parameters, for training to go on from.
 
     Args:
-      facts: {"tokenizer": fingerprint, "chat_format": name, "base": path of the checkpoint that
-        the adapter was trained on}.
+      facts: {"tokenizer": fingerprint, "chat_format": name, "writes": the format's fingerprint or
+        None, "base": path of the checkpoint that the adapter was trained on}.
       original: directory whose tokenizer and other small files are copied.
       template: replaces the original's chat template.
     """
@@ -186,6 +186,8 @@ def save_run(
     with new_directory(directory) as temporary:
         with checkpoints.checkpointer(temporary, keep=1) as manager:
             known = {"model": model, "tokenizer": facts["tokenizer"]}
+            if facts["writes"]:
+                known["chat_format"] = {"name": facts["chat_format"], "writes": facts["writes"]}
             manager.save(0, params, {}, known, {"tokens": 0, "probes": {}, "done": True})
         settings = {
             "tokenizer": str(original) if original else "",

@@ -233,8 +233,8 @@ def _array(found: GGUF, name: str, settings: dict) -> np.ndarray:
         array = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
     except Exception as error:
         raise UserError(f"{found.path}: {name}: {tensor.tensor_type.name}: {error}") from error
-    if not np.isfinite(array).all():
-        raise UserError(f"{found.path}: {name}: holds numbers that are not finite")
+    if count := array.size - np.count_nonzero(np.isfinite(array)):
+        raise UserError(f"{found.path}: {name}: {count} of its numbers are not finite")
     heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}.get(
         name.split(".")[-2]
     )

@@ -15,7 +15,7 @@ from msm_jax.model import ModelConfig, param_shardings
 from msm_jax.weights.hf_config import read_config
 from msm_jax.weights.names import DERIVED, Entry, entries
 from msm_jax.weights.streaming import SLAB, read_entry
-from msm_jax.weights.tensor_files import Stored, find_tensors, in_lines
+from msm_jax.weights.tensor_files import NotFinite, Stored, find_tensors, in_lines
 
 FLOATS = ("bfloat16", "float16", "float32")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -64,15 +64,30 @@ def read_params(
     dtype: str,
     mesh: jax.sharding.Mesh | None,
 ) -> dict:
-    """The tree of these parameters, sharded as `param_shardings` says."""
+    """The tree of these parameters, sharded as `param_shardings` says.
+
+    UserError that names tensors with NaN or infinity.
+    """
     places = param_shardings(config, mesh)
     params: dict = {}
     for entry in needed:
         *above, name = entry.path
         node = functools.reduce(lambda tree, key: tree.setdefault(key, {}), above, params)
         place = functools.reduce(dict.__getitem__, entry.path, places)
-        node[name] = read_entry(entry, tensors, dtype, place)
+        try:
+            node[name] = read_entry(entry, tensors, dtype, place)
+        except NotFinite as error:
+            raise _not_finite_error(tensors) from error
     return params
+
+
+def _not_finite_error(tensors: Mapping[str, Stored]) -> UserError:
+    place = next(iter(tensors.values())).file.parent
+    return UserError(
+        f"{place}: has weights that are not finite: its files are damaged, or its training "
+        f"diverged: get it again, or use another one; `python -m msm_jax.convert --source={place} "
+        "--check` describes the rest of it:\n  " + in_lines(not_finite(tensors))
+    )
 
 
 def check(needed: Sequence[Entry], tensors: Mapping[str, Stored], tied: bool) -> list[str]:

@@ -22,7 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from msm_jax.weights.names import Entry
-from msm_jax.weights.tensor_files import Stored
+from msm_jax.weights.tensor_files import Stored, check_finite
 
 SLAB = 32 * 2**20  # bytes read at a time
 READERS = 2  # threads
@@ -40,6 +40,9 @@ def read_entry(
 
     `layers_at_once` bounds the layers of a stack in the host's memory; None: all on the CPU, else
     one.
+
+    Raises:
+      NotFinite: a tensor holds NaN or infinity.
     """
     dtype = np.dtype(dtype)
     if _processes_share_columns(entry, sharding):
@@ -112,10 +115,17 @@ def _read_together(
 
     stack = empty()
     for layer, name in enumerate(entry.names):
-        read = lambda index, stored=tensors[name]: stored.read(*index[0].indices(len(stored))[:2])
+        read = functools.partial(_rows, tensors[name])
         tensor = jax.make_array_from_callback(entry.file_shape, rows, read)
         stack = jax.block_until_ready(insert(stack, tensor, layer))
     return stack
+
+
+def _rows(stored: Stored, index: tuple[slice, ...]) -> np.ndarray:
+    first, stop, _ = index[0].indices(len(stored))
+    array = stored.read(first, stop)
+    check_finite(array.reshape(-1).view(np.uint8), stored.dtype)
+    return array
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -1,11 +1,14 @@
 """What a user gets wrong ends in one message and exit code 2, and nothing is lost."""
 
 import os
+import re
 import shutil
 import subprocess
 
 import pytest
 from processes import finish, losses, start, write_config
+
+from msm_jax.weights.checkpoints import directory, steps
 
 
 @pytest.fixture
@@ -81,6 +84,9 @@ def test_a_full_disk_costs_no_checkpoint(run_train, small_disk, tmp_path):
     keep = "--config.keep=100", "--config.checkpoint_every=4"
     full = run_train(*keep, workdir=small_disk / "run")
     is_one_message(full, "free some space and run the same command again")
+    # A checkpoint counts as saved when it is on the disk, and not before.
+    said = [int(step) for step in re.findall(r"step (\d+): saved", full[1])]
+    assert said == steps(directory(small_disk / "run"))
     os.system(f"mount -o remount,size=16m {small_disk}")
     assert run_train(*keep, workdir=small_disk / "run")[0] == 0
     assert run_train(*keep, workdir=tmp_path / "straight")[0] == 0

@@ -261,11 +261,12 @@ def test_weights_that_are_not_finite_are_never_saved(config, tmp_path):
 def test_a_parent_that_is_not_finite_is_named(config, parent, tmp_path):
     model = load(parent)
     broken = jax.tree.map(lambda leaf: leaf * math.nan, model.params)
-    dataclasses.replace(model, params=broken).save(tmp_path / "broken")
-    config.parent = str(tmp_path / "broken")
-    with pytest.raises(UserError, match="parent=.*broken: has weights that are not finite"):
-        train(config, tmp_path / "run")
-    assert not (tmp_path / "run" / "config.json").exists()
+    for name, form in (("broken", "huggingface"), ("broken_run", "orbax")):
+        dataclasses.replace(model, params=broken).save(tmp_path / name, form)
+        config.parent = str(tmp_path / name)
+        with pytest.raises(UserError, match=rf"{name}.* not finite.*\n .*: \d+ of its numbers are"):
+            train(config, tmp_path / "run")
+        assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_an_adapter_is_saved_without_its_base_and_knows_it(config, tmp_path):

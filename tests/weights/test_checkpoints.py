@@ -1,5 +1,10 @@
 """Checkpoints: complete or not there, checked to the bit, with errors that say what is wrong."""
 
+import errno
+import itertools
+import json
+import os
+import re
 import shutil
 
 import jax
@@ -54,20 +59,65 @@ def test_a_save_survives_the_donation_of_its_arrays(tmp_path):
     np.testing.assert_array_equal(params["w"], wanted)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "gone"])
-def test_a_damaged_array_file_is_an_error_that_names_it(run, damage):
-    file = array_file(run, 3)
-    content = bytearray(file.read_bytes())
-    if damage == "gone":
-        file.unlink()
-    elif damage == "truncated":
-        file.write_bytes(content[: len(content) // 2])
-    else:
-        content[len(content) // 2] ^= 0x10
-        file.write_bytes(content)
-    with pytest.raises(UserError, match=r"checkpoints/3: .*delete that directory.*\[1, 2\]"):
+DAMAGES = {
+    "gone": None,
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "zeros": lambda content: bytes(len(content)),
+    "a bit": lambda content: (
+        content[: (half := len(content) // 2)] + bytes([content[half] ^ 0x10]) + content[half + 1 :]
+    ),
+}
+
+
+def damage(file, kind):
+    content = file.read_bytes()
+    file.unlink()
+    if DAMAGES[kind]:
+        file.write_bytes(DAMAGES[kind](content))
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_array_file_is_an_error_that_names_the_array(run, kind):
+    damage(array_file(run, 3), kind)
+    with pytest.raises(
+        UserError,
+        match=r"checkpoints/3: damaged: params/embed/w: (cannot be read from params/|not what was "
+        r"saved).*; use --config.fall_back=True to go on from step 2, or delete .*\[1, 2\]",
+    ):
         restore(run)
-    assert restore(run, fall_back=True)[0] == 2
+
+
+def test_whatever_file_is_damaged_the_error_says_so_or_nothing_is_lost(run, tmp_path):
+    """Each file of a checkpoint once; the kinds of damage take turns."""
+    newest = directory(run) / "3"
+    files = sorted(path.relative_to(newest) for path in newest.rglob("*") if path.is_file())
+    kinds = itertools.cycle(DAMAGES)
+    assert len(files) > 2 * len(DAMAGES)
+    for file, kind in zip(files, kinds, strict=False):
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(directory(run), directory(copy))
+        damage(directory(copy) / "3" / file, kind)
+        try:
+            found = restore(copy)
+        except UserError as error:
+            text = str(error).replace(str(file), "")
+            assert "checkpoints/3" in text and re.search("damaged|not copied completely", text)
+            assert not re.search("orbax|handler|registry", text, re.IGNORECASE), text
+        else:
+            assert found[0] == 3, (file, kind)
+            np.testing.assert_array_equal(found[1]["embed"]["w"], PARAMS["embed"]["w"] + 3)
+
+
+def test_a_run_goes_on_before_a_damaged_checkpoint_and_can_save_its_step_again(run):
+    damage(array_file(run, 3), "cut")
+    with checkpointer(run, keep=3) as manager:
+        assert manager.restore(PARAMS, STATE, {"seed": 0}, fall_back=True)[0] == 2
+        manager.save(3, PARAMS, STATE, {"seed": 0}, {"tokens": 3})
+        assert manager.wait() == 3
+    assert restore(run)[0] == 3
+    assert sorted(path.name for path in directory(run).iterdir()) == ["1", "2", "3", "3.damaged"]
 
 
 def test_wrong_bits_that_decode_are_found_by_the_checksum(run, monkeypatch):
@@ -103,7 +153,9 @@ def test_what_a_kill_left_is_passed_over_and_cleaned_up(run):
     (half / "params").mkdir(parents=True)
     (half / "params" / "d").write_bytes(b"half")
     (directory(run) / "1" / "commit_success.txt").unlink()
-    assert restore(run)[0] == 3
+    with checkpointer(run, keep=3) as manager:
+        assert manager.restore(PARAMS, STATE, {"seed": 0})[0] == 3
+        manager.save(4, PARAMS, STATE, {}, {})
     assert not half.exists()
 
 
@@ -147,8 +199,8 @@ def test_only_the_newest_and_those_asked_for_stay(tmp_path):
     assert sorted(p.name for p in directory(tmp_path).iterdir()) == ["2", "4", "5"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "zeros", "edited", "no facts"])
-def test_what_a_checkpoint_says_of_itself_is_checked_as_well(run, damage):
+@pytest.mark.parametrize("change", ["cut", "zeros", "edited", "no facts", "wrong types"])
+def test_what_a_checkpoint_says_of_itself_is_checked_as_well(run, change):
     file = directory(run) / "3" / "_CHECKPOINT_METADATA"
     text = file.read_text()
     edits = {
@@ -156,12 +208,38 @@ def test_what_a_checkpoint_says_of_itself_is_checked_as_well(run, damage):
         "zeros": "\0" * len(text),
         "edited": text.replace('"seed": 0', '"seed": 1'),
         "no facts": "{}",
+        "wrong types": text.replace('"checksums": {', '"checksums": 0, "others": {'),
     }
-    assert edits[damage] != text
-    file.write_text(edits[damage])
-    with pytest.raises(UserError, match=r"3/_CHECKPOINT_METADATA: (damaged|not what was saved)"):
+    assert edits[change] != text
+    file.write_text(edits[change])
+    with pytest.raises(UserError, match=r"3/_CHECKPOINT_METADATA: damaged: .*fall_back=True"):
         restore(run)
     assert restore(run, fall_back=True)[0] == 2
+
+
+def test_a_checkpoint_of_before_there_was_a_seal_is_read_with_a_warning(run):
+    file = directory(run) / "3" / "_CHECKPOINT_METADATA"
+    content = json.loads(file.read_text())
+    del content["custom_metadata"]["seal"]
+    file.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match=r"checkpoints/3: has no checksum of its model"):
+        assert restore(run)[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(errno.EFBIG, "no room for"), (errno.ENOSPC, "no room for"), (errno.EROFS, "cannot write")],
+)
+def test_a_file_system_that_refuses_is_a_message(tmp_path, monkeypatch, number, says):
+    def refuse(*given, **more):
+        raise OSError(number, os.strerror(number))
+
+    with (
+        pytest.raises(UserError, match=f"{says}.*run the same command again; earlier"),
+        checkpointer(tmp_path, keep=1) as manager,
+    ):
+        monkeypatch.setattr(manager._orbax, "save_checkpointables_async", refuse)
+        manager.save(1, PARAMS, STATE, {}, {})
 
 
 @pytest.mark.parametrize("name", ["lr[1e-4]", "a?", "a*", "a\\b"])

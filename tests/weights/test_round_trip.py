@@ -362,8 +362,29 @@ def test_check_names_sampling_settings_and_damaged_tensors(bases, tmp_path):
     content = bytearray(file.read_bytes())
     content[-4:] = np.float32(np.nan).tobytes()
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"damaged:\n  model.*: 1 of its numbers are not finite"):
+    with pytest.raises(
+        UserError, match=r"(?s)parameters .*tokenizer .*not finite  model.*: 1 of its numbers are"
+    ):
         check(str(base))
+    with pytest.raises(UserError, match=r"base: has weights .*--check.*:\n  model.*: 1 of its num"):
+        load(base)
+
+
+def test_what_a_run_says_of_its_model_template_and_tokenizer_is_compared(bases, tmp_path):
+    load(bases["qwen3"][1]).save(tmp_path / "run", "orbax")
+    edits = {
+        "checkpoints/0/_CHECKPOINT_METADATA": ('"rope_theta": ', '"rope_theta": 9', "checksum"),
+        "chat_template.jinja": ("ASSISTANT", "Assistant", "has the format 'own', .*differently"),
+        "tokenizer.json": ("{", "{ ", "not the tokenizer"),
+    }
+    for name, (before, after, says) in edits.items():
+        run = shutil.copytree(tmp_path / "run", tmp_path / name.replace("/", "-"))
+        text = (run / name).read_text()
+        assert before in text
+        (run / name).write_text(text.replace(before, after, 1))
+        with pytest.raises(UserError, match=says):
+            load(run)
+    assert load(tmp_path / "chat_template.jinja", chat_format="own").chat_format == "own"
 
 
 def test_wrong_ids_of_ends_are_a_message(bases, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from msm_jax.errors import UserError
-from msm_jax.weights.tensor_files import INDEX, find_tensors
+from msm_jax.weights.tensor_files import CHUNK, INDEX, NotFinite, find_tensors
 
 
 def tensors():
@@ -43,6 +43,28 @@ def test_reads_what_the_library_writes(tmp_path):
         np.testing.assert_array_equal(stored.read(), tensor)
     np.testing.assert_array_equal(found["b"].read(1, 3), wanted["b"][1:3])
     assert found["b"].read(2, 2).shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_nan_and_infinity_are_noticed_wherever_they_are_and_nothing_else_is(tmp_path, dtype):
+    size, bits = CHUNK, np.dtype(f"u{np.dtype(dtype).itemsize}")
+    infinity = int(np.array(np.inf, dtype).view(bits))
+    sign = 1 << (8 * bits.itemsize - 1)
+    ends = [infinity - 1, infinity, infinity + 1, sign - 1]  # the largest number, infinity, NaNs
+    plain = np.random.default_rng(0).normal(size=size).astype(dtype)
+    numbers = [0, 1, *ends, sign, *(sign | end for end in ends)]
+    for number, place in zip(numbers, np.linspace(0, size - 1, len(numbers)), strict=True):
+        tensor = plain.copy()
+        tensor.view(bits)[int(place)] = number
+        safetensors.numpy.save_file({"a": tensor}, tmp_path / "model.safetensors")
+        array = np.empty(size, dtype)
+        read = lambda: find_tensors(tmp_path)["a"].read_into(array)  # noqa: B023
+        if number & infinity < infinity:
+            read()
+            np.testing.assert_array_equal(array.view(bits), tensor.view(bits))
+        else:
+            with pytest.raises(NotFinite):
+                read()
 
 
 def sharded(path, weight_map=None):
