@@ -10,7 +10,8 @@ documents, same optimizer (AdamW, clipping), three sides:
              it: DataCollatorWithPadding, no packing
     packed   transformers (sdpa) on our packed rows, documents kept apart by a 4-d mask
 
-With --before=CHECKOUT there is a fourth: ours, with the code of another checkout. Each side is a
+With --sides there may be more: `devices` is ours with one device per thread, which share the rows
+(JAX_NUM_CPU_DEVICES); --before=CHECKOUT adds ours with the code of another checkout. Each side is a
 process of its own; rounds alternate. Counted are real tokens per second: tokens that are not
 padding. The ratio is that of each round's pair. Tokens per second of processor time are printed
 beside it, for machines on which others work too, and what the machine itself reaches before and
@@ -48,7 +49,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--modes", nargs="+", default=["full", "lora"], choices=["full", "lora"])
-    parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
+    usual = ["ours", "padded", "packed"]
+    parser.add_argument("--sides", nargs="+", default=usual, choices=list(SIDES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of a round, at least")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -95,9 +97,12 @@ class Side:
         from msm_jax import memory
 
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
-        root, side = (options.before, "ours") if name == "before" else (ROOT, name)
+        root = options.before if name == "before" else ROOT
+        side = "ours" if name in ("before", "devices") else name
         environment["PYTHONPATH"] = f"{root}:{os.environ.get('PYTHONPATH', '')}"
         environment |= {**memory.environment(), "OMP_NUM_THREADS": str(options.threads)}
+        if name == "devices":
+            environment["JAX_NUM_CPU_DEVICES"] = str(options.threads)
         command = [sys.executable, __file__, "--side", side, "--models", model, "--modes", mode]
         command += ["--seconds", str(options.seconds), "--threads", str(options.threads)]
         command += ["--loss_share", str(options.loss_share)]
@@ -182,7 +187,13 @@ def ours(model, mode, threads):
 
     import jax
 
-    from msm_jax.model import ModelConfig, init_params
+    from msm_jax.model import (
+        ModelConfig,
+        batch_sharding,
+        init_params,
+        make_mesh,
+        param_shardings,
+    )
     from msm_jax.train.config import stage
     from msm_jax.train.optimizer import make_optimizer, split_params
     from msm_jax.train.step import make_step
@@ -190,10 +201,15 @@ def ours(model, mode, threads):
     config = ModelConfig(rope_theta=1e6, **model, **(LORA if mode == "lora" else {}))
     optimizer = make_optimizer(stage().optimizer, 10_000)
     params = init_params(config, jax.random.key(0))
+    mesh = make_mesh({"data": -1}) if jax.device_count() > 1 else None
+    if mesh is not None:
+        params = jax.device_put(params, param_shardings(config, mesh))
     trained, frozen = split_params(params, "lora" if mode == "lora" else "all")
     state = [trained, optimizer.init(trained)]
-    step_fn = make_step(config, optimizer)
+    step_fn = make_step(config, optimizer, mesh=mesh)
     batches, fill = packed_batches(model["vocab_size"])
+    if mesh is not None:
+        batches = [jax.device_put(batch, batch_sharding(mesh, ROWS, LENGTH)) for batch in batches]
     found = itertools.cycle(batches)
 
     def step():
@@ -304,7 +320,7 @@ def packed(model, mode, threads):
     return step, fill
 
 
-SIDES = {"ours": ours, "padded": padded, "packed": packed}
+SIDES = {"ours": ours, "devices": ours, "padded": padded, "packed": packed}
 
 
 if __name__ == "__main__":

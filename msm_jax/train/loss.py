@@ -154,7 +154,7 @@ def _local(
     chunk: int,
     wanted: tuple[bool, bool],
     mesh: Mesh | None,
-    skip: bool,
+    on_cpu: bool,
     hidden_BTD: jax.Array,
     w_VD: jax.Array,
     targets_BT: jax.Array,
@@ -162,8 +162,7 @@ def _local(
 ) -> tuple:
     """The work of one device: its rows, its tokens of each, and its part of the vocabulary.
 
-    With `skip` tokens without loss are left out. Each token's softmax is put together over the
-    tensor axis from the parts' maxima and sums.
+    Each token's softmax is put together over the tensor axis from the parts' maxima and sums.
     """
     dtype, stored = hidden_BTD.dtype, w_VD.dtype
     w_VD, first, over_tensor = w_VD.astype(dtype), 0, lambda x, reduce=None: x
@@ -174,7 +173,7 @@ def _local(
     V, D = w_VD.shape
 
     def one(totals: tuple, part: tuple) -> tuple:
-        loss, dw_VD = totals
+        loss, dw = totals
         N = part[1].size
         hidden_ND, targets_N, weights_N = (x.reshape(N, *x.shape[part[1].ndim :]) for x in part)
         logits_NV = _scores(hidden_ND, w_VD)
@@ -187,7 +186,7 @@ def _local(
         chosen_N = over_tensor(jnp.where(here_N, chosen_N, 0.0))
         loss += jnp.sum((jnp.log(sum_N) + top_N - chosen_N) * weights_N)
         if not any(wanted):
-            return (loss, dw_VD), None
+            return (loss, dw), None
         is_target_NV = jnp.arange(V)[None] == place_N[:, None]
         scale_N = weights_N / sum_N
         d_NV = exp_NV * scale_N[:, None] - jnp.where(is_target_NV, weights_N[:, None], 0.0)
@@ -196,19 +195,22 @@ def _local(
         if wanted[0]:
             dh_BcD = (d_NV @ w_VD).reshape(part[0].shape)
         if wanted[1]:
-            dw_VD += jnp.einsum("NV,ND->VD", d_NV, hidden_ND, preferred_element_type=jnp.float32)
-        return (loss, dw_VD), dh_BcD
+            operands = (hidden_ND, d_NV) if on_cpu else (d_NV, hidden_ND)
+            dw += jnp.einsum("Na,Nb->ab", *operands, preferred_element_type=jnp.float32)
+        return (loss, dw), dh_BcD
 
-    start = (jnp.zeros(()), jnp.zeros((V, D)) if wanted[1] else None)
+    # On a CPU dw_DV takes a fifth less time than dw_VD.
+    start = (jnp.zeros(()), jnp.zeros((D, V) if on_cpu else (V, D)) if wanted[1] else None)
     arrays = (hidden_BTD, targets_BT, weights_BT)
-    if skip:
-        loss, dw_VD, dh_BTD = _tokens_with_loss(one, chunk, start, wanted[0], *arrays)
+    if on_cpu:
+        loss, dw, dh_BTD = _tokens_with_loss(one, chunk, start, wanted[0], *arrays)
     else:
-        (loss, dw_VD), dh_cBcD = jax.lax.scan(one, start, _in_chunks(chunk, *arrays))
+        (loss, dw), dh_cBcD = jax.lax.scan(one, start, _in_chunks(chunk, *arrays))
         dh_BTD = None
         if wanted[0]:
             rows, length = hidden_BTD.shape[:2]
             dh_BTD = over_tensor(jnp.moveaxis(dh_cBcD, 0, 1).reshape(rows, -1, D)[:, :length])
+    dw_VD = dw.T if on_cpu and wanted[1] else dw
     if mesh is not None:
         loss = jax.lax.psum(loss, (*BATCH_AXES, "sequence"))
         if wanted[1]:
@@ -220,13 +222,12 @@ def _local(
 def _tokens_with_loss(
     one: Callable, chunk: int, totals: tuple, wanted: bool, *arrays: jax.Array
 ) -> tuple:
-    """(loss, gradient of w, gradient of hidden): the sum of `one` over chunks of tokens with loss.
+    """(loss, dw_DV, dh_BTD): the sum of `one` over chunks of tokens with loss.
 
-    Of a chat most tokens have none. Those that have it come first, in their order, and the chunks
-    behind them are not computed. On a CPU only: other devices are faster if they know how many
-    chunks there are.
+    In a chat most tokens have none. Those that have it are put first, in their order, and only
+    their chunks are computed. On a CPU only: it does not have to know how many chunks there are.
     """
-    flat_N = [x.reshape(-1, *x.shape[2:]) for x in arrays]
+    flat_N = [jnp.reshape(x, (-1, *x.shape[2:])) for x in arrays]
     hidden_ND, weights_N = flat_N[0], flat_N[-1]
     size, N = chunk * arrays[0].shape[0], weights_N.size
     order_N = jnp.argsort(weights_N == 0, stable=True)
@@ -235,7 +236,7 @@ def _tokens_with_loss(
     def add(number: jax.Array, done: tuple) -> tuple:
         totals, dh_ND = done
         at_c = jax.lax.dynamic_slice(padded_N, (number * size,), (size,))
-        part = [x_N.at[at_c].get(mode="fill", fill_value=0) for x_N in flat_N]
+        part = [jnp.take(x_N, at_c, axis=0, mode="fill", fill_value=0) for x_N in flat_N]
         totals, dh_cD = one(totals, part)
         if wanted:
             dh_ND = jax.lax.dynamic_update_slice(dh_ND, dh_cD, (number * size, 0))
@@ -243,8 +244,8 @@ def _tokens_with_loss(
 
     count = -(-jnp.count_nonzero(weights_N) // size)
     dh_ND = jnp.zeros((padded_N.size, hidden_ND.shape[1]), hidden_ND.dtype) if wanted else None
-    (loss, dw_VD), dh_ND = jax.lax.fori_loop(0, count, add, (totals, dh_ND))
-    return loss, dw_VD, dh_ND[jnp.argsort(order_N)].reshape(arrays[0].shape) if wanted else None
+    (loss, dw_DV), dh_ND = jax.lax.fori_loop(0, count, add, (totals, dh_ND))
+    return loss, dw_DV, dh_ND[jnp.argsort(order_N)].reshape(arrays[0].shape) if wanted else None
 
 
 def _scores(hidden: jax.Array, w_VD: jax.Array) -> jax.Array:
