@@ -37,7 +37,9 @@ class Rows:
 
     Attributes:
       starts_Bm, lengths_Bn: int32, in tokens, of each run of equal segment ids, padding included;
-        -1 beyond the last run. n is `documents` + 1, and m is n + 1, as cuDNN wants it.
+        -1 beyond the last run. n is `documents` + 1, and m is n + 1, as cuDNN wants it. The end of
+        the last run is not a start: JAX drops what is negative from both lists and joins the rows,
+        so that one start more in a row would give all later rows the lengths of other runs.
       is_document_BT: bool, False on padding.
       fits_B: bool, False for rows with more documents than was promised.
     """

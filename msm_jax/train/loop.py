@@ -345,7 +345,8 @@ def _out_of_memory(
             f"the step does not fit in memory: {str(error).splitlines()[0][:300]}; rows="
             f"{config.rows}, accumulation={config.accumulation}, sequence_length="
             f"{config.sequence_length}, model.remat={model.remat}, {sizes}: raise accumulation, "
-            "set model.remat=full, or use more devices; `python -m msm_jax.compile` prints sizes"
+            "set model.remat=full, lower packing.documents_per_row (on GPUs), or use more devices; "
+            "`python -m msm_jax.compile` prints sizes"
         ) from error
 
 

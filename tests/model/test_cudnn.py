@@ -107,6 +107,35 @@ def test_every_token_is_in_one_run(T=48):
         np.testing.assert_array_equal(starts[:-1][~used], -1)
 
 
+def test_jax_passes_on_where_each_run_begins(monkeypatch, T=48):
+    """With the strides of what it is given: JAX before 0.11.2 would take those of the queries."""
+    passed = {}
+
+    def call(q, k, v, starts_Bm, lengths_Bn):
+        fix = cudnn._fused_attention()._fix_seqlen_offsets
+        passed["all"] = fix(lengths_Bn, lengths_Bn, starts_Bm, starts_Bm, q, k)
+        passed["strides"] = [x.shape[2] * x.shape[3] for x in (q, k)]
+        return q
+
+    monkeypatch.setattr(cudnn, "_packed_call", call)
+    ids = segment_ids(T, random_segments(3, T, 9))
+
+    @jax.jit
+    def run(ids):
+        make = lambda heads: jnp.zeros((*ids.shape, heads, 8))
+        cudnn.packed(make(6), make(2), make(2), find_rows(ids, 9))
+        return passed["all"]
+
+    found = [np.asarray(x).ravel() for x in run(ids)]
+    new = np.pad(ids[:, 1:] != ids[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    begins = np.flatnonzero(new)
+    sizes = np.diff([*begins, ids.size])
+    for lengths, offsets, stride in zip(found[:2], found[2:], passed["strides"], strict=True):
+        np.testing.assert_array_equal(lengths[: len(sizes)], sizes)
+        np.testing.assert_array_equal(offsets[: len(sizes)], begins * stride)
+        assert not lengths[len(sizes) :].any()
+
+
 def test_causal_is_plain_and_more_documents_than_promised_give_nan(monkeypatch, T=32):
     seen = jnp.tril(jnp.ones((1, T, T), bool))
     monkeypatch.setattr(cudnn, "_causal_call", lambda q, k, v: attend(q, k, v, seen))
