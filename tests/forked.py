@@ -24,8 +24,10 @@ import warnings
 # What the commands import when they begin to work; JAX's devices are not touched before a fork, and
 # none of these declares flags.
 NEEDED = (
+    "grain", "jaxlib.mlir.dialects.mhlo", "matplotlib.backends.backend_agg", "matplotlib.figure",
     "msm_jax.api", "msm_jax.corpus.run", "msm_jax.study.display", "msm_jax.study.graph",
-    "msm_jax.study.runner", "msm_jax.train.aot", "msm_jax.train.loop",
+    "msm_jax.study.report", "msm_jax.study.runner", "msm_jax.train.aot", "msm_jax.train.loop",
+    "tensorboard.summary.writer.event_file_writer",
 )  # fmt: skip
 SECONDS = 120
 

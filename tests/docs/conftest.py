@@ -45,9 +45,11 @@ def run(scratch, forked):
     def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         caches = {"MSM_JAX_CACHE": str(scratch / "tokens")}
-        if arguments[:2] == (sys.executable, "-m") and arguments[2].startswith("msm_jax."):
+        first = arguments[1:3] if arguments[0] == sys.executable else ("", "")
+        if first[0] == "-c" or (first[0] == "-m" and first[1].startswith("msm_jax.")):
             more = {"stdin": stdin, "env": {**caches, "PYTHONPATH": path}, "seconds": 300}
-            found = forked(arguments[2], list(arguments[3:]), scratch, **more)
+            words = list(arguments[2:] if first[0] == "-c" else arguments[3:])
+            found = forked(first[1] if first[0] == "-m" else "-c", words, scratch, **more)
             code, out, err = found["code"], found["out"], found["err"]
             return subprocess.CompletedProcess(arguments, code, out, err)
         return subprocess.run(

@@ -1,6 +1,7 @@
 """Runs commands in forks of a server that has imported what they need."""
 
 import atexit
+import contextlib
 import json
 import multiprocessing
 import os
@@ -83,6 +84,7 @@ def _run(module: str, arguments: list[str], cwd: str, environment: dict, outputs
     sys.path.insert(0, cwd)
     for number, name in enumerate(outputs, start=1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
+    _let_each_process_keep_its_programs()
     sys.argv, code = [module, *arguments], 0
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -95,6 +97,27 @@ def _run(module: str, arguments: list[str], cwd: str, environment: dict, outputs
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _let_each_process_keep_its_programs() -> None:
+    """In JAX's compilation cache, which of several processes only the first one writes.
+
+    On accelerators all of them run the same programs. On CPUs theirs differ, and each start of the
+    others would compile for 12 seconds.
+    """
+    with contextlib.suppress(ImportError, AttributeError):  # another version of JAX is slower
+        from jax._src import compiler, distributed
+
+        write, state = compiler._cache_write, distributed.global_state
+
+        def write_as_first(*given, **named):
+            number, state.process_id = state.process_id, 0
+            try:
+                write(*given, **named)
+            finally:
+                state.process_id = number
+
+        compiler._cache_write = write_as_first
 
 
 class _Workers:
@@ -124,17 +147,23 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def start(config, workdir, processes: int = 1, devices: int = 1, *flags: str) -> list[Command]:
-    """The processes of a run, started; `devices` fake ones each."""
+def start(
+    config, workdir, processes: int = 1, devices: int = 1, *flags: str, module="msm_jax.train"
+) -> list[Command]:
+    """The processes of a run, started; `devices` fake ones each.
+
+    Another module than msm_jax.train is one beside `config`.
+    """
     port = free_port()
     given = [f"--config={config}", f"--workdir={workdir}", *flags]
     joined = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}"]
     xla = f"--xla_force_host_platform_device_count={devices} {os.environ.get('XLA_FLAGS', '')}"
     return [
         Command(
-            "msm_jax.train",
+            module,
             *given,
             *([*joined, f"--process={number}"] if processes > 1 else []),
+            cwd=pathlib.Path(config).parent,
             XLA_FLAGS=xla,
         )
         for number in range(processes)
