@@ -50,7 +50,8 @@ LAYERS = Limit(10_000, "LAYERS")
 DIMENSION = Limit(2**31 - 1, "DIMENSION")  # of an axis of a weight
 GGUF_ENTRIES = Limit(2 << 20, "GGUF_ENTRIES")  # metadata values, with those in its lists
 PATTERN_CHARACTERS = Limit(10_000, "PATTERN_CHARACTERS")  # of a regular expression
-PATTERN_SECONDS = Limit(8, "PATTERN_SECONDS")  # of trying a tokenizer's, or matching an adapter's
+PATTERN_SECONDS = Limit(8, "PATTERN_SECONDS")  # of trying those of a tokenizer
+MATCHING_SECONDS = Limit(4, "MATCHING_SECONDS")  # of matching one of an adapter
 MESSAGE_CHARACTERS = Limit(20_000, "MESSAGE_CHARACTERS")  # of an error message
 
 # What a terminal could take for a command, or would show as something else.
@@ -82,7 +83,10 @@ def read_bytes(path: str | os.PathLike, limit: Limit) -> bytes:
       OSError: it cannot be read.
     """
     with open_regular(path) as file:
-        content = file.read(limit + 1)
+        size = os.fstat(file.fileno()).st_size  # 0 for what a system makes as it is read
+        content = file.read(min(size, limit) + 1)
+        if size < len(content) <= limit:
+            content += file.read(limit + 1 - len(content))
     if len(content) > limit:
         raise UserError(f"{path}: has more bytes than {limit}")
     return content
