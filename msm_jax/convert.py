@@ -175,8 +175,9 @@ def _about(
 def _about_adapter(config: "ModelConfig", adapter: str) -> list[str]:
     from msm_jax.weights import peft
 
-    settings = read_object(pathlib.Path(adapter) / peft.CONFIG_FILE)
-    config = peft.adapted(config, settings, adapter)
+    file = pathlib.Path(adapter) / peft.CONFIG_FILE
+    settings = read_object(file)
+    config = peft.adapted(config, settings, str(file))
     peft.find_adapter(adapter, config)
     count = sum(entry.size for entry in peft.adapter_entries(config))
     targets = ", ".join(config.lora_targets)

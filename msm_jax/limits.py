@@ -50,15 +50,14 @@ LAYERS = Limit(10_000, "LAYERS")
 DIMENSION = Limit(2**31 - 1, "DIMENSION")  # of an axis of a weight
 GGUF_ENTRIES = Limit(2 << 20, "GGUF_ENTRIES")  # metadata values, with those in its lists
 PATTERN_CHARACTERS = Limit(10_000, "PATTERN_CHARACTERS")  # of a regular expression
-PATTERN_SECONDS = Limit(8, "PATTERN_SECONDS")  # of trying a tokenizer's, or matching an adapter's
+PATTERN_SECONDS = Limit(8, "PATTERN_SECONDS")  # of trying those of a tokenizer
+MATCHING_SECONDS = Limit(4, "MATCHING_SECONDS")  # of matching one of an adapter
 # Of a server's reply after decompression, also of each one in a batch: 64,000 tokens have about
 # 300,000 bytes, and twice that in scripts that JSON may escape.
 REPLY_BYTES = Limit(8 << 20, "REPLY_BYTES")
 REPLY_CHARACTERS = Limit(1_000_000, "REPLY_CHARACTERS")  # sixteen for each of 64,000 tokens
 REPLY_TOKENS = Limit(10_000_000, "REPLY_TOKENS")  # that a server may report; no model reads so many
-FIELD_CHARACTERS = Limit(
-    20_000, "FIELD_CHARACTERS"
-)  # of a text in a list that later prompts repeat
+FIELD_CHARACTERS = Limit(20_000, "FIELD_CHARACTERS")  # of a text that later prompts repeat
 ROW_BYTES = Limit(16 << 20, "ROW_BYTES")  # of a kept reply; one of REPLY_CHARACTERS is shorter
 MESSAGE_CHARACTERS = Limit(20_000, "MESSAGE_CHARACTERS")  # of an error message
 
@@ -91,7 +90,10 @@ def read_bytes(path: str | os.PathLike, limit: Limit) -> bytes:
       OSError: it cannot be read.
     """
     with open_regular(path) as file:
-        content = file.read(limit + 1)
+        size = os.fstat(file.fileno()).st_size  # 0 for what a system makes as it is read
+        content = file.read(min(size, limit) + 1)
+        if size < len(content) <= limit:
+            content += file.read(limit + 1 - len(content))
     if len(content) > limit:
         raise UserError(f"{path}: has more bytes than {limit}")
     return content

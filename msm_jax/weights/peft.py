@@ -18,7 +18,7 @@ import numpy as np
 
 from msm_jax.errors import UserError
 from msm_jax.files import read_object
-from msm_jax.limits import PATTERN_CHARACTERS, PATTERN_SECONDS
+from msm_jax.limits import MATCHING_SECONDS, PATTERN_CHARACTERS
 from msm_jax.model import ModelConfig
 from msm_jax.model.config import PROJECTIONS
 from msm_jax.weights import keys
@@ -145,10 +145,10 @@ def _picked(wanted: str | list, modules: list[str]) -> list[bool]:
             input=json.dumps([wanted, modules]),
             capture_output=True,
             text=True,
-            timeout=PATTERN_SECONDS,
+            timeout=MATCHING_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
-        raise ValueError(f"takes more seconds than {PATTERN_SECONDS}") from error
+        raise ValueError(f"takes more seconds than {MATCHING_SECONDS}") from error
     if done.returncode:
         raise ValueError(done.stderr.strip().rpartition("\n")[2][:300])
     return json.loads(done.stdout)

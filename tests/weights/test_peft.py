@@ -138,7 +138,7 @@ def test_what_we_write_loads_in_peft(base, tmp_path, rslora):
     ],
 )
 def test_what_is_not_done_is_refused_by_name(base, tmp_path, change, message, monkeypatch):
-    monkeypatch.setattr("msm_jax.weights.peft.PATTERN_SECONDS", 1 if "!" in str(change) else 60)
+    monkeypatch.setattr("msm_jax.weights.peft.MATCHING_SECONDS", 1 if "!" in str(change) else 60)
     folder, model = base()
     config, _ = load_checkpoint(folder)
     reference.random_adapter(model, tmp_path / "adapter")
