@@ -67,10 +67,14 @@ def main() -> None:
     target = output_dir(args.target, "--target")
     from msm_jax.api import load
     from msm_jax.loading import is_checkpoint
+    from msm_jax.weights.export import carried
 
     start = time.perf_counter()
-    if is_checkpoint(args.source):
-        _find_undamaged(pathlib.Path(args.source))
+    source = pathlib.Path(args.source)
+    if is_checkpoint(source):
+        _find_undamaged(source)
+    for folder in (source, *([pathlib.Path(args.adapter)] if args.adapter else [])):
+        carried(folder)
     model = load(args.source, args.adapter, dtype=args.dtype, chat_format=args.chat_format)
     model.save(target, args.to)
     _report(target, start)
