@@ -203,7 +203,7 @@ def read_json(
       UserError: the file is not JSON, or holds something else.
     """
     try:
-        found = parse_json(pathlib.Path(path).read_bytes())
+        found = parse_json(limits.read_bytes(path, limits.JSON_BYTES))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -278,8 +278,11 @@ def read_jsonl(path: str | os.PathLike, limit: int | None = None, form: Any = ob
       UserError: a line is not a JSON object, or holds something else.
     """
     rows: list[dict] = []
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        for line in file:  # in bytes, because the last one may end within a character
+    with contextlib.suppress(FileNotFoundError), limits.open_regular(path) as file:
+        # In bytes, because the last one may end within a character.
+        for line in iter(lambda: file.readline(limits.LINE_BYTES), b""):
+            if len(line) == limits.LINE_BYTES:
+                raise UserError(f"{path}:{len(rows) + 1}: has more bytes than {limits.LINE_BYTES}")
             if len(rows) == limit or not line.endswith(b"\n"):
                 break
             try:

@@ -141,6 +141,7 @@ OF_MODULES = {
 OF_PATHS = "hardlink_to rename rmdir symlink_to touch unlink write_bytes write_text".split()
 MAY_OPEN = {
     "msm_jax.command": "standard output",
+    "msm_jax.limits": "to read",
     "msm_jax.notebook": "a terminal",
     "msm_jax.data.store": "in a new directory",
     "msm_jax.data.tokenizer": "in a new file",

@@ -175,6 +175,10 @@ def test_json_that_cannot_be_used_is_one_message(tmp_path, content):
         files.read_json(tmp_path / "a.json", {"a": int}, "do this")
     with pytest.raises(UserError, match=r"a\.jsonl:1: .*delete the file"):
         files.read_jsonl(tmp_path / "a.jsonl", form={"a": int})
+    os.mkfifo(tmp_path / "pipe")
+    for read in (files.read_json, files.read_jsonl):
+        with pytest.raises(UserError, match="pipe: is not a regular file"):
+            read(tmp_path / "pipe")
 
 
 def _try(path, shared, answers):

@@ -7,6 +7,7 @@ from typing import Any
 from msm_jax import page
 from msm_jax.data.sources import read_source
 from msm_jax.files import dumps, new_file
+from msm_jax.limits import SPEC_BYTES, read_bytes
 from msm_jax.links import below
 from msm_jax.study import design, files, plots, records
 from msm_jax.study.display import clock, counted
@@ -189,7 +190,7 @@ def _specs(study: Study, workdir: pathlib.Path, seed: int) -> dict[str, str]:
     """The specs that the seed's world was built with."""
     worlds = [s for s in study.stages.values() if s.kind == "world" and s.seed == seed]
     return {
-        file.name: file.read_text(encoding="utf-8", errors="replace")
+        file.name: read_bytes(file, SPEC_BYTES).decode("utf-8", "replace")
         for world in worlds
         for file in sorted(below(files.directory(workdir, world), "specs").glob("*.md"))
     }

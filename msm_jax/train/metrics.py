@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from msm_jax.files import jsonl_line, open_own, parse_json, write_bytes
+from msm_jax.limits import open_regular
 from msm_jax.links import below
 from msm_jax.progress import progress_bar
 
@@ -67,12 +68,13 @@ class Curves:
 
 def _lines_up_to(path: pathlib.Path, step: int) -> bytes:
     """The complete lines of steps up to `step`; a kill may leave others."""
-    kept = b""
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            if parse_json(line)["step"] <= step and line.endswith(b"\n"):
-                kept += line
-    return kept
+    kept = []
+    with contextlib.suppress(FileNotFoundError), open_regular(path) as file:
+        for line in file:
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                if parse_json(line)["step"] <= step and line.endswith(b"\n"):
+                    kept.append(line)
+    return b"".join(kept)
 
 
 class Metrics:

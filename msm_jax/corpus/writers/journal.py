@@ -25,8 +25,8 @@ class Journal:
     """An append-only JSONL file of objects with a "key"; the last row of a key counts.
 
     It is used within a `with` block, which may be entered again. Within the block no other process
-    can enter the file, and a link to it is refused; threads may share it. Entering drops a last line
-    that a kill cut off.
+    can enter the file, and a link to it is refused; threads may share it. Entering drops a last
+    line that a kill cut off.
 
     Args:
       path: of the file, made if it is missing; None keeps the rows in memory.
