@@ -45,13 +45,14 @@ def check(value: Any, form: Any, where: str) -> Any:
 def mismatch(value: Any, form: Any, at: str = "") -> str:
     """The first problem, such as "summary.steps must be a whole number, not 'x'"; "" if none."""
     if isinstance(form, tuple):
-        problems = [mismatch(value, each, at) for each in form]
-        if "" in problems:
-            return ""
         # Of an object the problem of the alternative that it is meant to be, by its constants.
-        meant = [p for each, p in zip(form, problems, strict=True) if _is_meant(value, each)]
+        if meant := [each for each in form if _is_meant(value, each)]:
+            problems = [mismatch(value, each, at) for each in meant]
+            return "" if "" in problems else problems[0]
+        if not all(mismatch(value, each, at) for each in form):
+            return ""
         constants = filter(None, (mismatch(value, each, at) for each in _constants(value, form)))
-        return meant[0] if meant else next(constants, _wrong(value, form, at))
+        return next(constants, _wrong(value, form, at))
     if isinstance(form, Mapping) and isinstance(value, dict):
         return next(filter(None, _of_object(value, form, at)), "")
     if isinstance(form, list) and isinstance(value, list):
