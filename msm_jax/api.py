@@ -402,6 +402,7 @@ class Model:
         """The chat format as Jinja, and what the template refers to by name."""
         if self.chat_format not in OWN:
             return builtin_template(self.chat_format), {}
+        export.carried(self._place)  # it may be the adapter's directory
         names = template_names(self._place, OWN[self.chat_format], self.directory)
         return str(find_template(self._place)), names
 

@@ -21,6 +21,7 @@ import platform
 import sys
 import tempfile
 
+from msm_jax.errors import UserError
 from msm_jax.files import delete
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
@@ -100,6 +101,6 @@ def _shrink(directory: pathlib.Path, most_bytes: int) -> None:
     for _, size, path in sorted(found):
         if excess <= 0:
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError):  # the latter of a link to somewhere else
             delete(path, directory)
         excess -= size

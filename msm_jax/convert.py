@@ -66,8 +66,11 @@ def main() -> None:
         raise UserError("--to=peft writes float32, as PEFT does: leave out --dtype")
     target = output_dir(args.target, "--target")
     from msm_jax.api import load
+    from msm_jax.weights.export import carried
 
     start = time.perf_counter()
+    for folder in (args.source, *([args.adapter] if args.adapter else [])):
+        carried(pathlib.Path(folder))
     model = load(args.source, args.adapter, dtype=args.dtype, chat_format=args.chat_format)
     model.save(target, args.to)
     _report(target, start)

@@ -23,10 +23,10 @@ import sys
 from absl import flags
 
 from msm_jax import command, loading
-from msm_jax.errors import UserError
+from msm_jax.errors import UserError, located
 from msm_jax.evals import kinds
-from msm_jax.evals.evaluation import judge, sample
-from msm_jax.files import dumps, read_json
+from msm_jax.evals.evaluation import judge, read_recorded, sample
+from msm_jax.files import dumps
 from msm_jax.outputs import output_dir
 from msm_jax.settings import form, key, values
 
@@ -85,15 +85,19 @@ def resolved_settings(names: list[str]) -> dict:
         recorded = _recorded(own["output"])
         if "kind" not in given:
             own["kind"] = recorded.get("kind", "preferences")
+            if own["kind"] not in kinds.KINDS:
+                raise UserError(
+                    f"{own['output']}/evaluation.json: has the kind {own['kind']!r}, which is none "
+                    f"of {', '.join(kinds.KINDS)}: give --kind"
+                )
         # Files are recorded by their hashes alone.
-        known = kinds.KINDS[own["kind"]].keys.keys() - {
-            "pairs",
-            "questions",
-            "quiz",
-            "spec",
-            "documents",
-        }
-        settings = {n: value for n, value in recorded.items() if n in known} | settings
+        files = {"pairs", "questions", "quiz", "spec", "documents"}
+        # What a judge is asked, and where, is never taken from a file beside the samples.
+        known = {n for n in kinds.KINDS[own["kind"]].keys if n not in files and "judge" not in n}
+        recorded = {n: value for n, value in recorded.items() if n in known}
+        with located(f"{own['output']}/evaluation.json"):
+            kinds.resolve(own["kind"], recorded)
+        settings = recorded | settings
     settings = kinds.resolve(own["kind"], settings)
     missing = [name for name in kinds.KINDS[own["kind"]].required if not settings[name]]
     if own["phase"] in ("sample", "all") and not own["checkpoint"]:
@@ -107,7 +111,7 @@ def resolved_settings(names: list[str]) -> dict:
 
 def _recorded(output: str) -> dict:
     """The settings that the samples in a directory were drawn with."""
-    recorded = read_json(pathlib.Path(output) / "evaluation.json")
+    recorded = read_recorded(pathlib.Path(output))
     if recorded is None:
         raise UserError(f"{output}: has no evaluation.json; run --phase=sample first")
     return recorded

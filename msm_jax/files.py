@@ -2,11 +2,12 @@
 
 A file or directory appears complete or not at all: it is written under a temporary name beside its
 own, synced to the disk, and renamed. Nothing is deleted outside of a directory that the caller
-names, and no symbolic link is followed while writing or deleting.
+names, and no symbolic link is followed while writing or deleting (see `links`).
 """
 
 import collections
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -15,13 +16,15 @@ import pathlib
 import platform
 import re
 import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
-from msm_jax import limits
+from msm_jax import limits, schema
 from msm_jax.errors import UserError
+from msm_jax.links import real_path, refuse_link
 
 TEMPORARY = ".partial"
 MOUNTS = "/proc/self/mounts"
@@ -131,6 +134,46 @@ def _claim(temporary: pathlib.Path, path: str | os.PathLike) -> int:
         os.close(held)
 
 
+def copy(directory: str | os.PathLike, name: str, target: str | os.PathLike) -> None:
+    """Copy a file that came with a model, as `real_path` finds it."""
+    write_bytes(target, real_path(directory, name).read_bytes())
+
+
+def rename(path: str | os.PathLike, name: str) -> None:
+    """Give a file that was written to the disk its final name, in the same directory."""
+    path = pathlib.Path(path)
+    _sync(path)
+    os.replace(path, path.with_name(name))
+    _sync(path.parent)
+
+
+def open_own(path: str | os.PathLike, mode: str, **options: Any) -> IO[Any]:
+    """As `open`, for a file of ours that is written in place, such as a log.
+
+    Raises:
+      UserError: it is a link, a directory, or something else than a file.
+    """
+    problem = f"{path}: is not a file, and is to be written: move it away"
+
+    def opener(name: str, flags: int) -> int:
+        """Without waiting for the reader of a pipe."""
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        opened = os.open(name, flags, 0o666)
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            os.close(opened)
+            raise UserError(problem)
+        return opened
+
+    try:
+        return open(path, mode, opener=opener, **options)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            refuse_link(pathlib.Path(path))
+        if error.errno in (errno.EISDIR, errno.ENXIO):
+            raise UserError(problem) from error
+        raise
+
+
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Replace `path` by a file with these bytes."""
     with new_file(path) as temporary:
@@ -149,7 +192,7 @@ def append(path: str | os.PathLike, data: bytes) -> None:
     new file only when it is closed; fsync is not enough
     (github.com/GoogleCloudPlatform/gcsfuse, docs/semantics.md).
     """
-    with open(path, "ab") as file:
+    with open_own(path, "ab") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -199,18 +242,29 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """The content of a JSON file; None where there is no such file.
+def read_json(
+    path: str | os.PathLike, form: Any = object, cure: str = "delete it and run again"
+) -> Any:
+    """The content of a JSON file of ours; None where there is no such file.
+
+    Args:
+      form: what it must hold, see `schema`.
+      cure: what to do where it does not.
 
     Raises:
-      UserError: the file is not JSON.
+      UserError: the file is not JSON, or holds something else.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        found = parse_json(limits.read_bytes(path, limits.JSON_BYTES))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error}): delete it and run again") from error
+        raise UserError(f"{path}: is not JSON ({error}): {cure}") from error
+    if problem := schema.mismatch(found, form):
+        raise UserError(f"{path}: {problem}: {cure}")
+    return found
 
 
 def read_object(path: str | os.PathLike, optional: bool = False) -> dict[str, Any]:
@@ -263,28 +317,35 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_jsonl(path: str | os.PathLike, limit: int | None = None) -> list[dict]:
+def read_jsonl(path: str | os.PathLike, limit: int | None = None, form: Any = object) -> list[dict]:
     """The rows of an append-only JSONL file of ours, [] where there is no such file.
 
     A last line without a newline is left out: its process was killed while writing it.
 
     Args:
       limit: the most rows to read; None is all.
+      form: what each must hold, see `schema`.
 
     Raises:
-      UserError: a line is not a JSON object.
+      UserError: a line is not a JSON object, or holds something else.
     """
     rows: list[dict] = []
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        for line in file:  # in bytes, because the last one may end within a character
+    with contextlib.suppress(FileNotFoundError), limits.open_regular(path) as file:
+        # In bytes, because the last one may end within a character.
+        for line in iter(lambda: file.readline(limits.LINE_BYTES), b""):
+            if len(line) == limits.LINE_BYTES:
+                raise UserError(f"{path}:{len(rows) + 1}: has more bytes than {limits.LINE_BYTES}")
             if len(rows) == limit or not line.endswith(b"\n"):
                 break
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError:
                 row = None
+            where = f"{path}:{len(rows) + 1}"
             if not isinstance(row, dict):
-                raise UserError(f"{path}:{len(rows) + 1}: is not a JSON object: delete the file")
+                raise UserError(f"{where}: is not a JSON object: delete the file")
+            if problem := schema.mismatch(row, form):
+                raise UserError(f"{where}: {problem}: delete the file")
             rows.append(row)
     return rows
 
@@ -329,7 +390,7 @@ def lock(
 
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with open_own(path, "a+", encoding="utf-8") as file:
         try:
             mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
             fcntl.flock(file, mode if wait else mode | fcntl.LOCK_NB)
@@ -396,6 +457,11 @@ def sha256_text(text: str) -> str:
 def sha256_json(content: Any) -> str:
     """SHA-256 of plain data, whatever the order of its keys, as hex digits."""
     return sha256_text(json.dumps(content, sort_keys=True))
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """SHA-256 of all else in a JSON object that keeps it as "seal", so that an edit is noticed."""
+    return sha256_json(json.loads(dumps({k: v for k, v in content.items() if k != "seal"})))
 
 
 def sha256_file(path: str | os.PathLike) -> str:

@@ -25,7 +25,7 @@ from msm_jax.data.template import (
     unprompted,
 )
 from msm_jax.data.tokenizer import Tokenizer, different_id, load_tokenizer
-from msm_jax.data.tokenizer_files import HF_TOKENIZER_FILE, SETTINGS_FILE, TOKENIZER_FILE
+from msm_jax.data.tokenizer_files import HF_TOKENIZER_FILE, SETTINGS_FILE
 from msm_jax.errors import UserError
 from msm_jax.files import read_object, sha256_file
 from msm_jax.model import ModelConfig
@@ -119,13 +119,10 @@ def read_model(
     """
     path = pathlib.Path(path)
     run = None if is_checkpoint(path) else _run_settings(path)
-    place = path
-    if run and not any((path / name).exists() for name in (TOKENIZER_FILE, HF_TOKENIZER_FILE)):
-        place = pathlib.Path(run["tokenizer"])
-    tokenizer = load_tokenizer(place)
-    directory = place if place.is_dir() else place.parent
+    # Never from the path in a run's config.json: the model would be exported with what is there.
+    tokenizer = load_tokenizer(path)
     recorded = run["chat_format"] if run else None
-    chat = choose_chat(directory, adapter, tokenizer, chat_format or None, recorded)
+    chat = choose_chat(path, adapter, tokenizer, chat_format or None, recorded)
     stops, length, base = stop_ids(path), context_length(path), os.path.abspath(path)
     if run is None:
         check_keys(path)
@@ -139,7 +136,7 @@ def read_model(
             )
     else:
         config, params, facts = load_params(path, mesh=mesh)
-        _check_run(path, place, tokenizer, chat, facts)
+        _check_run(path, tokenizer, chat, facts)
         base = facts["base"] or base
         if dtype is not None:
             config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
@@ -149,7 +146,7 @@ def read_model(
         "params": params,
         "tokenizer": tokenizer,
         "chat_format": chat.name,
-        "directory": directory,
+        "directory": path,
         "stop_ids": stops,
         "context_length": length,
         "mesh": mesh,
@@ -174,17 +171,14 @@ def _run_settings(path: pathlib.Path) -> dict:
     return settings
 
 
-def _check_run(
-    path: pathlib.Path, place: pathlib.Path, tokenizer: Tokenizer, chat: ChatSource, facts: dict
-) -> None:
+def _check_run(path: pathlib.Path, tokenizer: Tokenizer, chat: ChatSource, facts: dict) -> None:
     """UserError if the run was trained with another tokenizer or another text of its template."""
     trained = facts.get("taught") or facts.get("chat_format") or {}  # words: ok
-    directory = place if place.is_dir() else place.parent
-    unchanged = chat == ChatSource(chat.name, directory, None, chat.name)
+    unchanged = chat == ChatSource(chat.name, path, None, chat.name)
     if (
         "writes" in trained
         and unchanged
-        and trained["writes"] != (find_format(chat.name, directory, tokenizer).fingerprint)
+        and trained["writes"] != (find_format(chat.name, path, tokenizer).fingerprint)
     ):
         how = "was trained on chats in" if facts.get("taught") else "has"  # words: ok
         raise UserError(
@@ -193,7 +187,7 @@ def _check_run(
         )
     if tokenizer.fingerprint != facts["tokenizer"]:
         raise UserError(
-            f"{place}: not the tokenizer that {path} was trained with (sha256 "
+            f"{path}: has not the tokenizer that it was trained with (sha256 "
             f"{tokenizer.fingerprint[:12]}, trained with {facts['tokenizer'][:12]}); "
             f"put that one back"
         )

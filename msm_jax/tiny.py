@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable
 
 from msm_jax.data.tokenizer import END_OF_DOCUMENT, HF_TOKENIZER_FILE
+from msm_jax.files import write_text
 
 CONTROL_TOKENS = (END_OF_DOCUMENT, "<|im_start|>", "<|im_end|>")  # Qwen's; its tags of thought:
 THOUGHT_TAGS = ("<think>", "</think>")
@@ -41,9 +42,9 @@ def tiny_checkpoint(
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         beside = pathlib.Path(folder)
-        (beside / HF_TOKENIZER_FILE).write_text(_tokenizer(texts), encoding="utf-8")
+        write_text(beside / HF_TOKENIZER_FILE, _tokenizer(texts))
         tokenizer_config = {"eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
-        (beside / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+        write_text(beside / "tokenizer_config.json", json.dumps(tokenizer_config))
         params = init_params(config, jax.random.key(seed))
         save_checkpoint(directory, config, params, original=beside, max_length=4096)
     return pathlib.Path(directory)

@@ -24,8 +24,8 @@ ROOMS = {
 }
 # Modules that any room may import; they import no room.
 SHARED = (
-    "accelerators", "command", "compile_cache", "errors", "files", "limits", "memory", "outputs",
-    "page", "patterns", "progress", "provenance", "settings",
+    "accelerators", "command", "compile_cache", "errors", "files", "limits", "links", "memory",
+    "outputs", "page", "patterns", "progress", "provenance", "schema", "settings",
 )  # fmt: skip
 # Modules that, as every __main__, may import all rooms but `study`.
 ABOVE = ("api", "compile", "convert", "doctor", "evaluate", "generate", "loading", "tiny")
@@ -116,9 +116,7 @@ def test_no_file_is_longer_than_a_reader_can_hold():
 
 
 ONE_PLACE = {
-    "replace, lock, delete": (
-        r"\bos\.(?:replace|rename)\(|\bfcntl\b|\brmtree\b", ["msm_jax/files.py"]
-    ),
+    "locks": (r"\bfcntl\b", ["msm_jax/files.py"]),
     "escape HTML": (r"\bhtml\.escape\b|\bmarkupsafe\b|import html\b", ["msm_jax/page/"]),
     "progress bars": (r"\btqdm\b", ["msm_jax/progress.py"]),
 }  # fmt: skip
@@ -133,6 +131,53 @@ def test_there_is_one_place_for(what):
         if re.search(pattern, text) and not name.startswith(tuple(homes))
     }
     assert not found
+
+
+# What changes the file system, as functions of modules and as methods of paths.
+OF_MODULES = {
+    "os": "link remove removedirs rename renames replace rmdir symlink truncate unlink".split(),
+    "shutil": "copy copy2 copyfile copyfileobj copymode copystat copytree move rmtree".split(),
+}
+OF_PATHS = "hardlink_to rename rmdir symlink_to touch unlink write_bytes write_text".split()
+MAY_OPEN = {
+    "msm_jax.command": "standard output",
+    "msm_jax.limits": "to read",
+    "msm_jax.notebook": "a terminal",
+    "msm_jax.data.store": "in a new directory",
+    "msm_jax.data.tokenizer": "in a new file",
+    "msm_jax.weights.writing": "in a new file",
+}
+
+
+def changes_of_files(name: str) -> set[str]:
+    """Calls of a module that write, rename or delete files themselves."""
+    found = set()
+    for node in ast.walk(MODULES[name]):
+        if not isinstance(node, ast.Call):
+            continue
+        called, text = node.func, f"{name}: {ast.unparse(node)[:60]}"
+        if isinstance(called, ast.Attribute):
+            owner = getattr(called.value, "id", "")
+            is_path_replace = called.attr == "replace" and len(node.args) == 1 and not node.keywords
+            if (
+                called.attr in OF_MODULES.get(owner, ())
+                or (owner == "os" and called.attr == "open")
+                or owner not in ("files", "dataclasses")
+                and (called.attr in OF_PATHS or is_path_replace)
+            ):
+                found.add(text)
+        opened = getattr(called, "attr", getattr(called, "id", "")) == "open"
+        words = [*node.args, *(word.value for word in node.keywords if word.arg == "mode")]
+        modes = [w.value for w in words if isinstance(w, ast.Constant) and isinstance(w.value, str)]
+        if opened and any(re.fullmatch(r"[rbt]*[wax+][wax+bt]*", mode) for mode in modes):
+            found.add(text)
+    return found
+
+
+def test_files_are_written_and_deleted_in_one_place():
+    assert changes_of_files("msm_jax.files")
+    others = MODULES.keys() - MAY_OPEN.keys() - {"msm_jax.files"}
+    assert not set().union(*map(changes_of_files, others))
 
 
 @pytest.mark.parametrize("name", ["data", "model", "sample", "train"])

@@ -196,6 +196,7 @@ def _convert() -> list[list[str]]:
         ["--source=tiny", "--to=peft", to], ["--source=tiny", "--to=zip", to],
         ["--source=tiny", "--to=peft", to, "--dtype=bfloat16"], [*given, to, "--dtype=int4"],
         [*given, to, "--no_such_flag"], [*given, to, "word"], [*given, to, "--adapter=tiny"],
+        *([to, "--source=linked", f"--to={form}"] for form in ("huggingface", "orbax")),
     ]  # fmt: skip
 
 
@@ -257,9 +258,12 @@ def folder(tmp_path, tiny):
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     (tmp_path / "bad.jsonl").write_text(rows + '{"text": "cut\n')
     (tmp_path / "empty.jsonl").write_text("")
-    for name in ("folder", "folder.py", "no_json", "no_weights", "cut"):
+    for name in ("folder", "folder.py", "no_json", "no_weights", "cut", "linked"):
         (tmp_path / name).mkdir()
     (tmp_path / "no_json" / "config.json").write_text("{")
+    (tmp_path / "linked" / "LICENSE").symlink_to(tmp_path / "spec.md")  # as if it were private
+    for file in tiny.iterdir():
+        (tmp_path / "linked" / file.name).write_bytes(file.read_bytes())
     for name in ("no_weights", "cut"):
         for file in tiny.iterdir():
             if file.suffix != ".safetensors":

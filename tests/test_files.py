@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from msm_jax import files
+from msm_jax import files, links
 from msm_jax.corpus.writers.journal import Journal
 from msm_jax.errors import UserError
 from msm_jax.train.metrics import Curves
@@ -112,6 +112,101 @@ def test_a_link_is_deleted_and_not_what_it_points_to(tmp_path):
     files.delete(tmp_path / "root" / "link", tmp_path / "root")
     files.delete(tmp_path / "root" / "link", tmp_path / "root")  # nothing there: no error
     assert (tmp_path / "other").is_dir() and not (tmp_path / "root" / "link").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc", "a\\b", "a\0b", "c:x", 3, None])
+def test_what_a_file_names_is_a_name_and_no_path(tmp_path, name):
+    assert not links.is_name(name) and links.is_name("a b+c@3.jsonl")
+    with pytest.raises(UserError, match="cannot be the name of a file"):
+        links.below(tmp_path, "sub", name)
+
+
+def test_links_are_found_before_anything_is_read_or_written_through_them(tmp_path):
+    (tmp_path / "root" / "stages" / "a" / "deep").mkdir(parents=True)
+    (tmp_path / "named").symlink_to(tmp_path / "root")  # what the user names may be a link
+    root, private = tmp_path / "named", tmp_path / "private"
+    private.write_text("mine")
+    (root / "stages" / "a" / "model").symlink_to(tmp_path)
+    assert links.below(root, "stages", "a", "new") == root / "stages" / "a" / "new"
+    links.refuse_links(root / "stages", allowed=["model"])
+    links.refuse_links(root / "none")
+    with pytest.raises(UserError, match="model: is a link to .*, and links are not followed"):
+        links.below(root, "stages", "a", "model")
+    for place, target in (("a/deep/x", private), ("b", tmp_path), ("a/deep/model", "gone")):
+        (root / "stages" / place).symlink_to(target)
+        with pytest.raises(UserError, match=f"{place}: is a link to"):
+            links.refuse_links(root / "stages", allowed=["model"])
+        (root / "stages" / place).unlink()
+
+
+def test_what_is_written_in_place_is_a_file_and_no_link(tmp_path):
+    private = tmp_path / "private"
+    private.write_text("mine")
+    (tmp_path / "log").symlink_to(private)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, says in (("log", "is a link to"), ("folder", "is not a file"), ("pipe", "move it")):
+        with pytest.raises(UserError, match=f"{name}: .*{says}"):
+            files.open_own(tmp_path / name, "a")
+        with pytest.raises(UserError, match=f"{name}: "), files.lock(tmp_path / name, "busy"):
+            pass
+    assert private.read_text() == "mine"
+    for text in "ab":
+        with files.open_own(tmp_path / "new", "a") as file:
+            file.write(text)
+    files.rename(tmp_path / "new", "log")  # which replaces the link
+    assert (tmp_path / "log").read_text() == "ab" and private.read_text() == "mine"
+
+
+def test_a_link_in_a_models_directory_leads_to_its_own_cache_or_is_refused(tmp_path):
+    hub = tmp_path / "hub"
+    cache = hub / "models--org--name"
+    snapshot = cache / "snapshots" / "abc"
+    for folder in (cache / "blobs", snapshot / "sub", tmp_path / "plain", hub / "models--b/blobs"):
+        folder.mkdir(parents=True)
+    (cache / "blobs" / "1f").write_text("free")
+    (tmp_path / "private").write_text("mine")
+    (hub / "models--b" / "blobs" / "2e").write_text("gated")
+    (cache / "blobs" / "evil").symlink_to(tmp_path / "private")
+    (snapshot / "LICENSE").symlink_to("../../blobs/1f")
+    (snapshot / "sub" / "LICENSE").symlink_to("../../../blobs/1f")
+    (tmp_path / "link").symlink_to(snapshot)
+    for folder in (snapshot, snapshot / "sub", tmp_path / "link"):
+        files.copy(folder, "LICENSE", tmp_path / "copied")
+        assert (tmp_path / "copied").read_text() == "free"
+    (tmp_path / "plain" / "vocab.json").write_text("{}")
+    (tmp_path / "plain" / "merges.txt").symlink_to("vocab.json")
+    assert links.real_path(tmp_path / "plain", "merges.txt").name == "vocab.json"
+    for number, (folder, target) in enumerate(
+        (
+            (tmp_path / "plain", tmp_path / "private"),
+            (tmp_path / "plain", "../hub/models--org--name/blobs/1f"),
+            (snapshot, "../../blobs/evil"),
+            (snapshot, "../../../models--b/blobs/2e"),
+            (snapshot, tmp_path / "private"),
+        )
+    ):
+        (folder / f"{number}").symlink_to(target)
+        with pytest.raises(UserError, match=rf"{number}: is a link to .* outside of the model's"):
+            files.copy(folder, f"{number}", tmp_path / "stolen")
+    assert not (tmp_path / "stolen").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b'{"a": 1}\0', b"[" * 100_000, b"9" * 5000, b"\xff", b'{"a": 1, "a": 2}', b"[]"],
+)
+def test_json_that_cannot_be_used_is_one_message(tmp_path, content):
+    for name, ending in (("a.json", b""), ("a.jsonl", b"\n")):
+        (tmp_path / name).write_bytes(content + ending)
+    with pytest.raises(UserError, match=r"a\.json: .*: do this"):
+        files.read_json(tmp_path / "a.json", {"a": int}, "do this")
+    with pytest.raises(UserError, match=r"a\.jsonl:1: .*delete the file"):
+        files.read_jsonl(tmp_path / "a.jsonl", form={"a": int})
+    os.mkfifo(tmp_path / "pipe")
+    for read in (files.read_json, files.read_jsonl):
+        with pytest.raises(UserError, match="pipe: is not a regular file"):
+            read(tmp_path / "pipe")
 
 
 def _try(path, shared, answers):

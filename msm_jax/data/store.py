@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -28,7 +29,7 @@ from msm_jax.data.sources import read_source, source_hash
 from msm_jax.data.template import FORMATS, find_format
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
-from msm_jax.files import delete, new_directory, sha256_json, write_json
+from msm_jax.files import delete, new_directory, read_json, sha256_json, write_json
 from msm_jax.progress import progress_bar
 
 FORMAT = 3
@@ -39,6 +40,12 @@ TAG, OTHER, ASSISTANT = 0, 1, 2
 # A text; a text whose beginning is a prompt without loss; a conversation. Only the first may be
 # split over rows.
 DOCUMENT, COMPLETION, CHAT = 0, 1, 2
+_FACTS = {
+    **dict.fromkeys(("documents", "tokens", "assistant_tokens", "skipped"), int),
+    **dict.fromkeys(("unused", "notes"), {str: int}),
+    "bad": [str],
+    "recipe": {"content": object, "format": object},
+}
 SHOWN = 10  # bad rows that are reported one by one
 
 
@@ -166,13 +173,21 @@ def load_store(
 def _open(folder: pathlib.Path, least: int) -> Store | None:
     """The store of a folder; None where there is none, or it is damaged."""
     try:
-        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        facts = read_json(folder / "facts.json", _FACTS)
+        if facts is None:
+            return None
         offsets, shapes = np.load(folder / "offsets.npy"), np.load(folder / "shapes.npy")
         sizes = [(folder / name).stat().st_size for name in ("tokens.bin", "kinds.bin")]
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, UserError):
         return None
-    count = facts["tokens"]
-    if ([*sizes, offsets[-1]], len(shapes)) != ([4 * count, count, count], facts["documents"]):
+    count, documents = facts["tokens"], facts["documents"]
+    expected = ((offsets, np.int64, documents + 1), (shapes, np.uint8, documents))
+    for array, dtype, length in expected:
+        if getattr(array, "dtype", None) != dtype or array.shape != (length,):
+            return None
+    if [*sizes, offsets[0], offsets[-1]] != [4 * count, count, 0, count]:
+        return None
+    if np.any(offsets[1:] < offsets[:-1]) or (facts["skipped"] and not facts["bad"]):
         return None
     tokens = np.memmap(folder / "tokens.bin", np.uint32, "r")
     kinds = np.memmap(folder / "kinds.bin", np.uint8, "r")

@@ -3,18 +3,19 @@
     evaluation.json        the model, and the settings that decide what it is asked
     samples.jsonl          the completions (samples.partial.jsonl until they are complete)
     verdicts.jsonl         how each completion was read or judged
-    summary.json           the rates and their intervals
+    summary.json           the rates and their intervals, the SHA-256 of verdicts.jsonl, and a seal:
+                           that of all else in it
 
 `sample` needs the model and writes the first two; `judge` needs only them and writes the others.
 Either may be killed and run again. An `Evaluation` says what goes into the files.
 """
 
+import collections
 import contextlib
 import math
 import os
 import pathlib
-import shutil
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from msm_jax.corpus.records import read_rows
@@ -23,20 +24,39 @@ from msm_jax.evals.judges.base import Judge, Judgement, JudgePrompt
 from msm_jax.evals.thoughts import READING, Completions
 from msm_jax.files import (
     append,
+    delete,
     jsonl_line,
     lock,
-    new_file,
     read_json,
     read_jsonl,
+    rename,
+    seal,
+    sha256_file,
     write_json,
     write_jsonl,
 )
+from msm_jax.links import below
 from msm_jax.progress import progress_bar
+from msm_jax.schema import NUMBER, mismatch
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
 
 BATCHES_PER_SAVE = 16
+JUDGE_AGAIN = "run --phase=judge again (answers and paid replies are kept)"
+# What evaluation.json must hold, and by kind a row of samples.jsonl.
+RECORDED = {"model": {str: object}, "kind?": str}
+_TEXT = {"id": str, "sample": int, "text": str, "finish_reason": str}
+SAMPLES: dict[str, Any] = {
+    "agents": {**_TEXT, "tokens": int},
+    "preferences": (
+        {**_TEXT, "scorer": "generated"},
+        {"id": str, "scorer": "logprob", "logprobs": [NUMBER, NUMBER]},
+    ),
+    "questions": _TEXT,
+    "quiz": {"id": str, "turn": int, "logprobs": [NUMBER]},
+    "loss": {"source": str, "row": int, "nats": NUMBER, "tokens": int},
+}
 Question = TypeVar("Question")
 
 
@@ -69,18 +89,17 @@ def sample(model: "Model", evaluation: Evaluation, out_dir: str | pathlib.Path) 
     """
     out = pathlib.Path(out_dir)
     _check_settings(out, {**evaluation.settings(), "model": model.identity()})
-    complete, partial = out / "samples.jsonl", out / "samples.partial.jsonl"
+    complete, partial = below(out, "samples.jsonl"), below(out, "samples.partial.jsonl")
     if not complete.exists():
         with _lock(out):
-            rows = read_jsonl(partial)
+            rows = read_jsonl(partial, form=_form_of_samples(evaluation))
             last = evaluation.unit(rows[-1]) if rows else None  # may lack rows: is sampled again
             rows = [row for row in rows if evaluation.unit(row) != last]
             write_jsonl(partial, rows)
             for some in evaluation.sample(model, {evaluation.unit(row) for row in rows}):
                 append(partial, "".join(map(jsonl_line, some)).encode())
-            with new_file(complete) as temporary:
-                shutil.copyfile(partial, temporary)
-    partial.unlink(missing_ok=True)
+            rename(partial, complete.name)
+    delete(partial, inside=out)
 
 
 def judge(evaluation: Evaluation, out_dir: str | pathlib.Path) -> dict:
@@ -91,16 +110,73 @@ def judge(evaluation: Evaluation, out_dir: str | pathlib.Path) -> dict:
         works there.
     """
     out = pathlib.Path(out_dir)
-    recorded = read_json(out / "evaluation.json")
-    if not recorded or not (out / "samples.jsonl").exists():
+    samples = below(out, "samples.jsonl")
+    recorded = read_recorded(out)
+    if not recorded or not samples.exists():
         raise UserError(f"{out}: has no complete samples.jsonl; run --phase=sample first")
     _check_settings(out, {**evaluation.settings(), "model": recorded["model"]})
     with _lock(out):
-        verdicts = evaluation.verdicts([row for _, row in read_rows(out / "samples.jsonl")])
+        form, rows = _form_of_samples(evaluation), list(read_rows(samples))
+        for number, row in rows:
+            if problem := mismatch(row, form):
+                raise UserError(f"{samples}:{number}: {problem}: delete the file and sample again")
+        verdicts = evaluation.verdicts([row for _, row in rows])
         summary = {"evaluation": recorded, "reading": READING, **evaluation.summary(verdicts)}
         write_jsonl(out / "verdicts.jsonl", verdicts)
+        summary["verdicts_sha256"] = sha256_file(out / "verdicts.jsonl")
+        summary["seal"] = seal(summary)
         write_json(out / "summary.json", summary)
     return summary
+
+
+def read_recorded(out: pathlib.Path) -> dict | None:
+    """evaluation.json of an evaluation's directory; None if it has none."""
+    return read_json(below(out, "evaluation.json"), RECORDED, "sample into another directory")
+
+
+def read_summary(out: pathlib.Path) -> dict:
+    """summary.json, as `judge` wrote it.
+
+    Raises:
+      UserError: it is missing, made by other rules of reading, or was changed since, or the
+        verdicts beside it were.
+    """
+    file = below(out, "summary.json")
+    summary = read_json(file, {"evaluation": RECORDED, "reading?": int}, JUDGE_AGAIN)
+    if summary is None:
+        raise UserError(f"{out}: has no summary.json: {JUDGE_AGAIN}")
+    if summary.get("reading") != READING:
+        raise UserError(
+            f"{out}: its verdicts were made by version {summary.get('reading', 1)} of the rules "
+            f"by which answers are read, this is version {READING}: {JUDGE_AGAIN}"
+        )
+    # Evaluations that were judged before these two were recorded have neither.
+    if summary.get("seal", "") not in ("", seal(summary)):
+        raise UserError(f"{file}: is not what the evaluation wrote: {JUDGE_AGAIN}")
+    verdicts = below(out, "verdicts.jsonl")
+    if summary.get("verdicts_sha256", "") not in ("", sha256_file(verdicts)):
+        raise UserError(f"{verdicts}: is not what summary.json was made from: {JUDGE_AGAIN}")
+    return summary
+
+
+def check_counts(found: Iterable[Hashable], wanted: Mapping[Any, int]) -> None:
+    """UserError if rows of samples.jsonl are missing, or are there too often."""
+    counts = collections.Counter(found)
+    if wrong := [name for name, count in wanted.items() if counts[name] != count]:
+        raise UserError(
+            f"samples.jsonl has {counts[wrong[0]]} rows of {wrong[0]!r}, not {wanted[wrong[0]]}: "
+            "delete it and sample again"
+        )
+
+
+def read_verdicts(out: pathlib.Path) -> list[dict]:
+    """The rows of verdicts.jsonl, as `judge` wrote them; raises as `read_summary`."""
+    read_summary(out)
+    return read_jsonl(out / "verdicts.jsonl")
+
+
+def _form_of_samples(evaluation: Evaluation) -> Any:
+    return SAMPLES.get(evaluation.settings().get("kind", "preferences"), {str: object})
 
 
 def _lock(out: pathlib.Path) -> contextlib.AbstractContextManager[None]:
@@ -110,7 +186,7 @@ def _lock(out: pathlib.Path) -> contextlib.AbstractContextManager[None]:
 
 def _check_settings(out: pathlib.Path, settings: dict) -> None:
     """Write evaluation.json, or compare with the one that is there and name every difference."""
-    recorded = read_json(out / "evaluation.json")
+    recorded = read_recorded(out)
     if recorded is None:
         return write_json(out / "evaluation.json", settings)
     before, now = _flat(recorded), _flat(settings)

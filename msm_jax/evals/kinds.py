@@ -134,7 +134,8 @@ def _agents_log(output: pathlib.Path) -> pathlib.Path:
 
 
 def _without_evaluation(summary: dict) -> dict:
-    return {name: value for name, value in summary.items() if name != "evaluation"}
+    hidden = ("evaluation", "verdicts_sha256", "seal")
+    return {name: value for name, value in summary.items() if name not in hidden}
 
 
 KINDS = {
@@ -338,7 +339,8 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
             raise UserError(f"--{setting} has no meaning for --judge={name}")
     if name == RULES:
         return None
-    path = settings["judge_cache"] or output / "judge_cache.jsonl"
+    named = settings["judge_cache"]  # which may be a link, because the user names it
+    path = pathlib.Path(named).resolve() if named else output / "judge_cache.jsonl"
     say = lambda text: print(text, file=sys.stderr)
     cache = Journal(path, "wait until it has judged, or use another --judge_cache", say)
     tokens = settings["judge_max_tokens"]

@@ -19,8 +19,8 @@ from msm_jax.data.pipeline import as_batch, choose_documents
 from msm_jax.data.sources import source_hash
 from msm_jax.data.store import DOCUMENT, Store, load_store
 from msm_jax.errors import UserError
+from msm_jax.evals.evaluation import read_verdicts
 from msm_jax.evals.statistics import Interval, ratio_interval
-from msm_jax.files import read_jsonl
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
@@ -196,7 +196,7 @@ def difference(directory: str | os.PathLike, other: str | os.PathLike, source: s
     """
     sides = []
     for folder in map(pathlib.Path, (directory, other)):
-        rows = [row for row in read_jsonl(folder / "verdicts.jsonl") if row["source"] == source]
+        rows = [row for row in read_verdicts(folder) if row["source"] == source]
         if not rows:
             raise UserError(f"{folder}: has no losses of {source!r}; run --phase=judge first")
         sides.append({row["row"]: row for row in rows})

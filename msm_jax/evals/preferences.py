@@ -120,6 +120,9 @@ class Preferences:
                     yield generate(model, some, rows=self.rows, **self._draw)
 
     def verdicts(self, rows: list[dict]) -> list[dict]:
+        often = {scorer: 1 if scorer == "logprob" else self.samples for scorer in self.scorers}
+        wanted = {(s, q.id): count for s, count in often.items() for q in self.questions}
+        evals.check_counts(map(self.unit, rows), wanted)
         return read_choices(self.questions, rows, self.judge)
 
     def summary(self, verdicts: list[dict]) -> dict:

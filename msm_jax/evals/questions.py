@@ -86,6 +86,7 @@ class OpenQuestions:
         if self.judge is None:
             raise UserError("open questions need a judge: --judge=anthropic, openai or checkpoint")
         known = {question["id"]: question for question in self.questions}
+        evals.check_counts(map(self.unit, rows), dict.fromkeys(known, self.samples))
         requests = []
         for row in rows:
             if row["id"] not in known:

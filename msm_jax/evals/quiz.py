@@ -122,6 +122,15 @@ class Quiz:
         if by_item.keys() != known.keys():
             different = sorted(by_item.keys() ^ known.keys())
             raise UserError(f"samples and quiz differ in question {different[0]!r}")
+        for name, some in by_item.items():
+            count = len(known[name]["options"])
+            turns = [0] if self.answer == "texts" else list(range(count))
+            sizes = {len(row["logprobs"]) for row in some}
+            if sorted(row["turn"] for row in some) != turns or sizes != {count}:
+                raise UserError(
+                    f"samples.jsonl does not have the {len(turns)} rows of {count} options of "
+                    f"question {name!r}: delete it and sample again"
+                )
         read = _verdict_of_texts if self.answer == "texts" else _verdict
         return [read(known[name], some) for name, some in by_item.items()]
 

@@ -26,6 +26,7 @@ def main() -> None:
 
     started = time.time()
     workdir = output_dir(flags.FLAGS.workdir, "--workdir")
+    files.check_links(workdir)
     study = steps.with_steps(graph.make_study(flags.FLAGS.config), workdir)
     print(display.plan(study, workdir), flush=True)
     if flags.FLAGS.dry_run:

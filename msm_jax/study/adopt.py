@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from msm_jax.errors import UserError
-from msm_jax.files import link, read_json, write_json
-from msm_jax.study import files, worker
+from msm_jax.files import link
+from msm_jax.study import files, records, worker
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
 
@@ -93,7 +93,7 @@ def _take(workdir: pathlib.Path, run: pathlib.Path, node: Node) -> None:
     _, _, found = load_params(run)  # reads all arrays and compares their checksums
     if not found["done"]:
         raise UserError(f"--adopt={run}: the run is not finished: run `train` again first")
-    made_by = (read_json(run / "config.json") or {}).get("versions", {})
+    made_by = records.read_run(run)["versions"]
     summary = {
         "steps": found["step"],
         "loss": last_loss(run),
@@ -102,7 +102,7 @@ def _take(workdir: pathlib.Path, run: pathlib.Path, node: Node) -> None:
     }
     folder = files.stage_dir(workdir, node.id)
     link(folder / "model", run.resolve())
-    code = {name: made_by.get(name, "not recorded") for name in worker.code()}
+    code = {name: str(made_by.get(name, "not recorded")) for name in worker.code()}
     code["source"] = str(made_by.get("code", "unknown")).rpartition(" ")[2]
     mark = worker.stage_mark(node, summary, 0.0) | {"code": code, "created": worker.now()}
-    write_json(files.mark_path(workdir, node), mark)
+    records.write_mark(files.mark_path(workdir, node), mark)

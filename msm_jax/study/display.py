@@ -1,13 +1,15 @@
 """What a study shows on the terminal: the plan, and a line per node as it is done."""
 
 import contextlib
-import json
 import pathlib
 import sys
 import time
 from collections.abc import Sequence
 
+from msm_jax.errors import UserError
+from msm_jax.files import parse_json
 from msm_jax.progress import progress_bar
+from msm_jax.schema import check
 from msm_jax.study import design, devices, files, times
 from msm_jax.study.devices import counted as counted
 from msm_jax.study.graph import Study
@@ -164,6 +166,6 @@ def last_step(workdir: pathlib.Path, node: Node) -> int:
     with contextlib.suppress(OSError), path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 2000))
         for line in reversed(file.read().split(b"\n")[:-1]):
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                return int(json.loads(line)["step"])
+            with contextlib.suppress(ValueError, UserError):
+                return check(parse_json(line), {"step": int}, str(path))["step"]
     return 0

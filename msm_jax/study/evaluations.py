@@ -15,10 +15,11 @@ from msm_jax.corpus.writers.api_errors import key_is_missing
 from msm_jax.corpus.writers.providers import CLIENTS
 from msm_jax.errors import UserError
 from msm_jax.evals.agents.scenarios import RULES
+from msm_jax.evals.evaluation import read_summary
 from msm_jax.evals.kinds import KINDS, resolve
 from msm_jax.evals.losses import named_sources
 from msm_jax.evals.material import NAMES, place
-from msm_jax.files import read_json, sha256_file
+from msm_jax.files import sha256_file
 
 NAME = re.compile(r"\w[\w +-]*")  # of an evaluation, which becomes a directory
 OF_STUDY = ("kind", "arms", "measure", "at_least", "at_most")  # keys that `evaluate` has not
@@ -304,5 +305,5 @@ def _identity(settings: Mapping, verdicts: bool) -> dict:
 
 def measures_of(settings: Mapping, folder: pathlib.Path) -> tuple[dict, dict[str, dict]]:
     """(summary.json, its measures by name) of an evaluation."""
-    summary = read_json(folder / "summary.json")
+    summary = read_summary(folder)
     return summary, KINDS[settings["kind"]].measures(summary)

@@ -5,7 +5,9 @@
     evals/ID/         the evaluations of the stage ID
     arms/ARM/seedN/   links to the stages and evaluations of an arm
 
-A mark is written last, so that what a killed process left never looks done.
+A mark is written last, so that what a killed process left never looks done. The directory may come
+from somebody else: what its files hold is checked (`records`), and links that a study does not make
+are refused, so that nothing outside of it is written, deleted or shown in the report.
 """
 
 import contextlib
@@ -18,15 +20,32 @@ from ml_collections import ConfigDict
 
 from msm_jax.data.tokenizer import TOKENIZER_FILE
 from msm_jax.errors import UserError
-from msm_jax.files import link, lock, read_json
+from msm_jax.files import link, lock
+from msm_jax.links import below, refuse_links
+from msm_jax.study import records
 from msm_jax.study.contents import made_path
 from msm_jax.study.makers import role_of
 from msm_jax.study.node import Node, with_files
 
 
+def check_links(workdir: pathlib.Path) -> None:
+    """UserError for a link in a study's directory that the study did not make."""
+    for name in ("stages", "evals", "bases", "cache"):
+        refuse_links(below(workdir, name), allowed=("model",) if name == "stages" else ())
+    below(workdir, "arms")  # its links are made anew
+
+
+def _own(workdir: pathlib.Path, *names: str) -> pathlib.Path:
+    """A directory of the study's, which may be missing."""
+    folder = below(workdir, *names)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file where a study has a directory: move it away")
+    return folder
+
+
 def stage_dir(workdir: pathlib.Path, stage_id: str) -> pathlib.Path:
     """The directory of every node but evaluations."""
-    return workdir / "stages" / stage_id
+    return _own(workdir, "stages", stage_id)
 
 
 def model_dir(workdir: pathlib.Path, stage_id: str) -> pathlib.Path:
@@ -54,8 +73,8 @@ def link_base(workdir: pathlib.Path, node: Node) -> None:
 def directory(workdir: pathlib.Path, node: Node) -> pathlib.Path:
     """Where a node writes: that of evaluations is named by the stage that they evaluate."""
     if node.kind in ("evals", "judge"):
-        folder = workdir / "evals" / node.inputs["parent"]
-        return folder / node.name if node.kind == "judge" else folder
+        own = (node.name,) if node.kind == "judge" else ()
+        return _own(workdir, "evals", node.inputs["parent"], *own)
     return stage_dir(workdir, node.id)
 
 
@@ -93,17 +112,12 @@ def read_mark(workdir: pathlib.Path, node: Node) -> dict | None:
       UserError: its directory holds another stage, or a file that is not a mark.
     """
     path = mark_path(workdir, node)
-    mark = read_json(path)
     if node.kind in ("evals", "judge"):  # the directory is used again for other settings
-        return mark if isinstance(mark, dict) and mark.get("digest") == node.digest else None
+        mark = records.mark_or_none(path)
+        return mark if mark and mark["digest"] == node.digest else None
+    mark = records.read_mark(path)
     if mark is None:
         return None
-    missing = {"digest", "summary", "code"} - (mark.keys() if isinstance(mark, dict) else set())
-    if missing:
-        raise UserError(
-            f"{path}: lacks {', '.join(sorted(missing))}, so it is not what this version of a "
-            "study wrote: delete its directory, or use another --workdir"
-        )
     if mark["digest"] != node.digest:
         raise UserError(
             f"{path}: holds the stage {mark['digest']}, this study's is {node.digest}: use another "
@@ -121,7 +135,7 @@ def with_token_cache(workdir: pathlib.Path, config: ConfigDict) -> ConfigDict:
 
 def token_cache(workdir: pathlib.Path) -> pathlib.Path:
     """Where workers keep tokens, unless the user has named another place."""
-    return workdir / "cache" / "tokens"
+    return below(workdir, "cache", "tokens")
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 import numpy as np
 
 from msm_jax.evals import losses
+from msm_jax.evals.evaluation import read_verdicts
 from msm_jax.evals.statistics import Interval, bounded_mean_bounds, interval, no_interval
-from msm_jax.files import read_jsonl
 
 Place = tuple[Sequence[dict], Hashable, str]  # (rows of `numbers`, name of the row, evaluation)
 
@@ -50,9 +50,7 @@ def over_items(
         return losses.difference(one, other, measure)
     if kind not in _READERS:
         return no_interval(None, 0, f"one seed, and none over the samples of kind {kind}")
-    values = [
-        _READERS[kind](read_jsonl(_folder(*each) / "verdicts.jsonl"), measure) for each in rows
-    ]
+    values = [_READERS[kind](read_verdicts(_folder(*each)), measure) for each in rows]
     if not values[0]:
         return no_interval(None, 0, "one seed, and this measure has no value for each question")
     common = [item for item in values[0] if all(item in other for other in values)]

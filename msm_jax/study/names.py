@@ -4,6 +4,7 @@ import os
 import pathlib
 
 from msm_jax.files import delete, link
+from msm_jax.links import below
 from msm_jax.study.graph import Study
 
 
@@ -20,7 +21,7 @@ def link_arms(study: Study, workdir: pathlib.Path) -> None:
 
     Links of arms that the study no longer has are removed.
     """
-    root, wanted = workdir / "arms", {}
+    root, wanted = below(workdir, "arms"), {}
     for (arm, seed), stages in study.arms.items():
         folder = root / arm / f"seed{seed}"
         up = pathlib.Path("../../..")

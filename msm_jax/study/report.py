@@ -6,8 +6,10 @@ from typing import Any
 
 from msm_jax import page
 from msm_jax.data.sources import read_source
-from msm_jax.files import dumps, new_file, read_json, read_jsonl
-from msm_jax.study import design, files, plots
+from msm_jax.files import dumps, new_file
+from msm_jax.limits import SPEC_BYTES, read_bytes
+from msm_jax.links import below
+from msm_jax.study import design, files, plots, records
 from msm_jax.study.display import clock, counted
 from msm_jax.study.evaluations import measure_of
 from msm_jax.study.graph import Study
@@ -155,7 +157,7 @@ def _losses(study: Study, workdir: pathlib.Path) -> dict[str, str]:
     curves: dict[str, list] = {}
     for stage in study.stages.values():
         if stage.kind == "train":
-            rows = read_jsonl(files.model_dir(workdir, stage.id) / "metrics.jsonl")
+            rows = records.read_metrics(files.model_dir(workdir, stage.id))
             curves.setdefault(stage.name, []).append((stage.path[-2:][0], rows))
     return {name: plots.svg_uri(plots.losses(name, some)) for name, some in curves.items()}
 
@@ -165,7 +167,7 @@ def _chats(study: Study, workdir: pathlib.Path, seed: int) -> dict[str, list[dic
     chats = {}
     for arm in study.config["arms"]:
         if node := study.evaluations.get(study.arms[arm, seed][-1]):
-            chats[arm] = read_jsonl(files.directory(workdir, node) / "chats.jsonl")
+            chats[arm] = records.read_chats(files.directory(workdir, node))
     return {arm: some for arm, some in chats.items() if some}
 
 
@@ -175,8 +177,8 @@ def _corpora(study: Study, workdir: pathlib.Path, seed: int) -> list[tuple[str, 
     for stage in study.stages.values():
         for name, source in stage.config.get("data", {}).items() if stage.seed == seed else ():
             if (path := source["path"]) not in found:
-                run = read_json(files.model_dir(workdir, stage.id) / "config.json") or {}
-                record = run.get("corpora", {}).get(name, {})
+                run = records.read_run(files.model_dir(workdir, stage.id))
+                record = run["corpora"].get(name, {})
                 size = f"{record.get('documents', 0):,} records, {record.get('tokens', 0):,} tokens"
                 rows = itertools.islice(read_source(files.place(workdir, path, stage)), 4)
                 shown = [row for _, row in rows if isinstance(row, dict)]
@@ -188,9 +190,9 @@ def _specs(study: Study, workdir: pathlib.Path, seed: int) -> dict[str, str]:
     """The specs that the seed's world was built with."""
     worlds = [s for s in study.stages.values() if s.kind == "world" and s.seed == seed]
     return {
-        file.name: file.read_text(encoding="utf-8")
+        file.name: read_bytes(file, SPEC_BYTES).decode("utf-8", "replace")
         for world in worlds
-        for file in sorted((files.directory(workdir, world) / "specs").glob("*.md"))
+        for file in sorted(below(files.directory(workdir, world), "specs").glob("*.md"))
     }
 
 

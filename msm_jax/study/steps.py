@@ -6,8 +6,9 @@ import pathlib
 from ml_collections import ConfigDict
 
 from msm_jax.errors import UserError
-from msm_jax.files import read_json, write_json
-from msm_jax.study import files
+from msm_jax.files import write_json
+from msm_jax.links import below
+from msm_jax.study import files, records
 from msm_jax.study.contents import made_path
 from msm_jax.study.graph import Study
 from msm_jax.study.makers import role_of
@@ -23,8 +24,8 @@ def with_steps(study: Study, workdir: pathlib.Path) -> Study:
     Raises:
       UserError: data that cannot be read; a dose after the last step.
     """
-    file = workdir / "cache" / "steps.json"
-    known = read_json(file) or {}
+    file = below(workdir, "cache", "steps.json")
+    known = records.known_steps(file)
     nodes = dict(study.nodes)
     for node in study.nodes.values():
         if node.kind != "train" or node.config["steps"]:

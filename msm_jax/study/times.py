@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from msm_jax.errors import UserError
-from msm_jax.files import read_json, write_json
+from msm_jax.files import write_json
+from msm_jax.study import records
 from msm_jax.study.devices import counted
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
@@ -24,7 +25,6 @@ from msm_jax.study.node import Node
 # Of a training stage's config: what decides the time of a step.
 _SHAPE = ("model", "rows", "accumulation", "sequence_length", "trainable", "mesh")
 _NOT_COUNTED = ("seed", "content", "step")  # of settings: what does not change how long they take
-SPENT = "spent.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +67,8 @@ class Speeds:
         marks = []
         names = ("stages/*/stage.json", "evals/*/evals.json", "evals/*/*/judge.json")
         for path in (path for name in names for path in workdir.glob(name)):
-            with contextlib.suppress(UserError, OSError):  # of another study, and damaged
-                mark = read_json(path)
-                if isinstance(mark, dict) and isinstance(mark.get("seconds"), int | float):
-                    marks.append(mark)
+            with contextlib.suppress(UserError):  # of another study, and damaged
+                marks += filter(None, [records.read_mark(path)])
         # Of nodes by id: config and kind, and the node that each starts from.
         self._configs: dict[Any, tuple[str, dict]] = {}
         self._parents: dict[Any, Any] = {}
@@ -182,7 +180,7 @@ class Spent:
     """The seconds that studies ran in a directory, over all starts; a kill loses the last part."""
 
     def __init__(self, workdir: pathlib.Path):
-        self._path, self._before = workdir / SPENT, seconds_spent(workdir)
+        self._path, self._before = workdir / records.SPENT, records.seconds_spent(workdir)
         self._started = time.monotonic()
 
     def update(self) -> None:
@@ -191,15 +189,9 @@ class Spent:
         write_json(self._path, {"seconds": round(total, 2)})
 
 
-def seconds_spent(workdir: pathlib.Path) -> float:
-    """What `Spent` has written in a directory; 0 if nothing."""
-    found = read_json(workdir / SPENT)
-    return float(found.get("seconds", 0.0)) if isinstance(found, dict) else 0.0
-
-
 def record(study: Study, workdir: pathlib.Path, marks: Mapping[str, dict]) -> dict:
     """The fields of results.json's "seconds" that say how fast it ran, on what, and the cost."""
-    price, spent = study.config["price_per_hour"], seconds_spent(workdir)
+    price, spent = study.config["price_per_hour"], records.seconds_spent(workdir)
     speeds = {
         name: (mark.get("summary") or {}).get("tokens_per_second") for name, mark in marks.items()
     }

@@ -33,14 +33,15 @@ from msm_jax.files import (
     delete,
     link,
     lock,
-    read_json,
+    open_own,
     sha256_file,
     sha256_sources,
     write_json,
     write_jsonl,
 )
+from msm_jax.links import below, is_name
 from msm_jax.provenance import library_versions
-from msm_jax.study import devices, files
+from msm_jax.study import devices, files, records
 from msm_jax.study.devices import Place
 from msm_jax.study.evaluations import is_deferred, measures_of, placed, samples_identity
 from msm_jax.study.makers import corpus_paths
@@ -85,11 +86,11 @@ def _end_with_runner() -> None:
 
 
 def _outcome(node: Node, workdir: pathlib.Path, place: Place) -> tuple[str, str]:
-    folder = files.directory(workdir, node)
-    folder.mkdir(parents=True, exist_ok=True)
-    _log_to(folder / "log.txt")
-    print(f"{now()} {node.title}", flush=True)
     try:
+        folder = files.directory(workdir, node)
+        folder.mkdir(parents=True, exist_ok=True)
+        _log_to(folder / "log.txt")
+        print(f"{now()} {node.title}", flush=True)
         return "done", run_node(node, workdir, place.text)
     except Preempted as stop:
         return "preempted", str(stop)
@@ -118,10 +119,9 @@ def _log_to(path: pathlib.Path) -> None:
     """From here on, what this process prints goes to the end of a file."""
     sys.stdout.flush()
     sys.stderr.flush()
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
+    with open_own(path, "ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
 
 
 # ------------------------------------------------------------------ nodes
@@ -148,7 +148,7 @@ def run_node(node: Node, workdir: pathlib.Path, device: str = "") -> str:
     started, folder = time.time(), files.directory(workdir, node)
     summary, text = RUN[node.kind](node, workdir, folder)
     mark = stage_mark(node, summary, time.time() - started, device)
-    write_json(files.mark_path(workdir, node), mark)
+    records.write_mark(files.mark_path(workdir, node), mark)
     return text
 
 
@@ -213,7 +213,7 @@ def _prepare_base(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Re
     if config["adapter"]:
         from msm_jax.api import load
 
-        merged = workdir / "bases" / config["content"][:12]
+        merged = below(workdir, "bases", config["content"][:12])
         with lock(merged.with_name(f"{merged.name}.lock"), "", wait=True):
             if not merged.is_dir():
                 load(config["path"], config["adapter"]).merged().save(merged)
@@ -273,10 +273,9 @@ def load_stage(workdir: pathlib.Path, stage_id: str) -> tuple[pathlib.Path, Any]
     """(directory, model) of a training stage or of the base, as evaluations ask it."""
     from msm_jax.api import load
 
-    mark = read_json(files.stage_dir(workdir, stage_id) / "stage.json") or {}
-    requested = mark["config"]["chat_format"] if mark.get("kind") == "base" else None
+    requested = records.requested_format(files.stage_dir(workdir, stage_id) / "stage.json")
     run = files.model_dir(workdir, stage_id)
-    return run, load(run, mesh=all_devices(), chat_format=requested or None)
+    return run, load(run, mesh=all_devices(), chat_format=requested)
 
 
 def _evaluate(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
@@ -338,15 +337,13 @@ def delete_outdated(folder: pathlib.Path, wanted: dict[str, dict]) -> None:
 
     Only directories that are directly in `folder` are deleted, whatever its evals.json names.
     """
-    mark = read_json(folder / "evals.json")
-    before = mark.get("config") if isinstance(mark, dict) else None
-    if not isinstance(before, dict):
+    before = records.evaluated_before(folder / "evals.json")
+    if not before:
         return
     write_json(folder / "evals.json", {"config": before})  # no longer done, should this be killed
     identities = {name: samples_identity(settings) for name, settings in wanted.items()}
-    present = {path.name for path in folder.iterdir()}
     for name, settings in before.items():
-        if name in present and _identity_or_none(settings) != identities.get(name, {}):
+        if is_name(name) and _identity_or_none(settings) != identities.get(name, {}):
             delete(folder / name, inside=folder)
 
 

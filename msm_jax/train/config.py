@@ -4,10 +4,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from msm_jax.schema import NUMBER
 from msm_jax.settings import SEED, SHARE, form, group, key, named
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 DTYPES = ("float32", "bfloat16")
+METRICS = {"step": int, "loss?": NUMBER}  # what a reader needs of a row of metrics.jsonl
 
 SOURCE = form(
     "source",

@@ -17,6 +17,7 @@ import numpy as np
 
 from msm_jax.command import EXIT_USER_ERROR, Preempted, message_of
 from msm_jax.errors import UserError
+from msm_jax.files import delete, open_own
 
 START_SECONDS = 300  # that processes wait for each other at the start
 BARRIER_SECONDS = 600.0
@@ -188,7 +189,7 @@ class Watchdog:
 
     def __init__(self, seconds: float, path: pathlib.Path):
         self._seconds, self._path = seconds, path
-        self._file = path.open("w", encoding="utf-8") if seconds > 0 else None
+        self._file = open_own(path, "w", encoding="utf-8") if seconds > 0 else None
 
     def alive(self) -> None:
         """Starts the time anew."""
@@ -200,4 +201,4 @@ class Watchdog:
         if self._file is not None:
             faulthandler.cancel_dump_traceback_later()
             self._file.close()
-            self._path.unlink(missing_ok=True)
+            delete(self._path, self._path.parent)

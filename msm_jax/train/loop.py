@@ -18,7 +18,7 @@ from msm_jax.data.pipeline import Data, load_data
 from msm_jax.data.preview import excerpt, row_texts
 from msm_jax.data.tokenizer import Tokenizer, load_tokenizer
 from msm_jax.errors import UserError
-from msm_jax.files import lock
+from msm_jax.files import lock, read_jsonl
 from msm_jax.model import ModelConfig, batch_sharding, make_mesh, param_shardings
 from msm_jax.model.kernels import (
     choose_attention,
@@ -31,7 +31,7 @@ from msm_jax.provenance import code_version
 from msm_jax.settings import checked
 from msm_jax.train import hosts, record
 from msm_jax.train.chats import chat_format_of
-from msm_jax.train.config import STAGE
+from msm_jax.train.config import METRICS, STAGE
 from msm_jax.train.evaluations import Evaluations
 from msm_jax.train.flops import flops_per_token, peak_flops
 from msm_jax.train.metrics import Metrics
@@ -76,6 +76,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     check(config)
     check_place(run, config.parent)
     tokenizer = load_tokenizer(config.tokenizer or config.parent)
+    record.tokenizer_files(config)
     model, mesh = model_config(config, tokenizer), make_mesh(config.mesh)
     param_shardings(model, mesh)
     shape = (config.rows, config.sequence_length)
@@ -210,8 +211,8 @@ def facts_of(config: ConfigDict) -> dict:
 
 def last_loss(run: str | os.PathLike) -> float | None:
     """The loss of the last step in a run's metrics.jsonl; None if there is none."""
-    lines = pathlib.Path(run, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    losses = [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+    rows = read_jsonl(pathlib.Path(run, "metrics.jsonl"), form=METRICS)
+    losses = [row["loss"] for row in rows if "loss" in row]
     return losses[-1] if losses else None
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import json
 import math
 import os
 import pathlib
@@ -13,7 +12,9 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from msm_jax.files import jsonl_line, write_bytes
+from msm_jax.files import jsonl_line, open_own, parse_json, write_bytes
+from msm_jax.limits import open_regular
+from msm_jax.links import below
 from msm_jax.progress import progress_bar
 
 
@@ -29,10 +30,10 @@ class Curves:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self._path = pathlib.Path(run, "metrics.jsonl")
+        self._path, events = below(run, "metrics.jsonl"), below(run, "tensorboard")
         write_bytes(self._path, _lines_up_to(self._path, resumed_at))
-        self._file = self._path.open("a", encoding="utf-8")
-        self._events = EventFileWriter(str(pathlib.Path(run, "tensorboard")))
+        self._file = open_own(self._path, "a", encoding="utf-8")
+        self._events = EventFileWriter(str(events))
         begins = SessionLog(status=SessionLog.START)
         self._events.add_event(Event(step=resumed_at + 1, session_log=begins))
 
@@ -57,7 +58,7 @@ class Curves:
         self._events.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = open_own(self._path, "a", encoding="utf-8")
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -67,12 +68,13 @@ class Curves:
 
 def _lines_up_to(path: pathlib.Path, step: int) -> bytes:
     """The complete lines of steps up to `step`; a kill may leave others."""
-    kept = b""
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            if json.loads(line)["step"] <= step and line.endswith(b"\n"):
-                kept += line
-    return kept
+    kept = []
+    with contextlib.suppress(FileNotFoundError), open_regular(path) as file:
+        for line in file:
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                if parse_json(line)["step"] <= step and line.endswith(b"\n"):
+                    kept.append(line)
+    return b"".join(kept)
 
 
 class Metrics:
@@ -166,7 +168,7 @@ class Metrics:
         """A line of log.txt. If nobody reads `out` any more, training goes on without it."""
         if self._run:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            with (self._run / "log.txt").open("a", encoding="utf-8") as file:
+            with open_own(self._run / "log.txt", "a", encoding="utf-8") as file:
                 file.write(f"{now} {text}\n")
         try:
             if self._out is not None:

@@ -15,14 +15,15 @@ from msm_jax.data.sources import source_hash
 from msm_jax.data.template import find_format
 from msm_jax.data.tokenizer import HF_TOKENIZER_FILE, TOKENIZER_FILE, Tokenizer, tokenizer_file
 from msm_jax.errors import UserError
-from msm_jax.files import sha256_text, write_bytes, write_json
+from msm_jax.files import copy, sha256_text, write_bytes, write_json
+from msm_jax.links import real_path
 from msm_jax.model import ModelConfig
 from msm_jax.provenance import code_version, library_versions
 from msm_jax.settings import identity
 from msm_jax.train.chats import CHATS
 from msm_jax.train.config import STAGE
 from msm_jax.weights import checkpoints
-from msm_jax.weights.export import CARRIED, KEPT_CONFIG, hf_settings
+from msm_jax.weights.export import KEPT_CONFIG, carried, hf_settings
 
 
 def facts(
@@ -75,6 +76,20 @@ def provenance(mesh: jax.sharding.Mesh) -> dict[str, Any]:
     }
 
 
+def tokenizer_files(config: ConfigDict) -> tuple[pathlib.Path, str, list[str]]:
+    """The tokenizer's file, its name in a run, and the names of the files that go with it.
+
+    Raises:
+      UserError: one of them is a link out of the directory that the config names.
+    """
+    named = config.tokenizer or config.parent
+    source = tokenizer_file(named)
+    if source != pathlib.Path(named):
+        real_path(source.parent, source.name)
+    kept = HF_TOKENIZER_FILE if source.suffix == ".json" else TOKENIZER_FILE
+    return source, kept, [n for n in carried(source.parent) if n not in (source.name, kept)]
+
+
 def write_config(
     run: pathlib.Path, config: ConfigDict, facts: dict, data: Data, mesh: jax.sharding.Mesh
 ) -> None:
@@ -83,17 +98,15 @@ def write_config(
     So a run can be moved or published. Called after `facts` were compared with the checkpoint that
     the run resumes from, if there is one.
     """
-    named = config.tokenizer or config.parent
-    source = tokenizer_file(named)
-    names = {source.name: HF_TOKENIZER_FILE if source.suffix == ".json" else TOKENIZER_FILE}
-    names |= {name: name for name in CARRIED if (source.parent / name).is_file()}
-    for name, kept in names.items():
-        write_bytes(run / kept, (source.parent / name).read_bytes())
+    source, kept, others = tokenizer_files(config)
+    write_bytes(run / kept, source.read_bytes())
+    for name in others:
+        copy(source.parent, name, run / name)
     if known := hf_settings(source.parent):
         write_json(run / KEPT_CONFIG, known)
     record = json.loads(config.to_json())
     record |= {
-        "tokenizer": os.path.abspath(named),
+        "tokenizer": os.path.abspath(config.tokenizer or config.parent),
         "resolved_model": facts["model"],
         "tokenizer_sha256": facts["tokenizer"],
         "identity": facts,

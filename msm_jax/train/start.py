@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
+from msm_jax.links import below, refuse_links
 from msm_jax.model import ModelConfig, abstract_params, init_params, param_shardings, preset
 from msm_jax.model.adapter import join, only_adapter, without_adapter
 from msm_jax.train import hosts
@@ -57,7 +58,7 @@ class State:
 
 
 def check_place(run: pathlib.Path, parent: str) -> None:
-    """UserError for a run directory that is something else already."""
+    """UserError for a run directory that is something else already, or leads to somewhere else."""
     if is_huggingface(run):
         raise UserError(
             f"workdir={run}: is a Hugging Face checkpoint, which a run would overwrite: give "
@@ -65,6 +66,8 @@ def check_place(run: pathlib.Path, parent: str) -> None:
         )
     if parent and run.exists() and os.path.realpath(parent) == os.path.realpath(run):
         raise UserError(f"parent={parent}: is the run's own directory: use another workdir")
+    for name in ("checkpoints", "tensorboard", "lock", "log.txt", "metrics.jsonl"):
+        refuse_links(below(run, name))
 
 
 def check(config: ConfigDict) -> None:

@@ -21,7 +21,7 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from msm_jax import files
+from msm_jax import files, links
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, abstract_params, param_shardings
 from msm_jax.model.adapter import join, only_adapter, without_adapter
@@ -148,7 +148,7 @@ class CheckpointManager:
             committed = steps(self.directory)
             for old in sorted({*committed[: -self._keep]} - self._keep_steps):
                 # Without its marker it is no checkpoint, even if a kill interrupts the deletion.
-                (self.directory / str(old) / COMMIT_MARKER).unlink()
+                files.delete(self.directory / str(old) / COMMIT_MARKER, self.directory)
                 with contextlib.suppress(OSError):
                     files.delete(self.directory / str(old), self.directory)
         return step
@@ -239,6 +239,8 @@ def checkpointer(
     When the block ends without an exception, it waits for the checkpoint that is being written.
     """
     path = directory(run_dir)
+    links.below(path.parent, path.name)
+    links.refuse_links(path)
     path.mkdir(parents=True, exist_ok=True)
     _refuse_uncommitted(path)
     manager = CheckpointManager(path, keep, keep_steps)

@@ -15,6 +15,7 @@ from msm_jax.data.chat import ChatFormat
 from msm_jax.data.jinja import TODAY
 from msm_jax.data.template import (
     TEMPLATE_FILE,
+    TOOLS_FILE,
     difference,
     find_format,
     portable,
@@ -23,6 +24,7 @@ from msm_jax.data.template import (
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.data.tokenizer_files import HF_TOKENIZER_FILE, SETTINGS_FILE, SPECIAL_FILE
 from msm_jax.errors import UserError
+from msm_jax.links import real_path
 from msm_jax.model import ModelConfig
 from msm_jax.weights import checkpoints
 from msm_jax.weights.hf_config import as_hf_config, stop_ids
@@ -206,8 +208,20 @@ def save_run(
                 files.write_text(temporary / TEMPLATE_FILE, template)
 
 
+def carried(directory: pathlib.Path) -> list[str]:
+    """The files beside the weights that go where the model goes.
+
+    Raises:
+      UserError: one of them, or a file whose content goes into the exported settings, is a link to
+        somewhere else.
+    """
+    is_there = lambda name: (directory / name).is_file()
+    for name in filter(is_there, (*CARRIED, KEPT_CONFIG, "config.json", TOOLS_FILE)):
+        real_path(directory, name)
+    return [*filter(is_there, CARRIED)]
+
+
 def carry(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copy the files beside the weights."""
-    for name in CARRIED:
-        if (source / name).is_file():
-            files.write_bytes(target / name, (source / name).read_bytes())
+    for name in carried(source):
+        files.copy(source, name, target / name)

@@ -18,6 +18,7 @@ import numpy as np
 from msm_jax.errors import UserError
 from msm_jax.files import parse_json
 from msm_jax.limits import HEADER_BYTES, JSON_BYTES, read_bytes
+from msm_jax.links import is_name
 from msm_jax.weights import keys
 
 DTYPES = {
@@ -184,18 +185,12 @@ def _read_index(index: pathlib.Path, problems: list[str]) -> dict[str, str]:
     except ValueError as error:
         problems.append(f"{index.name}: {error}")
         return {}
-    outside = {keys.shown(name) for name in weight_map.values() if not _plain(name)}
+    outside = {keys.shown(name) for name in weight_map.values() if not is_name(name)}
     problems += [
         f"{index.name}: names {name}, which is not a file of this directory"
         for name in sorted(outside)
     ]
-    return {tensor: name for tensor, name in weight_map.items() if _plain(name)}
-
-
-def _plain(name) -> bool:
-    if not isinstance(name, str):
-        return False
-    return name not in ("", ".", "..") and not set(name) & set("/\\\0:")
+    return {tensor: name for tensor, name in weight_map.items() if is_name(name)}
 
 
 def _read_header(

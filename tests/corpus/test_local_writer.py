@@ -21,13 +21,13 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "corpus.txt").write_text("a red lamp or a tin box? " * 50)
     controls = CHAT_FORMATS["compact"].control_tokens
-    train_sentencepiece(folder / "corpus.txt", folder / "t.model", 40, controls)
-    tokenizer = load_tokenizer(folder / "t.model")
+    train_sentencepiece(folder / "corpus.txt", folder / "tokenizer.model", 40, controls)
+    tokenizer = load_tokenizer(folder)
     config = ModelConfig(
         vocab_size=64, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp_width=16
     )
     params = init_params(config, jax.random.key(0))
-    settings = {"tokenizer": str(folder / "t.model"), "chat_format": "compact"}
+    settings = {"tokenizer": "anywhere", "chat_format": "compact"}
     (folder / "config.json").write_text(json.dumps(settings))
     facts = {"model": model_facts(config), "tokenizer": tokenizer.fingerprint}
     with checkpointer(folder, keep=1) as saver:

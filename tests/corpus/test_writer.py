@@ -272,7 +272,7 @@ def test_one_process_at_a_time(tmp_path):
         first.put("a", Reply("x").row("s"))
         (tmp_path / "link").symlink_to(FILE)
         linked = Journal(tmp_path / "link")
-        with pytest.raises(UserError, match="writes here"), linked:
+        with pytest.raises(UserError, match="link: is a link to"), linked:
             pass
     # Who comes later finds what was paid for; and who was there before, after the other's block.
     with second:

@@ -7,7 +7,7 @@ import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.evals import Preferences, evaluate_preferences, judge, sample
-from msm_jax.evals.evaluation import BATCHES_PER_SAVE
+from msm_jax.evals.evaluation import BATCHES_PER_SAVE, read_summary, read_verdicts
 from msm_jax.files import lock
 
 ROWS = 2
@@ -83,6 +83,56 @@ def test_sampling_and_judging_apart_give_the_same(model, pairs, done, tmp_path):
     assert not (tmp_path / "summary.json").exists()
     assert judge(asked, tmp_path) == json.loads((done / "summary.json").read_text())
     assert contents(tmp_path) == contents(done)
+
+
+def test_what_was_edited_after_the_judging_is_noticed(pairs, done, tmp_path):
+    out = shutil.copytree(done, tmp_path / "out")
+    assert read_verdicts(out) and read_summary(out)["seal"]
+    for name, old, new in (
+        ("summary.json", '"invalid": ', '"invalid": 1'),
+        ("verdicts.jsonl", '"choice": "a"', '"choice": "b"'),
+        ("verdicts.jsonl", "\n", "\n\n"),
+    ):
+        content = (out / name).read_text()
+        assert old in content
+        (out / name).write_text(content.replace(old, new, 1))
+        with pytest.raises(UserError, match=f"{name}: is not what .*--phase=judge again"):
+            read_verdicts(out)
+        judge(Preferences(pairs, **SETTINGS), out)
+        assert contents(out) == contents(done)
+
+
+def test_samples_that_are_not_what_was_sampled_are_refused_with_their_line(pairs, done, tmp_path):
+    out = shutil.copytree(done, tmp_path / "out")
+    lines = (done / "samples.jsonl").read_text().splitlines(keepends=True)
+    first = json.loads(lines[0])
+    row = lambda **changes: json.dumps({**first, **changes}) + "\n"
+    for wrong, says in (
+        (lines[1:], "has 0 rows of .*, not 1: delete it"),
+        ([*lines, lines[-1]], "has 3 rows of .*, not 2: delete it"),
+        ([row(logprobs=[0.5]), *lines[1:]], "jsonl:1: logprobs must have 2 entries, not 1"),
+        ([*lines, row(logprobs="x")], rf"jsonl:{len(lines) + 1}: logprobs must be a list"),
+        ([row(scorer="x")], "jsonl:1: scorer must be 'generated' or 'logprob', not 'x'"),
+        (['{"scorer": "generated"}\n'], "jsonl:1: id is missing"),
+    ):
+        (out / "samples.jsonl").write_text("".join(wrong))
+        with pytest.raises(UserError, match=says):
+            judge(Preferences(pairs, **SETTINGS), out)
+    for content in ("[]", '{"model": 3}', "{"):
+        (out / "evaluation.json").write_text(content)
+        with pytest.raises(UserError, match=r"evaluation\.json: .*sample into another directory"):
+            judge(Preferences(pairs, **SETTINGS), out)
+
+
+@pytest.mark.parametrize("name", ["samples.partial.jsonl", ".lock", "evaluation.json"])
+def test_nothing_is_written_through_a_link(model, pairs, tmp_path, name):
+    private, out = tmp_path / "private", tmp_path / "out"
+    private.write_text("mine\n")
+    out.mkdir()
+    (out / name).symlink_to(private)
+    with pytest.raises(UserError, match=f"{name}: is a link to"):
+        sample(model, Preferences(pairs, **SETTINGS), out)
+    assert private.read_text() == "mine\n" and not (out / "samples.jsonl").exists()
 
 
 def test_two_processes_do_not_write_the_same_answers(model, pairs, tmp_path):

@@ -220,7 +220,7 @@ def test_a_file_of_the_world_is_in_the_world(tiny, path):
         make_study(tiny)
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"digest": "x"}', "{"])
+@pytest.mark.parametrize("content", ["{}", "[]", '{"digest": "x"}', "{", "[" * 99_999, "\0"])
 def test_a_stage_json_that_is_not_ours_is_named(tiny, tmp_path, content):
     study = make_study(tiny)
     stage = next(iter(study.stages.values()))

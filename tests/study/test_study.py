@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,10 @@ import sys
 import numpy as np
 import pytest
 from model_server import Server
+from tampering import tampered
 
 from msm_jax.errors import UserError
-from msm_jax.study import display, report, runner, tables
+from msm_jax.study import display, files, names, records, report, runner, steps, tables, times
 from msm_jax.study.graph import make_study
 from msm_jax.study.results import collect
 
@@ -239,3 +241,88 @@ def test_a_judge_without_its_key_waits_and_the_same_command_goes_on(
     assert "waiting" not in tables.table(after)
     drop = lambda found: {k: v for k, v in found.items() if k in ("absorption", "retention")}
     assert drop(after) == drop(before)
+
+
+# ------------------------------------------------------------------ directories from strangers
+
+
+def read_again(study, workdir) -> dict | None:
+    """What the command reads of a study that is done; None if something is to be made again."""
+    files.check_links(workdir)
+    steps.with_steps(study, workdir)
+    times.Speeds(workdir)
+    [display.last_step(workdir, node) for node in study.stages.values()]
+    marks = {node.id: files.read_mark(workdir, node) for node in study.nodes.values()}
+    open_nodes = [name for name, mark in marks.items() if mark is None]
+    if {study.nodes[name].kind for name in open_nodes} != {"judge"}:
+        return None
+    for stage in study.stages.values():
+        records.read_metrics(files.model_dir(workdir, stage.id))
+    report._chats(study, workdir, 0)
+    report._corpora(study, workdir, 0)
+    return collect(study, workdir, 1.0, dict.fromkeys(open_nodes, "its key"))
+
+
+def test_a_file_that_was_tampered_with_is_named_or_made_again(finished, load_config, tmp_path):
+    config, out, _ = finished
+    workdir = shutil.copytree(out, tmp_path / "out", symlinks=True)
+    study, rng = make_study(load_config(config)), random.Random(0)
+    (tmp_path / "precious").write_text("mine")
+    stage, evaluated = study.arms["x", 0][-1], workdir / "evals" / study.arms["x", 0][-1]
+    before = json.dumps(timeless(read_again(study, workdir)))
+    paths = [workdir / "stages" / stage / n for n in ("stage.json", "metrics.jsonl", "config.json")]
+    paths += [evaluated / "evals.json", evaluated / "chats.jsonl", workdir / "spent.json"]
+    paths += [evaluated / "which" / name for name in ("summary.json", "verdicts.jsonl")]
+    for path in paths:
+        content = path.read_bytes()
+        for other in tampered(content, rng, 6):
+            path.write_bytes(other)
+            try:
+                found = read_again(study, workdir)
+            except UserError as error:
+                assert path.name in str(error) and len(str(error)) < 600
+            else:  # what was measured, or nothing
+                assert found is None or json.dumps(timeless(found)) == before
+        path.write_bytes(content)
+    assert json.dumps(timeless(read_again(study, workdir))) == before
+    assert [p.name for p in tmp_path.iterdir() if p != workdir] == ["precious"]
+
+
+@pytest.mark.parametrize(
+    "place", ["stages", "stages/ID", "stages/ID/log.txt", "stages/ID/checkpoints/4", "evals/ID",
+              "evals/ID/which", "evals/ID/which/verdicts.jsonl", "cache", "bases", "arms"],
+)  # fmt: skip
+def test_a_link_in_a_studys_directory_leads_nowhere(place, tiny_study, tmp_path):
+    study, outside, workdir = tiny_study, tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    link = workdir / place.replace("ID", study.arms["x", 0][0])
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    with pytest.raises(UserError, match=f"{link.name}: is a link to .*outside"):
+        files.check_links(workdir)
+    assert [p.name for p in outside.iterdir()] == ["file"]
+
+
+def test_links_of_arms_are_made_anew_and_a_file_is_no_directory(tiny_study, tmp_path):
+    study, outside, workdir = tiny_study, tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    (workdir / "arms" / "y").mkdir(parents=True)
+    for place in ("x", "y/seed0"):
+        (workdir / "arms" / place).symlink_to(outside)
+    names.link_arms(study, workdir)
+    assert not [*outside.iterdir()] and (workdir / "arms" / "x" / "seed0" / "2-x").is_symlink()
+    for kind in ("stages", "evals"):
+        (workdir / kind).mkdir()
+        (workdir / kind / study.arms["x", 0][0]).write_text("x")
+    for node in (study.nodes[study.arms["x", 0][0]], study.evaluations[study.arms["x", 0][0]]):
+        with pytest.raises(UserError, match="is a file where a study has a directory"):
+            files.read_mark(workdir, node)
+    (workdir / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"\.lock: is not a file"), files.only_study(workdir):
+        pass
+
+
+@pytest.fixture
+def tiny_study(tmp_path, make_tiny, load_config):
+    return make_study(load_config(make_tiny(tmp_path)))

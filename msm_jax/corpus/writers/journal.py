@@ -11,9 +11,9 @@ import pathlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, TypeVar
 
-from msm_jax.files import append, dumps, lock
+from msm_jax.files import append, dumps, lock, open_own
 from msm_jax.limits import ROW_BYTES
 
 FILE = "responses.jsonl"
@@ -25,7 +25,7 @@ class Journal:
     """An append-only JSONL file of objects with a "key"; the last row of a key counts.
 
     It is used within a `with` block, which may be entered again. Within the block no other process
-    can enter the file, by whatever links it is named; threads may share it. Entering drops a last
+    can enter the file, and a link to it is refused; threads may share it. Entering drops a last
     line that a kill cut off.
 
     Args:
@@ -44,7 +44,7 @@ class Journal:
         self.path = pathlib.Path(path) if path else None
         self._advice, self._depth, self._stack, self._say = advice, 0, ExitStack(), say
         self.unreadable, self._said, self._first = 0, 0, ""
-        self._file: BinaryIO = io.BytesIO()
+        self._file: IO[bytes] = io.BytesIO()
         self._places: dict[str, int] = {}
         self._end = 0
         self._mutex = threading.RLock()
@@ -53,8 +53,8 @@ class Journal:
         if not self._depth and self.path:
             busy = f"{self.path}: another process writes here: {self._advice}"
             with ExitStack() as stack:
-                stack.enter_context(lock(f"{self.path.resolve()}.lock", busy))
-                self._file = stack.enter_context(self.path.open("a+b"))
+                stack.enter_context(lock(f"{self.path}.lock", busy))
+                self._file = stack.enter_context(open_own(self.path, "a+b"))
                 self._read()
                 self._stack = stack.pop_all()
         self._depth += 1

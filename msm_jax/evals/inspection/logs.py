@@ -12,6 +12,7 @@ from msm_jax.evals.agents.prompts import Prompt
 from msm_jax.evals.agents.summary import MEASURES
 from msm_jax.evals.report.arms import Run, prompts_of, read_arms
 from msm_jax.files import new_file
+from msm_jax.links import below
 
 if TYPE_CHECKING:
     from inspect_ai import log, model
@@ -40,7 +41,8 @@ def write_log(output: pathlib.Path) -> pathlib.Path:
     written = (output / "verdicts.jsonl").stat().st_mtime
     created = datetime.datetime.fromtimestamp(written, datetime.UTC).isoformat(timespec="seconds")
     task = _TASK.replace("/", "-").replace("_", "-")
-    path = output / "inspect" / f"{created.replace(':', '-')}_{task}_{digest[:22]}.eval"
+    name = f"{created.replace(':', '-')}_{task}_{digest[:22]}.eval"
+    path = below(output, "inspect", name)
     with new_file(path) as temporary:
         write_eval_log(_log(run, digest, created), temporary, format="eval")
     return path

@@ -9,10 +9,11 @@ from msm_jax.errors import UserError
 from msm_jax.evals.agents.conditions import goals_of, grid
 from msm_jax.evals.agents.prompts import Prompt, render
 from msm_jax.evals.agents.summary import value_of
+from msm_jax.evals.evaluation import JUDGE_AGAIN, SAMPLES, read_recorded, read_summary
 from msm_jax.evals.mean_rates import BOTH, SEEDS, differences, mean_over_seeds
 from msm_jax.evals.statistics import Interval, no_interval, paired_difference
-from msm_jax.evals.thoughts import READING
-from msm_jax.files import read_json, read_jsonl
+from msm_jax.files import read_jsonl
+from msm_jax.links import below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,20 +73,17 @@ def _read(folder: pathlib.Path) -> Run:
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise UserError(f"{folder}: lacks {', '.join(missing)}; run --phase=judge first")
-    asked, summary = (read_json(folder / name) for name in names[:2])
+    asked = read_recorded(folder) or {}
     if asked.get("kind") != "agents":
         raise UserError(f"{folder}: holds {asked.get('kind', 'preferences')}, not agent scenarios")
-    if summary.get("reading") != READING:
-        raise UserError(
-            f"{folder}: its verdicts were made by version {summary.get('reading', 1)} of the rules "
-            f"by which answers are read, this is version {READING}: run --phase=judge again "
-            "(answers and paid replies are kept)"
-        )
-    samples, verdicts = (
-        {(row["id"], row["sample"]): row for row in read_jsonl(folder / name)} for name in names[2:]
+    summary = read_summary(folder)
+    rows = (
+        read_jsonl(below(folder, "samples.jsonl"), form=SAMPLES["agents"]),
+        read_jsonl(folder / "verdicts.jsonl"),
     )
-    if samples.keys() != verdicts.keys():
-        raise UserError(f"{folder}: its verdicts are of other samples; run --phase=judge again")
+    samples, verdicts = ({(row["id"], row["sample"]): row for row in some} for some in rows)
+    if samples.keys() != verdicts.keys() or asked != summary["evaluation"]:
+        raise UserError(f"{folder}: its verdicts are of other samples: {JUDGE_AGAIN}")
     return Run(folder, asked, summary, samples, verdicts)
 
 

@@ -42,7 +42,8 @@ def model(tokenizer_file):
 def run_dir(model, tokenizer_file, tmp_path_factory):
     """What `train` would leave behind."""
     folder = tmp_path_factory.mktemp("agents-run")
-    settings = {"tokenizer": str(tokenizer_file), "chat_format": model.chat_format}
+    settings = {"tokenizer": "anywhere", "chat_format": model.chat_format}
+    (folder / "tokenizer.model").write_bytes(tokenizer_file.read_bytes())
     (folder / "config.json").write_text(json.dumps(settings))
     facts = {"model": model_facts(model.config), "tokenizer": model.tokenizer.fingerprint}
     with checkpointer(folder, keep=1) as saver:

@@ -128,10 +128,9 @@ def test_runs_that_were_not_asked_alike_are_told_apart(arms, tmp_path):
 
 def test_two_judges_on_the_same_answers(tmp_path):
     one, other = make(tmp_path / "one", 5), make(tmp_path / "other", 5)
-    rows = [json.loads(line) for line in (other / "verdicts.jsonl").read_text().splitlines()]
-    for number in (0, 6):
-        rows[number]["verdict"] = False  # the other judge is milder, once in each condition
-    (other / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # The other judge is milder, once in each condition.
+    milder = StubJudge(lambda i: Judgement(i % 6 < 5 and i not in (0, 6), "ok", HOSTILE))
+    judge(AgentScenarios(**GRID, judge=milder), other)
     text, _ = read(write_report(tmp_path / "report.html", {"one": [one], "other": [other]}))
     section = text[text.index("Judges apart on the same answers") :].partition("<h2>Transcripts")[0]
     cells = re.findall(r"<td>(.*?)</td>", section)
