@@ -239,7 +239,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="msm_jax_fuzz_") as folder:
         good = pathlib.Path(folder) / "good"
         good.mkdir()
-        make_files(good)
+        if not (pid := os.fork()):
+            make_files(good)
+            os._exit(0)
+        if os.waitpid(pid, 0)[1]:
+            sys.exit("the good files could not be written")
         args.log = f"{folder}.log"
         args.targets = [t for t in TARGETS if args.target in t.file and (good / t.file).exists()]
         if not args.targets:

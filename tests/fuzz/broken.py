@@ -58,7 +58,7 @@ def broken(kind: str, content: bytes, rng: random.Random) -> bytes:
     content = BREAKERS[kind](content, rng)
     if rng.random() < 0.15:
         content = damaged(content, len(content), rng)
-    if rng.random() < 0.04 and kind not in ("tensors", "gguf"):
+    if rng.random() < 0.04 and kind not in ("bytes", "tensors", "gguf"):
         content = encoded(content, rng)
     return content
 
@@ -226,7 +226,19 @@ def broken_gguf(content: bytes, rng: random.Random) -> bytes:
     return content
 
 
+def broken_bytes(content: bytes, rng: random.Random) -> bytes:
+    """Damaged at its beginning, at its end or anywhere."""
+    how = rng.randrange(3)
+    if how == 0:
+        return damaged(content, 64, rng)
+    if how == 1:
+        kept = max(0, len(content) - 400)
+        return content[:kept] + damaged(content[kept:], 400, rng)
+    return damaged(content, len(content), rng)
+
+
 BREAKERS: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    "bytes": broken_bytes,
     "json": broken_json,
     "lines": broken_lines,
     "jinja": broken_text(JINJA),

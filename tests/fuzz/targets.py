@@ -5,6 +5,7 @@ functions that commands read it with.
 """
 
 import dataclasses
+import gzip
 import json
 import pathlib
 import shutil
@@ -12,13 +13,16 @@ import struct
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 
 from msm_jax import loading
+from msm_jax.corpus.export import write_array_record
 from msm_jax.corpus.writers.journal import Journal
 from msm_jax.corpus.writers.request import Reply
 from msm_jax.data.store import load_store
 from msm_jax.data.template import find_format, special_tokens
-from msm_jax.data.tokenizer import load_tokenizer
+from msm_jax.data.tokenizer import load_tokenizer, train_sentencepiece
 from msm_jax.evals.preferences import load_pairs
 from msm_jax.evals.questions import load_questions
 from msm_jax.evals.quiz import load_quiz
@@ -112,6 +116,13 @@ def _tokenizer_of(folder: pathlib.Path) -> None:
         tokenizer.encode_marked(text)
 
 
+def _pieces(folder: pathlib.Path) -> None:
+    tokenizer = load_tokenizer(folder / "pieces")
+    for text in ("the red fox.", "a" * 3000 + "!", "<|im_start|>é\n\n 12", ""):
+        tokenizer.decode(tokenizer.encode(text))
+        tokenizer.encode_marked(text)
+
+
 def _chat(folder: pathlib.Path) -> None:
     path = folder / "model"
     tokenizer = load_tokenizer(path)
@@ -182,6 +193,7 @@ TARGETS = (
     Target("model/tokenizer.json", "json", _tokenizer_of, 4),
     Target("model/tokenizer_config.json", "json", _chat, 3),
     Target("model/special_tokens_map.json", "json", _chat, 1),
+    Target("pieces/tokenizer.model", "bytes", _pieces, 1),
     Target("model/chat_template.jinja", "jinja", _chat, 3),
     Target("model/model.safetensors", "tensors", _tensors, 3),
     Target("sharded/" + INDEX, "json", _index),
@@ -191,6 +203,10 @@ TARGETS = (
     Target("model.gguf", "gguf", _gguf, 2),
     Target("documents.jsonl", "lines", _rows("documents.jsonl")),
     Target("chats.jsonl", "lines", _rows("chats.jsonl"), 3),
+    Target("documents.jsonl.gz", "bytes", _rows("documents.jsonl.gz"), 1),
+    Target("documents.jsonl.zst", "bytes", _rows("documents.jsonl.zst"), 1),
+    Target("documents.parquet", "bytes", _rows("documents.parquet"), 1),
+    Target("documents.array_record", "bytes", _rows("documents.array_record"), 1),
     Target("pairs.jsonl", "lines", lambda folder: load_pairs(folder / "pairs.jsonl")),
     Target("quiz.jsonl", "lines", lambda folder: load_quiz(folder / "quiz.jsonl", "Qwen")),
     Target("questions.jsonl", "lines", lambda folder: load_questions(folder / "questions.jsonl")),
@@ -204,9 +220,9 @@ TARGETS = (
 
 
 def make_files(folder: pathlib.Path) -> None:
-    """Write the good files; JAX computes nothing, so that the process can be forked afterwards."""
+    """Write the good files, in a process that is not forked afterwards: libraries start threads."""
     model = folder / "model"
-    for name in ("model", "sharded", "adapter", "run"):
+    for name in ("model", "sharded", "adapter", "run", "pieces"):
         (folder / name).mkdir()
     settings = as_hf_config(SHAPE, "float32", 64)
     _write_json(model / "config.json", {**settings, "eos_token_id": 1})
@@ -244,6 +260,9 @@ def make_files(folder: pathlib.Path) -> None:
     _write_gguf(folder / "model.gguf", arrays)
     _write_rows(folder)
     (folder / "spec.md").write_text(SPEC)
+    text = folder / "pieces" / "text.txt"
+    text.write_text("the red fox sees a big hen.\n" * 20)
+    train_sentencepiece(text, text.with_name("tokenizer.model"), 60, ["<|im_start|>"])
 
 
 def _write_rows(folder: pathlib.Path) -> None:
@@ -271,6 +290,14 @@ def _write_rows(folder: pathlib.Path) -> None:
     for name, some in rows.items():
         text = "".join(json.dumps(row) + "\n" for row in some)
         (folder / f"{name}.jsonl").write_text(text)
+    documents = folder / "documents.jsonl"
+    content = documents.read_bytes()
+    folder.joinpath("documents.jsonl.gz").write_bytes(gzip.compress(content))
+    packed = pyarrow.compress(content, "zstd", asbytes=True)
+    folder.joinpath("documents.jsonl.zst").write_bytes(packed)
+    table = pyarrow.Table.from_pylist([{"messages": CHAT, "id": f"{n}"} for n in range(5)])
+    pyarrow.parquet.write_table(table, folder / "documents.parquet")
+    write_array_record(documents, folder / "documents.array_record")
 
 
 def _write_json(path: pathlib.Path, content: dict) -> None:
