@@ -65,6 +65,7 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
     warnings.formatwarning = lambda *given, **named: printable(plain(*given, **named))
     sys.unraisablehook = report_of_unraisable
     logs.getLogger("asyncio").addFilter(_is_news)
+    warnings.filterwarnings("ignore", r"coroutine '(PyTreeHandler|_read_array)", RuntimeWarning)
     try:
         app.run(guarded, flags_parser=_parse_flags)
     except Preempted as stop:
@@ -98,13 +99,14 @@ def report_of_thread(args: "threading.ExceptHookArgs") -> None:
 
 
 def report_of_unraisable(args: "sys.UnraisableHookArgs") -> None:
-    """A `sys.unraisablehook` without what Orbax leaves of a save that failed.
+    """A `sys.unraisablehook` without what Orbax leaves of a save or load that failed.
 
     It closes event loops whose other tasks still run. Those then fail as well, each with a
     traceback, before the error itself arrives here.
     """
-    if not (
-        isinstance(args.exc_value, RuntimeError) and "Event loop is clos" in str(args.exc_value)
+    places = [frame.filename for frame in traceback.extract_tb(args.exc_traceback)]
+    if "Event loop is closed" not in str(args.exc_value) and not any(
+        "orbax" in place for place in places
     ):
         sys.__unraisablehook__(args)
 

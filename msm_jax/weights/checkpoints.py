@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import functools
 import json
+import math
 import os
 import pathlib
 import warnings
@@ -21,7 +22,7 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from msm_jax import files, links
+from msm_jax import files, limits, links
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, abstract_params, param_shardings
 from msm_jax.model.adapter import join, only_adapter, without_adapter
@@ -47,6 +48,8 @@ DAMAGED = ".damaged"  # ends the name of a checkpoint that a run went on without
 _PARTS = {
     "facts": dict, "progress": dict, "made_by": dict, "checksums": dict, "base": dict | None,
 }  # fmt: skip
+_PROGRESS = {"tokens": int, "loss_tokens": int, "empty": int, "probes": dict, "done": bool}
+_BASE = {"path": str, "relative": str, "digest": str}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN)
 
@@ -225,7 +228,7 @@ class CheckpointManager:
         for step in damaged if jax.process_index() == 0 else ():
             names = (f"{step}{DAMAGED}", *(f"{step}{DAMAGED}.{n}" for n in range(2, 1000)))
             free = next(name for name in names if not (self.directory / name).exists())
-            os.rename(self.directory / str(step), self.directory / free)
+            files.rename(self.directory / str(step), free)
         if damaged and jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints are renamed")
 
@@ -283,15 +286,14 @@ def _metadata(path: pathlib.Path, step: int, resuming: bool = False) -> dict:
     """What `CheckpointManager.save` wrote; UserError for another format or damage."""
     damaged = functools.partial(damage_error, path, step, file=METADATA, resuming=resuming)
     try:
-        found = _get(
-            files.parse_json((path / str(step) / METADATA).read_bytes()), "custom_metadata"
-        )
+        text = limits.read_bytes(path / str(step) / METADATA, limits.JSON_BYTES)
+        found = _get(files.parse_json(text), "custom_metadata")
     except OSError as error:
         raise damaged(f"{error.strerror}") from error
     except ValueError as error:
         raise damaged(f"not JSON ({error})") from error
     wrong = [name for name, kind in _PARTS.items() if not isinstance(_get(found, name), kind)]
-    if wrong and not isinstance(_get(found, "facts"), dict):
+    if "facts" in wrong:
         raise damaged(f"lacks {', '.join(wrong)}")
     if (format := found["facts"].get("format")) != FORMAT:
         raise UserError(
@@ -301,6 +303,12 @@ def _metadata(path: pathlib.Path, step: int, resuming: bool = False) -> dict:
         )
     if wrong:
         raise damaged(f"lacks {', '.join(wrong)}")
+    for part, kinds in (("progress", _PROGRESS), ("base", _BASE if found["base"] else {})):
+        for name, value in (found[part] or {}).items():
+            if not isinstance(value, kinds.get(name, ())):
+                raise damaged(f"{part}.{name} is {value!r:.100}")
+    if found["base"] and found["base"].keys() != _BASE.keys():
+        raise damaged(f"base is {found['base']!r:.300}")
     content = {key: value for key, value in found.items() if key != "seal"}
     if found.keys() == _PARTS.keys():
         warnings.warn(
@@ -319,9 +327,18 @@ def _get(found: Any, name: str) -> Any:
 
 def _model(path: pathlib.Path, step: int, facts: dict) -> ModelConfig:
     try:
-        return ModelConfig(**facts["model"])
-    except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
-        raise damage_error(path, step, f"its model is none of ours ({error})", METADATA) from error
+        model = ModelConfig(**facts["model"])
+        for field in dataclasses.fields(model):
+            value = getattr(model, field.name)
+            if field.type is int and (type(value) is not int or abs(value) > limits.DIMENSION):
+                raise ValueError(f"{field.name} is {value!r:.100}")
+            if field.type is float and not math.isfinite(value):
+                raise ValueError(f"{field.name} is {value!r:.100}")
+        if model.layers > limits.LAYERS:
+            raise ValueError(f"it has more layers than {limits.LAYERS}")
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, UserError) as error:
+        raise damage_error(path, step, f"its model is not valid ({error})", METADATA) from error
+    return model
 
 
 def _load(

@@ -46,7 +46,8 @@ def way_out(path: pathlib.Path, step: int, resuming: bool = False) -> str:
         )
     others = [other for other in steps(path) if other != step]
     if not others:
-        return "begin anew in another --workdir: there is no other checkpoint here"
+        again = "begin anew in another --workdir" if resuming else "copy it again, or make it again"
+        return f"{again}: there is no other checkpoint here"
     older = [other for other in others if other < step]
     first = f"use --config.fall_back=True to go on from step {older[-1]}, or " if older else ""
     return (
@@ -72,6 +73,10 @@ def reason(folder: pathlib.Path, error: BaseException) -> str:
     text = (text.splitlines() or [""])[0][:2000].replace(f"{folder}/", "")
     place = _PLACE.search(text)
     if not place:
+        if "tree structures do not match" in text:
+            return "its arrays are not those of its model"
+        if "the stored shape" in text:
+            return text.partition(". ")[0]
         if "metadata contains unknown key" in text:
             return f"{METADATA}: {text}"
         kind = type(causes(error)[-1]).__name__

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from msm_jax.errors import UserError
-from msm_jax.weights.checkpoints import checkpointer, directory, load_params, steps
+from msm_jax.model import ModelConfig, abstract_params
+from msm_jax.weights.checkpoints import checkpointer, directory, load_params, model_facts, steps
 
 PARAMS = {"embed": {"w": jnp.arange(6000.0).reshape(60, 100)}, "n": jnp.arange(3, dtype=jnp.int32)}
 STATE = {"count": jnp.int32(7)}
@@ -215,6 +216,27 @@ def test_what_a_checkpoint_says_of_itself_is_checked_as_well(run, change):
     with pytest.raises(UserError, match=r"3/_CHECKPOINT_METADATA: damaged: .*fall_back=True"):
         restore(run)
     assert restore(run, fall_back=True)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"width": 24}, "not compatible with the stored shape"),
+        ({"layers": 10**9}, "more layers than 10,000"),
+        ({"width": "x"}, "its model is not valid"),
+        ({"rope_theta": "x"}, "its model is not valid"),
+        ({"tied_embeddings": False}, "its arrays are not those of its model"),
+        ({"nothing": 1}, "'nothing'"),
+    ],
+)
+def test_a_model_that_somebody_made_up_is_a_message(tmp_path, change, says):
+    """With the checksum that belongs to it."""
+    model = ModelConfig(16, width=4, layers=1, heads=1, kv_heads=1, head_dim=4, mlp_width=4)
+    shapes = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), abstract_params(model))
+    with checkpointer(tmp_path, keep=1) as manager:
+        manager.save(0, shapes, {}, {"model": model_facts(model) | change}, {})
+    with pytest.raises(UserError, match=rf"checkpoints/0.*: damaged: .*{says}.*make it again"):
+        load_params(tmp_path)
 
 
 def test_a_checkpoint_of_before_there_was_a_seal_is_read_with_a_warning(run):
