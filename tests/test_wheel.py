@@ -4,11 +4,13 @@ import email
 import importlib.metadata
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.util import cache_from_source
 
 import pytest
 from packaging.requirements import Requirement
@@ -78,10 +80,21 @@ def link_requirements(wheel, site):
             seen.add(key)
             todo += [(text, key[1]) for text in found.requires or ()]
             for file in () if key[1] else found.files:
-                target = site / file
-                if ".." not in file.parts and not target.is_symlink():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.symlink_to(file.locate())
+                target, source = site / file, file.locate()
+                if ".." in file.parts or target.is_symlink():
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.symlink_to(source)
+                link_compiled(source, target)
+
+
+def link_compiled(source, target):
+    """The compiled form of a module, which pip lists only if it has compiled it itself."""
+    if source.suffix == ".py":
+        source, target = (pathlib.Path(cache_from_source(path)) for path in (source, target))
+        if source.exists() and not target.is_symlink():
+            target.parent.mkdir(exist_ok=True)
+            target.symlink_to(source)
 
 
 # One arm of the miniature: all six, which other tests run, read nothing more of the wheel.

@@ -15,6 +15,11 @@ import sys
 from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# What config files import: once here instead of in every fork.
+OF_CONFIGS = (
+    "msm_jax.corpus.config", "msm_jax.miniature.world", "msm_jax.study.config",
+    "msm_jax.train.config",
+)  # fmt: skip
 
 
 def probe(module: str, argvs: Sequence[Sequence[str]] = ()) -> dict:
@@ -57,6 +62,9 @@ def _tell(module: str, argvs: list[list[str]], parse) -> None:
         for flag in defined
         if not name.startswith("absl.")
     ]
+    named = any(word.startswith("--config=") for argv in argvs for word in argv)
+    for name in OF_CONFIGS if named else ():
+        importlib.import_module(name)
     errors = [_in_fork(lambda argv=argv: _parse_error(parse, module, argv)) for argv in argvs]
     found = importlib.util.find_spec(module)
     if found.submodule_search_locations:

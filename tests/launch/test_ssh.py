@@ -73,7 +73,9 @@ def test_two_machines_really_train_together(boxes, real_python, tmp_path):
     sizes = {"width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 8, "mlp_width": 32}
     config.model.update(sizes)
     config.checkpoint_every, config.log_every = 4, 1
-    boxes.settings(SETTINGS + f"COORDINATOR=127.0.0.1:{free_port()}\nPOLL=0.3")
+    # What is compiled may be slow, and is compiled soon.
+    quick = "ENVIRONMENT+=(XLA_FLAGS=--xla_backend_optimization_level=0)"
+    boxes.settings(SETTINGS + f"COORDINATOR=127.0.0.1:{free_port()}\nPOLL=0.3\n{quick}")
     _, err = boxes.run("setup")
     for number in (0, 1):
         assert f"worker {number}: Python 3." in err
