@@ -225,7 +225,7 @@ class CheckpointManager:
         for step in damaged if jax.process_index() == 0 else ():
             names = (f"{step}{DAMAGED}", *(f"{step}{DAMAGED}.{n}" for n in range(2, 1000)))
             free = next(name for name in names if not (self.directory / name).exists())
-            os.rename(self.directory / str(step), self.directory / free)
+            files.rename(self.directory / str(step), free)
         if damaged and jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints are renamed")
 
