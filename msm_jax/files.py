@@ -140,7 +140,7 @@ def copy(directory: str | os.PathLike, name: str, target: str | os.PathLike) -> 
 
 
 def rename(path: str | os.PathLike, name: str) -> None:
-    """Give a file that was written to the disk its final name, in the same directory."""
+    """Give a file or directory that was written another name, in the same directory."""
     path = pathlib.Path(path)
     _sync(path)
     os.replace(path, path.with_name(name))

@@ -20,6 +20,11 @@ def is_name(value: Any) -> bool:
     return isinstance(value, str) and not is_path(value)
 
 
+def is_step(name: str) -> bool:
+    """Whether a directory has a name that we give: a whole number, in plain digits."""
+    return name.isascii() and name.isdigit() and name == str(int(name))
+
+
 def below(root: str | os.PathLike, *names: str) -> pathlib.Path:
     """The path root/names, if it is really in `root`: none of the names is a link.
 

@@ -121,6 +121,11 @@ def test_what_a_file_names_is_a_name_and_no_path(tmp_path, name):
         links.below(tmp_path, "sub", name)
 
 
+def test_a_step_is_a_number_in_plain_digits():
+    names = ("0", "7", "480", "007", "²", "٣", "-1", "1e3", "", "7.damaged")
+    assert [*filter(links.is_step, names)] == ["0", "7", "480"]
+
+
 def test_links_are_found_before_anything_is_read_or_written_through_them(tmp_path):
     (tmp_path / "root" / "stages" / "a" / "deep").mkdir(parents=True)
     (tmp_path / "named").symlink_to(tmp_path / "root")  # what the user names may be a link

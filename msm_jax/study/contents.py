@@ -6,7 +6,6 @@ changes nothing and another content under the same name does.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import re
 from typing import Any
@@ -17,7 +16,11 @@ from msm_jax.data.template import find_format
 from msm_jax.data.tokenizer import Tokenizer, load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.files import read_json, read_object, sha256_file, sha256_json, sha256_text
+from msm_jax.links import is_step
 
+_METADATA = {
+    "custom_metadata": {"facts": object, "checksums": object, "base": ({"digest": str}, None)}
+}
 _MADE = re.compile(rf"(?P<before>{TFDS}|)\{{(?P<name>[^{{}}]+)\}}/(?P<inside>.*)")
 
 
@@ -164,15 +167,13 @@ def weights_content(path: str) -> str:
       UserError: it is neither.
     """
     folder = pathlib.Path(path)
-    runs = [p for p in folder.glob("checkpoints/*/_CHECKPOINT_METADATA") if p.parent.name.isdigit()]
+    runs = [p for p in folder.glob("checkpoints/*/_CHECKPOINT_METADATA") if is_step(p.parent.name)]
     if runs:
         newest = max(runs, key=lambda file: int(file.parent.name))
-        try:
-            metadata = json.loads(newest.read_text(encoding="utf-8"))["custom_metadata"]
-            kept = {key: metadata[key] for key in ("facts", "checksums")}
-            kept["base"] = metadata["base"] and metadata["base"]["digest"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{newest}: damaged: {error}") from error
+        metadata = read_json(newest, _METADATA, "the checkpoint is damaged: put it back")
+        metadata = metadata["custom_metadata"]
+        kept = {key: metadata[key] for key in ("facts", "checksums")}
+        kept["base"] = metadata["base"] and metadata["base"]["digest"]
         kept["ends"] = [sha256_file(file) for file in folder.glob("generation_config.json")]
         return sha256_json(kept)
     tensors = sorted(folder.glob("*.safetensors"))

@@ -263,7 +263,7 @@ def _refuse_uncommitted(path: pathlib.Path) -> None:
     Orbax writes the marker before a checkpoint gets its name, so such a directory was copied here
     incompletely. An older one is what a kill left of a checkpoint that was being deleted.
     """
-    named = [step for step in path.iterdir() if step.name.isdigit()]
+    named = [step for step in path.iterdir() if links.is_step(step.name)]
     newest = max(named, key=lambda step: int(step.name), default=None)
     if newest is not None and not (newest / COMMIT_MARKER).exists():
         raise UserError(

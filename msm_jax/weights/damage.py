@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from msm_jax.errors import UserError
+from msm_jax.links import is_step
 from msm_jax.outputs import unreadable
 from msm_jax.weights.fingerprint import named_leaves
 from msm_jax.weights.tensor_files import in_lines
@@ -22,7 +23,7 @@ _PLACE = re.compile(r'"([^"]+?)/(?:zarr\.json|c[/\d]*)" in OCDBT database at loc
 def steps(path: pathlib.Path) -> list[int]:
     """The steps of the committed checkpoints in a `directory`, in order."""
     found = path.iterdir() if path.is_dir() else ()
-    return sorted(int(p.name) for p in found if p.name.isdigit() and (p / COMMIT_MARKER).exists())
+    return sorted(int(p.name) for p in found if is_step(p.name) and (p / COMMIT_MARKER).exists())
 
 
 def damage_error(
