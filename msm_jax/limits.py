@@ -32,13 +32,16 @@ class Limit(int):
 
 
 # Bytes. Parsed JSON takes up to 24 times the memory of its text.
-JSON_BYTES = Limit(16 << 20, "JSON_BYTES")  # of a settings file or index, such as config.json
+JSON_BYTES = Limit(8 << 20, "JSON_BYTES")  # of a settings file or index, such as config.json
 TOKENIZER_BYTES = Limit(32 << 20, "TOKENIZER_BYTES")  # Qwen3's tokenizer.json has 11 MB
-TEMPLATE_BYTES = Limit(1 << 20, "TEMPLATE_BYTES")  # of a chat template
+TEMPLATE_BYTES = Limit(1 << 18, "TEMPLATE_BYTES")  # of a chat template
 SPEC_BYTES = Limit(1 << 20, "SPEC_BYTES")  # of a Model Spec
-HEADER_BYTES = Limit(16 << 20, "HEADER_BYTES")  # of all safetensors headers of a directory
+SPEC_LINES = Limit(10_000, "SPEC_LINES")
+HEADER_BYTES = Limit(8 << 20, "HEADER_BYTES")  # of all safetensors headers of a directory
 # Of one line or record of data; tokenizing takes up to 200 bytes of memory for each.
 LINE_BYTES = Limit(4 << 20, "LINE_BYTES")
+SHARDS = Limit(10_000, "SHARDS")  # files that an index names
+CHAT_MESSAGES = Limit(5_000, "CHAT_MESSAGES")  # of one conversation
 JSON_DEPTH = Limit(100, "JSON_DEPTH")  # of lists and objects inside each other
 VOCABULARY = Limit(1 << 20, "VOCABULARY")  # ids of a tokenizer; Qwen3 has 151,669
 ADDED_TOKENS = Limit(10_000, "ADDED_TOKENS")  # of a tokenizer; Llama 3 has 256

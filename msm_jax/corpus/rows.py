@@ -18,6 +18,7 @@ from typing import Any
 
 from msm_jax.errors import UserError
 from msm_jax.files import parse_json
+from msm_jax.limits import CHAT_MESSAGES
 
 VERSION = 2  # of these rules; token stores are named by it
 
@@ -160,6 +161,8 @@ def _messages(found: Any, key: str) -> list[dict[str, Any]]:
     found = _from_json(found, key)
     if not isinstance(found, list) or not found:
         raise UserError(f"{key!r} is {found!r:.50}, not a list of messages")
+    if len(found) > CHAT_MESSAGES:
+        raise UserError(f"{key!r} has {len(found):,} messages, more than {CHAT_MESSAGES}")
     return [_message(number, message) for number, message in enumerate(found)]
 
 

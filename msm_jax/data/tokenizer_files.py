@@ -61,6 +61,8 @@ def read_added(directory: str | os.PathLike) -> dict[str, int]:
     """added_tokens.json of a directory; as `read_settings`."""
     file = pathlib.Path(directory) / ADDED_FILE
     found = read_object(file, optional=True)
+    if len(found) > ADDED_TOKENS:
+        raise UserError(f"{file}: has {len(found):,} tokens, more than {ADDED_TOKENS}")
     for name, token in found.items():
         if not name or not _is_id(token):
             raise UserError(f"{file}: {_shown(name)} has id {_shown(token)}: {_IDS}")
@@ -90,12 +92,16 @@ def _problems(settings: Mapping[str, Any]) -> Iterator[str]:
     for name in EXTRA:
         tokens = settings.get(name) or []
         listed = list(tokens.values()) if isinstance(tokens, dict) else tokens
-        if not isinstance(listed, list) or any(token_text(token) is None for token in listed):
+        if isinstance(listed, list) and len(listed) > ADDED_TOKENS:
+            yield f"{name} has {len(listed):,} tokens, more than {ADDED_TOKENS}"
+        elif not isinstance(listed, list) or any(token_text(token) is None for token in listed):
             yield f"{name} {_shown(tokens)}: a list of tokens, or an object of them, is needed"
     words = settings.get("added_tokens_decoder") or {}
     if not isinstance(words, dict):
         yield f"added_tokens_decoder {_shown(words)}: an object of tokens by their ids is needed"
         return
+    if len(words) > ADDED_TOKENS:
+        yield f"added_tokens_decoder has {len(words):,} tokens, more than {ADDED_TOKENS}"
     for token, word in words.items():
         if not re.fullmatch("[0-9]{1,7}", token) or not _is_id(int(token)):
             yield f"added_tokens_decoder has the id {_shown(token)}: {_IDS}"

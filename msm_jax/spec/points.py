@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import re
 
-from msm_jax.spec.spec import HEADING, ITEM, Spec, lines_of, section_of
+from msm_jax.spec.spec import HEADING, ITEM, Section, Spec, lines_of, section_of
 
 _ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|vs|cf|Dr|Mr|Ms|Mrs|St|No|approx|[A-Z])\.$")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)*_]*\s+(?=[\"'“‘(*_]*[A-Z0-9{])")
@@ -33,13 +33,13 @@ def spec_points(spec: Spec) -> tuple[Point, ...]:
     stated = _stated(spec)
     paragraphs = _paragraphs(spec)
     taken = {section_of(spec, point.line) for point in stated}
-    places = [(point, section_of(spec, point.line)) for point in paragraphs]
+    places = [(paragraph, section_of(spec, paragraph.line)) for paragraph in paragraphs]
     prose = [p for p, place in places if place and place.level > 1 and place not in taken]
     if not stated:
         prose = prose or paragraphs
     named = [dataclasses.replace(p, id=f"paragraph {at}") for at, p in enumerate(prose, start=1)]
     points = sorted([*stated, *named], key=lambda point: point.line)
-    return tuple(_with_supports(spec, point, stated, paragraphs) for point in points)
+    return tuple(_with_supports(spec, point, stated, places) for point in points)
 
 
 def sentences(text: str) -> list[str]:
@@ -90,7 +90,9 @@ def _paragraphs(spec: Spec) -> list[Point]:
     return found
 
 
-def _with_supports(spec: Spec, point: Point, stated: list[Point], paragraphs: list[Point]) -> Point:
+def _with_supports(
+    spec: Spec, point: Point, stated: list[Point], places: list[tuple[Point, Section | None]]
+) -> Point:
     """The prose of the point's section: what follows it up to the next point, or all of it."""
     section = section_of(spec, point.line)
     own = set(sentences(point.text))
@@ -98,9 +100,8 @@ def _with_supports(spec: Spec, point: Point, stated: list[Point], paragraphs: li
     lines, texts = {other.line for other in others}, {other.text for other in others}
     after = min((line for line in lines if line > point.line), default=len(spec.text))
     near, around = [], []
-    for prose in paragraphs:
-        same = section_of(spec, prose.line) == section
-        if not same or prose.line in lines or prose.text in texts:
+    for prose, place in places:
+        if place is not section or prose.line in lines or prose.text in texts:
             continue
         found = [sentence for sentence in sentences(prose.text) if sentence not in own]
         around += found

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator
 
 from msm_jax.errors import UserError
-from msm_jax.limits import SPEC_BYTES, read_bytes
+from msm_jax.limits import SPEC_BYTES, SPEC_LINES, read_bytes
 
 MODEL_NAME, PROVIDER_NAME = "{model_name}", "{provider_name}"
 
@@ -174,6 +174,8 @@ def _read(path: pathlib.Path) -> str:
         raise UserError(f"{path}:{line}: the spec is not UTF-8 text: save it as UTF-8") from error
     if not text.strip():
         raise UserError(f"{path}: the spec is empty: write it, or give another file")
+    if text.count("\n") >= SPEC_LINES:
+        raise UserError(f"{path}: has more lines than {SPEC_LINES}")
     if spaces := _SPACES.search(text):
         line = text.count("\n", 0, spaces.start()) + 1
         raise UserError(f"{path}:{line}: has 500 spaces in a row: delete them")

@@ -107,7 +107,7 @@ def _refused(raw: dict) -> list[str]:
     if layers is not None and not isinstance(layers, list):
         found.append(f"layer_types {keys.shown(layers)}: a list is needed")
     elif other := {keys.shown(layer) for layer in layers or () if layer != "full_attention"}:
-        found.append(f"layer_types {', '.join(sorted(other))} are not supported")
+        found.append(f"layer_types {keys.shown(sorted(other))} are not supported")
     if raw["hidden_act"] != "silu":
         found.append(f"hidden_act {keys.shown(raw['hidden_act'])}: only silu")
     if not isinstance(tied := raw["tie_word_embeddings"], bool):

@@ -17,7 +17,7 @@ import numpy as np
 
 from msm_jax.errors import UserError
 from msm_jax.files import parse_json
-from msm_jax.limits import HEADER_BYTES, JSON_BYTES, read_bytes
+from msm_jax.limits import HEADER_BYTES, JSON_BYTES, SHARDS, read_bytes
 from msm_jax.links import is_name
 from msm_jax.weights import keys
 
@@ -179,6 +179,8 @@ def _read_index(index: pathlib.Path, problems: list[str]) -> dict[str, str]:
         weight_map = _json_object(read_bytes(index, JSON_BYTES)).get("weight_map")
         if not isinstance(weight_map, dict):
             raise ValueError("needs an object weight_map, of tensors' names to files' names")
+        if len({name for name in weight_map.values() if isinstance(name, str)}) > SHARDS:
+            raise ValueError(f"names more files than {SHARDS}")
     except OSError as error:
         problems.append(f"{index.name}: cannot be read: {error.strerror}")
         return {}
