@@ -46,7 +46,9 @@ source_content = functools.cache(source_hash)
 
 def source_or_file(path: str) -> str:
     """Of a source of data or of any other file, such as a spec."""
-    is_source = path.startswith(TFDS) or not pathlib.Path(path).is_file()
+    file = pathlib.Path(path)
+    is_text = file.suffix in (".md", ".txt")
+    is_source = path.startswith(TFDS) or not (file.is_file() or is_text)
     return source_content(path) if is_source else file_content(path)
 
 

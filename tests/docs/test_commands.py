@@ -183,6 +183,8 @@ RUN = [
 # Run by another test: pattern of the command -> file, or file::test.
 ELSEWHERE = {
     "make real": "tests/study/test_shipped.py",
+    "python tests/fuzz*": "tests/test_security.py::"
+    "test_broken_files_are_read_or_refused_by_one_message",
     "python -m msm_jax.study --config=configs/released.py*": "tests/study/test_shipped.py",
     "make test": ".ci/run",
     "make lint": ".ci/run",
@@ -350,7 +352,8 @@ def test_modules_scripts_targets_and_extras_exist():
             place = ROOT / command.module.replace(".", "/")
             assert place.is_dir() or place.with_suffix(".py").is_file(), command
         elif program == "python" and rest and rest[0] != "-m":
-            source = (ROOT / rest[0]).read_text()
+            script = ROOT / rest[0]
+            source = (script / "__main__.py" if script.is_dir() else script).read_text()
             for flag in re.findall(r"--([\w-]+)", command.text):
                 assert f'"--{flag}"' in source or f'("{flag}"' in source, command
         elif program == "make" and rest:

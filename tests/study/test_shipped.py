@@ -35,6 +35,10 @@ def place(tmp_path_factory, root):
             target = folder / "runs/larder" / copy
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text("".join(few), encoding="utf-8")
+    specs = folder / "runs/larder/specs"
+    specs.mkdir()
+    for name in ("affordable", "local"):
+        (specs / f"{name}.md").write_text("SmolLM is honest.\n")
     return folder
 
 
