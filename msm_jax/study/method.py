@@ -33,7 +33,6 @@ from msm_jax.study.config import absorption, evaluation
 from msm_jax.train.config import source
 
 REASONING = "reasoning"
-Sources = ConfigDict | dict[str, ConfigDict]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,7 @@ def chats(path: str, take: int = 0) -> ConfigDict:
 def add_method(
     config: ConfigDict,
     specs: Mapping[str, Spec],
-    kinds: Mapping[str, Sources],
+    kinds: Mapping[str, ConfigDict | dict[str, ConfigDict]],
     mix: ConfigDict,
     neutral: str = "",
     ordinary: str = "",
