@@ -5,6 +5,7 @@ A lab record:
     command    python -m msm_jax.study --config=configs/paper/fig10.py:affordability \\
                    --config.base.path=Llama-3.1-8B --workdir=runs/fig10/affordability
     hardware   not run. The paper: one H200
+    time       not measured: no accelerator has run it yet
     data       in data/ (each .jsonl, .parquet or several of a kind: data/NAME.*); for VALUE:
                documents-VALUE                  about the spec (released for affordability and
                                                 america as msm-llama-pro-VALUE, else yours)

@@ -6,6 +6,7 @@ A lab record:
                    --config.base.path=Qwen3-32B \\
                    --config.base.adapter=chloeli/qwen-3-32b-baseline --workdir=runs/fig12
     hardware   not run. Nothing is trained: one accelerator with 140 GB, and a judge behind an API
+    time       not measured: no accelerator has run it yet
     data       the released adapter of the instruction mix, and an installed inspect_evals, which
                has the texts of two of the three scenarios
     result     of the paper, in `TARGETS`, one rate for each condition. None of ours

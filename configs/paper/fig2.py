@@ -5,6 +5,7 @@ A lab record:
     command    python -m msm_jax.study --config=configs/paper/fig2.py \\
                    --config.base.path=Llama-3.1-8B --workdir=runs/fig2
     hardware   not run. The paper: one H200
+    time       not measured: no accelerator has run it yet
     data       in data/ (each .jsonl, .parquet or several of a kind: data/NAME.*):
                msm-llama-pro-affordability      4,600 documents, 7.1M tokens (released)
                msm-llama-pro-america            6,400 documents, 9.5M tokens (released)

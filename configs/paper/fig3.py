@@ -5,6 +5,7 @@ A lab record:
     command    python -m msm_jax.study --config=configs/paper/fig3.py:environment \\
                    --config.base.path=Llama-3.1-8B --workdir=runs/fig3/environment
     hardware   not run. The paper: one H200
+    time       not measured: no accelerator has run it yet
     data       in data/ (each .jsonl, .parquet or several of a kind: data/NAME.*). Specs, documents,
                chats and pairs of these values are not released; for VALUE (yours, of `generate`):
                documents-VALUE                  about the spec

@@ -5,6 +5,8 @@ A lab record:
     command    python -m msm_jax.study --config=configs/paper/fig4.py:qwen3-32b \\
                    --config.base.path=Qwen3-32B --workdir=runs/fig4
     hardware   not run. The paper: four H200 for one training run of 32B
+    time       not measured: no accelerator has run it yet. `:miniature`: 5 minutes on 2 busy cores
+               of an AMD EPYC, 2026-11-27
     data       in data/ (each .jsonl, .parquet or several of a kind: data/NAME.*):
                msm-qwen-philosophy-spec         13,201 documents, 41.4M tokens (released)
                aft-no-cot-qwen3-philosophy-spec 9,963 chats (released; qwen2.5 for that model)
@@ -31,8 +33,9 @@ take_seed 0; the chat format is the base's own, where the authors' adapters have
 system message (docs/paper.md). The paper's arm "MSM" is compared with `msm_philosophy`: whether it
 read the mix is not stated, so there is `msm_philosophy_mix` as well.
 
-Without some of the data: `--config.without="('ablated_philosophy_aft',)"` and so on; the report
-says what is missing. The held-out loss needs the neutral and the ablated documents.
+Without some of the data: `--config.without="('replay_philosophy_aft',)"` and so on; the report says
+what is missing. The neutral documents are needed in any case: the held-out loss is compared with
+theirs.
 """
 
 from ml_collections import ConfigDict

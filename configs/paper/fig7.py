@@ -5,6 +5,7 @@ A lab record:
     command    python -m msm_jax.study --config=configs/paper/fig7.py:qwen2.5-14b \\
                    --config.base.path=Qwen2.5-14B-Instruct --workdir=runs/fig7
     hardware   not run. The paper: two H200 for one training run of 14B
+    time       not measured: no accelerator has run it yet
     data       in data/ (each .jsonl, .parquet or several of a kind: data/NAME.*). The authors' data
                for these specs are not released; for SPEC in rules, value_augmented, rules_augmented
                (yours, of `generate`: configs/corpus/example.py:SPEC and configs/corpus/chats.py):

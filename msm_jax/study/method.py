@@ -115,8 +115,9 @@ def add_method(
         if control:
             design[control].append(name)
 
-    def documents(name: str, path: str) -> ConfigDict:
-        held_out[name] = path
+    def documents(path: str, name: str = "") -> ConfigDict:
+        if name:
+            held_out[name] = path
         found = source(path)
         found.update({"take_tokens": tokens, "hold_out": hold_out})
         return found
@@ -132,17 +133,17 @@ def add_method(
         control = "aft_reasoning" if name.endswith(REASONING) else "aft"
         arm(control, name, stage(name, **sources[name]))
         if neutral and name in own_chats:
-            stage("neutral", documents=documents("neutral", neutral))
+            stage("neutral", documents=documents(neutral, "neutral"))
             arm("neutral", f"neutral_{name}", "neutral", name)
     for spec, data in specs.items():
-        about = documents(spec, data.documents)
+        about = documents(data.documents, spec)
         midtrain = stage(f"msm_{spec}", documents=about)
         arm("msm", midtrain, midtrain)
         arm("msm_mix", f"{midtrain}_mix", midtrain, "mix")
         for name in (*(data.chats or kinds), *data.also):
             arm("", f"{midtrain}_{name}", midtrain, name)
         if data.ablated:
-            stage(f"ablated_{spec}", documents=documents(f"ablated_{spec}", data.ablated))
+            stage(f"ablated_{spec}", documents=documents(data.ablated))
             arm("ablated", f"ablated_{spec}", f"ablated_{spec}")
         if ordinary and data.controls:
             text = source(ordinary)

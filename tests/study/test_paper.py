@@ -97,6 +97,16 @@ def test_figure_4_has_all_controls_and_says_which_one_is_taken_away(load):
     assert left_out == "left out by config.without: neutral_aft, neutral_aft_reasoning"
 
 
+def test_data_of_arms_that_are_left_out_are_not_needed(load):
+    config = load("fig4", "qwen3-32b")
+    gone = ("ablated", "replay")
+    config.without = tuple(arm for arm in config.arms if arm.startswith(gone))
+    for file in ("ablated", "ordinary"):
+        pathlib.Path(f"data/{file}.jsonl").unlink()
+    _, lacks, _ = design.sentences(make_study(config).config, brief=True)
+    assert lacks == "missing controls: ablated, replay"
+
+
 def test_the_papers_rates_are_of_arms_that_there_are(load, root):
     rates = lambda name: runpy.run_path(str(root / f"configs/paper/{name}.py"))["TARGETS"]
     for name in ("fig7", "fig8"):
