@@ -45,7 +45,7 @@ class Spec:
       chats: names of the chats that follow this spec; (): all.
       also: names of further chats, such as other specs', that follow its documents in `msm_S_C`
         and in no control.
-      controls: whether there are arms of one stage, reversed order and replay.
+      controls: whether there are arms of one stage, reversed order, replay and neutral documents.
     """
 
     documents: str
@@ -91,7 +91,7 @@ def add_method(
     tokens: int = 0,
     hold_out: int = 100,
 ) -> None:
-    """Adds stages, arms, design, bars, and the loss on held-out documents.
+    """Adds stages, arms, design, and the loss on held-out documents.
 
     Args:
       specs: by name.
