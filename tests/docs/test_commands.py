@@ -84,6 +84,8 @@ STUB = "--config.writer.kind=stub"
 STAGE = "python -m msm_jax.train --config=configs/stage.py"
 RUN = [
     Step("make miniature", "ARGS=--dry_run", says="to do: 42 stages"),
+    Step("python -m msm_jax.study --config=configs/paper/fig4.py:miniature "
+         "--workdir=runs/fig4_miniature --dry_run", says="1 seeds, 19 arms"),
     Step("make miniature CONFIG=configs/miniature.py:smoke WORKDIR=runs/smoke", "ARGS=--dry_run",
          says="to do: 14 stages"),
     Step("python -m msm_jax.study --config=configs/miniature.py:full --workdir=runs/full",
@@ -186,6 +188,7 @@ ELSEWHERE = {
     "python tests/fuzz*": "tests/test_security.py::"
     "test_broken_files_are_read_or_refused_by_one_message",
     "python -m msm_jax.study --config=configs/released.py*": "tests/study/test_shipped.py",
+    "python -m msm_jax.study --config=configs/paper/*": "tests/study/test_paper.py",
     "make test": ".ci/run",
     "make lint": ".ci/run",
     "make .venv/.installed-test": ".ci/run",
