@@ -5,8 +5,8 @@ A lab record:
     command    python -m msm_jax.study --config=configs/paper/fig4.py:qwen3-32b \\
                    --config.base.path=Qwen3-32B --workdir=runs/fig4
     hardware   not run. The paper: four H200 for one training run of 32B
-    time       not measured: no accelerator has run it yet. `:miniature`: 5 minutes on 2 busy cores
-               of an AMD EPYC, 2026-11-27
+    time       not measured: no accelerator has run it yet. `:miniature`: 1 to 5 minutes on 2
+               cores of an AMD EPYC with other work beside, 2026-11-27
     data       in data/ (each .jsonl, .parquet or several of a kind: data/NAME.*):
                msm-qwen-philosophy-spec         13,201 documents, 41.4M tokens (released)
                aft-no-cot-qwen3-philosophy-spec 9,963 chats (released; qwen2.5 for that model)
