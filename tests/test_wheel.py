@@ -105,6 +105,8 @@ def get_config():
     config = miniature.get_config("smoke").unlock()
     config.arms = {"a": ("base", "midtrain_a", "aft")}
     config.contrasts, config.controls.arms = {}, ()
+    for control in config.design:
+        config.design[control] = ()
     config.figure.groups, config.figure.headline = {}, ""
     del config.evals["gate"], config.evals["gate_ambiguous"]
     return config.lock()

@@ -7,7 +7,7 @@ import pytest
 
 from msm_jax import accelerators
 from msm_jax.errors import UserError
-from msm_jax.study import devices, times
+from msm_jax.study import devices, records, times
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
 
@@ -183,7 +183,7 @@ def test_steps_that_are_not_known_yet_have_no_time(chain, tmp_path):
 
 
 def test_the_time_of_all_starts_is_added_up(tmp_path):
-    (tmp_path / times.SPENT).write_text('{"seconds": 1800.0}')
+    (tmp_path / records.SPENT).write_text('{"seconds": 1800.0}')
     times.Spent(tmp_path).update()
     study = Study({"price_per_hour": 2.0}, {}, {})
     found = times.record(study, tmp_path, {"a": {"device": "1 GPU", "summary": {}}})
