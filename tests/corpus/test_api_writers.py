@@ -186,6 +186,29 @@ def test_a_missing_key_says_which(monkeypatch):
     OpenAIClient("m", base_url="http://localhost:1/v1")  # a server at home needs none
 
 
+@pytest.mark.parametrize(
+    "url, exposed",
+    [
+        ("http://node7:8000/v1", True),
+        ("http://10.0.0.3/v1", True),
+        ("https://node7:8000/v1", False),
+        ("http://localhost:8000/v1", False),
+        ("http://127.0.0.1:8000/v1", False),
+        ("http://[::1]:8000/v1", False),
+    ],
+)
+def test_a_key_sent_without_encryption_is_announced(url, exposed, monkeypatch, recwarn):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789abcdef")
+    OpenAIClient("m", base_url=url)
+    said = [str(w.message) for w in recwarn]
+    assert [url in text and "without encryption" in text for text in said] == [True] * exposed
+    assert not any("sk-0123" in text for text in said)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    recwarn.clear()
+    OpenAIClient("m", base_url=url)
+    assert not recwarn.list
+
+
 def test_statuses_and_headers():
     assert status_error(429, "insufficient_quota: no").fatal
     assert status_error(429, "x", {"retry-after": "7"}).after == 7

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import dataclasses
 import importlib
+import ipaddress
 import math
 import operator
 import os
@@ -19,6 +20,7 @@ import random
 import threading
 import time
 import urllib.parse
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +29,7 @@ from msm_jax.corpus.writers.api_errors import ApiError, key_is_missing, scrubbed
 from msm_jax.corpus.writers.request import Failure, Reply, Request, Usage
 from msm_jax.errors import Unavailable, UserError
 
+_NO_KEY = "none"  # the clients insist on a key
 _POLL = 0.1  # seconds of a wait between two checks whether to go on
 
 
@@ -84,7 +87,12 @@ class ApiClient(abc.ABC):
         self.counts: dict[str, int] = collections.Counter()
         self.lost = Usage()
         self.pace, self.base_url, self.structured = pace, base_url, structured
-        self.options()
+        if self.options()["api_key"] != _NO_KEY and is_exposed(base_url):
+            warnings.warn(
+                f"the key in {self.key_name} is sent to {base_url} without encryption: use https, "
+                f"or unset {self.key_name} if that server needs no key",
+                stacklevel=2,
+            )
 
     @abc.abstractmethod
     def params(self, request: Request) -> dict[str, Any]:
@@ -120,7 +128,7 @@ class ApiClient(abc.ABC):
             raise Unavailable(key_is_missing(self.key_name))
         address = {"base_url": self.base_url} if own else {}
         timeout = self.pace.timeout
-        return {"api_key": key or "none", "max_retries": 0, "timeout": timeout, **address}
+        return {"api_key": key or _NO_KEY, "max_retries": 0, "timeout": timeout, **address}
 
     def error_of(self, error: Exception) -> ApiError:
         """What an exception of the provider's client means."""
@@ -313,3 +321,14 @@ def check_address(setting: str, url: str) -> None:
         )
     if url and parts.scheme not in ("http", "https"):
         raise UserError(f"{setting}={url!r}: must start with http:// or https://")
+
+
+def is_exposed(url: str) -> bool:
+    """Whether what is sent to an address leaves this machine without encryption."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme != "http" or parts.hostname == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return True
