@@ -88,6 +88,16 @@ def _judge(judge: str, judges: tuple[str, ...]) -> dict[str, Key]:
             16, "how many calls to an API judge run at a time", at_least=1, harmless=cost
         ),
         "judge_max_tokens": key(1024, "the most tokens of one reply of the judge", at_least=1),
+        "judge_max_usd": key(
+            0.0, "US dollars that one run of the evaluation may spend on an API judge; 0: no limit",
+            at_least=0, harmless=cost,
+        ),
+        "judge_price_input": key(
+            0.0, "US dollars per million tokens sent to an API judge", at_least=0, harmless=cost
+        ),
+        "judge_price_output": key(
+            0.0, "US dollars per million tokens received from it", at_least=0, harmless=cost
+        ),
         "max_error_share": key(
             0.05, "if the judge gave no verdict on a larger share of the completions, no rate is "
             "reported", **SHARE,
@@ -326,16 +336,15 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
     from msm_jax.corpus.writers import Journal
     from msm_jax.corpus.writers.client import check_address
     from msm_jax.corpus.writers.providers import CLIENTS
+    from msm_jax.corpus.writers.request import Price
     from msm_jax.evals.judges.api_judge import ANTHROPIC_MODEL, PACE, ApiJudge
     from msm_jax.evals.judges.model_judge import ModelJudge
 
     name = settings["judge"]
-    for setting, owners in (
-        ("judge_model", ("anthropic", "openai")),
-        ("judge_url", ("anthropic", "openai")),
-        ("judge_checkpoint", ("checkpoint",)),
-    ):
-        if settings[setting] and name not in owners:
+    of_api = ("model", "url", "max_usd", "price_input", "price_output")
+    owners = dict.fromkeys((f"judge_{each}" for each in of_api), ("anthropic", "openai"))
+    for setting, judges in {**owners, "judge_checkpoint": ("checkpoint",)}.items():
+        if settings[setting] and name not in judges:
             raise UserError(f"--{setting} has no meaning for --judge={name}")
     if name == RULES:
         return None
@@ -358,4 +367,9 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
     check_address("--judge_url", url)
     pace = dataclasses.replace(PACE, concurrency=settings["judge_concurrency"])
     client = CLIENTS[name](settings["judge_model"] or ANTHROPIC_MODEL, pace=pace, base_url=url)
-    return ApiJudge(client, cache, tokens)
+    price = Price(*(settings[f"judge_price_{side}"] for side in ("input", "output")))
+    if settings["judge_max_usd"] and not (price.input and price.output):
+        raise UserError(
+            "--judge_max_usd: --judge_price_input and --judge_price_output must be given"
+        )
+    return ApiJudge(client, cache, tokens, price=price, max_usd=settings["judge_max_usd"])

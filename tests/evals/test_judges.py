@@ -11,6 +11,7 @@ from model_server import Server
 from msm_jax.corpus.writers import Journal
 from msm_jax.corpus.writers.api_errors import retry_after
 from msm_jax.corpus.writers.providers import CLIENTS, AnthropicClient
+from msm_jax.corpus.writers.request import Price
 from msm_jax.errors import UserError
 from msm_jax.evals.judges.api_judge import PACE, ApiJudge
 from msm_jax.evals.judges.base import CUT_OFF, Judgement, JudgePrompt, cut_off, read_reply
@@ -37,9 +38,9 @@ def make(request, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with contextlib.ExitStack() as servers:
 
-        def build(script, cache=None, pace=QUICK, **settings):
+        def build(script, cache=None, pace=QUICK, server=None, **settings):
             cache = Journal(None) if cache is None else cache
-            server = servers.enter_context(Server(script=script))
+            server = server or servers.enter_context(Server(script=script))
             url = server.url + "/v1" * (request.param == "openai")
             client = CLIENTS[request.param]("judge-1", pace=pace, base_url=url)
             return server, ApiJudge(client, cache, **settings)
@@ -51,6 +52,18 @@ def ask(judge, *requests):
     found = dict(judge.judge(requests))
     assert sorted(found) == list(range(len(requests)))
     return [found[i] for i in range(len(requests))]
+
+
+def test_the_judge_stops_before_more_is_spent_and_goes_on_later(make):
+    price, cache = Price(100.0, 1000.0), Journal(None)
+    pace = dataclasses.replace(QUICK, concurrency=1)
+    server, judge = make(lambda n, body: (200, {}, YES), cache, pace, price=price, max_usd=1e-6)
+    with pytest.raises(UserError, match=r"--judge_max_usd=1e-06 is spent .* 3 calls were not made"):
+        ask(judge, *(request(str(i)) for i in range(4)))
+    assert server.number == len(cache) == 1
+    _, judge = make(None, cache, pace, server, price=price, max_usd=1.0)
+    assert all(j.value for j in ask(judge, *(request(str(i)) for i in range(4))))
+    assert server.number == 4
 
 
 def test_yes_and_no_arrive_where_they_belong(make):

@@ -55,6 +55,7 @@ def test_settings_that_do_not_go_together_are_named(monkeypatch, tmp_path):
         ({"judge_url": "http://x"}, "judge_url.*rules"),
         ({"judge_checkpoint": "x", "judge": "openai"}, "judge_checkpoint.*openai"),
         ({"judge": "openai"}, "judge_model"),
+        ({"judge_max_usd": 1.0}, "judge_max_usd.*rules"),
         ({"judge": "checkpoint"}, "judge_checkpoint"),
         (
             {"judge": "anthropic", "judge_url": "http://me:secret@host"},
@@ -64,6 +65,12 @@ def test_settings_that_do_not_go_together_are_named(monkeypatch, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             kinds.make_judge({**defaults, **change}, tmp_path)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-none")
+    limited = {"judge": "anthropic", "judge_max_usd": 1.0}
+    with pytest.raises(UserError, match="--judge_price_input and --judge_price_output"):
+        kinds.make_judge({**defaults, **limited}, tmp_path)
+    priced = {**limited, "judge_price_input": 3.0, "judge_price_output": 15.0}
+    assert kinds.make_judge({**defaults, **priced}, tmp_path) is not None
     for given, words in (
         ({"pairs": "p"}, "--pairs has no meaning for --kind=agents"),
         ({"scenarios": ["theft"]}, "theft.*blackmail"),
