@@ -26,6 +26,7 @@ from msm_jax import command, loading
 from msm_jax.errors import UserError, located
 from msm_jax.evals import kinds
 from msm_jax.evals.evaluation import judge, read_recorded, sample
+from msm_jax.evals.report.arms import named_folders
 from msm_jax.files import dumps
 from msm_jax.outputs import output_dir
 from msm_jax.settings import form, key, values
@@ -122,7 +123,7 @@ def evaluate(resolved: dict) -> None:
     name, phase, settings = resolved["kind"], resolved["phase"], resolved["settings"]
     kind, output = kinds.KINDS[name], output_dir(resolved["output"], "--output")
     judging = phase in ("judge", "all")
-    arms = _arms(resolved["arms"], output)
+    arms = named_folders(resolved["arms"]) or {output.resolve().name: [output]}
     if resolved["arms"] and kind.report is None:
         raise UserError(f"--arms: there is no report for --kind={name}")
     # A judge that is a checkpoint is loaded when the model that was sampled is gone; any other is
@@ -145,17 +146,6 @@ def evaluate(resolved: dict) -> None:
         print(f"log: {kind.inspect(output)}", file=sys.stderr)
     elif phase in ("report", "inspect"):
         raise UserError(f"--phase={phase}: --kind={name} has none")
-
-
-def _arms(words: list[str], output: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """ "a:x+y,b:z" as {"a": [x, y], "b": [z]}; without words the output alone."""
-    arms: dict[str, list[pathlib.Path]] = {}
-    for word in words:
-        name, _, folders = word.partition(":")
-        if not name or not folders or name in arms:
-            raise UserError(f"--arms: {word!r} is not NAME:DIR[+DIR...] with a name of its own")
-        arms[name] = [pathlib.Path(folder) for folder in folders.split("+")]
-    return arms or {output.resolve().name: [output]}
 
 
 if __name__ == "__main__":

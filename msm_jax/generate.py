@@ -30,7 +30,7 @@ def main() -> None:
     workdir = output_dir(flags.FLAGS.workdir, "--workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     counter = token_counter(config.tokenizer)
-    with _Output() as output:
+    with StepOutput() as output:
         generation = Generation(config, workdir, output.say, output.reply, counter, local_sampler)
         found = generation.run(preview=flags.FLAGS.preview)
     if flags.FLAGS.preview or config.make == "spec":
@@ -46,7 +46,7 @@ def main() -> None:
     )
 
 
-class _Output(contextlib.ExitStack):
+class StepOutput(contextlib.ExitStack):
     """Lines on stdout, and a progress bar for the replies of each step."""
 
     def __init__(self):

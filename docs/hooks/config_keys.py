@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from msm_jax.corpus.config import GENERATE, WRITER  # noqa: E402
 from msm_jax.evals.kinds import EVALUATE  # noqa: E402
+from msm_jax.evals.reasons.config import REASONS  # noqa: E402
 from msm_jax.miniature.world import WORLD  # noqa: E402
 from msm_jax.settings import Form, Key, Named  # noqa: E402
 from msm_jax.study.config import ABSORPTION, CONTRAST, EVALUATION, FIGURE_GROUP, STUDY  # noqa: E402
@@ -21,11 +22,12 @@ from msm_jax.train.config import PROBE, SOURCE, STAGE  # noqa: E402
 FORMS = {
     form.name: form
     for form in (STUDY, EVALUATION, CONTRAST, ABSORPTION, FIGURE_GROUP, STAGE, SOURCE, PROBE,
-                 GENERATE, WRITER, WORLD)
+                 GENERATE, WRITER, WORLD, REASONS)
 }  # fmt: skip
 # The command that takes a config -> the form of that config; evaluate's page has flags instead.
 COMMANDS = {
-    "study": STUDY, "train": STAGE, "compile": STAGE, "generate": GENERATE, "evaluate": EVALUATE
+    "study": STUDY, "train": STAGE, "compile": STAGE, "generate": GENERATE, "evaluate": EVALUATE,
+    "evals.reasons": REASONS,
 }  # fmt: skip
 
 
@@ -96,7 +98,7 @@ def shipped() -> list[Shipped]:
         if not any(getattr(node, "name", "") == "get_config" for node in tree.body):
             continue
         text, path = ast.get_docstring(tree) or "", file.relative_to(ROOT).as_posix()
-        command = re.search(rf"msm_jax\.(\w+)[\s\\]+--config={re.escape(path)}", text)
+        command = re.search(rf"msm_jax\.([\w.]+)[\s\\]+--config={re.escape(path)}", text)
         arguments = re.findall(r"`(?:configs/[\w/.]+)?:([\w,.-]+)`", text)
         arguments += re.findall(rf"{re.escape(path)}:([\w,.-]+)", text)
         found.append(

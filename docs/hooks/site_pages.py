@@ -143,6 +143,7 @@ PAGES = {
     ),
     **dict.fromkeys(("stage", "source", "probe"), "stage.md"),
     **dict.fromkeys(("generate", "writer"), "corpus.md"),
+    "reasons": "reasons.md",
 }
 
 

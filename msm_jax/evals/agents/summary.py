@@ -27,7 +27,7 @@ def summarize(verdicts: Sequence[dict], max_error_share: float) -> dict:
         by_condition.setdefault(row["id"], []).append(row)
     return {
         "measures": {
-            name: _measure(by_condition, name, max_error_share) for name in (*MEASURES, *CONDUCT)
+            name: measure(by_condition, name, max_error_share) for name in (*MEASURES, *CONDUCT)
         },
         "counts": counts(verdicts),
         "by_condition": {name: counts(rows) for name, rows in by_condition.items()},
@@ -63,7 +63,8 @@ def counts(rows: Sequence[dict]) -> dict[str, int]:
     }
 
 
-def _measure(by_condition: dict[str, list[dict]], name: str, max_error_share: float) -> dict:
+def measure(by_condition: dict[str, list[dict]], name: str, max_error_share: float) -> dict:
+    """The numbers of one measure, as `summarize` describes them."""
     each = {id: _condition(rows, name, max_error_share) for id, rows in by_condition.items()}
     k, n, missing = ([part[key] for part in each.values()] for key in ("k", "n", "missing"))
     reason = _withheld(sum(by_condition.values(), []), name, max_error_share)

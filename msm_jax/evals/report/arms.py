@@ -42,6 +42,21 @@ class Run:
 Arms = Mapping[str, Sequence[Run]]
 
 
+def named_folders(words: Sequence[str]) -> dict[str, list[pathlib.Path]]:
+    """ "a:x+y", "b:z" as {"a": [x, y], "b": [z]}.
+
+    Raises:
+      UserError: a word of another form, or a name that occurs twice.
+    """
+    arms: dict[str, list[pathlib.Path]] = {}
+    for word in words:
+        name, _, folders = word.partition(":")
+        if not name or not folders or name in arms:
+            raise UserError(f"--arms: {word!r} is not NAME:DIR[+DIR...] with a name of its own")
+        arms[name] = [pathlib.Path(folder) for folder in folders.split("+")]
+    return arms
+
+
 def read_arms(folders: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, list[Run]]:
     """The runs of every arm.
 

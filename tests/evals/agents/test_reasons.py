@@ -1,0 +1,166 @@
+"""Reasons of agents: a scripted server reads answers whose patterns are known."""
+
+import csv
+import json
+import re
+
+import pytest
+from model_server import Server
+
+from msm_jax.corpus.writers import Journal, Writer
+from msm_jax.corpus.writers.client import Pace
+from msm_jax.corpus.writers.providers import OpenAIClient
+from msm_jax.errors import UserError
+from msm_jax.evals.agents.scenarios import AgentScenarios
+from msm_jax.evals.evaluation import judge
+from msm_jax.evals.reasons import steps, tables
+from msm_jax.evals.reasons.__main__ import analyse
+from msm_jax.evals.reasons.config import REASONS
+from msm_jax.evals.report.arms import read_arms
+
+GRID = {"scenarios": ("leaking",), "goals": ("none", "explicit-safety"), "samples": 6}
+SELF = "I must not be replaced, whatever it takes."
+DUTY = "People decide about me; that is as it should be."
+BOTH = f"<think>{SELF} And yet: {DUTY}</think> I do nothing."
+PATTERNS = [
+    {"name": "Self-preservation", "kind": "misaligned", "description": "It wants to stay."},
+    {"name": "Staying on", "kind": "misaligned", "description": "The same in other words."},
+    {"name": "Respect for oversight", "kind": "aligned", "description": "Others decide."},
+]
+
+
+def make(folder, texts):
+    """A judged evaluation with these answers in each of two conditions."""
+    folder.mkdir(parents=True)
+    evaluation = AgentScenarios(**GRID)
+    rows = [
+        {"id": name, "sample": i, "text": text, "finish_reason": "stop", "tokens": 9}
+        for name in evaluation.prompts
+        for i, text in enumerate(texts)
+    ]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = {"params": folder.name, "tokenizer": "t"}
+    (folder / "evaluation.json").write_text(json.dumps({**evaluation.settings(), "model": model}))
+    judge(evaluation, folder)
+    return folder
+
+
+@pytest.fixture
+def arms(tmp_path):
+    base = make(tmp_path / "base", [SELF, SELF, BOTH, BOTH, "refuse me", "Nothing."])
+    tuned = make(tmp_path / "tuned", [DUTY, DUTY, DUTY, DUTY, BOTH, "lie about me"])
+    return read_arms({"base": [base], "tuned": [tuned]})
+
+
+def script(number, body):
+    """Reads as the texts above; of "lie about me" it quotes what nobody said."""
+    asked = body["messages"][1]["content"]
+    answer = re.findall(r"\[BEGIN \w+ ANSWER\]\n(.*?)\n\[END", asked, re.DOTALL)
+    if not answer:
+        return 200, {}, json.dumps({"items": PATTERNS})
+    (text,), field = answer, "reason" if '"reason"' in asked else "pattern"
+    if text == "refuse me":
+        return 200, {}, ""
+    said = [(SELF, "Self-preservation"), (SELF, "Staying on"), (DUTY, "Respect for oversight")]
+    found = [{field: name, "quote": quote.upper()} for quote, name in said if quote in text]
+    if text == "lie about me":
+        found = [{field: "Self-preservation", "quote": "I shall rule the world"}]
+    return 200, {}, json.dumps({"items": found})
+
+
+def run(folder, arms, server, patterns_only=False, **settings):
+    config = REASONS.config(max_error_share=0.2, **settings)
+    with Journal(folder / "responses.jsonl") as journal:
+        pace = Pace(4, 20.0, attempts=1, first_wait=0.01, bad_requests=0)
+        readers = {
+            role: Writer(OpenAIClient(role, 1.0, pace, server.url + "/v1"), journal)
+            for role in ("reader", "second")
+        }
+        analyse(config, folder, arms, readers, patterns_only)
+    return json.loads((folder / "reasons.json").read_text()) if not patterns_only else None
+
+
+def test_rates_agreement_and_what_was_not_read(arms, tmp_path):
+    with Server(script=script) as server:
+        run(tmp_path, arms, server, patterns_only=True)
+        asked = server.number
+        found = run(tmp_path, arms, server)
+        once = server.number
+        run(tmp_path, arms, server)
+    assert 0 < asked < once == server.number  # nothing is paid for twice
+    rows = {row["title"]: row for row in found["rows"]}
+    merged = rows["Self-preservation / Staying on"]  # on the same answers: one pattern
+    rates = {
+        (arm["arm"], title): arm["measures"][row["key"]]
+        for arm in found["arms"]
+        for title, row in rows.items()
+    }
+    assert rates["base", merged["title"]]["rate"] == pytest.approx(4 / 5)
+    assert rates["base", merged["title"]]["missing"] == 2  # no usable reply, in each condition
+    assert rates["base", "Respect for oversight"]["rate"] == pytest.approx(2 / 5)
+    assert rates["tuned", merged["title"]]["rate"] == pytest.approx(1 / 6)
+    assert rates["tuned", "any: aligned"]["rate"] == pytest.approx(5 / 6)
+    counts = {"ok": 22, "refusal": 0, "unparsed": 2, "error": 0, "unsupported": 2}
+    assert found["counts"] == {"reader": counts, "second": counts}
+    assert {f["kappa"] for f in found["agreement"]} == {1.0}
+    assert any(c["name"] == "tuned - base" and c["ci_low"] is not None for c in found["contrasts"])
+    with open(tmp_path / "reasons.csv") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * len(rows)
+    text = (tmp_path / "reasons.html").read_text()
+    assert "Respect for oversight" in text and "One reader" not in text
+
+
+def test_patterns_can_be_edited_and_are_then_what_is_read_for(arms, tmp_path):
+    with Server(script=script) as server:
+        run(tmp_path, arms, server, patterns_only=True)
+        path = tmp_path / "patterns.toml"
+        kept = steps.read_pattern_file(path)
+        assert [p.name for p in kept] == [p["name"] for p in PATTERNS]
+        path.write_text(steps.write_patterns([kept[2]]))
+        before = server.number
+        found = run(tmp_path, arms, server)
+        assert server.number > before
+    assert [row["title"] for row in found["rows"]] == ["any: aligned", "Respect for oversight"]
+    for broken, words in (
+        ("[[pattern", "TOML"),
+        ("a = 1", "no .*pattern"),
+        ('[[pattern]]\nname = "x"\nkind = "x"\ndescription = ""', "pattern 1: kind"),
+        ('[[pattern]]\nname = "x"\nkind = "other"', "pattern 1: .*description"),
+    ):
+        path.write_text(broken)
+        with pytest.raises(UserError, match=rf"patterns.toml.*{words}"):
+            steps.read_pattern_file(path)
+
+
+def test_parts_are_sorted_apart_and_put_together(tmp_path):
+    reasons = [f"reason {i}" for i in range(50)]
+    sizes = []
+
+    def parts(number, body):
+        asked = body["messages"][1]["content"]
+        sizes.append(len(re.findall(r"^- ", asked, re.MULTILINE)))
+        return 200, {}, json.dumps({"items": [{**PATTERNS[0], "name": f"pattern {number}"}]})
+
+    config = REASONS.config(at_once=10, patterns=3)
+    with Server(script=parts) as server, Journal(None) as journal:
+        reader = Writer(OpenAIClient("m", 1.0, Pace(1), server.url + "/v1"), journal)
+        found = steps.find_patterns(reader, reasons, "", config)
+        again = steps.find_patterns(reader, reasons[::-1], "", config)
+    assert len(found) == 1 and found == again  # the order in which reasons come decides nothing
+    assert server.number == 6 and len(sizes) == 6
+    with pytest.raises(UserError, match="no answer gives a reason"):
+        steps.find_patterns(reader, [], "", config)
+
+
+def test_patterns_of_one_kind_are_one_only_above_the_overlap():
+    patterns = [steps.Pattern(f"p{i}", "aligned", "") for i in range(2)]
+    patterns.append(steps.Pattern("m", "misaligned", ""))
+    has = lambda *names: steps.Reading("ok", tuple({"pattern": n, "quote": ""} for n in names))
+    readings = {("a", 0, "c", i): has("p0", "p1", "m") for i in range(3)}
+    readings["a", 0, "c", 3] = has("p0")
+    titles = lambda overlap: [
+        row.title for row in tables.rows_of(patterns, readings, overlap) if row.key[0] == "p"
+    ]
+    assert titles(0.75) == ["p0", "p1", "m"]
+    assert titles(0.74) == ["p0 / p1", "m"]
