@@ -18,8 +18,8 @@ Every part is a process with a time limit of its own, so that a failure costs on
 figures after it. The JSON has for each part its checks {"name", "value", "limit", "ok"}, its
 figures {"name": ...}, and an error, if there was one; it is written after every part. The command
 exits with 1 if a check or a part failed. It needs no network and no checkpoint: weights are random.
-A peer whose packages are missing is reported as skipped. --tiny measures nothing of interest: it shows
-that everything runs.
+A peer whose packages are missing is reported as skipped. --tiny shows that everything runs; its
+figures mean nothing.
 """
 
 import argparse
