@@ -42,9 +42,9 @@ class ModelConfig:
       lora_alpha: the adapter's output is scaled by `lora_alpha / lora_rank` (Hu et al. 2021).
       lora_targets: which projections carry an adapter.
       remat: what is kept of a layer for the backward pass, which recomputes the rest: "none" keeps
-        everything; "full" the layer's input only; "attention" also the rotated q, k, v and
-        attention's output; "dots" all matrix products; "offload" keeps the same as "attention", in
-        the host's memory.
+        everything; "full" the layer's input only; "attention" also the products q, k and v and
+        the results of attention; "dots" these and all other products of a token with weights;
+        "offload" q, k, v and the output of attention, in the host's memory.
       attention: which implementation trains on packed rows; see kernels.py.
     """
 

@@ -23,8 +23,14 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.model.axes import BATCH_AXES
-from msm_jax.model.config import ModelConfig
-from msm_jax.model.kernels import AttentionFn, packed_attention
+from msm_jax.model.config import PROJECTIONS, ModelConfig
+from msm_jax.model.kernels import (
+    RESULTS,
+    AttentionFn,
+    choose_attention,
+    packed_attention,
+    platform_of,
+)
 from msm_jax.model.rope import rotate, rotation_angles
 
 UNROLLED_LAYERS = 4
@@ -84,7 +90,7 @@ class Projection(nnx.Module):
         in_axes, in_shape = zip(*inputs, strict=True)
         out_axes, out_shape = zip(*outputs, strict=True)
         fan_in = math.prod(in_shape)
-        self.contracted, self.dtype = len(in_shape), config.compute_dtype
+        self.name, self.contracted, self.dtype = name, len(in_shape), config.compute_dtype
         dtype = config.param_dtype
         self.w = _parameter(rngs, out_shape + in_shape, out_axes + in_axes, fan_in**-0.5, dtype)
         if bias:
@@ -98,20 +104,36 @@ class Projection(nnx.Module):
                 rngs, (*out_shape, rank), (*out_axes, "rank"), 0.0, jnp.float32
             )
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, reduced: Array | None = None) -> Array:
+        """`reduced` is the product of x with lora_a, where that is known."""
         y = self._map(self.w, x, self.contracted)
         if hasattr(self, "b"):
             y += _aligned(self.b, y)
         if hasattr(self, "lora_a"):
-            y += self.scale * self._map(self.lora_b, self._map(self.lora_a, x, self.contracted), 1)
-        return y
+            if reduced is None:
+                reduced = checkpoint_name(self._map(self.lora_a, x, self.contracted), "reduced")
+            # The smaller factor is scaled: a pass over the larger one costs as much as the product.
+            y += self._map(self.lora_b, self.scale * reduced, 1)
+        return checkpoint_name(y, self.name)
 
-    def _map(self, param: nnx.Param, x: Array, contracted: int) -> Array:
+    def _map(self, param: nnx.Param | Array, x: Array, contracted: int) -> Array:
         # As matrices: XLA's CPU backend transposes stacks, also of weights, before a product.
         w = param[...].astype(self.dtype)
         outputs, fan_in = w.shape[:-contracted], math.prod(w.shape[-contracted:])
         y = jnp.tensordot(x.reshape(-1, fan_in), w.reshape(-1, fan_in), ((-1,), (-1,)))
         return y.reshape(*x.shape[:-contracted], *outputs)
+
+
+def project(x: Array, *projections: Projection) -> list[Array]:
+    """The outputs of several projections of x, whose adapters share one product with x."""
+    adapted = [each for each in projections if hasattr(each, "lora_a")]
+    reduced: dict[str, Array] = {}
+    if len(adapted) > 1:
+        first, a = adapted[0], jnp.concatenate([each.lora_a[...] for each in adapted])
+        parts = checkpoint_name(first._map(a, x, first.contracted), "reduced")
+        parts = jnp.split(parts, len(adapted), axis=-1)
+        reduced = {each.name: part for each, part in zip(adapted, parts, strict=True)}
+    return [each(x, reduced.get(each.name)) for each in projections]
 
 
 class Attention(nnx.Module):
@@ -135,12 +157,10 @@ class Attention(nnx.Module):
     def __call__(
         self, x_BTD: Array, angles_BTd: Array, attention: AttentionFn, cache: Any
     ) -> tuple[Array, Any]:
-        q_BTHd, k_BTKd, v_BTKd = self.q(x_BTD), self.k(x_BTD), self.v(x_BTD)
+        q_BTHd, k_BTKd, v_BTKd = project(x_BTD, self.q, self.k, self.v)
         if hasattr(self, "q_norm"):
             q_BTHd, k_BTKd = self.q_norm(q_BTHd), self.k_norm(k_BTKd)
         q_BTHd, k_BTKd = rotate(q_BTHd, angles_BTd), rotate(k_BTKd, angles_BTd)
-        q_BTHd = checkpoint_name(q_BTHd, "q")
-        k_BTKd, v_BTKd = checkpoint_name(k_BTKd, "k"), checkpoint_name(v_BTKd, "v")
         k_BSKd, v_BSKd, cache = cache.write(k_BTKd, v_BTKd) if cache else (k_BTKd, v_BTKd, None)
         return self.o(checkpoint_name(attention(q_BTHd, k_BSKd, v_BSKd), "attended")), cache
 
@@ -157,7 +177,8 @@ class Mlp(nnx.Module):
     def __call__(self, x_BTD: Array) -> Array:
         # XLA's CPU backend fuses matrices, not stacks of them, with the products around them.
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
-        y_ND = self.down(jax.nn.silu(self.gate(x_ND)) * self.up(x_ND))
+        gate_NF, up_NF = project(x_ND, self.gate, self.up)
+        y_ND = self.down(jax.nn.silu(gate_NF) * up_NF)
         return y_ND.reshape(x_BTD.shape)
 
 
@@ -275,7 +296,8 @@ def forward(
         return layer(_sharded_by_rows(x_BTD, mesh), angles_BTd, attention)[0], None
 
     if config.remat != "none":
-        layer_step = jax.checkpoint(layer_step, policy=_remat_policy(config.remat))
+        kernel, _ = choose_attention(config, tokens_BT.shape[1], platform_of(mesh))
+        layer_step = jax.checkpoint(layer_step, policy=_remat_policy(config.remat, kernel))
     # A loop over few layers costs more than it saves: stacking and slicing what it carries.
     unroll = config.layers if config.layers <= UNROLLED_LAYERS else 1
     x_BTD, _ = over_layers(layer_step, x_BTD, params["layers"], unroll)
@@ -307,20 +329,23 @@ def _sharded_by_rows(x_BTD: Array, mesh: Mesh | None) -> Array:
     return jax.lax.with_sharding_constraint(x_BTD, place)
 
 
-def _remat_policy(name: str) -> Callable:
+def _remat_policy(remat: str, kernel: str) -> Callable:
     """What is kept of a layer for the backward pass; see `ModelConfig.remat`."""
-    policies, kept = jax.checkpoint_policies, ("q", "k", "v", "attended")
-    return {
-        "full": policies.nothing_saveable,
-        "attention": policies.save_only_these_names(*kept),
-        "dots": policies.dots_with_no_batch_dims_saveable,
-        "offload": policies.save_and_offload_only_these_names(
+    policies = jax.checkpoint_policies
+    if remat == "full":
+        return policies.nothing_saveable
+    if remat == "offload":
+        return policies.save_and_offload_only_these_names(
             names_which_can_be_saved=[],
-            names_which_can_be_offloaded=list(kept),
+            names_which_can_be_offloaded=["q", "k", "v", "attended"],
             offload_src="device",
             offload_dst="pinned_host",
-        ),
-    }[name]
+        )
+    products = {"attention": ("q", "k", "v"), "dots": PROJECTIONS}[remat]
+    named = policies.save_only_these_names(*products, "reduced", RESULTS.get(kernel, "attended"))
+    return lambda primitive, *args, **params: (
+        primitive.name == RESULTS["cudnn"] or named(primitive, *args, **params)
+    )
 
 
 def head_weights(config: ModelConfig, params: dict) -> Array:

@@ -33,6 +33,10 @@ UNKNOWN_MEMORY = 16 * 2**30
 # Of splash: maxtext's record runs use 2048, and the library's default of 128 is a placeholder
 # (jax splash_attention_kernel.py, BlockSizes.get_default). Larger ones exceed VMEM.
 SPLASH_BLOCK = 1024
+# What marks the results of a kernel's forward pass that its backward pass needs: a checkpoint_name
+# in splash, the name of JAX's primitive of cuDNN's. Kept, they are not computed again. The other
+# kinds compute their scores again in any case.
+RESULTS = {"splash": "splash results", "cudnn": "dot_product_attention_fwd_wrapper"}
 AttentionFn = Callable[[Array, Array, Array], Array]  # (q, k, v) -> outputs
 INTERPRET = False  # splash without a TPU, slowly, for tests
 
@@ -218,6 +222,10 @@ def _splash_kernel(length: int, heads: int, parts: int = 1) -> Any:
     )
     causal = splash_attention.CausalMask((length, length))
     make = functools.partial(
-        splash_attention.make_splash_mha, head_shards=1, q_seq_shards=parts, interpret=INTERPRET
+        splash_attention.make_splash_mha,
+        head_shards=1,
+        q_seq_shards=parts,
+        interpret=INTERPRET,
+        residual_checkpoint_name=RESULTS["splash"],
     )
     return make(splash_attention.MultiHeadMask([causal] * heads), block_sizes=sizes)

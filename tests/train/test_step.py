@@ -11,6 +11,7 @@ from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, init_params, make_mesh
 from msm_jax.model.adapter import join
+from msm_jax.model.decoder import Layer, bind, project
 from msm_jax.train.evaluations import eval_sums
 from msm_jax.train.loss import summed_loss, token_logprobs
 from msm_jax.train.optimizer import make_optimizer, make_schedule, split_params
@@ -149,15 +150,40 @@ def test_weight_decay_spares_norms(config):
     np.testing.assert_allclose(updates["embed"]["w"], -0.05 * params["embed"]["w"], rtol=1e-5)
 
 
-def test_remat_changes_nothing(batch):
-    results = []
-    for remat in ("none", "full", "attention", "dots"):
+def test_remat_changes_nothing_but_how_many_products_are_computed_again(batch):
+    """Scores of plain attention; also o, gate, up; also q, k, v, and the sum over values."""
+    results, products = [], []
+    for remat in ("none", "dots", "attention", "full"):
         config = model(remat=remat)
         params = fresh(config, jax.random.key(0))
         gradient = jax.jit(jax.grad(lambda p, b, c=config: summed_loss(c, p, b)))
         results.append(gradient(params, batch))
+        products.append(gradient.lower(params, batch).as_text().count("dot_general"))
     for other in results[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), results[0], other)
+    again = [each - products[0] for each in products]
+    assert again == [0, 1, 1 + 3, 2 + 6]
+
+
+def test_projections_of_the_same_vectors_share_one_product_with_their_adapters():
+    """q, k and v, and gate and up: the values and gradients of each projection by itself."""
+    config = model(lora_rank=4, lora_alpha=6.0)
+    params = fresh(config, jax.random.key(0))
+    layer = jax.tree.map(lambda leaf: leaf[0] + 0.1, params["layers"])
+    x_BTD = jax.random.normal(jax.random.key(1), (2, 5, config.width))
+
+    def total(layer, x, apart):
+        bound = bind(Layer, config, layer)
+        attention, mlp = bound.attention, bound.mlp
+        groups = ((attention.q, attention.k, attention.v), (mlp.gate, mlp.up))
+        found = [[p(x) for p in group] if apart else project(x, *group) for group in groups]
+        return sum(jnp.sum(jnp.sin(each)) for each in jax.tree.leaves(found)), found
+
+    run = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True), static_argnums=2)
+    shared, apart = run(layer, x_BTD, False), run(layer, x_BTD, True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), shared, apart)
+    products = [run.lower(layer, x_BTD, apart).as_text().count("dot_general") for apart in (0, 1)]
+    assert products == [3 * (5 + 5 + 2), 3 * (5 + 5 + 5)]
 
 
 def test_lora_gradients_are_those_of_the_merged_model_projected(batch):
