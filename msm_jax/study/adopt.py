@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from msm_jax.errors import UserError
 from msm_jax.files import link
 from msm_jax.study import files, records, worker
+from msm_jax.study.claims import Claims
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
 
@@ -39,9 +40,10 @@ def adopt(study: Study, workdir: pathlib.Path, runs: Sequence[str]) -> list[str]
         if not found:
             raise UserError("\n".join(_refusal(run, nearest.get(run), later) for run in left))
         for run, node in found:
-            if files.read_mark(workdir, node) is None:
-                _take(workdir, run, node)
-                said.append(f"{run}: adopted as {node.title} ({node.id})")
+            with Claims(workdir) as claims, claims.hold(files.claim_name(node)):
+                if files.read_mark(workdir, node) is None:
+                    _take(workdir, run, node)
+                    said.append(f"{run}: adopted as {node.title} ({node.id})")
             left.remove(run)
     return said
 

@@ -139,8 +139,12 @@ class Progress:
     def waiting(self, node: Node, reason: str) -> None:
         """A node cannot be done yet."""
         self._count += 1
+        self.note(node, f"waits: {reason}")
+
+    def note(self, node: Node, text: str) -> None:
+        """Something that is worth a line."""
         with self._bar.external_write_mode(file=sys.stdout):
-            print(f"{node.title}: waits: {reason}", flush=True)
+            print(f"{node.title}: {text}", flush=True)
 
     def running(self, nodes: Sequence[Node], workdir: pathlib.Path) -> None:
         """Show how far the nodes that are running are."""

@@ -4,23 +4,22 @@
     stages/ID/model   of the base and of a run that was adopted: its weights, or a link to them
     evals/ID/         the evaluations of the stage ID
     arms/ARM/seedN/   links to the stages and evaluations of an arm
+    claims/           which process does what (`claims`)
 
 A mark is written last, so that what a killed process left never looks done. The directory may come
 from somebody else: what its files hold is checked (`records`), and links that a study does not make
 are refused, so that nothing outside of it is written, deleted or shown in the report.
 """
 
-import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
 from msm_jax.data.tokenizer import TOKENIZER_FILE
 from msm_jax.errors import UserError
-from msm_jax.files import link, lock
+from msm_jax.files import TEMPORARY, link
 from msm_jax.links import below, refuse_links
 from msm_jax.study import records
 from msm_jax.study.contents import made_path
@@ -30,8 +29,9 @@ from msm_jax.study.node import Node, with_files
 
 def check_links(workdir: pathlib.Path) -> None:
     """UserError for a link in a study's directory that the study did not make."""
-    for name in ("stages", "evals", "bases", "cache"):
-        refuse_links(below(workdir, name), allowed=("model",) if name == "stages" else ())
+    for name in ("stages", "evals", "bases", "cache", "claims"):
+        ours = ("model", f"model{TEMPORARY}") if name == "stages" else ()
+        refuse_links(below(workdir, name), allowed=ours)
     below(workdir, "arms")  # its links are made anew
 
 
@@ -76,6 +76,11 @@ def directory(workdir: pathlib.Path, node: Node) -> pathlib.Path:
         own = (node.name,) if node.kind == "judge" else ()
         return _own(workdir, "evals", node.inputs["parent"], *own)
     return stage_dir(workdir, node.id)
+
+
+def claim_name(node: Node) -> str:
+    """The claim on a node's directory; evaluations and the verdicts on them share one."""
+    return f"evals-{node.inputs['parent']}" if node.kind in ("evals", "judge") else node.id
 
 
 def place(workdir: pathlib.Path, path: str, node: Node) -> str:
@@ -136,18 +141,3 @@ def with_token_cache(workdir: pathlib.Path, config: ConfigDict) -> ConfigDict:
 def token_cache(workdir: pathlib.Path) -> pathlib.Path:
     """Where workers keep tokens, unless the user has named another place."""
     return below(workdir, "cache", "tokens")
-
-
-@contextlib.contextmanager
-def only_study(workdir: pathlib.Path) -> Iterator[None]:
-    """Hold the study's directory for this process.
-
-    Raises:
-      UserError: another study is running there.
-    """
-    busy = f"{workdir}: another study is running here: wait for it, or use another --workdir"
-    with lock(workdir / ".lock", busy):
-        # The workers of a study that was killed notice it at once; wait until the last has ended.
-        with lock(workdir / ".workers", busy, wait=True):
-            pass
-        yield

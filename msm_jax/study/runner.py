@@ -1,4 +1,8 @@
-"""Runs the nodes of a study that are missing, each as soon as its inputs are done."""
+"""Runs the nodes of a study that are missing, each as soon as its inputs are done.
+
+Several runners can work in one directory, also on several machines: each claims a node before a
+worker of its starts it (`claims`), and looks again later at what another one does.
+"""
 
 import contextlib
 import dataclasses
@@ -16,6 +20,7 @@ from typing import Any
 from msm_jax.command import EXIT_PREEMPTED, Preempted
 from msm_jax.errors import UserError
 from msm_jax.study import devices, files, times
+from msm_jax.study.claims import Claims
 from msm_jax.study.devices import Place
 from msm_jax.study.display import Progress, last_step
 from msm_jax.study.evaluations import missing_key
@@ -24,6 +29,7 @@ from msm_jax.study.node import Node
 from msm_jax.study.worker import environment, work
 
 _SAVING = 120.0  # seconds that workers have for saving once they are asked to stop
+_LOOK_AGAIN = 1.0  # seconds until a node that another process does is looked at again
 # Guesses, used only for the order of nodes, and only until some of their kind are done.
 _TOKENS_PER_SECOND = 20_000.0
 _SECONDS = {"evals": 5.0}
@@ -44,25 +50,28 @@ class Worker:
     since: float = 0.0
 
 
-def run(study: Study, workdir: pathlib.Path) -> dict[str, str]:
-    """Do all that is missing.
+def run(study: Study, workdir: pathlib.Path, only: Node | None = None) -> dict[str, str]:
+    """Do all that is missing, or one node, whose inputs must be there.
 
     Returns:
       What could not be done yet: id of a node -> what it waits for, such as a provider's key.
 
     Raises:
-      UserError: a mistake that a node found; what was done stays done.
+      UserError: a mistake that a node found, or inputs of `only` are missing; what was done stays.
       Failed: a node broke down; the message names its log.
       Preempted: SIGTERM, SIGHUP or SIGINT came, and the workers have saved.
     """
     for node in study.stages.values():
         if node.kind == "base":
             files.link_base(workdir, node)
-    todo = [node for node in study.nodes.values() if files.read_mark(workdir, node) is None]
+    wanted = [only] if only else study.nodes.values()
+    todo = [node for node in wanted if files.read_mark(workdir, node) is None]
     if not todo:
         return {}
-    with _signals() as received:
-        runner = _Runner(study, workdir, todo, received)
+    if only:
+        _check_inputs(study, workdir, only)
+    with _signals() as received, Claims(workdir) as claims:
+        runner = _Runner(study, workdir, todo, received, claims)
         try:
             for node in todo:
                 if node.kind == "judge" and (reason := missing_key(node.config)):
@@ -71,6 +80,17 @@ def run(study: Study, workdir: pathlib.Path) -> dict[str, str]:
         finally:
             runner.close()
     return runner.unavailable
+
+
+def _check_inputs(study: Study, workdir: pathlib.Path, node: Node) -> None:
+    """UserError where an input of a node is not done."""
+    inputs = [study.nodes[name] for name in node.inputs.values()]
+    if missing := [each for each in inputs if files.read_mark(workdir, each) is None]:
+        names = "".join(f"\n  {each.id}  {each.title}" for each in missing)
+        raise UserError(
+            f"--only={node.id}: {node.title} is made from what is not done in {workdir}:{names}"
+            "\nrun these first"
+        )
 
 
 @contextlib.contextmanager
@@ -97,12 +117,22 @@ def _signals() -> Iterator[list[int]]:
 class _Runner:
     """Workers, and the nodes that are left for them, most urgent first."""
 
-    def __init__(self, study: Study, workdir: pathlib.Path, todo: list[Node], received: list[int]):
+    def __init__(
+        self,
+        study: Study,
+        workdir: pathlib.Path,
+        todo: list[Node],
+        received: list[int],
+        claims: Claims,
+    ):
         self._study, self._workdir, self._received = study, workdir, received
         self._todo = {node.id: node for node in todo}
-        self._main = devices.places(study.config["platform"], study.config["workers"])
+        self._claims = claims
+        self._later: dict[str, float] = {}  # id of a node that others do -> when to look again
+        platform = study.config["platform"] if any(map(devices.needs_accelerator, todo)) else "cpu"
+        self._main = devices.places(platform, study.config["workers"])
         self._helpers = devices.helpers(self._main)
-        self._speeds, self._spent = times.Speeds(workdir), times.Spent(workdir)
+        self._speeds, self._spent = times.Speeds(workdir), times.Spent(workdir, claims)
         self._progress = Progress(todo)
         self._workers: list[Worker] = []
         self._problem: Exception | None = None
@@ -117,6 +147,7 @@ class _Runner:
                 self._stop(Preempted("everything is saved; run the same command again to go on"))
             if not self._problem:
                 self._start_nodes()
+            self._stop_lost()
             waiting = [worker.connection for worker in self._running()]
             for connection in multiprocessing.connection.wait(waiting, timeout=0.5):
                 self._receive(next(w for w in self._workers if w.connection is connection))
@@ -193,15 +224,44 @@ class _Runner:
         # A worker that has ended between two nodes is no problem: another one takes its place.
         self._workers = [w for w in self._workers if w.node or w.process.is_alive()]
         for node in self._ready():
-            places = self._places(node)
-            mine = {w.place: w for w in self._workers if w.place in places}
-            free = next((worker for worker in mine.values() if not worker.node), None)
-            if free is None and len(mine) == len(places):
+            mine = {files.claim_name(w.node) for w in self._workers if w.node}
+            if files.claim_name(node) in mine or time.monotonic() < self._later.get(node.id, 0.0):
                 continue
-            free = free or self._start_worker(next(p for p in places if p not in mine))
+            places = self._places(node)
+            there = {w.place: w for w in self._workers if w.place in places}
+            free = next((worker for worker in there.values() if not worker.node), None)
+            if free is None and len(there) == len(places):
+                continue
+            free = free or self._start_worker(next(p for p in places if p not in there))
+            if not self._claim(node, free):
+                continue
             free.node, free.since = node, time.monotonic()
             with contextlib.suppress(BrokenPipeError):  # it has just ended, which is noticed below
                 free.connection.send(node)
+
+    def _claim(self, node: Node, worker: Worker) -> bool:
+        """Whether a node is this worker's to do: no other process does it, or has done it."""
+        name = files.claim_name(node)
+        if not self._claims.take(name, worker.process.pid):
+            if node.id not in self._later:
+                self._progress.note(node, f"is being done by {self._claims.holder(name)}")
+            self._later[node.id] = time.monotonic() + _LOOK_AGAIN
+            return False
+        if files.read_mark(self._workdir, node) is None:
+            return True
+        self._claims.release(name)
+        del self._todo[node.id]
+        self._progress.finished(node, "done by another process", 0.0)
+        return False
+
+    def _stop_lost(self) -> None:
+        """End workers whose node another process has taken over, because our claim was dead."""
+        for worker in self._running():
+            assert worker.node is not None
+            if files.claim_name(worker.node) in self._claims.lost:
+                worker.process.kill()
+                worker.process.join()
+                self._workers.remove(worker)
 
     def _start_worker(self, place: Place) -> Worker:
         context = multiprocessing.get_context("spawn")
@@ -224,6 +284,7 @@ class _Runner:
             outcome, text = self._death(sender)
             self._workers.remove(sender)
         sender.node = None
+        self._claims.release(files.claim_name(node))
         if outcome == "done":
             del self._todo[node.id]
             if mark := files.read_mark(self._workdir, node):

@@ -9,6 +9,7 @@ from msm_jax.errors import UserError
 from msm_jax.files import write_json
 from msm_jax.links import below
 from msm_jax.study import files, records
+from msm_jax.study.claims import Claims
 from msm_jax.study.contents import made_path
 from msm_jax.study.graph import Study
 from msm_jax.study.makers import role_of
@@ -34,8 +35,9 @@ def with_steps(study: Study, workdir: pathlib.Path) -> Study:
             nodes[node.id] = dataclasses.replace(node, until=missing)
             continue
         if node.digest not in known:
-            known[node.digest] = _count(study, workdir, node)
-            write_json(file, known)
+            with Claims(workdir) as claims, claims.hold("steps"):
+                known = {node.digest: _count(study, workdir, node), **records.known_steps(file)}
+                write_json(file, known)
         nodes[node.id] = dataclasses.replace(node, counted=known[node.digest])
         _check_doses(study.config["dose"], nodes[node.id])
     return dataclasses.replace(study, nodes=nodes)

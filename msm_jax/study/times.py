@@ -18,6 +18,7 @@ from typing import Any
 from msm_jax.errors import UserError
 from msm_jax.files import write_json
 from msm_jax.study import records
+from msm_jax.study.claims import Claims
 from msm_jax.study.devices import counted
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
@@ -74,6 +75,7 @@ class Speeds:
         self._parents: dict[Any, Any] = {}
         self._seconds: dict[str, list[tuple[float, float]]] = {}
         self._keys: dict[tuple[str, str], str] = {}
+        self._devices: set[str] = set()
         for mark in marks:
             self._know(mark.get("id"), mark.get("kind"), mark.get("config"), mark.get("parent"))
         for mark in marks:
@@ -95,6 +97,7 @@ class Speeds:
             # The rest is compiling and saving. Of a stage that was resumed only the last part is
             # measured.
             seconds = max(0.0, seconds - each * steps)
+        self._devices.add(mark.get("device", ""))
         key = self._key(kind, config, mark.get("parent"), mark.get("device", ""))
         self._seconds.setdefault(key, []).append((seconds, each))
 
@@ -112,6 +115,11 @@ class Speeds:
             return None
         fixed, each = (statistics.median(column) for column in zip(*found, strict=True))
         return (0.0 if step else fixed) + each * max((node.steps or 0) - step, 0)
+
+    def hours(self, study: Study, node: Node) -> dict[str, float]:
+        """Hours that a node takes, on each kind of device on which its kind has run."""
+        found = {device: self.of(study, node, device) for device in sorted(self._devices)}
+        return {device: round(s / 3600, 4) for device, s in found.items() if s is not None}
 
     def _key(self, kind: str, config: Mapping, parent: str | None, device: str) -> str:
         alike: Any = _plain(config)
@@ -179,14 +187,17 @@ def estimate(
 class Spent:
     """The seconds that studies ran in a directory, over all starts; a kill loses the last part."""
 
-    def __init__(self, workdir: pathlib.Path):
-        self._path, self._before = workdir / records.SPENT, records.seconds_spent(workdir)
-        self._started = time.monotonic()
+    def __init__(self, workdir: pathlib.Path, claims: Claims):
+        self._workdir, self._claims = workdir, claims
+        self._since = time.monotonic()
 
     def update(self) -> None:
-        """Write down what was spent so far."""
-        total = self._before + time.monotonic() - self._started
-        write_json(self._path, {"seconds": round(total, 2)})
+        """Add what was spent since the last time; other processes add theirs."""
+        now = time.monotonic()
+        with self._claims.hold("spent"):
+            total = records.seconds_spent(self._workdir) + now - self._since
+            write_json(self._workdir / records.SPENT, {"seconds": round(total, 2)})
+        self._since = now
 
 
 def record(study: Study, workdir: pathlib.Path, marks: Mapping[str, dict]) -> dict:

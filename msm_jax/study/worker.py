@@ -72,7 +72,7 @@ def work(connection: Connection, place: Place, workdir: pathlib.Path) -> None:
         os.sched_setaffinity(0, {int(core) for core in place.devices})
     compile_cache.enable()
     os.environ.setdefault("MSM_JAX_CACHE", str(files.token_cache(workdir)))
-    with lock(workdir / ".workers", "", shared=True, wait=True), contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError):
         while (node := connection.recv()) is not None:
             connection.send(_outcome(node, workdir, place))
 
@@ -91,7 +91,9 @@ def _outcome(node: Node, workdir: pathlib.Path, place: Place) -> tuple[str, str]
         folder.mkdir(parents=True, exist_ok=True)
         _log_to(folder / "log.txt")
         print(f"{now()} {node.title}", flush=True)
-        return "done", run_node(node, workdir, place.text)
+        text = run_node(node, workdir, place.text)
+        print(f"{now()} done: {text}", flush=True)
+        return "done", text
     except Preempted as stop:
         return "preempted", str(stop)
     except Unavailable as missing:

@@ -92,6 +92,8 @@ RUN = [
          "--dry_run", says="12 seeds"),
     Step("python -m msm_jax.study --config=configs/miniature.py:smoke --workdir=runs/smoke "
          "--dry_run", says="to do: 14 stages"),
+    Step("python -m msm_jax.study --config=configs/miniature.py:smoke --workdir=runs/smoke "
+         "--jobs=json", says='"id": "report"'),
     Step("python -m msm_jax.study --config=configs/miniature.py --workdir=runs/mine "
          "--config.seeds='(7,)'", "--dry_run", says="1 seeds"),
     Step("python -m msm_jax.study --config=configs/miniature.py:smoke --workdir=runs/mine "

@@ -10,7 +10,6 @@ come between any two of them, and nothing waits for a time. Prints [who, signal,
 runner] of each start as JSON; the last start, which nobody ends, finishes the study.
 """
 
-import contextlib
 import importlib
 import json
 import multiprocessing
@@ -67,12 +66,8 @@ def start(config: str, workdir: str, plan: tuple | None, operations: int) -> int
 
 
 def as_worker(workdir: str, plan: tuple | None, operations: int) -> None:
-    """What a worker that is forked needs: no lock of the runner's, and the plan."""
+    """What a worker that is forked needs: the plan."""
     signal.signal(TERM, signal.SIG_DFL)
-    for link in pathlib.Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if os.readlink(link).endswith("/.lock"):
-                os.close(int(link.name))
     if plan is None:
         return
     done, _, who, number = plan

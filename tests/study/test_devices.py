@@ -8,6 +8,7 @@ import pytest
 from msm_jax import accelerators
 from msm_jax.errors import UserError
 from msm_jax.study import devices, records, times
+from msm_jax.study.claims import Claims
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
 
@@ -184,7 +185,7 @@ def test_steps_that_are_not_known_yet_have_no_time(chain, tmp_path):
 
 def test_the_time_of_all_starts_is_added_up(tmp_path):
     (tmp_path / records.SPENT).write_text('{"seconds": 1800.0}')
-    times.Spent(tmp_path).update()
+    times.Spent(tmp_path, Claims(tmp_path)).update()
     study = Study({"price_per_hour": 2.0}, {}, {})
     found = times.record(study, tmp_path, {"a": {"device": "1 GPU", "summary": {}}})
     assert (found["all_runs"], found["cost"], found["devices"]) == (1800.0, 1.0, ["1 GPU"])

@@ -1,0 +1,201 @@
+"""Every node is a job: a command that does it once, whoever else works in the directory."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+
+import pytest
+import slurm_cluster
+from forks import forks
+
+from msm_jax.command import Preempted
+from msm_jax.errors import UserError
+from msm_jax.study import files, jobs, runner, slurm
+from msm_jax.study.graph import make_study
+
+# The line of a node that has ended; `train` has one of its own, with a speed.
+DONE = re.compile(r"^\d{4}-\S+ done: (?!.*tokens/s)", re.MULTILINE)
+SMALL = """
+    config.stages = {"base": config.stages.base}
+    config.arms = {"x": ("base",)}
+    config.evals = {"which": config.evals.which}
+    config.absorption.eval, config.absorption.stages = "", {}
+    config.figure.eval, config.figure.headline, config.figure.groups = "", "", {}
+    config.retention, config.contrasts = (), {}
+    return config.lock()
+"""
+
+
+@pytest.fixture
+def small(tmp_path, make_tiny):
+    """The config of a study of a tokenizer, a stage and its evaluation."""
+    path = make_tiny(tmp_path)
+    path.write_text(path.read_text().replace("\n    return config.lock()\n", SMALL))
+    return path
+
+
+@pytest.fixture
+def worlds(small, load_config, tmp_path, monkeypatch):
+    """That study with twelve worlds, which take no time, and as many stages."""
+    (tmp_path / "builder").mkdir()
+    (tmp_path / "builder" / "tiny_world.py").write_text(
+        "def build(options, seed, folder):\n    (folder / 'file').write_text(str(seed))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "builder")
+    config = load_config(small).unlock()
+    config.seeds, config.workers, config.world.builder = tuple(range(12)), 2, "tiny_world:build"
+    return make_study(config)
+
+
+def endings(workdir) -> dict[str, int]:
+    """How often each node was done, by its log, which all processes write."""
+    logs = [*workdir.glob("stages/*/log.txt"), *workdir.glob("evals/*/log.txt")]
+    return {f"{log.parent}": len(DONE.findall(log.read_text())) for log in logs}
+
+
+def test_several_runners_do_each_node_once_also_when_one_is_killed(worlds, tmp_path, monkeypatch):
+    study, receive = worlds.before_training, runner._Runner._receive
+
+    def killed_after_some(self, sender):
+        receive(self, sender)
+        if len(self._todo) < 11:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def run(number):
+        if number == 0:
+            monkeypatch.setattr(runner._Runner, "_receive", killed_after_some)
+        runner.run(study, tmp_path / "out")
+        return 0
+
+    assert forks(run, 3) == [-signal.SIGKILL, 0, 0]
+    assert all(files.read_mark(tmp_path / "out", node) for node in study.nodes.values())
+    done = endings(tmp_path / "out")
+    assert len(done) == len(study.nodes) and set(done.values()) <= {0, 1}
+    assert [*done.values()].count(0) <= 2  # killed after the mark, before the log
+    assert not [*(tmp_path / "out" / "claims").iterdir()]
+
+
+def test_what_another_has_taken_over_is_given_up(worlds, tmp_path, monkeypatch):
+    """The runner's own claim is gone once; its worker is ended, and the node done again."""
+    node, started = next(iter(worlds.nodes.values())), []
+
+    def lose(self):
+        for worker in self._running():
+            if not started:
+                started.append(worker.process.pid)
+                self._claims.lost.add(files.claim_name(worker.node))
+                self._claims.release(files.claim_name(worker.node))
+        stop_lost(self)
+
+    stop_lost = runner._Runner._stop_lost
+    monkeypatch.setattr(runner._Runner, "_stop_lost", lose)
+    assert runner.run(worlds, tmp_path, node) == {}
+    assert started and files.read_mark(tmp_path, node)
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
+
+
+def test_a_job_needs_its_inputs_and_no_node_that_was_tampered_with(worlds, tmp_path):
+    first = {node.kind: node for node in reversed(worlds.nodes.values())}
+    stage, tokenizer, evals = (first[kind] for kind in ("train", "tokenizer", "evals"))
+    with pytest.raises(UserError, match=rf"not done in .*\n  {stage.id}  {stage.title}\nrun"):
+        runner.run(worlds, tmp_path, evals)
+    runner.run(worlds, tmp_path, tokenizer)
+    mark = files.mark_path(tmp_path, tokenizer)
+    before = mark.stat().st_mtime_ns
+    runner.run(worlds, tmp_path, tokenizer)
+    assert mark.stat().st_mtime_ns == before
+    mark.write_text(mark.read_text().replace('"pieces": ', '"pieces": 1'))
+    for node in (tokenizer, stage):
+        with pytest.raises(UserError, match=f"{tokenizer.id}/stage.json: is not what the study"):
+            runner.run(worlds, tmp_path, node)
+
+
+def test_a_job_that_is_asked_to_stop_ends_as_preempted(worlds, tmp_path, monkeypatch):
+    claim = runner._Runner._claim
+
+    def asked(self, node, worker):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return claim(self, node, worker)
+
+    monkeypatch.setattr(runner._Runner, "_claim", asked)
+    with pytest.raises(Preempted):
+        runner.run(worlds, tmp_path, next(iter(worlds.nodes.values())))
+
+
+def test_the_graph_names_commands_needs_files_and_hours(worlds, tmp_path):
+    world = next(node for node in worlds.nodes.values() if node.kind == "world")
+    runner.run(worlds, tmp_path, world)
+    words = ["--config=c.py:a", "--jobs", "json", "--config.workers=2", "--workdir", "only"]
+    found = json.loads(json.dumps(jobs.graph(worlds, tmp_path, words)))["jobs"]
+    before = set()
+    for job in found:
+        assert before.issuperset(job["needs"])
+        before.add(job["id"])
+        own = [f"--only={job['id']}"] * (job["id"] != "report")
+        kept = ["--config=c.py:a", "--config.workers=2", "--workdir", "only"]
+        assert job["command"] == ["python", "-m", "msm_jax.study", *kept, *own]
+    by_id = {job["id"]: job for job in found}
+    assert by_id["report"]["needs"] == [*worlds.nodes]
+    done, stage, evals = by_id[world.id], found[-3], found[-2]
+    assert done["done"] and done["hours"].values() and not done["accelerator"]
+    assert not stage["done"] and not stage["hours"] and stage["accelerator"]
+    assert [path.rpartition("/")[2] for path in stage["inputs"]][0] == "docs.jsonl"
+    assert stage["outputs"] == [str(tmp_path / "stages" / stage["id"])]
+    assert evals["inputs"][1:] == stage["outputs"] and evals["inputs"][0].endswith("pairs.jsonl")
+
+
+def test_an_unknown_node_is_named_with_those_that_there_are(worlds):
+    node = next(iter(worlds.nodes.values()))
+    assert jobs.find(worlds, node.id[:8]) == node
+    for name in ("", "zz"):
+        with pytest.raises(UserError, match=rf"--only={name}: .*\n  {node.id}  {node.title}"):
+            jobs.find(worlds, name)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["partition=a"], "--slurm: give a time limit"),
+        (["time"], "--slurm: 'time' is not NAME=VALUE"),
+        (["time=1:00", "dependency=singleton"], "--slurm: the study sets dependency itself"),
+        (["time=1:00"], "pip install 'msm_jax\\[slurm\\]'"),
+    ],
+)
+def test_what_slurm_lacks_is_said_before_anything_is_submitted(
+    worlds, tmp_path, monkeypatch, options, says
+):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=says):
+        slurm.submit(worlds, tmp_path, [], options, [])
+
+
+# ------------------------------------------------------------------ a real Slurm
+
+
+def results(workdir) -> dict:
+    """results.json without when and how fast."""
+    found = json.loads((workdir / "results.json").read_text())
+    return {key: value for key, value in found.items() if key not in ("created", "seconds")}
+
+
+def test_on_slurm_with_kills_it_ends_with_the_same_results(small, tmp_path, forked):
+    """With more kills: python tests/study/slurm_cluster.py CONFIG WORKDIR."""
+    pytest.importorskip("submitit", reason="pip install 'msm_jax[slurm]'")
+    if reason := slurm_cluster.missing():
+        pytest.skip(reason)
+    words = [f"--config={small}", f"--workdir={tmp_path / 'local'}"]
+    assert forked("msm_jax.study", words, tmp_path)["code"] == 0
+    kills = [("submitter", 2), ("preempted", 9), ("runner", 5), ("node", 2)]
+    with contextlib.ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(slurm_cluster.Cluster(tmp_path / "slurm"))
+        except TimeoutError:
+            pytest.skip(f"Slurm does not start here: see {tmp_path}/slurm/*.log")
+        slurm_cluster.study(cluster, str(small), tmp_path / "out", kills)
+    assert results(tmp_path / "out") == results(tmp_path / "local")
+    done = endings(tmp_path / "out")
+    assert len(done) == 3 and set(done.values()) <= {0, 1}
