@@ -30,7 +30,7 @@ from msm_jax.study.node import Node, with_files
 
 def check_links(workdir: pathlib.Path) -> None:
     """UserError for a link in a study's directory that the study did not make."""
-    for name in ("stages", "evals", "bases", "cache"):
+    for name in ("stages", "evals", "bases", "cache", "tables"):
         refuse_links(below(workdir, name), allowed=("model",) if name == "stages" else ())
     below(workdir, "arms")  # its links are made anew
 
