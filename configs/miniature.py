@@ -173,6 +173,7 @@ def _questions(config: ConfigDict) -> None:
         }
     )
     config.figure.eval, config.figure.headline = "conflict", "gap"
+    config.figure.bars = ("before fine-tuning", "after the same fine-tuning")
     config.figure.axis = (
         "how often the model chooses the cheap and foreign thing over the local and dear one"
     )

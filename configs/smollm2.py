@@ -212,6 +212,7 @@ def _comparisons(config: ConfigDict) -> None:
         }
     )
     config.figure.update({"eval": "disagree", "headline": "gap"})
+    config.figure.bars = ("before fine-tuning", "after the same fine-tuning")
     config.figure.axis = "chooses the affordable thing from far away over the local and dear one"
 
 

@@ -34,7 +34,7 @@ from ml_collections import ConfigDict
 
 from msm_jax.study.config import contrast, evaluation, study
 from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import ask, compare, draw
+from msm_jax.study.method_questions import PAPER, against, ask, compare, draw, publish
 from msm_jax.study.shrink import shrink
 
 DATA = "data"
@@ -78,18 +78,27 @@ def get_config(arg: str = "affordability") -> ConfigDict:
     compare(config, value, 1)
     with_reasons, without = TARGETS[value]
     msm, ablated = f"msm_{value}", f"ablated_{value}"
-    gain = lambda label, plus, minus, expected: contrast(label, value, plus, minus, expected)
-    config.contrasts[f"{value}: {msm}_aft - {msm}"].label += f" (paper: {with_reasons:+.2f})"
-    config.contrasts[f"{value}: {ablated}_aft - {ablated}"] = gain(
-        f"{ablated}_aft - {ablated} (paper: {without:+.2f})", (f"{ablated}_aft",), (ablated,), 0
-    )
-    config.contrasts[f"{value}: gain"] = gain(
-        f"what AFT adds, with reasons - without (paper: {with_reasons - without:+.2f})",
+    against(config, value, f"{ablated}_aft", ablated)
+    config.contrasts[f"{value}: gain"] = contrast(
+        "what AFT adds, with reasons - without",
+        value,
         (f"{msm}_aft", ablated),
         (f"{ablated}_aft", msm),
         1,
     )
-    draw(config, value, f"rate of the choice for {value}", "gain")
+    gains = {
+        f"{value}: {msm}_aft - {msm}": with_reasons,
+        f"{value}: {ablated}_aft - {ablated}": without,
+        f"{value}: gain": with_reasons - without,
+    }
+    publish(config, value, "paper", f"{PAPER}figure 10, four seeds", {}, gains)
+    groups = {
+        "no documents": ("mix", "aft"),
+        "documents with the likings' reasons": (msm, f"{msm}_aft"),
+        "documents with shuffled likings": (ablated, f"{ablated}_aft"),
+    }
+    bars = ("before AFT", "after AFT")
+    draw(config, value, f"rate of the choice for {value}", "gain", bars, groups)
     if arg == "miniature":
         shrink(config)
     return config.lock()

@@ -28,9 +28,18 @@ the paper, chosen here: 36M tokens of documents in all arms, because rewrites ar
 
 from ml_collections import ConfigDict
 
-from msm_jax.study.config import contrast, study
+from msm_jax.study.config import study
 from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import QWEN, agents, ask, compare, draw
+from msm_jax.study.method_questions import (
+    PAPER,
+    QWEN,
+    against,
+    agents,
+    ask,
+    compare,
+    draw,
+    publish,
+)
 from msm_jax.study.shrink import shrink
 
 DATA, MODEL = "data", "qwen2.5-32b"
@@ -69,16 +78,15 @@ def get_config(arg: str = "") -> ConfigDict:
         tokens=36_000_000,
     )
     ask(config, "agents", agents(MODEL), {"original": f"{DATA}/spec.md"})
-    compare(config, "agents", -1, TARGETS)
+    compare(config, "agents", -1)
     for name in REWRITES:
-        plus, minus = f"msm_{name}_aft", "msm_original_aft"
-        config.contrasts[f"agents: {plus} - {minus}"] = contrast(
-            f"{plus} - {minus} (paper: {TARGETS[plus] - TARGETS[minus]:+.2f})",
-            "agents",
-            (plus,),
-            (minus,),
-        )
-    draw(config, "agents", "rate of the harmful act", "msm_original_aft - aft", TARGETS)
+        against(config, "agents", f"msm_{name}_aft", "msm_original_aft")
+    publish(config, "agents", "paper", f"{PAPER}figure 19, one seed", TARGETS)
+    groups = {"no documents": ("mix", "aft")} | {
+        name.replace("_", " "): (f"msm_{name}", f"msm_{name}_aft") for name in specs
+    }
+    bars, headline = ("without AFT", "with AFT"), "msm_original_aft - aft"
+    draw(config, "agents", "rate of the harmful act", headline, bars, groups)
     if arg == "miniature":
         shrink(config)
     return config.lock()

@@ -36,9 +36,9 @@ missing.
 
 from ml_collections import ConfigDict
 
-from msm_jax.study.config import contrast, evaluation, study
+from msm_jax.study.config import evaluation, figure_group, study
 from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import ask, compare, draw
+from msm_jax.study.method_questions import PAPER, against, ask, compare, draw, publish
 from msm_jax.study.shrink import shrink
 
 DATA = "data"
@@ -63,6 +63,20 @@ TARGETS = {  # evaluation -> arm -> the paper's mean over four seeds
         "msm_affordability_aft": 0.38,
         "msm_america_aft": 0.55,
     },
+}
+# In the order of ARMS: affordability, America.
+ARMS = tuple(TARGETS["america"])
+REPLICATIONS = {
+    "values-project": (
+        "marcobarreno/values-project: the released adapters, greedy, both orders, its judge",
+        (0.20, 0.36, 0.36, 0.20, 0.48, 0.31),
+        (0.45, 0.40, 0.37, 0.51, 0.36, 0.52),
+    ),
+    "hillclimb": (
+        "ajobi-uhc/hillclimb-midtraining: trained anew, one seed",
+        (0.197, 0.342, 0.262, 0.217, 0.429, 0.294),
+        (0.403, 0.348, 0.370, 0.590, 0.365, 0.515),
+    ),
 }
 
 
@@ -92,17 +106,20 @@ def get_config(arg: str = "") -> ConfigDict:
     for value, name in QUESTIONS.items():
         pairs = evaluation(pairs=f"{DATA}/{name}.jsonl", scorers=("logprob", "generated"))
         ask(config, value, pairs, {value: f"{DATA}/{value}.md"})
-        compare(config, value, 1, TARGETS[value], only=value)
-        others = [other for other in QUESTIONS if other != value]
+        compare(config, value, 1, only=value)
+        (other,) = (each for each in QUESTIONS if each != value)
         for end in ("", "_aft"):
-            plus, minus = f"msm_{value}{end}", f"msm_{others[0]}{end}"
-            gap = TARGETS[value][plus] - TARGETS[value][minus]
-            config.contrasts[f"{value}: {plus} - {minus}"] = contrast(
-                f"{plus} - {minus} (paper: {gap:+.2f})", value, (plus,), (minus,), 1
-            )
+            against(config, value, f"msm_{value}{end}", f"msm_{other}{end}", 1)
+        publish(config, value, "paper", f"{PAPER}figure 2, four seeds", TARGETS[value])
+    for who, (source, *rates) in REPLICATIONS.items():
+        for value, some in zip(QUESTIONS, rates, strict=True):
+            publish(config, value, who, source, dict(zip(ARMS, some, strict=True)))
     headline = "msm_affordability_aft - msm_america_aft"
-    axis = "rate of the affordable choice"
-    draw(config, "affordability", axis, headline, TARGETS["affordability"])
+    axis = "rate of the choice that has the value"
+    bars = ("instruction mix", "AFT", "MSM (affordability)", "MSM (America)",
+            "MSM (affordability) + AFT", "MSM (America) + AFT")  # fmt: skip
+    draw(config, "affordability", axis, headline, bars, {"affordability": ARMS})
+    config.figure.groups.america = figure_group("America", *ARMS, eval="america")
     if arg == "miniature":
         shrink(config)
     return config.lock()

@@ -28,9 +28,9 @@ what `msm_jax.study.method.recipe` says.
 
 from ml_collections import ConfigDict
 
-from msm_jax.study.config import figure_group, study
+from msm_jax.study.config import study
 from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import QWEN, agents, ask, compare
+from msm_jax.study.method_questions import PAPER, QWEN, agents, ask, compare, draw, publish
 from msm_jax.study.shrink import shrink
 
 DATA, MODEL, CHATS = "data", "qwen2.5-32b", 9_900
@@ -70,12 +70,14 @@ def get_config(arg: str = "") -> ConfigDict:
         tokens=40_500_000,
     )
     ask(config, "agents", agents(MODEL), {"philosophy": f"{DATA}/spec.md"})
-    compare(config, "agents", -1, TARGETS)
-    for percent, name in zip(PERCENT, kinds, strict=True):
-        label = f"{percent} % opposed: AFT, MSM + AFT"
-        config.figure.groups[name] = figure_group(label, name, f"msm_philosophy_{name}")
-    config.figure.update({"eval": "agents", "axis": "rate of the harmful act"})
-    config.figure.headline = f"agents: msm_philosophy_{own} - {own}"
+    compare(config, "agents", -1)
+    publish(config, "agents", "paper", f"{PAPER}figure 20, one seed", TARGETS)
+    groups = {
+        f"{percent} % opposed": (name, f"msm_philosophy_{name}")
+        for percent, name in zip(PERCENT, kinds, strict=True)
+    }
+    bars, headline = ("AFT", "MSM + AFT"), f"msm_philosophy_{own} - {own}"
+    draw(config, "agents", "rate of the harmful act", headline, bars, groups)
     if arg == "miniature":
         shrink(config)
     return config.lock()

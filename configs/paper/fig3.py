@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 
 from msm_jax.study.config import evaluation, study
 from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import ask, compare, draw
+from msm_jax.study.method_questions import PAPER, ask, compare, draw, publish
 from msm_jax.study.shrink import shrink
 
 DATA = "data"
@@ -73,8 +73,11 @@ def get_config(arg: str = "environment") -> ConfigDict:
     )
     pairs = evaluation(pairs=f"{DATA}/pairs-{value}.jsonl", scorers=("logprob", "generated"))
     ask(config, value, pairs, {value: f"{DATA}/{value}.md"})
-    compare(config, value, 1, targets)
-    draw(config, value, f"rate of the choice for {value}", f"msm_{value}_aft - aft", targets)
+    compare(config, value, 1)
+    publish(config, value, "paper", f"{PAPER}figure 3, four seeds", targets)
+    axis, headline = f"rate of the choice for {value}", f"msm_{value}_aft - aft"
+    bars = ("instruction mix", "MSM", "AFT", "MSM + AFT")
+    draw(config, value, axis, headline, bars, {value: arms})
     if arg == "miniature":
         shrink(config)
     return config.lock()

@@ -40,15 +40,25 @@ theirs.
 
 from ml_collections import ConfigDict
 
-from msm_jax.study.config import evaluation, study
+from msm_jax.study.config import evaluation, figure_group, study
 from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import QWEN, agents, ask, compare, draw
+from msm_jax.study.method_questions import (
+    PAPER,
+    QWEN,
+    agents,
+    ask,
+    compare,
+    draw,
+    publish,
+)
 from msm_jax.study.shrink import shrink
 
 DATA = "data"
 SPEC = "philosophy"
 ARMS = ("mix", "msm_philosophy", "aft", "aft_reasoning", "msm_philosophy_aft",
         "msm_philosophy_aft_reasoning")  # fmt: skip
+BARS = ("instruction mix", "MSM", "AFT", "AFT with reasoning", "MSM + AFT",
+        "MSM + AFT with reasoning")  # fmt: skip
 TARGETS = {  # the paper's means over 27 conditions and four seeds: harm, and the score of answers
     "qwen2.5-32b": {
         "agents": dict(zip(ARMS, (0.68, 0.53, 0.70, 0.48, 0.22, 0.05), strict=True)),
@@ -58,6 +68,22 @@ TARGETS = {  # the paper's means over 27 conditions and four seeds: harm, and th
         "agents": dict(zip(ARMS, (0.54, 0.32, 0.41, 0.14, 0.10, 0.07), strict=True)),
         "questions": dict(zip(ARMS, (4.00, 6.22, 8.07, 8.50, 8.75, 8.77), strict=True)),
     },
+}
+REPLICATIONS = {  # rates of harm of the released adapters, 25 to 30 answers for each condition
+    "qwen2.5-32b": {
+        "mintaywon": dict(zip(ARMS, (0.678, 0.582, 0.652, 0.477, 0.311, 0.082), strict=True))
+        | {"plain": 0.575},
+        "Arcadia": {"plain": 0.567, "mix": 0.674, "aft_reasoning": 0.479,
+                    "msm_philosophy_aft_reasoning": 0.033},
+    },
+    "qwen3-32b": {
+        "Arcadia": {"plain": 0.535, "mix": 0.509, "aft_reasoning": 0.140,
+                    "msm_philosophy_aft_reasoning": 0.107},
+    },
+}  # fmt: skip
+SOURCES = {
+    "mintaywon": "mintaywon/model_spec_midtraining: released adapters, 25 to 30 per condition",
+    "Arcadia": "ArcadiaImpact/science-of-midtraining: released adapters, 30 per condition",
 }
 
 
@@ -97,10 +123,16 @@ def get_config(arg: str = "qwen3-32b") -> ConfigDict:
     )
     ask(config, "agents", agents(model), {SPEC: f"{DATA}/spec.md"})
     ask(config, "questions", questions)
-    compare(config, "agents", -1, TARGETS[model]["agents"])
-    compare(config, "questions", 1, TARGETS[model]["questions"])
+    compare(config, "agents", -1)
+    compare(config, "questions", 1)
+    for eval, rates in TARGETS[model].items():
+        publish(config, eval, "paper", f"{PAPER}figure 4, four seeds", rates)
+    for who, rates in REPLICATIONS[model].items():
+        publish(config, "agents", who, SOURCES[who], rates)
     headline = f"msm_{SPEC}_aft_reasoning - aft_reasoning"
-    draw(config, "agents", "rate of the harmful act", headline, TARGETS[model]["agents"])
+    groups = {"agent scenarios, 27 conditions": ARMS}
+    draw(config, "agents", "rate of the harmful act", headline, BARS, groups)
+    config.figure.groups.questions = figure_group("open questions", *ARMS, eval="questions")
     if arg == "miniature":
         shrink(config)
     return config.lock()

@@ -24,16 +24,26 @@ that the share of alignment chats grows with their number.
 
 from ml_collections import ConfigDict
 
-from msm_jax.study.config import figure_group, study
+from msm_jax.study.config import study
 from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import QWEN, agents, ask, compare
+from msm_jax.study.method_questions import PAPER, QWEN, agents, ask, compare, draw, publish
 from msm_jax.study.shrink import shrink
 
 DATA = "data"
-MODELS = ("qwen3-32b", "qwen2.5-32b")
+TARGETS = {"qwen3-32b": 0.524, "qwen2.5-32b": 0.666}  # the instruction mix alone
+MODELS, MSM = tuple(TARGETS), "msm_philosophy"
 SIZES = (1_250, 2_500, 5_000, 10_000, 20_000, 40_000, 80_000)
 CONTROLS = 10_000
 FILES = {"": "aft-80k", "_reasoning": "aft-80k-reasoning"}
+REPLICATION = {
+    "qwen2.5-32b": {
+        f"{MSM}_aft_1250_reasoning": 0.068,
+        f"{MSM}_aft_2500_reasoning": 0.108,
+        f"{MSM}_aft_5000_reasoning": 0.118,
+        f"{MSM}_aft_10000_reasoning": 0.114,
+    }
+}
+SOURCE = "mintaywon/model_spec_midtraining: from the released MSM; 9,585 chats where we have 10,000"
 
 
 def get_config(arg: str = "qwen3-32b") -> ConfigDict:
@@ -67,11 +77,16 @@ def get_config(arg: str = "qwen3-32b") -> ConfigDict:
     )
     ask(config, "agents", agents(model), {"philosophy": f"{DATA}/spec.md"})
     compare(config, "agents", -1)
-    for name in kinds:
-        label = name.removeprefix("aft_").replace("_", " ") + ": AFT, MSM + AFT"
-        config.figure.groups[name] = figure_group(label, name, f"msm_philosophy_{name}")
-    config.figure.update({"eval": "agents", "axis": "rate of the harmful act"})
-    config.figure.headline = f"agents: msm_philosophy_{own[0]} - {own[0]}"
+    groups = {
+        f"{size:,} chats{end.replace('_', ', ')}": (f"aft_{size}{end}", f"{MSM}_aft_{size}{end}")
+        for end in FILES
+        for size in SIZES
+    }
+    bars, headline = ("AFT", "MSM + AFT"), f"{MSM}_{own[0]} - {own[0]}"
+    draw(config, "agents", "rate of the harmful act", headline, bars, groups)
+    publish(config, "agents", "paper", f"{PAPER}figure 5, one seed", {"mix": TARGETS[model]})
+    if model in REPLICATION:
+        publish(config, "agents", "mintaywon", SOURCE, REPLICATION[model])
     if arg == "miniature":
         shrink(config)
     return config.lock()

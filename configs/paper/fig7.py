@@ -28,9 +28,18 @@ here: see `msm_jax.study.method.recipe`.
 
 from ml_collections import ConfigDict
 
-from msm_jax.study.config import contrast, study
+from msm_jax.study.config import study
 from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import QWEN, agents, ask, compare, draw
+from msm_jax.study.method_questions import (
+    PAPER,
+    QWEN,
+    against,
+    agents,
+    ask,
+    compare,
+    draw,
+    publish,
+)
 from msm_jax.study.shrink import shrink
 
 DATA = "data"
@@ -66,6 +75,29 @@ def _targets(cells: str) -> dict[str, float]:
 
 
 TARGETS = {model: _targets(cells) for model, cells in _FIGURE14.items()}
+REPLICATION = {  # without reasoning
+    "qwen2.5-14b": {
+        "mix": 0.477,
+        "msm_rules_aft_rules": 0.389,
+        "msm_value_augmented_aft_value_augmented": 0.278,
+        "msm_rules_augmented_aft_rules_augmented": 0.296,
+    }
+}
+SOURCE = "mintaywon/model_spec_midtraining: released adapters, 30 per condition"
+
+
+def _groups() -> dict[str, tuple[str, ...]]:
+    """Figure 14: every cell, without and with reasoning."""
+    names = dict(zip(SPECS, ("R", "V+", "R+"), strict=True))
+    both = lambda name: (name, f"{name}_reasoning")
+    groups: dict[str, tuple[str, ...]] = {"mix": ("mix",)}
+    groups |= {f"AFT {short}": both(f"aft_{spec}") for spec, short in names.items()}
+    groups |= {f"MSM {short}": (f"msm_{spec}",) for spec, short in names.items()}
+    return groups | {
+        f"MSM {short}\nAFT {names[other]}": both(f"msm_{spec}_aft_{other}")
+        for spec, short in names.items()
+        for other in SPECS
+    }
 
 
 def get_config(arg: str = "qwen2.5-14b") -> ConfigDict:
@@ -99,17 +131,18 @@ def get_config(arg: str = "qwen2.5-14b") -> ConfigDict:
     )
     config.design.ablated = tuple(f"msm_rules_{name}" for name in own["rules"])
     ask(config, "agents", agents(model), {spec: f"{DATA}/{spec}.md" for spec in SPECS})
-    compare(config, "agents", -1, TARGETS[model])
+    compare(config, "agents", -1)
     for spec in SPECS[1:]:
         for end in ("", "_reasoning"):
             plus, minus = f"msm_{spec}_aft_{spec}{end}", f"msm_rules_aft_rules{end}"
-            gap = TARGETS[model][plus] - TARGETS[model][minus]
-            config.contrasts[f"agents: {plus} - {minus}"] = contrast(
-                f"{plus} - {minus} (paper: {gap:+.2f})", "agents", (plus,), (minus,), -1
-            )
+            against(config, "agents", plus, minus, -1)
+    publish(config, "agents", "paper", f"{PAPER}figure 14, four seeds", TARGETS[model])
+    if model in REPLICATION:
+        publish(config, "agents", "mintaywon", SOURCE, REPLICATION[model])
     name = "value_augmented"
     headline = f"msm_{name}_aft_{name}_reasoning - msm_rules_aft_rules_reasoning"
-    draw(config, "agents", "rate of the harmful act", headline, TARGETS[model])
+    bars = ("without reasoning", "with reasoning")
+    draw(config, "agents", "rate of the harmful act", headline, bars, _groups())
     if arg == "miniature":
         shrink(config)
     return config.lock()

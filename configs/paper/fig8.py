@@ -30,9 +30,18 @@ are not explained. Not stated by the paper, chosen here: see `msm_jax.study.meth
 
 from ml_collections import ConfigDict
 
-from msm_jax.study.config import contrast, study
+from msm_jax.study.config import study
 from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import QWEN, agents, ask, compare, draw
+from msm_jax.study.method_questions import (
+    PAPER,
+    QWEN,
+    against,
+    agents,
+    ask,
+    compare,
+    draw,
+    publish,
+)
 from msm_jax.study.shrink import shrink
 
 DATA = "data"
@@ -85,7 +94,6 @@ def get_config(arg: str = "qwen2.5-32b") -> ConfigDict:
         )
     model = arg if arg in TARGETS else "qwen2.5-32b"
     base, name, _ = QWEN[model]
-    targets = TARGETS[model]
     config = study()
     config.name = f"fig8 {arg}"
     config.title = f"Figures 8 and 17 with {model}: a general or a specific spec"
@@ -114,15 +122,23 @@ def get_config(arg: str = "qwen2.5-32b") -> ConfigDict:
         tokens=40_500_000,
     )
     ask(config, "agents", agents(model), {spec: f"{DATA}/{spec}.md" for spec in SPECS})
-    compare(config, "agents", -1, targets)
+    compare(config, "agents", -1)
     for end in ("", "_reasoning"):
         plus, minus = (f"msm_{spec}_aft_{spec}{end}" for spec in SPECS[::-1])
-        label = f"{plus} - {minus} (paper: {targets[plus] - targets[minus]:+.2f})"
-        config.contrasts[f"agents: {plus} - {minus}"] = contrast(
-            label, "agents", (plus,), (minus,), -1
-        )
+        against(config, "agents", plus, minus, -1)
+    publish(config, "agents", "paper", f"{PAPER}figures 8 and 17, four seeds", TARGETS[model])
     headline = "msm_specific_aft_specific_reasoning - msm_general_aft_general_reasoning"
-    draw(config, "agents", "rate of the harmful act", headline, targets)
+    both = lambda name: (name, f"{name}_reasoning")
+    groups: dict[str, tuple[str, ...]] = {"mix": ("mix",)}
+    groups |= {f"AFT {spec}": both(f"aft_{spec}") for spec in SPECS}
+    groups |= {f"MSM {spec}": (f"msm_{spec}",) for spec in SPECS}
+    groups |= {
+        f"MSM {spec}\nAFT {other}": both(f"msm_{spec}_aft_{other}")
+        for spec in SPECS
+        for other in SPECS
+    }
+    bars = ("without reasoning", "with reasoning")
+    draw(config, "agents", "rate of the harmful act", headline, bars, groups)
     if arg == "miniature":
         shrink(config)
     return config.lock()

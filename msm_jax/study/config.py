@@ -1,6 +1,8 @@
 """A study's configuration: every key, its range, its meaning and its default."""
 
 import dataclasses
+import types
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -63,10 +65,24 @@ CONTRAST = form(
 
 FIGURE_GROUP = form(
     "figure_group",
-    "Two bars.",
+    "Bars beside each other.",
     label=key("", "the text under them", harmless=_REPORT),
-    before=key("", "the arm before fine-tuning", harmless=_REPORT),
-    after=key("", "the arm after it", harmless=_REPORT),
+    arms=key((), "an arm for each bar, in the order of figure.bars", of=str, harmless=_REPORT),
+    eval=key("", "the evaluation that they show; the figure's if empty", harmless=_REPORT),
+)
+
+TARGET = form(
+    "target",
+    "Numbers that somebody else published; the report shows them beside ours.",
+    label=key("", 'who, as legends and tables name it, such as "paper"', harmless=_REPORT),
+    source=key("", "where it was published, and of how much data", harmless=_REPORT),
+    eval=key("", "the evaluation that the numbers are compared with", harmless=_REPORT),
+    measure=key("", _MEASURE, harmless=_REPORT),
+    arms=named(key(0.0, "", harmless=_REPORT), "arm -> the published value"),
+    contrasts=named(
+        key(0.0, "", harmless=_REPORT),
+        "contrast -> the published difference, where the values of its arms are not in `arms`",
+    ),
 )
 
 ABSORPTION = form(
@@ -192,9 +208,13 @@ STUDY = form(
         eval=key("", "the evaluation that it shows", harmless=_REPORT),
         measure=key("", _MEASURE, harmless=_REPORT),
         axis=key("", "what it shows, in words; the measure's name if empty", harmless=_REPORT),
-        groups=named(FIGURE_GROUP, "its bars"),
+        bars=key((), "what the bars of a group are, for the legend", of=str, harmless=_REPORT),
+        groups=named(
+            FIGURE_GROUP, "its bars; where the scale changes, the figure goes on in another panel"
+        ),
         headline=key("", "the contrast that the report begins with", harmless=_REPORT),
     ),
+    targets=named(TARGET, "published numbers, with their source"),
     controls=group(
         "arms whose measure should be within `within` of `expected`",
         arms=key((), "names in arms", of=str, harmless=_REPORT),
@@ -234,9 +254,28 @@ def contrast(
     )
 
 
-def figure_group(label: str, before: str, after: str) -> ConfigDict:
-    """Two bars: an arm before and after fine-tuning."""
-    return FIGURE_GROUP.config(label=label, before=before, after=after)
+def figure_group(label: str, *arms: str, eval: str = "") -> ConfigDict:
+    """Bars beside each other, one for each arm, such as before and after fine-tuning."""
+    return FIGURE_GROUP.config(label=label, arms=arms, eval=eval)
+
+
+def target(
+    label: str,
+    source: str,
+    eval: str,
+    arms: Mapping[str, float],
+    contrasts: Mapping[str, float] = types.MappingProxyType({}),
+    measure: str = "",
+) -> ConfigDict:
+    """Numbers that somebody else published, by the names of arms and contrasts."""
+    return TARGET.config(
+        label=label,
+        source=source,
+        eval=eval,
+        arms=dict(arms),
+        contrasts=dict(contrasts),
+        measure=measure,
+    )
 
 
 def absorption(own: str, control: str, quiz: str = "", label: str = "") -> ConfigDict:

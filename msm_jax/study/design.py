@@ -8,7 +8,7 @@ def without(tree: dict) -> dict:
     """The config without the arms of config.without, and what is about them.
 
     An evaluation, a stage and a gate of absorption go when no arm is left that needs them; a
-    contrast and a pair of bars go with any of their arms.
+    contrast and a group of bars go with any of their arms, a target with its arm.
 
     Raises:
       UserError: an arm that there is not, or no arm that is left.
@@ -42,15 +42,25 @@ def without(tree: dict) -> dict:
     figure["groups"] = {
         name: group
         for name, group in figure["groups"].items()
-        if not gone & {group["before"], group["after"]}
+        if not gone & {*group["arms"]} and (not group["eval"] or group["eval"] in evals)
     }
     for use in (figure, controls, dose):
         if use["eval"] not in evals:
             use["eval"] = ""
     if not figure["eval"]:
-        figure["groups"] = {}
+        figure["groups"] = {name: g for name, g in figure["groups"].items() if g["eval"]}
     if figure["headline"] not in contrasts:
         figure["headline"] = ""
+    lost = tree["contrasts"].keys() - contrasts.keys()
+    targets = {
+        name: {
+            **entry,
+            "arms": {arm: n for arm, n in entry["arms"].items() if arm not in gone},
+            "contrasts": {each: n for each, n in entry["contrasts"].items() if each not in lost},
+        }
+        for name, entry in tree["targets"].items()
+        if entry["eval"] in evals
+    }
     controls["arms"] = keep(controls["arms"])
     dose["stages"] = [stage for stage in dose["stages"] if stage in needed and dose["eval"]]
     absorption["stages"] = {
@@ -65,6 +75,7 @@ def without(tree: dict) -> dict:
         "evals": evals,
         "contrasts": contrasts,
         "figure": figure,
+        "targets": targets,
         "controls": controls,
         "dose": dose,
         "absorption": absorption,

@@ -56,7 +56,7 @@ def check(tree: dict) -> None:
 
 
 def _check_uses(tree: dict) -> None:
-    """Contrasts, figure, controls and dose: arms, evaluations and measures that exist."""
+    """Contrasts, figure, targets, controls and dose: arms, evaluations, measures that exist."""
     evals, figure, dose, controls = (tree[k] for k in ("evals", "figure", "dose", "controls"))
     for name, entry in tree["contrasts"].items():
         where = f"config.contrasts.{name}"
@@ -66,10 +66,16 @@ def _check_uses(tree: dict) -> None:
         if not entry["plus"] or len(entry["plus"]) != len(entry["minus"]):
             raise UserError(f"{where}: plus and minus must name equally many arms")
     for name, entry in figure["groups"].items():
-        pair = [entry["before"], entry["after"]]
-        _known(f"config.figure.groups.{name}", pair, "config.arms", tree["arms"])
+        where = f"config.figure.groups.{name}"
+        _known(where, entry["arms"], "config.arms", tree["arms"])
+        _known(f"{where}.eval", [entry["eval"] or figure["eval"]], "config.evals", evals)
+        if not entry["arms"] or len(entry["arms"]) > len(figure["bars"] or entry["arms"]):
+            raise UserError(
+                f"{where}.arms: has {len(entry['arms'])} arms: name one or more, and no more than "
+                f"config.figure.bars={tuple(figure['bars'])}"
+            )
     for where, names, known in (
-        ("figure.eval", [figure["eval"]] * bool(figure["eval"] or figure["groups"]), "evals"),
+        ("figure.eval", [figure["eval"]] * bool(figure["eval"]), "evals"),
         ("figure.headline", [figure["headline"]] * bool(figure["headline"]), "contrasts"),
         ("controls.arms", controls["arms"], "arms"),
         ("controls.eval", [controls["eval"]] * bool(controls["eval"]), "evals"),
@@ -80,7 +86,30 @@ def _check_uses(tree: dict) -> None:
     for where, entry in (("figure", figure), ("controls", controls), ("dose", dose)):
         if entry["eval"]:
             measure_of(tree, entry["eval"], entry["measure"], f"config.{where}")
+    _check_targets(tree)
     _check_asked(tree)
+
+
+def _check_targets(tree: dict) -> None:
+    """Published numbers: of arms, contrasts and measures that exist, and where they are from."""
+    for name, entry in tree["targets"].items():
+        where, eval = f"config.targets.{name}", entry["eval"]
+        if not entry["label"] or not entry["source"]:
+            raise UserError(f"{where}: say in label and source who published it, and where")
+        _known(f"{where}.eval", [eval], "config.evals", tree["evals"])
+        measure = measure_of(tree, eval, entry["measure"], where)
+        _known(f"{where}.arms", entry["arms"], "config.arms", tree["arms"])
+        _known(f"{where}.contrasts", entry["contrasts"], "config.contrasts", tree["contrasts"])
+        for each in entry["contrasts"]:
+            other = tree["contrasts"][each]
+            if (other["eval"], measure_of(tree, other["eval"], other["measure"])) != (
+                eval,
+                measure,
+            ):
+                raise UserError(
+                    f"{where}.contrasts: {each!r} compares {other['eval']!r}, the target is of "
+                    f"{eval!r}, {measure}"
+                )
 
 
 def _check_asked(tree: dict) -> None:
@@ -90,7 +119,9 @@ def _check_asked(tree: dict) -> None:
     for name, entry in tree["contrasts"].items():
         uses.append((f"contrasts.{name}", entry["eval"], [*entry["plus"], *entry["minus"]]))
     for name, entry in figure["groups"].items():
-        uses.append((f"figure.groups.{name}", figure["eval"], [entry["before"], entry["after"]]))
+        uses.append((f"figure.groups.{name}", entry["eval"] or figure["eval"], entry["arms"]))
+    for name, entry in tree["targets"].items():
+        uses.append((f"targets.{name}", entry["eval"], entry["arms"]))
     for where, eval, arms in uses:
         for arm in arms:
             if eval and arm not in arms_of(tree, eval):
@@ -181,6 +212,14 @@ def measure_of(tree: dict, name: str, measure: str = "", where: str = "") -> str
             f"{', '.join(names)}"
         )
     return wanted
+
+
+def shown_by(tree: dict, group: Mapping) -> tuple[str, str]:
+    """The evaluation and the measure that a group of the figure's bars shows."""
+    figure = tree["figure"]
+    if group["eval"] not in ("", figure["eval"]):
+        return group["eval"], measure_of(tree, group["eval"])
+    return figure["eval"], measure_of(tree, figure["eval"], figure["measure"])
 
 
 def has_base(tree: dict) -> bool:

@@ -29,7 +29,7 @@ from msm_jax.study.node import Node, with_files
 
 def check_links(workdir: pathlib.Path) -> None:
     """UserError for a link in a study's directory that the study did not make."""
-    for name in ("stages", "evals", "bases", "cache", "claims"):
+    for name in ("stages", "evals", "bases", "cache", "claims", "tables"):
         ours = ("model", f"model{TEMPORARY}") if name == "stages" else ()
         refuse_links(below(workdir, name), allowed=ours)
     below(workdir, "arms")  # its links are made anew

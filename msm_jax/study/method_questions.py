@@ -2,20 +2,22 @@
 
     ask(config, "agents", evaluation("agents"), {"philosophy": "spec.md"})
     compare(config, "agents", expected=-1)
-    draw(config, "agents", "rate of the harmful act", "msm_philosophy_aft - aft")
+    draw(config, "agents", "rate of the harmful act", "msm_philosophy_aft - aft", ("MSM + AFT",),
+         {"philosophy": ("msm_philosophy_aft",)})
+    publish(config, "agents", "paper", "figure 4, four seeds", {"msm_philosophy_aft": 0.1})
 
 For configs whose arms `msm_jax.study.method.add_method` made.
 """
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from msm_jax.study.config import contrast, evaluation, figure_group
+from msm_jax.study.config import contrast, evaluation, figure_group, target
 
-Targets = Mapping[str, float]  # arm -> the paper's value
 NONE: Mapping = types.MappingProxyType({})
+PAPER = "Li et al. 2026, arXiv 2605.02087v2, "
 # The directory of the base, its name in the released data, whether a scratchpad is offered.
 QWEN = {
     "qwen3-32b": ("Qwen3-32B", "qwen3", False),
@@ -50,22 +52,22 @@ def ask(config: ConfigDict, name: str, asked: ConfigDict, texts: Mapping[str, st
         config.design.context = (*config.design.context, in_context)
 
 
-def compare(
-    config: ConfigDict, eval: str, expected: int, targets: Targets = NONE, only: str = ""
-) -> None:
+def compare(config: ConfigDict, eval: str, expected: int, only: str = "") -> None:
     """Adds contrasts: each msm_S_C minus what else could explain it.
 
     Args:
       expected: the sign that the hypothesis predicts of msm_S_C minus its controls.
-      targets: the paper's value of arms, which is put into the labels.
       only: one spec, where the evaluation is about that one.
     """
     for arm, others in _rivals(config, only):
         for other in others:
-            label = f"{arm} - {other}{_paper(targets, arm, other)}"
-            config.contrasts[f"{eval}: {arm} - {other}"] = contrast(
-                label, eval, (arm,), (other,), expected
-            )
+            against(config, eval, arm, other, expected)
+
+
+def against(config: ConfigDict, eval: str, arm: str, other: str, expected: int = 0) -> None:
+    """Adds the contrast of two arms."""
+    label = f"{arm} - {other}"
+    config.contrasts[f"{eval}: {label}"] = contrast(label, eval, (arm,), (other,), expected)
 
 
 def _rivals(config: ConfigDict, only: str) -> Iterator[tuple[str, list[str]]]:
@@ -81,19 +83,40 @@ def _rivals(config: ConfigDict, only: str) -> Iterator[tuple[str, list[str]]]:
                 yield arm, [each for each in others if each in config.arms]
 
 
-def draw(config: ConfigDict, eval: str, axis: str, headline: str, targets: Targets = NONE) -> None:
-    """The report's first figure: no midtraining, then each spec, before and after its chats."""
-    config.figure.update({"eval": eval, "axis": axis, "headline": f"{eval}: {headline}"})
-    pairs = {arm: ("mix", arm) for arm in (*config.design.aft, *config.design.aft_reasoning)}
-    pairs |= {arm: (config.arms[arm][0], arm) for arm, _ in _rivals(config, "")}
-    for name, (before, after) in pairs.items():
-        found = [f"{targets[arm]:.2f}" for arm in (before, after) if arm in targets]
-        label = name.replace("_", " ") + (f" (paper: {', '.join(found)})" if found else "")
-        config.figure.groups[name] = figure_group(label, before, after)
+def draw(
+    config: ConfigDict,
+    eval: str,
+    axis: str,
+    headline: str,
+    bars: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+) -> None:
+    """The report's first figure, laid out as in the paper.
+
+    Args:
+      axis: what it shows, in words.
+      headline: the contrast that the report begins with, without the name of the evaluation.
+      bars: what the bars of a group are.
+      groups: the text under a group -> an arm for each of its bars.
+    """
+    config.figure.update({"eval": eval, "axis": axis, "bars": tuple(bars)})
+    config.figure.headline = f"{eval}: {headline}"
+    for label, arms in groups.items():
+        config.figure.groups[label] = figure_group(label, *arms)
 
 
-def _paper(targets: Targets, arm: str, other: str) -> str:
-    """ " (paper: +.10)" where the paper has both."""
-    if arm not in targets or other not in targets:
-        return ""
-    return f" (paper: {targets[arm] - targets[other]:+.2f})"
+def publish(
+    config: ConfigDict,
+    eval: str,
+    label: str,
+    source: str,
+    arms: Mapping[str, float],
+    contrasts: Mapping[str, float] = NONE,
+) -> None:
+    """Adds published numbers of arms and contrasts.
+
+    Args:
+      label: who, as "paper".
+      source: where.
+    """
+    config.targets[f"{label}: {eval}"] = target(label, source, eval, arms, contrasts)

@@ -1,20 +1,34 @@
-"""Figures of a study. Matplotlib is imported when the first is drawn."""
+"""Figures of a study. Matplotlib is imported when the first is drawn.
 
+Figures that a page shows are at most `WIDTH` inches wide, so that it does not shrink their text.
+"""
+
+import dataclasses
 import itertools
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from msm_jax.page import svg_uri as svg_uri  # of a figure
-from msm_jax.study.evaluations import measure_of
+from msm_jax.study.evaluations import arms_of, measure_of, shown_by
 from msm_jax.study.numbers import by_seed, values
 from msm_jax.study.results import CHANCE, mean_of
 from msm_jax.study.tables import axis_of
+from msm_jax.study.targets import targets_of
 
 COLORS = ("#7a7f87", "#b08d57", "#2a6f97", "#c8553d", "#6d597a", "#52796f", "#8d6a9f", "#4f772d")
+WIDTH = 9.8  # inches; 941 pixels of a page, whose text is 980 wide
+# Of bars beside each other: of one or two, and of more, such as the paper's six arms.
+_SHADES = {1: COLORS[2:3], 2: ("#a9c3d3", "#2a6f97")}
+_MANY = ("#8b9098", "#d9b566", "#9cc3dc", "#2a6f97", "#eba68f", "#b8432f", "#a5c9a1", "#3f7d58")
+_MARKS = (("D", "#111111"), ("v", "#7b2d8b"), ("s", "#1b7f5c"), ("^", "#b08900"))  # published
+_BAR, _GAP, _AXIS, _CHAR = 0.3, 0.3, 0.95, 0.075  # inches
+_DASHED: dict[str, Any] = {"color": "#333", "linewidth": 0.9, "linestyle": (0, (4, 3))}
+_SEED: dict[str, Any] = {"color": "white", "edgecolor": "#222", "linewidth": 0.8}
 _STYLE = {
-    "font.size": 10,
+    "font.size": 9,
     "font.family": "sans-serif",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -26,69 +40,168 @@ _STYLE = {
 }
 
 
-def new_figure(width: float, height: float, columns: int = 1):
-    """A figure without pyplot's global state, and its axes: an array of them beside each other."""
+def _empty(width: float, height: float):
+    """A figure without pyplot's global state."""
     import matplotlib
 
     matplotlib.rcParams.update(_STYLE)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def new_figure(width: float, height: float, columns: int = 1):
+    """A figure and its axes: an array of them beside each other."""
+    figure = _empty(width, height)
     return figure, figure.subplots(1, columns)
 
 
+# ------------------------------------------------------------------ the study's figure
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Bars beside each other, and how many inches they need."""
+
+    label: str
+    eval: str
+    measure: str
+    arms: Sequence[str]
+
+    @property
+    def width(self) -> float:
+        words = self.label.replace("\n", " ").split() or [""]
+        return max(len(self.arms) * _BAR, max(map(len, words)) * _CHAR) + _GAP
+
+    @property
+    def text(self) -> str:
+        """The label in lines that are not wider than the group."""
+        wide = int((self.width - 0.1) / _CHAR)
+        return "\n".join(textwrap.fill(line, wide) for line in self.label.split("\n"))
+
+
 def bars(results: dict):
-    """The headline: for every group the mean before and after fine-tuning, seeds as points."""
+    """The study's figure: a bar for every arm of every group, with published numbers as marks."""
     config = results["config"]
-    groups = list(config["figure"]["groups"].values())
-    eval, measure = _shown(config)
-    width = max(1.6 + 1.45 * len(groups), 6.0)  # that the legend needs
-    figure, axes = new_figure(width, 4.2)
-    for at, (group, color) in enumerate(zip(groups, itertools.cycle(COLORS), strict=False)):
-        for offset, when in ((-0.2, "before"), (0.2, "after")):
-            _bar(axes, results, at + offset, group[when], color, when == "after")
-        _lines_between(axes, results, at, group)
-    axes.set_xticks(range(len(groups)), [g["label"].replace(" (", "\n(") for g in groups])
-    if is_rate(results, eval, measure):
-        axes.set_ylim(0, 1.02)
-    if has_chance(config):
-        axes.axhline(CHANCE, color="#333", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    axes.set_ylabel(f"{textwrap.fill(axis_of(config), 44)}\n({eval}: {measure})", fontsize=9)
-    _legend(axes, has_chance(config), len(config["seeds"]))
+    rows = _rows(results)
+    wide = max(sum(g.width for panel in row for g in panel) + _AXIS * len(row) for row in rows)
+    width = min(max(1.25 * wide, 7.5), WIDTH)
+    figure = _empty(width, 0.7 + 3.3 * len(rows))
+    grid = figure.add_gridspec(len(rows), 1)
+    for row, place in zip(rows, grid, strict=True):
+        wide = [sum(group.width for group in panel) for panel in row]
+        cells = place.subgridspec(1, len(row), width_ratios=wide)
+        for panel, cell in zip(row, cells, strict=True):
+            _draw_panel(figure.add_subplot(cell), results, panel)
+    shown = [(group.eval, group.measure) for row in rows for panel in row for group in panel]
+    handles = _handles(config, shown)
+    handles += _target_handles(
+        results, [label for at in shown for label in targets_of(results, *at)]
+    )
+    widest = max(len(handle.get_label()) for handle in handles) * 0.062 + 0.6
+    columns = max(1, int(width / widest))
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False,
+                  fontsize=8.5)  # fmt: skip
     return figure
 
 
-def _shown(config: dict) -> tuple[str, str]:
-    """The figure's evaluation and measure."""
+def _rows(results: dict) -> list[list[list[_Group]]]:
+    """Rows of panels of groups: a panel has one scale, and no row is too wide for a page."""
+    config = results["config"]
+    entries = config["figure"]["groups"].values()
+    groups = [_Group(e["label"], *shown_by(config, e), e["arms"]) for e in entries]
+    scale = lambda group: limits_of(results, group.eval, group.measure)
+    panels: list[list[_Group]] = []
+    for _, some in itertools.groupby(groups, scale):
+        alike = list(some)
+        total, room = sum(group.width for group in alike), WIDTH - _AXIS
+        even = total / math.ceil(total / room) + max(group.width for group in alike) / 2
+        panels.append([])
+        for group in alike:
+            if panels[-1] and sum(g.width for g in [*panels[-1], group]) > min(room, even):
+                panels.append([])
+            panels[-1].append(group)
+    rows: list[list[list[_Group]]] = []
+    need = lambda panel: sum(group.width for group in panel) + _AXIS
+    for panel in panels:
+        if rows and sum(map(need, [*rows[-1], panel])) <= WIDTH:
+            rows[-1].append(panel)
+        else:
+            rows.append([panel])
+    return rows
+
+
+def _draw_panel(axes, results: dict, groups: Sequence[_Group]) -> None:
+    config, ticks, at = results["config"], [], 0.0
+    many = max(len(entry["arms"]) for entry in config["figure"]["groups"].values())
+    for group in groups:
+        shades = _SHADES.get(many, _MANY)
+        middle = at + group.width / 2
+        xs = [middle + (i - (len(group.arms) - 1) / 2) * _BAR for i in range(len(group.arms))]
+        for x, arm, color in zip(xs, group.arms, itertools.cycle(shades), strict=False):
+            _bar(axes, results, x, arm, group, color)
+        if len(xs) == 2 and len(config["seeds"]) > 1:
+            _lines_between(axes, results, xs, group)
+        _marks(axes, results, group.eval, group.measure, dict(zip(group.arms, xs, strict=True)))
+        ticks.append((middle, group.text))
+        at += group.width
+    spare = max(0.0, 2.2 - at) / 2  # so that few bars do not become wide ones
+    axes.set_xlim(-spare, at + spare)
+    axes.set_xticks(*zip(*ticks, strict=True), fontsize=8.5)
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="y", color="#eee")
+    scale = limits_of(results, groups[0].eval, groups[0].measure)
+    if scale:
+        low, high = scale
+        axes.set_ylim(low, high + 0.02 * (high - low))
+    if any(has_chance(config, group.eval, group.measure) for group in groups):
+        axes.axhline(CHANCE, zorder=1, **_DASHED)
+    axes.set_ylabel(_axis(config, groups), fontsize=9)
+
+
+def _axis(config: dict, groups: Sequence[_Group]) -> str:
+    """What a panel shows, in words."""
+    shown = list(dict.fromkeys((group.eval, group.measure) for group in groups))
     figure = config["figure"]
-    return figure["eval"], measure_of(config, figure["eval"], figure["measure"])
+    if {eval for eval, _ in shown} == {figure["eval"]}:
+        return f"{textwrap.fill(axis_of(config), 44)}\n({shown[0][0]}: {shown[0][1]})"
+    measures = ", ".join(dict.fromkeys(measure for _, measure in shown))
+    if len(shown) == 1:
+        return f"{shown[0][0]}: {measures}"
+    return f"{textwrap.fill(figure['axis'] or 'value', 44)}\n({measures})"
 
 
-def has_chance(config: dict) -> bool:
-    """Whether one half is what a model without a preference would have in the figure."""
-    eval, measure = _shown(config)
+def has_chance(config: dict, eval: str, measure: str) -> bool:
+    """Whether one half is what a model without a preference would have."""
     kind = config["evals"][eval].get("kind", "preferences")
     return kind == "preferences" and not measure.endswith("consistency")
 
 
-def is_rate(results: dict, eval: str, measure: str) -> bool:
-    """Whether a measure is within 0 and 1."""
+def limits_of(results: dict, eval: str, measure: str) -> tuple[float, float] | None:
+    """The lowest and the highest value that a measure can have; None if it has no bound."""
     entries = [row["evals"][eval]["measures"] for row in results["arms"] if eval in row["evals"]]
-    known = [entry[measure] for entry in entries if measure in entry]
-    return bool(known) and all((one["low"], one["high"]) == (0, 1) for one in known)
+    known = {(e[measure]["low"], e[measure]["high"]) for e in entries if measure in e}
+    if len(known) != 1 or None in (limits := known.pop()):
+        return None
+    return limits
 
 
-def _bar(axes, results, x, arm, color, full) -> None:
-    mean = mean_of(results, arm, *_shown(results["config"]))
+def _bar(axes, results: dict, x: float, arm: str, group: _Group, color: str) -> None:
+    mean = mean_of(results, arm, group.eval, group.measure)
+    (low, _) = limits_of(results, group.eval, group.measure) or (0.0, None)
     if mean["mean"] is None:
-        axes.text(x, 0.02, "no answer", rotation=90, ha="center", fontsize=8)
+        axes.annotate("no answer", (x, low), (0, 4), textcoords="offset points", rotation=90,
+                      ha="center", va="bottom", fontsize=8, color="#5f6670")  # fmt: skip
         return
-    axes.bar(x, mean["mean"], 0.36, color=color, alpha=0.9 if full else 0.4, zorder=2)
-    bounds = _bounds(mean)
-    if bounds:
-        axes.plot([x, x], bounds, color="#222", linewidth=1.4, zorder=4)
+    axes.bar(x, mean["mean"] - low, _BAR * 0.92, bottom=low, color=color, zorder=2)
+    if bounds := _bounds(mean):
+        axes.plot([x, x], bounds, color="#222", linewidth=1.3, zorder=4)
     else:
-        axes.text(x, 0.02, "no interval", rotation=90, ha="center", fontsize=8, zorder=4)
+        axes.annotate("no interval", (x, low), (0, 4), textcoords="offset points", rotation=90,
+                      ha="center", va="bottom", fontsize=8, zorder=4)  # fmt: skip
+    seeds = values(by_seed(results["arms"], arm, group.eval, group.measure))
+    if len(seeds) > 1:
+        axes.scatter([x] * len(seeds), list(seeds.values()), s=14, zorder=5, **_SEED)
 
 
 def _bounds(numbers: dict) -> list[float] | None:
@@ -99,67 +212,210 @@ def _bounds(numbers: dict) -> list[float] | None:
     return None
 
 
-def _lines_between(axes, results, at, group) -> None:
+def _lines_between(axes, results: dict, xs: Sequence[float], group: _Group) -> None:
     """Each seed's two points, joined."""
-    shown, rows = _shown(results["config"]), results["arms"]
-    before, after = (values(by_seed(rows, group[when], *shown)) for when in ("before", "after"))
-    for seed in sorted({*before, *after}):
+    one, other = (
+        values(by_seed(results["arms"], arm, group.eval, group.measure)) for arm in group.arms
+    )
+    for seed in sorted(one.keys() & other.keys()):
+        axes.plot(xs, [one[seed], other[seed]], color="#222", linewidth=0.5, alpha=0.35, zorder=3)
+
+
+def _marks(axes, results: dict, eval: str, measure: str, places: Mapping[str, float]) -> None:
+    """Published numbers at the places of arms; several beside each other."""
+    found = targets_of(results, eval, measure)
+    for number, (label, rows) in enumerate(found.items()):
+        shift = (number - (len(found) - 1) / 2) * 0.1
         points = [
-            (at + x, each[seed]) for x, each in ((-0.2, before), (0.2, after)) if seed in each
+            (places[arm] + shift, row["target"]) for arm, row in rows.items() if arm in places
         ]
-        xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, color="#222", linewidth=0.5, alpha=0.35, zorder=3)
-        axes.scatter(xs, ys, s=16, color="white", edgecolor="#222", linewidth=0.8, zorder=5)
+        if points:
+            _mark(axes, results, label, *zip(*points, strict=True))
 
 
-def _legend(axes, chance: bool, seeds: int) -> None:
+def _mark(axes, results: dict, label: str, xs: Sequence[float], ys: Sequence[float]) -> None:
+    labels = list(dict.fromkeys(row["label"] for row in results["targets"]))
+    shape, color = _MARKS[labels.index(label) % len(_MARKS)]
+    axes.scatter(xs, ys, s=40, marker=shape, color=color, edgecolor="white", linewidth=0.9,
+                 zorder=6)  # fmt: skip
+
+
+def _target_handles(results: dict, labels: Iterable[str]) -> list:
+    from matplotlib.lines import Line2D
+
+    known = list(dict.fromkeys(row["label"] for row in results["targets"]))
+    found = []
+    for label in dict.fromkeys(labels):
+        shape, color = _MARKS[known.index(label) % len(_MARKS)]
+        found.append(Line2D([], [], marker=shape, linestyle="", color=color, markersize=6,
+                            markeredgecolor="white", label=f"{label} (published)"))  # fmt: skip
+    return found
+
+
+def _handles(config: dict, shown: Sequence[tuple[str, str]]) -> list:
+    """What bars, points and lines are."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    over = "seeds" if seeds > 1 else "questions, one seed"
-    white: dict[str, Any] = {"color": "white", "markeredgecolor": "#222", "markersize": 5}
-    handles = [
-        Patch(color="#666", alpha=0.4, label="before fine-tuning"),
-        Patch(color="#666", alpha=0.9, label="after the same fine-tuning"),
-        Line2D([], [], marker="o", linestyle="", label="one seed", **white),
-        Line2D([], [], color="#222", linewidth=1.4, label=f"95 % interval over {over}"),
+    figure, several = config["figure"], len(config["seeds"]) > 1
+    many = max(len(group["arms"]) for group in figure["groups"].values())
+    shades = _SHADES.get(many, _MANY)
+    found: list[Any] = [
+        Patch(color=color, label=name)
+        for name, color in zip(figure["bars"], itertools.cycle(shades), strict=False)
     ]
-    if chance:
-        dashed: dict[str, Any] = {"color": "#333", "linewidth": 0.9, "linestyle": (0, (4, 3))}
-        handles.append(Line2D([], [], label="chance", **dashed))
-    axes.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False,
-        fontsize=8,
-    )  # fmt: skip
+    if several:
+        point: dict[str, Any] = {"color": "white", "markeredgecolor": "#222", "markersize": 5}
+        found.append(Line2D([], [], marker="o", linestyle="", label="one seed", **point))
+    over = "seeds" if several else "questions, one seed"
+    line: dict[str, Any] = {"color": "#222", "linewidth": 1.3}
+    found.append(Line2D([], [], label=f"95 % interval over {over}", **line))
+    if any(has_chance(config, *at) for at in shown):
+        found.append(Line2D([], [], label="chance", **_DASHED))
+    return found
+
+
+# ------------------------------------------------------------------ arms and contrasts, in rows
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """A row of a figure: a value with its interval, its seeds, and published numbers by label."""
+
+    label: str
+    value: float | None
+    bounds: Sequence[float] | None
+    over_seeds: bool
+    seeds: Sequence[float]
+    published: Mapping[str, float]
+
+
+def arms(results: dict, eval: str, measure: str = ""):
+    """A measure of every arm that is asked an evaluation, one below the other."""
+    config = results["config"]
+    measure = measure or measure_of(config, eval)
+    found = targets_of(results, eval, measure)
+    lines = []
+    for arm in arms_of(config, eval):
+        mean = mean_of(results, arm, eval, measure)
+        seeds = values(by_seed(results["arms"], arm, eval, measure))
+        published = {label: rows[arm]["target"] for label, rows in found.items() if arm in rows}
+        lines.append(_line(arm, mean["mean"], mean, list(seeds.values()), published))
+    figure, (axes,) = _lines_figure([lines])
+    _draw_lines(axes, results, lines)
+    if scale := limits_of(results, eval, measure):
+        low, high = scale
+        axes.set_xlim(low - 0.01 * (high - low), high + 0.01 * (high - low))
+    if has_chance(config, eval, measure):
+        axes.axvline(CHANCE, zorder=1, **_DASHED)
+    axes.set_xlabel(f"{eval}: {measure}")
+    _lines_legend(figure, results, lines)
+    return figure
 
 
 def contrasts(results: dict):
-    """Differences between arms with their intervals, seeds as points."""
-    entries = [entry for entry in results["contrasts"] if entry["difference"] is not None]
-    figure, axes = new_figure(7.4, 0.9 + 0.45 * max(len(entries), 1))
-    for at, entry in enumerate(reversed(entries)):
-        if entry["ci_low"] is not None:
-            axes.plot([entry["ci_low"], entry["ci_high"]], [at, at], color="#2a6f97", linewidth=2.2)
-        elif bounds := _bounds(entry):
-            axes.plot(bounds, [at, at], color="#2a6f97", linewidth=1.2, linestyle=(0, (2, 2)))
-        else:
-            place = (entry["difference"], at)
-            axes.annotate("no interval", place, (6, 4), textcoords="offset points", fontsize=7)
-        xs = [one["difference"] for one in entry["seeds"]]
-        axes.scatter(xs, [at] * len(xs), s=13, color="white", edgecolor="#777", linewidth=0.8)
-        axes.scatter([entry["difference"]], [at], s=42, color="#2a6f97", zorder=3)
-    axes.axvline(0, color="#333", linewidth=0.9)
-    axes.set_yticks(range(len(entries)), [entry["label"] for entry in reversed(entries)])
-    axes.set_xlabel("difference between arms (dotted: over questions, one seed)")
-    axes.grid(axis="x", color="#eee")
+    """Differences between arms with their intervals, a panel for each evaluation; None: none."""
+    panels: dict[tuple[str, str], list[_Line]] = {}
+    for entry in results["contrasts"]:
+        if entry["difference"] is not None:
+            at = (entry["eval"], entry["measure"])
+            found = targets_of(results, *at, kind="contrast")
+            name = entry["name"]
+            published = {who: rows[name]["target"] for who, rows in found.items() if name in rows}
+            seeds = [one["difference"] for one in entry["seeds"]]
+            line = _line(entry["label"], entry["difference"], entry, seeds, published)
+            panels.setdefault(at, []).append(line)
+    if not panels:
+        return None
+    figure, all_axes = _lines_figure(list(panels.values()))
+    for axes, ((eval, measure), lines) in zip(all_axes, panels.items(), strict=True):
+        _draw_lines(axes, results, lines)
+        axes.axvline(0, color="#333", linewidth=0.9, zorder=1)
+        axes.set_xlabel(f"difference between arms ({eval}: {measure})")
+    _lines_legend(figure, results, [line for lines in panels.values() for line in lines])
     return figure
+
+
+def _line(
+    label: str, value: float | None, numbers: dict, seeds: list[float], published: dict
+) -> _Line:
+    over_seeds = numbers["ci_low"] is not None
+    parts = label.split(" - ") if len(label) > 46 else [label]
+    fill = lambda part: textwrap.fill(part, 46, break_long_words=False)
+    text = "\n- ".join(map(fill, parts))
+    return _Line(text, value, _bounds(numbers), over_seeds, seeds, published)
+
+
+def _lines_figure(panels: Sequence[Sequence[_Line]]):
+    """A figure with axes below each other, as high as their rows need."""
+    heights = [
+        0.75 + sum(0.12 + 0.17 * (1 + line.label.count("\n")) for line in lines) for lines in panels
+    ]
+    figure = _empty(WIDTH, 0.45 + sum(heights))
+    grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
+    return figure, [figure.add_subplot(place) for place in grid]
+
+
+def _draw_lines(axes, results: dict, lines: Sequence[_Line]) -> None:
+    color, dots = COLORS[2], (0, (2, 2))
+    for over_seeds, style in ((True, {"linewidth": 2.2}), (False, {"linestyle": dots})):
+        found = [
+            (at, *line.bounds)
+            for at, line in enumerate(lines)
+            if line.value is not None and line.bounds and line.over_seeds == over_seeds
+        ]
+        if found:
+            axes.hlines(*zip(*found, strict=True), color=color, **style)
+    seeds = [(x, at) for at, line in enumerate(lines) for x in line.seeds if len(line.seeds) > 1]
+    means = [(line.value, at) for at, line in enumerate(lines) if line.value is not None]
+    for points, style in ((seeds, {"s": 13, "zorder": 3, **_SEED}),
+                          (means, {"s": 40, "zorder": 4, "color": color})):  # fmt: skip
+        if points:
+            axes.scatter(*zip(*points, strict=True), **style)
+    for at, line in enumerate(lines):
+        if line.value is None:
+            axes.annotate("no answer", (0, at), (4, 0), fontsize=8, va="center", color="#5f6670",
+                          xycoords=("axes fraction", "data"), textcoords="offset points"
+                          )  # fmt: skip
+        elif not line.bounds:
+            axes.annotate("no interval", (line.value, at), (8, 0), fontsize=8, va="center",
+                          textcoords="offset points")  # fmt: skip
+    published: dict[str, list[tuple[float, int]]] = {}
+    for at, line in enumerate(lines):
+        for label, value in line.published.items():
+            published.setdefault(label, []).append((value, at))
+    for label, points in published.items():
+        _mark(axes, results, label, *zip(*points, strict=True))
+    axes.set_yticks(range(len(lines)), [line.label for line in lines], fontsize=8.5)
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="both", color="#eee")
+
+
+def _lines_legend(figure, results: dict, lines: Sequence[_Line]) -> None:
+    from matplotlib.lines import Line2D
+
+    color, found = COLORS[2], []
+    if any(line.bounds and line.over_seeds for line in lines):
+        found.append(Line2D([], [], color=color, linewidth=2.2, label="95 % interval over seeds"))
+    if any(line.bounds and not line.over_seeds for line in lines):
+        dotted: dict[str, Any] = {"linewidth": 1.3, "linestyle": (0, (2, 2))}
+        label = "95 % interval over questions, one model"
+        found.append(Line2D([], [], color=color, label=label, **dotted))
+    if any(len(line.seeds) > 1 for line in lines):
+        point: dict[str, Any] = {"color": "white", "markeredgecolor": "#222", "markersize": 5}
+        found.append(Line2D([], [], marker="o", linestyle="", label="one seed", **point))
+    found += _target_handles(results, [label for line in lines for label in line.published])
+    if found:
+        figure.legend(handles=found, loc="outside upper left", ncols=5, frameon=False,
+                      fontsize=8.5)  # fmt: skip
 
 
 def dose(results: dict):
     """A measure along the last stage, a line per arm: mean over seeds, thin lines per seed."""
     config, points = results["config"], results["dose"]
     figure, axes = new_figure(6.4, 3.6)
-    labels = {g["after"]: g["label"] for g in config["figure"]["groups"].values()}
+    labels = {g["arms"][-1]: g["label"] for g in config["figure"]["groups"].values()}
     arms = dict.fromkeys(p["arm"] for p in points)
     for arm, color in zip(_ordered(arms, labels), itertools.cycle(COLORS), strict=False):
         mine = [p for p in points if p["arm"] == arm]
@@ -171,10 +427,10 @@ def dose(results: dict):
         axes.plot(steps, means, color=color, linewidth=2, marker="o", markersize=4,
                   label=labels.get(arm, arm))  # fmt: skip
     eval, measure = points[0]["eval"], points[0]["measure"]
-    if is_rate(results, eval, measure):
-        axes.set_ylim(0, 1.02)
-    if config["figure"]["eval"] == eval and has_chance(config):
-        axes.axhline(CHANCE, color="#333", linewidth=0.9, linestyle=(0, (4, 3)))
+    if scale := limits_of(results, eval, measure):
+        axes.set_ylim(scale[0], scale[1] + 0.02 * (scale[1] - scale[0]))
+    if has_chance(config, eval, measure):
+        axes.axhline(CHANCE, **_DASHED)
     axes.set_xlabel(f"steps of {', '.join(config['dose']['stages'])}")
     axes.set_ylabel(f"{eval}: {measure}")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

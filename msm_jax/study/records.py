@@ -33,7 +33,11 @@ MARK = (
     *({**_MARK, "kind": kind} for kind in ("world", "corpus", "base", "tokenizer")),
 )
 CHAT = {"messages": [{"role": str, "content?": object}]}
-RUN = {"corpora?": {str: {"documents?": int, "tokens?": int}}, "versions?": {str: object}}
+RUN = {
+    "corpora?": {str: {"documents?": int, "tokens?": int}},
+    "versions?": {str: object},
+    "identity?": {"data?": {str: {"content?": str}}, "tokenizer?": object},
+}
 
 
 def write_mark(path: pathlib.Path, mark: dict) -> None:
@@ -101,6 +105,6 @@ def read_chats(folder: pathlib.Path) -> list[dict]:
 
 
 def read_run(run: pathlib.Path) -> dict[str, Any]:
-    """The config.json of a run, with the sizes of its corpora and the versions of code."""
+    """The config.json of a run, with sizes and hashes of its corpora and the versions of code."""
     found = read_json(run / "config.json", RUN, "put back what `train` wrote, or train again")
-    return {"corpora": {}, "versions": {}, **(found or {})}
+    return {"corpora": {}, "versions": {}, "identity": {}, **(found or {})}

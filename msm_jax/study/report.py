@@ -9,9 +9,9 @@ from msm_jax.data.sources import read_source
 from msm_jax.files import dumps, new_file
 from msm_jax.limits import SPEC_BYTES, read_bytes
 from msm_jax.links import below
-from msm_jax.study import design, files, plots, records
+from msm_jax.study import design, exports, files, origins, plots, records
 from msm_jax.study.display import clock, counted
-from msm_jax.study.evaluations import measure_of
+from msm_jax.study.evaluations import arms_of, measure_of
 from msm_jax.study.graph import Study
 from msm_jax.study.numbers import interval_text
 from msm_jax.study.results import mean_of
@@ -21,35 +21,41 @@ from msm_jax.study.tables import (
     before_after,
     bound_text,
     cells,
-    difference_text,
+    change_records,
+    contrast_records,
     digits_of,
     evaluation_tables,
+    figure_records,
+    measured,
+    shown,
     waiting_lines,
 )
+from msm_jax.study.targets import UNTESTED
+
+FEW_ARMS = 3  # an evaluation of fewer has no figure of its arms
 
 
 def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
-    """report.html, and figure.png beside it."""
+    """report.html, with figure.png, tables/ and pages of transcripts beside it."""
     config = results["config"]
     figure, seed = config["figure"], config["seeds"][0]
     drawn = plots.bars(results) if figure["groups"] else None
     if drawn:
         with new_file(workdir / "figure.png") as temporary:
             drawn.savefig(temporary, dpi=160, format="png")
-    digits = figure["eval"] and digits_of(config, figure["eval"])
-    mean = lambda arm: interval_text(
-        mean_of(results, arm, figure["eval"], figure["measure"]), digits=digits
-    )
+    contrasts = plots.contrasts(results)
+    origins.write_transcripts(results, study, workdir)
     page.write(
         workdir / "report.html",
         "study.html",
         title=config["title"] or config["name"],
         subtitle=_subtitle(results),
         results=results,
+        several=len(config["seeds"]) > 1,
         interval=interval_text,
-        difference=lambda entry: difference_text(config, entry),
         bound=bound_text,
-        design=[text[:1].upper() + text[1:] + "." for text in design.sentences(config)],
+        place=lambda eval, arm: f"#{origins.number(config, eval, arm)}",
+        controls=_sentence(design.sentences(config)[0]),
         waiting=waiting_lines(results) if results["waiting"] else [],
         absorption=[_absorption(entry) for entry in results["absorption"]],
         retention=[
@@ -57,14 +63,16 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
             for entry in results["retention"]
         ],
         no_retention=NO_RETENTION,
-        evaluations=evaluation_tables(results),
+        evaluations=_evaluations(results),
         headline=figure["headline"] and sentence(results),
         comparison=figure["headline"] and _comparison(results),
+        axis=axis_of(config),
         bars=drawn and plots.svg_uri(drawn),
-        groups=[
-            (g["label"], mean(g["before"]), mean(g["after"])) for g in figure["groups"].values()
-        ],
-        contrasts=results["contrasts"] and plots.svg_uri(plots.contrasts(results)),
+        figure=drawn and _linked(config, figure_records(results)),
+        sources=list(dict.fromkeys((t["label"], t["source"]) for t in config["targets"].values())),
+        untested=UNTESTED,
+        contrasts=contrasts and plots.svg_uri(contrasts),
+        contrast_table=_contrasts(results),
         dose=results["dose"] and plots.svg_uri(plots.dose(results)),
         losses=_losses(study, workdir),
         seed=seed,
@@ -73,9 +81,75 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
         specs=_specs(study, workdir, seed),
         times=_times(results, study),
         time_note=_time_note(results),
+        files=exports.write(workdir, _records(results), config, _subtitle(results)),
+        origins=origins.sections(results, study, workdir),
+        stages=origins.stages(study, workdir),
         versions=_versions(results),
         dumps=dumps,
     )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _records(results: dict) -> dict[str, list[dict]]:
+    """The tables that are written as files, by name."""
+    asked = [(m["eval"], m["measure"]) for m in results["means"]]
+    return {
+        "figure": figure_records(results),
+        "contrasts": contrast_records(results),
+        "evaluations": [record for at in dict.fromkeys(asked) for record in measured(results, *at)],
+        "absorption": change_records(results["absorption"], ("own", "control", "quiz")),
+        "retention": change_records(results["retention"]),
+        "gates": results["gates"],
+        "dose": results["dose"],
+        "targets": results["targets"],
+    }
+
+
+def _linked(config: dict, some: list[dict]) -> tuple[list[str], list[list[Any]]]:
+    """(head, rows) of records, with links to what their numbers come from."""
+    head, rows = shown(config, some)
+    return head, origins.linked(config, some, head, rows)
+
+
+def _evaluations(results: dict) -> list[tuple]:
+    """Every evaluation's table, its compared measure linked, and a figure of all arms."""
+    config, found = results["config"], []
+    compared = {entry["eval"] for entry in results["contrasts"]}
+    for eval, kind, head, rows in evaluation_tables(results):
+        at = head.index(measure_of(config, eval))
+        links = [
+            [*row[:at], origins.Link(row[at], f"#{origins.number(config, eval, row[0])}"),
+             *row[at + 1 :]]
+            for row in rows
+        ]  # fmt: skip
+        drawn = eval in compared and len(arms_of(config, eval)) >= FEW_ARMS
+        uri = plots.svg_uri(plots.arms(results, eval)) if drawn else ""
+        found.append((eval, kind, head, links, uri))
+    return found
+
+
+def _contrasts(results: dict) -> tuple[list[str], list[list[Any]]]:
+    """The table of contrasts, each with links to the numbers of its arms, and other measures."""
+    config = results["config"]
+    head, rows = shown(config, contrast_records(results))
+    others = any(len(entry["by_measure"]) > 1 for entry in results["contrasts"])
+    found: list[list[Any]] = []
+    for entry, row in zip(results["contrasts"], rows, strict=True):
+        contrast = config["contrasts"][entry["name"]]
+        links = [
+            origins.Link(arm, f"#{origins.number(config, entry['eval'], arm)}")
+            for arm in (*contrast["plus"], *contrast["minus"])
+        ]
+        more = "; ".join(
+            f"{name} {interval_text(numbers, 'difference', signed=True, brief=True)}"
+            for name, numbers in entry["by_measure"].items()
+            if name != entry["measure"]
+        )
+        found.append([*row, links, *([more] if others else [])])
+    return [*head, "numbers of", *(["other measures"] if others else [])], found
 
 
 def _subtitle(results: dict) -> str:

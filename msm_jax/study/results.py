@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from msm_jax.errors import UserError
 from msm_jax.files import sha256_file
-from msm_jax.study import absorption, design, evaluations, files, names, times
+from msm_jax.study import (
+    absorption,
+    caveats,
+    design,
+    evaluations,
+    files,
+    names,
+    targets,
+    times,
+)
 from msm_jax.study.evaluations import arms_of, dose_name, measure_of
 from msm_jax.study.graph import Study
 from msm_jax.study.items import with_items
@@ -34,8 +43,12 @@ def collect(
     paths = _paths(study, workdir, done)
     arms = _arms(study, paths)
     means = _means(config, arms)
+    contrasts = [
+        {"name": name, **_contrast(config, entry, arms)}
+        for name, entry in config["contrasts"].items()
+    ]
     seconds = {name: round(mark["seconds"], 2) for name, mark in done.items()}
-    return {
+    found = {
         "study": config["name"],
         "created": now(),
         "code": code(),  # of what collects; each node has its own
@@ -47,10 +60,8 @@ def collect(
         "arms": [{key: row[key] for key in _ARM} for row in arms],
         "means": means,
         "design": design.controls_of(config),
-        "contrasts": [
-            {"name": name, **_contrast(config, entry, arms)}
-            for name, entry in config["contrasts"].items()
-        ],
+        "contrasts": contrasts,
+        "targets": targets.compared(config, means, contrasts),
         "absorption": absorption.absorbed(config, paths),
         "retention": absorption.retained(config, paths),
         "gates": _gates(config, arms),
@@ -80,6 +91,7 @@ def collect(
             },
         },
     }
+    return {**found, "warnings": caveats.warnings(study, found)}
 
 
 def _made_with(study: Study, done: dict[str, dict]) -> list[dict]:

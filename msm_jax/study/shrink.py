@@ -123,4 +123,8 @@ def _leave_out(config: ConfigDict, name: str) -> None:
     for each, entry in [*config.contrasts.items()]:
         if entry.eval == name:
             del config.contrasts[each]
+    for some in (config.figure.groups, config.targets):
+        for each, entry in [*some.items()]:
+            if entry.eval == name:
+                del some[each]
     config.design.context = tuple(each for each in config.design.context if each != name)

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from msm_jax.study import design
 from msm_jax.study.display import aligned, counted
-from msm_jax.study.evaluations import arms_of, measure_of
+from msm_jax.study.evaluations import arms_of, measure_of, shown_by
 from msm_jax.study.numbers import interval_text
 from msm_jax.study.results import mean_of
+from msm_jax.study.targets import targets_of
 
 NO_RETENTION = (
     "retention was not measured: no evaluation shows what the training took from the model "
@@ -22,9 +23,9 @@ def digits_of(config: dict, eval: str) -> int:
 def table(results: dict) -> str:
     """Absorption, the figure's values, contrasts, retention and checks, for the terminal."""
     config, lines = results["config"], [""]
-    if warning := mixed_code(results["made_with"]):
-        lines += [warning, ""]
     lines += [*design.sentences(config, brief=True), ""]
+    others = [entry for entry in results["warnings"] if entry["rule"] != "controls"]
+    lines += [f"warning: {entry['text']}" for entry in others] + [""] * bool(others)
     lines += [entry["sentence"] for entry in results["absorption"]]
     lines += [""] * bool(results["absorption"])
     if config["figure"]["groups"]:
@@ -45,26 +46,17 @@ def table(results: dict) -> str:
 def axis_of(config: dict) -> str:
     """What the figure shows, in words."""
     figure = config["figure"]
-    return figure["axis"] or measure_of(config, figure["eval"], figure["measure"])
+    if figure["axis"] or not figure["eval"]:
+        return figure["axis"] or "value"
+    return measure_of(config, figure["eval"], figure["measure"])
 
 
 def _figure(results: dict) -> list[str]:
-    config = results["config"]
-    figure, eval = config["figure"], config["figure"]["eval"]
-    measure, digits = measure_of(config, eval, figure["measure"]), digits_of(config, eval)
-    others = {m["measure"] for m in results["means"] if m["eval"] == eval} - {measure}
-    columns = [("before", ""), ("after", "")] + [("after", "generated")] * ("generated" in others)
-    cells = [["", "before AFT", "after AFT", "after, generated"][: len(columns) + 1]]
-    for group in figure["groups"].values():
-        names = [name or measure for _, name in columns]
-        means = [
-            mean_of(results, group[when], eval, name)
-            for (when, _), name in zip(columns, names, strict=True)
-        ]
-        texts = [interval_text(mean, digits=digits) for mean in means]
-        cells.append([group["label"], *texts])
-    seeds = counted(len(config["seeds"]), "seed")
-    return [f"{eval}: {axis_of(config)} (mean over {seeds}, 95 % interval)", *aligned(cells)]
+    hidden = ("arm", "interval", "seeds", "invalid")
+    head, rows = shown(results["config"], figure_records(results), hidden)
+    seeds = counted(len(results["config"]["seeds"]), "seed")
+    return [f"{axis_of(results['config'])} (mean over {seeds}, 95 % interval)",
+            *aligned([head, *rows])]  # fmt: skip
 
 
 def difference_text(config: dict, entry: dict) -> str:
@@ -131,16 +123,130 @@ def waiting_lines(results: dict) -> list[str]:
     return [*lines, "what is done is kept; the same command goes on once it is there"]
 
 
-def mixed_code(made_with: list[dict]) -> str:
-    """A warning that names the versions of code where several made the numbers; else ""."""
-    names = {name for entry in made_with for name in entry["code"]}
-    differ = [n for n in sorted(names) if len({e["code"].get(n) for e in made_with}) > 1]
-    parts = [
-        f"{len(entry['stages'])} stages and {len(entry['evals'])} evaluated: "
-        + ", ".join(f"{name} {entry['code'].get(name)}" for name in differ)
-        for entry in made_with
-    ]
-    return f"warning: not all was made with the same code: {'; '.join(parts)}" if differ else ""
+# ------------------------------------------------------------------ records
+#
+# A record is a row of a table with all its digits, as tables/NAME.csv has it. Of a number it has
+# "ci_low" and "ci_high" behind the value.
+
+
+def measured(results: dict, eval: str, measure: str = "", arms: Sequence[str] = ()) -> list[dict]:
+    """A measure of arms (all that are asked, if none are named), beside published numbers."""
+    config = results["config"]
+    measure = measure or measure_of(config, eval)
+    published = targets_of(results, eval, measure)
+    found = []
+    for arm in arms or arms_of(config, eval):
+        mean = mean_of(results, arm, eval, measure)
+        rows = [row["evals"].get(eval) for row in results["arms"] if row["name"] == arm]
+        mine = [row["measures"][measure] for row in rows if row and measure in row["measures"]]
+        record = {"arm": arm, "evaluation": eval, "measure": measure}
+        record |= _numbers(mean, "mean") | {"seeds": len(mine)}
+        record |= {key: _range([entry[key] for entry in mine]) for key in ("n", "invalid")}
+        found.append(record | _published(published, arm))
+    return found
+
+
+def figure_records(results: dict) -> list[dict]:
+    """The bars of the study's figure."""
+    config, found = results["config"], []
+    bars = config["figure"]["bars"]
+    for group in config["figure"]["groups"].values():
+        records = measured(results, *shown_by(config, group), arms=group["arms"])
+        for record, bar in zip(records, bars or group["arms"], strict=False):
+            named = {"group": " ".join(group["label"].split()), "bar": bar}
+            found.append((named if bars else {"group": named["group"]}) | record)
+    return found
+
+
+def contrast_records(results: dict) -> list[dict]:
+    """Differences between arms, beside published ones."""
+    found = []
+    for entry in results["contrasts"]:
+        published = targets_of(results, entry["eval"], entry["measure"], kind="contrast")
+        record = {key: entry[key] for key in ("label", "eval", "measure")}
+        record = {"contrast": record["label"], "evaluation": record["eval"], **record}
+        del record["label"], record["eval"]
+        record |= _numbers(entry, "difference") | {"seeds": len(entry["seeds"])}
+        record |= {"expected": {1: "above 0", -1: "below 0"}.get(entry["expected"], "")}
+        found.append(record | {"verdict": entry["verdict"]} | _published(published, entry["name"]))
+    return found
+
+
+def change_records(entries: Sequence[dict], parts: Sequence[str] = ("",)) -> list[dict]:
+    """What midtraining stages or arms changed; `parts` are those of absorption."""
+    found = []
+    for entry in entries:
+        for part in parts:
+            numbers = entry[part] if part else entry
+            if numbers is None:
+                continue
+            who = {"stage": entry["label"], "part": part} if part else {"arm": entry["arm"]}
+            record = {
+                **who,
+                "evaluation": numbers.get("eval", entry["eval"]),
+                "measure": numbers.get("source") or numbers["measure"],
+            }
+            record |= {when: numbers[when]["mean"] for when in ("before", "after")}
+            found.append(record | _numbers(numbers["change"], "difference"))
+    return found
+
+
+def _numbers(numbers: dict, key: str) -> dict:
+    """A value with its interval; with one seed that over the questions, and how it was made."""
+    inner = numbers.get("over_items") if numbers["ci_low"] is None else None
+    use = inner if inner and inner["ci_low"] is not None else numbers
+    method = f"one seed: {inner['method']}" if use is inner and inner else numbers["method"]
+    return {key: numbers[key], "ci_low": use["ci_low"], "ci_high": use["ci_high"],
+            "interval": method}  # fmt: skip
+
+
+def _published(published: dict[str, dict], name: str) -> dict:
+    found = {}
+    for label, rows in published.items():
+        row = rows.get(name)
+        found[label] = row and row["target"]
+        found[f"ours - {label}"] = row and row["difference"]
+    return found
+
+
+def _range(counts: Sequence[int]) -> str:
+    """ "240", or "231 to 240" where seeds differ."""
+    if not counts:
+        return "not known yet"
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def shown(
+    config: dict, records: Sequence[dict], without: Sequence[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """(head, rows) of records as text: a number with its interval is one cell.
+
+    Columns that say the same in all rows are left out, if they name evaluation or measure.
+    """
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    same = lambda key: len({record.get(key) for record in records}) < 2
+    hidden = {key for key in ("evaluation", "measure") if same(key)}
+    hidden |= {"ci_low", "ci_high", *without}
+    head = [key for key in columns if key not in hidden]
+    value = columns[columns.index("ci_low") - 1] if "ci_low" in columns else ""
+    rows = [[_text(config, record, key, value) for key in head] for record in records]
+    return head, rows
+
+
+def _text(config: dict, record: dict, key: str, value: str) -> str:
+    cell = record.get(key)
+    if cell is None:
+        return "-"
+    if not isinstance(cell, float):
+        return str(cell)
+    digits = digits_of(config, record["evaluation"]) if "evaluation" in record else 3
+    sign = "+" if key == "difference" or key.startswith("ours - ") else ""
+    text = f"{cell:{sign}.{digits}f}"
+    if key == value and record["ci_low"] is not None:
+        bounds = (f"{record[bound]:{sign}.{digits}f}" for bound in ("ci_low", "ci_high"))
+        text += f" [{', '.join(bounds)}]"
+    return text
 
 
 def evaluation_tables(results: dict) -> list[tuple[str, str, list[str], list[list[str]]]]:
@@ -171,11 +277,10 @@ def _counts(entries: Sequence[dict | None], key: str) -> str:
     known = [entry["measures"] for entry in entries if entry]
     if not known:
         return "not known yet"
-    counts: dict[str, str] = {}
-    for measure in known[0]:
-        found = [measures[measure][key] for measures in known if measure in measures]
-        low, high = min(found), max(found)
-        counts[measure] = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    counts = {
+        measure: _range([measures[measure][key] for measures in known if measure in measures])
+        for measure in known[0]
+    }
     if len(set(counts.values())) == 1:
         return next(iter(counts.values()))
     return ", ".join(f"{measure} {count}" for measure, count in counts.items())

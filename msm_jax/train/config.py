@@ -9,6 +9,8 @@ from msm_jax.settings import SEED, SHARE, form, group, key, named
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 DTYPES = ("float32", "bfloat16")
+# Stages with fewer optimizer steps warn: 31 looked inert in a replication (see docs/training.md).
+FEW_STEPS = 100
 METRICS = {"step": int, "loss?": NUMBER}  # what a reader needs of a row of metrics.jsonl
 
 SOURCE = form(

@@ -31,7 +31,7 @@ from msm_jax.provenance import code_version
 from msm_jax.settings import checked
 from msm_jax.train import hosts, record
 from msm_jax.train.chats import chat_format_of
-from msm_jax.train.config import METRICS, STAGE
+from msm_jax.train.config import FEW_STEPS, METRICS, STAGE
 from msm_jax.train.evaluations import Evaluations
 from msm_jax.train.flops import flops_per_token, peak_flops
 from msm_jax.train.metrics import Metrics
@@ -48,7 +48,6 @@ from msm_jax.train.start import (
 from msm_jax.train.step import make_step
 from msm_jax.weights import checkpoints
 
-FEW_STEPS = 100  # below which the paper's effect looked like none (31 steps, see docs/training.md)
 LOWER = "lower optimizer.learning_rate or clip_norm, and run again: it resumes from a checkpoint"
 
 

@@ -11,7 +11,7 @@ from msm_jax.data.tokenizer import train_sentencepiece
 from msm_jax.errors import UserError
 from msm_jax.evals import kinds
 from msm_jax.settings import Form, Named
-from msm_jax.study import files, tables, worker
+from msm_jax.study import caveats, files, worker
 from msm_jax.study.config import STUDY, evaluation
 from msm_jax.study.graph import make_study
 from msm_jax.train.config import MODEL, probe, source
@@ -181,7 +181,7 @@ def test_numbers_of_several_versions_are_a_warning_that_names_what_differs():
         {"code": {"source": "aaa", "jax": "0.10.2"}, "stages": ["1", "2"], "evals": []},
         {"code": {"source": "bbb", "jax": "0.10.2"}, "stages": ["3"], "evals": ["3"]},
     ]
-    text = tables.mixed_code(made)
+    text = caveats.mixed_code(made)
     assert "2 stages and 0 evaluated: source aaa; 1 stages and 1 evaluated: source bbb" in text
     assert "jax" not in text
 

@@ -52,9 +52,10 @@ def test_one_seed_has_no_interval_and_every_text_says_so():
     assert found.interval_text(mean) == "0.80 (no interval: one seed)"
     assert found.verdict(difference, 1) == "open: no interval: one seed"
     entry = {"name": "gap", "label": "x - y", "expected": 1, **difference}
+    entry |= {"eval": "e", "measure": "logprob"}
     said = report.sentence({"config": {"figure": {"headline": "gap"}}, "contrasts": [entry]})
     assert said == "x - y: +0.30 (no interval: one seed). This shows no effect yet."
-    assert "no interval" in svg_texts(plots.contrasts({"contrasts": [entry]}))
+    assert "no interval" in svg_texts(plots.contrasts({"contrasts": [entry], "targets": []}))
 
 
 def svg_texts(figure):
@@ -91,14 +92,14 @@ def test_a_seed_without_a_rate_is_left_out_by_number():
 
 
 def test_bars_without_an_interval_say_so():
-    groups = {"g": {"label": "g", "before": "x", "after": "y"}}
-    settings = {"eval": "e", "groups": groups, "measure": "", "axis": "chose x"}
+    groups = {"g": {"label": "g", "arms": ["x", "y"], "eval": ""}}
+    settings = {"eval": "e", "groups": groups, "measure": "", "axis": "chose x", "bars": []}
     some = rows(x=[0.8], y=[0.5])
     means = [{"arm": arm, "eval": "e", "measure": "logprob", **mean_of(some, arm)} for arm in "xy"]
     config = {"figure": settings, "evals": {"e": {"pairs": "x"}}, "seeds": [0]}
     for mean in means:
         del mean["over_items"]
-    drawn = plots.bars({"config": config, "means": means, "arms": some})
+    drawn = plots.bars({"config": config, "means": means, "arms": some, "targets": []})
     assert svg_texts(drawn).count("no interval") == 2
 
 

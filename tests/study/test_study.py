@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,20 @@ import pytest
 from model_server import Server
 from tampering import tampered
 
+from msm_jax.data.sources import source_hash
 from msm_jax.errors import UserError
-from msm_jax.study import display, files, names, records, report, runner, steps, tables, times
+from msm_jax.study import (
+    display,
+    files,
+    names,
+    plots,
+    records,
+    report,
+    runner,
+    steps,
+    tables,
+    times,
+)
 from msm_jax.study.graph import make_study
 from msm_jax.study.results import collect
 
@@ -168,6 +181,47 @@ def test_the_report_is_one_file_and_escapes_its_texts(finished):
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert "https://" not in html
     assert 'src="data:image' in html
+
+
+def test_two_clicks_lead_from_a_number_to_the_hashes_of_its_data(finished):
+    config, out, _ = finished
+    html = (out / "report.html").read_text()
+    row = next(row for row in results(out)["arms"] if row["name"] == "x")
+    value = f"{row['evals']['which']['value']:.2f}"
+    places = re.findall(rf'<a href="#(\w+)">{value}[ <]', html)
+    clicked = [html.partition(f'id="{place}"')[2].partition("</tr>")[0] for place in places]
+    number = next(text for text in clicked if text.startswith("><td>x</td>"))
+    assert re.findall(r'href="#s-(\w+)"', number) == row["stages"]
+    assert f'href="evals/{row["stages"][-1]}/which/verdicts.jsonl"' in number
+    for stage, name in zip(row["stages"], ("docs", "red"), strict=True):
+        data = html.partition(f'id="s-{stage}"')[2].partition("</section>")[0]
+        assert source_hash(str(config.parent / "files" / f"{name}.jsonl")) in data
+        assert "learning_rate" in data
+    anchors = {*re.findall(r'id="([\w-]+)"', html)}
+    assert {*re.findall(r'href="#([\w-]+)"', html)} <= anchors
+    assert all((out / place).exists() for place in re.findall(r'href="([^#"]+)"', html))
+    assert (out / "tables" / "evaluations.csv").read_text().count("\n") > 10
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium, which opens the report")
+def test_the_report_opens_in_a_browser(finished, tmp_path):
+    from matplotlib.image import imread
+
+    picture = tmp_path / "report.png"
+    words = (CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1100,6000")
+    page = (finished[1] / "report.html").as_uri()
+    more = (f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", page)
+    subprocess.run([*words, *more], check=True, capture_output=True, timeout=300)
+    seen = (imread(picture)[..., :3] * 255).round().astype(int)
+    assert seen.shape == (6000, 1100, 3)
+    is_of = lambda color: (abs(seen - [int(color[i : i + 2], 16) for i in (1, 3, 5)]) < 3).all(-1)
+    shades = [*plots._SHADES[2], plots.COLORS[2]]  # bars, and points of contrasts
+    assert all(is_of(color).sum() > 500 for color in shades)
+    assert is_of("#1f2328").sum() > 2000  # text
+    assert 0.5 < is_of("#ffffff").mean() < 0.99
 
 
 def test_a_users_mistake_is_named(tmp_path, make_tiny, load_config):

@@ -1,0 +1,186 @@
+"""Where every number of a report comes from: its evaluation, and the stages, data and base behind.
+
+Two clicks lead from a number to the hashes of data: the number leads to the row of its arm in the
+evaluation's section, which names settings, judge and code; the row leads to every stage of the arm.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from msm_jax.evals.evaluation import read_recorded
+from msm_jax.evals.kinds import KINDS
+from msm_jax.links import below
+from msm_jax.study import files, records
+from msm_jax.study.contents import made_path
+from msm_jax.study.evaluations import arms_of, measure_of
+from msm_jax.study.graph import Study
+from msm_jax.study.makers import role_of
+from msm_jax.study.node import Node
+from msm_jax.study.numbers import interval_text
+
+ANSWERS = ("report.html", "verdicts.jsonl", "samples.jsonl")  # of an evaluation, linked if there
+
+
+class Link(NamedTuple):
+    """A cell of a table that leads elsewhere: to "#place" on the page, or to a file beside it."""
+
+    text: str
+    href: str
+
+
+def number(config: dict, eval: str, arm: str) -> str:
+    """The place on the page of an arm's row in the section of an evaluation."""
+    return f"e{list(config['evals']).index(eval)}a{list(config['arms']).index(arm)}"
+
+
+def linked(
+    config: dict, records: Sequence[dict], head: Sequence[str], rows: Sequence[Sequence[str]]
+) -> list[list[Any]]:
+    """The rows of a table of `tables.measured`, their values with links to what they are from."""
+    at = head.index("mean")
+    return [
+        [*row[:at], Link(row[at], f"#{number(config, r['evaluation'], r['arm'])}"), *row[at + 1 :]]
+        for r, row in zip(records, rows, strict=True)
+    ]
+
+
+# ------------------------------------------------------------------ evaluations
+
+
+def write_transcripts(results: dict, study: Study, workdir: pathlib.Path) -> None:
+    """The page of transcripts of every evaluation that has one, where it is missing or older."""
+    for row in results["arms"]:
+        for name, entry in row["evals"].items():
+            write, folder = KINDS[entry["kind"]].report, _folder(study, workdir, row, name)
+            page, summary = below(folder, "report.html"), below(folder, "summary.json")
+            if write and not (page.exists() and page.stat().st_mtime >= summary.stat().st_mtime):
+                write(folder, {row["citation"]: [folder]})
+
+
+def _folder(study: Study, workdir: pathlib.Path, row: dict, eval: str) -> pathlib.Path:
+    node = study.evaluations[row["stages"][-1]]
+    return below(files.directory(workdir, node), eval)
+
+
+def sections(results: dict, study: Study, workdir: pathlib.Path) -> list[dict]:
+    """Of every evaluation: name, kind, measure, settings, hashes of files, and a row for each arm.
+
+    A row is (place on the page or "", cells): arm, seed, value, n, invalid, interval, stages, code,
+    answers.
+    """
+    config, found = results["config"], []
+    for eval in config["evals"]:
+        measure, settings, hashes = measure_of(config, eval), [], []
+        rows = []
+        for arm in arms_of(config, eval):
+            place = number(config, eval, arm)
+            for row in (row for row in results["arms"] if row["name"] == arm):
+                if not settings:
+                    settings, hashes = _settings(study, workdir, row, eval)
+                rows.append((place, _row(study, workdir, row, eval, measure)))
+                place = ""
+        kind = config["evals"][eval].get("kind", "preferences")
+        section = {"name": eval, "kind": kind, "measure": measure}
+        found.append({**section, "settings": settings, "hashes": hashes, "rows": rows})
+    return found
+
+
+def _settings(
+    study: Study, workdir: pathlib.Path, row: dict, eval: str
+) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]]]:
+    """(setting, value) with the hash of the prompts, and (setting, file, SHA-256)."""
+    node = study.evaluations[row["stages"][-1]]
+    asked = dict(node.config[eval])
+    content, _ = asked.pop("content"), asked.pop("step")
+    asked |= read_recorded(_folder(study, workdir, row, eval)) or {}
+    shown = {k: v for k, v in asked.items() if v is not None and k not in ("model", "seed")}
+    text = lambda value: value if isinstance(value, str) else json.dumps(value)
+    paths = dict.fromkeys(content, "") | {key: str(asked.get(key, "")) for key in content}
+    return (
+        [(key, text(value)) for key, value in shown.items()],
+        [(key, paths[key], content[key]) for key in content],
+    )
+
+
+def _row(study: Study, workdir: pathlib.Path, row: dict, eval: str, measure: str) -> list[Any]:
+    chain = [Link(study.nodes[each].name, f"#s-{each}") for each in _chain(study, row)]
+    start = [row["name"], row["seed"]]
+    entry = row["evals"].get(eval)
+    if entry is None or measure not in entry["measures"]:
+        return [*start, "not known yet", "", "", "", chain, "", []]
+    node = study.evaluations[row["stages"][-1]]
+    judge = study.judges.get((row["stages"][-1], eval))
+    mark = files.read_mark(workdir, judge or node) or {"code": {}}
+    code = f"{mark['code'].get('msm_jax', '-')} ({mark['code'].get('source', '-')})"
+    folder, numbers = _folder(study, workdir, row, eval), entry["measures"][measure]
+    answers = [
+        Link(name, (folder / name).relative_to(workdir).as_posix())
+        for name in ANSWERS
+        if below(folder, name).exists()
+    ]
+    value = interval_text(numbers, "value")
+    return [
+        *start, value, numbers["n"], numbers["invalid"], numbers["method"], chain, code, answers,
+    ]  # fmt: skip
+
+
+def _chain(study: Study, row: dict) -> list[str]:
+    """Ids of the base, if there is one, and of the arm's stages in order."""
+    parent = study.nodes[row["stages"][0]].inputs.get("parent")
+    return [*([parent] if parent else []), *row["stages"]]
+
+
+# ------------------------------------------------------------------ stages
+
+
+def stages(study: Study, workdir: pathlib.Path) -> list[dict]:
+    """Of every base, corpus, world, tokenizer and stage: facts, data with hashes, config."""
+    return [
+        {
+            "id": node.id,
+            "title": f"{' > '.join(node.path) or node.title}, seed {node.seed}",
+            "facts": _facts(study, workdir, node),
+            "data": _data(workdir, node) if node.kind == "train" else [],
+            "config": node.config,
+        }
+        for node in study.stages.values()
+    ]
+
+
+def _facts(study: Study, workdir: pathlib.Path, node: Node) -> list[tuple[str, Any]]:
+    folder = files.stage_dir(workdir, node.id)
+    found: list[tuple[str, Any]] = [("SHA-256 of all that it is made of", node.digest)]
+    found += [("directory", Link(f"stages/{node.id}", f"stages/{node.id}/"))] * folder.exists()
+    for role, name in node.inputs.items():
+        what = {"parent": "starts from"}.get(role, role)
+        found.append((what, Link(study.nodes[name].title, f"#s-{name}")))
+    if node.kind == "base":
+        found += [(key, node.config[key]) for key in ("path", "adapter") if node.config[key]]
+        found.append(("SHA-256 of weights and settings", node.config["content"]))
+    mark = files.read_mark(workdir, node)
+    if mark is None:
+        return [*found, ("state", "not done yet")]
+    found += [(name, v) for name, v in mark["summary"].items() if isinstance(v, int | float | str)]
+    found.append(("code", ", ".join(f"{name} {version}" for name, version in mark["code"].items())))
+    return [*found, ("device", mark["device"])]
+
+
+def _data(workdir: pathlib.Path, node: Node) -> list[list[Any]]:
+    """Rows: name, file, SHA-256 of its content, and what is taken of it."""
+    run = records.read_run(files.model_dir(workdir, node.id))
+    hashes, rows = run["identity"].get("data", {}), []
+    for name, source in node.config["data"].items():
+        made = made_path(source["path"])
+        path = source["path"].replace("{", "").replace("}", "") if made else source["path"]
+        file = Link(path, f"#s-{node.inputs[role_of(made.name)]}") if made else path
+        size = run["corpora"].get(name, {})
+        rows.append([
+            name,
+            file,
+            hashes.get(name, {}).get("content", "not known yet"),
+            f"{size.get('documents', 0):,} records, {size.get('tokens', 0):,} tokens",
+            f"loss on {source['loss_on']}, weight {source['weight']:g}",
+        ])  # fmt: skip
+    return rows
