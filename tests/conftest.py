@@ -54,7 +54,8 @@ FIRST = (
     "docs/test_commands.py", "test_wheel.py", "train/test_hosts.py", "notebooks/test_notebooks.py",
     "corpus/test_local_server.py", "launch/test_ssh.py", "weights/test_gguf_files.py",
     "train/test_compile.py", "train/test_loop.py", "test_load.py", "study/test_study.py",
-    "train/test_mesh.py", "launch/test_launch.py", "train/test_step.py", "train/test_loss.py",
+    "study/test_jobs.py", "train/test_mesh.py", "launch/test_launch.py", "train/test_step.py",
+    "train/test_loss.py",
 )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ which again only one can do. Nothing of this needs locks, which not every file s
 """
 
 import contextlib
-import dataclasses
 import errno
 import os
 import pathlib
@@ -27,12 +26,6 @@ BEAT, STALE = 30.0, 90.0  # seconds
 _FORM = {"machine": str, "host": str, "pid": int, "started": str, "token": str}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Held:
-    path: pathlib.Path
-    content: dict
-
-
 class Claims:
     """The claims of one process; they are renewed while it is used as a context manager.
 
@@ -42,7 +35,7 @@ class Claims:
 
     def __init__(self, workdir: pathlib.Path, clock: Callable[[], float] = time.monotonic):
         self._folder, self._clock = below(workdir, "claims"), clock
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, tuple[pathlib.Path, dict]] = {}
         self._seen: dict[pathlib.Path, tuple[int, float]] = {}  # time of a file, and since when
         self._changing, self._ended = threading.Lock(), threading.Event()
         self.lost: set[str] = set()
@@ -83,16 +76,16 @@ class Claims:
         for dead in before:
             delete(dead, inside=self._folder)
         with self._changing:
-            self._held[name] = _Held(path, content)
+            self._held[name] = path, content
             self.lost.discard(name)
         return True
 
     def release(self, name: str) -> None:
         """Let go of a claim; nothing happens if it is not held."""
         with self._changing:
-            held = self._held.pop(name, None)
-            if held and self._holder(held.path) == held.content:
-                delete(held.path, inside=self._folder)
+            path, content = self._held.pop(name, (self._folder, {}))
+            if content and self._holder(path) == content:
+                delete(path, inside=self._folder)
 
     @contextlib.contextmanager
     def hold(self, name: str) -> Iterator[None]:
@@ -112,10 +105,10 @@ class Claims:
     def beat(self) -> None:
         """Renew all claims."""
         with self._changing:
-            for name, held in [*self._held.items()]:
-                holder = self._holder(held.path)
-                if holder == held.content:
-                    os.utime(held.path)
+            for name, (path, content) in [*self._held.items()]:
+                holder = self._holder(path)
+                if holder == content:
+                    os.utime(path)
                 elif holder != {}:
                     del self._held[name]
                     self.lost.add(name)

@@ -1,7 +1,7 @@
 """Runs the nodes of a study that are missing, each as soon as its inputs are done.
 
-Several runners can work in one directory, also on several machines: each claims a node before a
-worker of its starts it (`claims`), and looks again later at what another one does.
+Several runners can work in one directory, also on several machines: each claims a node before one
+of its workers starts it (`claims`), and looks again later at what another one does.
 """
 
 import contextlib
@@ -79,7 +79,8 @@ def run(study: Study, workdir: pathlib.Path, only: Node | None = None) -> dict[s
             runner.work()
         finally:
             runner.close()
-    return runner.unavailable
+    left = runner.unavailable.items()  # another process may have had what this one lacks
+    return {n: text for n, text in left if files.read_mark(workdir, study.nodes[n]) is None}
 
 
 def _check_inputs(study: Study, workdir: pathlib.Path, node: Node) -> None:

@@ -11,7 +11,6 @@ import pytest
 import slurm_cluster
 from forks import forks
 
-from msm_jax.command import Preempted
 from msm_jax.errors import UserError
 from msm_jax.study import files, jobs, runner, slurm
 from msm_jax.study.graph import make_study
@@ -112,18 +111,6 @@ def test_a_job_needs_its_inputs_and_no_node_that_was_tampered_with(worlds, tmp_p
     for node in (tokenizer, stage):
         with pytest.raises(UserError, match=f"{tokenizer.id}/stage.json: is not what the study"):
             runner.run(worlds, tmp_path, node)
-
-
-def test_a_job_that_is_asked_to_stop_ends_as_preempted(worlds, tmp_path, monkeypatch):
-    claim = runner._Runner._claim
-
-    def asked(self, node, worker):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return claim(self, node, worker)
-
-    monkeypatch.setattr(runner._Runner, "_claim", asked)
-    with pytest.raises(Preempted):
-        runner.run(worlds, tmp_path, next(iter(worlds.nodes.values())))
 
 
 def test_the_graph_names_commands_needs_files_and_hours(worlds, tmp_path):
