@@ -32,6 +32,8 @@ def main() -> None:
     study = steps.with_steps(graph.make_study(given.config), workdir)
     only = jobs.find(study, given.only) if given.only is not None else None
     slurm = given.executor == "slurm"
+    if given.distributed and not (given.jobs or slurm or (only and only.kind == "train")):
+        raise UserError("--distributed: goes with --only=ID of a stage of training")
     if given.adopt and (only or given.jobs or slurm):
         raise UserError("--adopt: goes with a study on this machine: leave out the other flag")
     if given.jobs:
@@ -71,7 +73,7 @@ def _run(study, workdir: pathlib.Path, only) -> None:
                 print(sentence, flush=True)
         if only is not None:
             study.config["workers"] = study.config["workers"] or 1  # it has all accelerators
-        waiting = runner.run(study, workdir, only)
+        waiting = runner.run(study, workdir, only, flags.FLAGS.distributed)
     except runner.Failed as failure:
         sys.exit(f"failed: {failure}")
     if only is not None:
@@ -94,6 +96,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("adopt", [], "Finished runs of `train` that are stages of this study.")
     flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
     flags.DEFINE_string("only", None, "Do one node: its id, or the beginning of its id.")
+    flags.DEFINE_bool("distributed", False, "Join the other hosts of this slice, for one stage.")
     flags.DEFINE_enum("jobs", None, ["json"], "Print the nodes as jobs for a scheduler and stop.")
     flags.DEFINE_enum(
         "executor", "local", ["local", "slurm"], "Run on this machine, or submit jobs to Slurm."

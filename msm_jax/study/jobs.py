@@ -14,7 +14,7 @@ from msm_jax.study.node import Node, with_files
 
 REPORT = "report"  # the id of the last job
 # Flags of the command that its jobs do not get.
-_OWN = ("only", "jobs", "executor", "slurm", "slurm_cpu", "dry_run", "adopt")
+_OWN = ("only", "jobs", "executor", "slurm", "slurm_cpu", "adopt", "dry_run", "distributed")
 
 
 def graph(study: Study, workdir: pathlib.Path, words: Sequence[str]) -> dict:
@@ -28,7 +28,7 @@ def graph(study: Study, workdir: pathlib.Path, words: Sequence[str]) -> dict:
         {
             "id": node.id,
             "name": node.title,
-            "command": command(words, node.id),
+            "command": command(words, node),
             "needs": sorted(set(node.inputs.values())),
             "inputs": [*_files_of(node), *_directories(study, workdir, node)],
             "outputs": [str(files.directory(workdir, node))],
@@ -41,7 +41,7 @@ def graph(study: Study, workdir: pathlib.Path, words: Sequence[str]) -> dict:
     report = {
         "id": REPORT,
         "name": "results and report",
-        "command": command(words, REPORT),
+        "command": command(words, None),
         "needs": [*study.nodes],
         "inputs": [str(workdir)],
         "outputs": [str(workdir / name) for name in ("results.json", "report.html")],
@@ -52,17 +52,19 @@ def graph(study: Study, workdir: pathlib.Path, words: Sequence[str]) -> dict:
     return {"study": study.config["name"], "workdir": str(workdir), "jobs": [*jobs, report]}
 
 
-def command(words: Sequence[str], name: str, python: str = "python") -> list[str]:
-    """The command of a job. That of the report is the study's, which finds nothing else to do."""
+def command(words: Sequence[str], node: Node | None, python: str = "python") -> list[str]:
+    """The command of a job; without a node that of the study, which then finds nothing to do."""
     found, rest = [], iter(words)
     for word in rest:
         flag, equals, _ = word.lstrip("-").partition("=")
         if not word.startswith("-") or flag not in _OWN:
             found.append(word)
-        elif not equals and flag != "dry_run":
+        elif not equals and flag not in _OWN[-2:]:
             next(rest, None)
-    only = [] if name == REPORT else [f"--only={name}"]
-    return [python, "-m", "msm_jax.study", *found, *only]
+    found += [f"--only={node.id}"] if node else []
+    if node and node.kind == "train" and "--distributed" in words:
+        found.append("--distributed")
+    return [python, "-m", "msm_jax.study", *found]
 
 
 def find(study: Study, name: str) -> Node:

@@ -50,8 +50,13 @@ class Worker:
     since: float = 0.0
 
 
-def run(study: Study, workdir: pathlib.Path, only: Node | None = None) -> dict[str, str]:
+def run(
+    study: Study, workdir: pathlib.Path, only: Node | None = None, together: bool = False
+) -> dict[str, str]:
     """Do all that is missing, or one node, whose inputs must be there.
+
+    Args:
+      together: the same is running on the other hosts of a slice, as one process each.
 
     Returns:
       What could not be done yet: id of a node -> what it waits for, such as a provider's key.
@@ -71,7 +76,7 @@ def run(study: Study, workdir: pathlib.Path, only: Node | None = None) -> dict[s
     if only:
         _check_inputs(study, workdir, only)
     with _signals() as received, Claims(workdir) as claims:
-        runner = _Runner(study, workdir, todo, received, claims)
+        runner = _Runner(study, workdir, todo, received, claims, together)
         try:
             for node in todo:
                 if node.kind == "judge" and (reason := missing_key(node.config)):
@@ -125,10 +130,11 @@ class _Runner:
         todo: list[Node],
         received: list[int],
         claims: Claims,
+        together: bool,
     ):
         self._study, self._workdir, self._received = study, workdir, received
         self._todo = {node.id: node for node in todo}
-        self._claims = claims
+        self._claims, self._together = claims, together
         self._later: dict[str, float] = {}  # id of a node that others do -> when to look again
         platform = study.config["platform"] if any(map(devices.needs_accelerator, todo)) else "cpu"
         self._main = devices.places(platform, study.config["workers"])
@@ -243,6 +249,8 @@ class _Runner:
     def _claim(self, node: Node, worker: Worker) -> bool:
         """Whether a node is this worker's to do: no other process does it, or has done it."""
         name = files.claim_name(node)
+        if self._together:
+            return True  # one of the workers claims it for all
         if not self._claims.take(name, worker.process.pid):
             if node.id not in self._later:
                 self._progress.note(node, f"is being done by {self._claims.holder(name)}")
@@ -268,7 +276,8 @@ class _Runner:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         with _environment(environment(place)):
-            process = context.Process(target=work, args=(there, place, self._workdir), daemon=True)
+            given = (there, place, self._workdir, self._together)
+            process = context.Process(target=work, args=given, daemon=True)
             process.start()
         there.close()  # so that the worker's end is the only one, and its death is noticed
         self._workers.append(Worker(process, here, place))

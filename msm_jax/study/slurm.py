@@ -68,14 +68,14 @@ def submit(
             if name(node.id) not in queued:
                 needed = [there[each] for each in node.inputs.values() if each in there]
                 chosen = with_accelerator if devices.needs_accelerator(node) else without
-                own = jobs.command(words, node.id, sys.executable)
+                own = jobs.command(words, node, sys.executable)
                 queued[name(node.id)] = submit_one(own, name(node.id), needed, chosen)
                 state = "submitted"
             there[node.id] = queued[name(node.id)]
             lines.append(f"job {there[node.id]}: {node.title} ({node.id}): {state}")
         if last := queued.get(name(jobs.REPORT)):  # it may wait for fewer jobs
             subprocess.run(["scancel", "--state=PENDING", last], check=False)
-        own = jobs.command(words, jobs.REPORT, sys.executable)
+        own = jobs.command(words, None, sys.executable)
         last = submit_one(own, name(jobs.REPORT), list(there.values()), without)
     return [*lines, f"job {last}: results and report: submitted"]
 

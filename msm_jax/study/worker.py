@@ -42,11 +42,13 @@ from msm_jax.files import (
 from msm_jax.links import below, is_name
 from msm_jax.provenance import library_versions
 from msm_jax.study import devices, files, records
+from msm_jax.study.claims import Claims
 from msm_jax.study.devices import Place
 from msm_jax.study.evaluations import is_deferred, measures_of, placed, samples_identity
 from msm_jax.study.makers import corpus_paths
 from msm_jax.study.node import Node, with_files
 
+_CLAIMED = 7 * 24 * 3600.0  # seconds that hosts wait while another process does their node
 CHATS = 3  # sampled chats of every stage that is evaluated
 
 
@@ -58,8 +60,8 @@ def environment(place: Place) -> dict[str, str]:
     return found
 
 
-def work(connection: Connection, place: Place, workdir: pathlib.Path) -> None:
-    """Run the nodes that are received, until None is.
+def work(connection: Connection, place: Place, workdir: pathlib.Path, together: bool) -> None:
+    """Run the nodes that are received, until None is; `together` with workers on other hosts.
 
     The reply to each is (outcome, text): "done" and the result in a few words, "waiting" and what
     is not available yet, "mistake" and a UserError's message, "preempted", or "crash".
@@ -74,7 +76,7 @@ def work(connection: Connection, place: Place, workdir: pathlib.Path) -> None:
     os.environ.setdefault("MSM_JAX_CACHE", str(files.token_cache(workdir)))
     with contextlib.suppress(EOFError):
         while (node := connection.recv()) is not None:
-            connection.send(_outcome(node, workdir, place))
+            connection.send(_outcome(node, workdir, place, together))
 
 
 def _end_with_runner() -> None:
@@ -85,13 +87,13 @@ def _end_with_runner() -> None:
     os._exit(1)
 
 
-def _outcome(node: Node, workdir: pathlib.Path, place: Place) -> tuple[str, str]:
+def _outcome(node: Node, workdir: pathlib.Path, place: Place, together: bool) -> tuple[str, str]:
     try:
         folder = files.directory(workdir, node)
         folder.mkdir(parents=True, exist_ok=True)
         _log_to(folder / "log.txt")
         print(f"{now()} {node.title}", flush=True)
-        text = run_node(node, workdir, place.text)
+        text = (_run_together if together else run_node)(node, workdir, place.text)
         print(f"{now()} done: {text}", flush=True)
         return "done", text
     except Preempted as stop:
@@ -145,12 +147,36 @@ def code() -> dict[str, str]:
     }
 
 
-def run_node(node: Node, workdir: pathlib.Path, device: str = "") -> str:
+def run_node(node: Node, workdir: pathlib.Path, device: str = "", marks: bool = True) -> str:
     """Do what is missing of a node, mark it as done, and return the result in a few words."""
     started, folder = time.time(), files.directory(workdir, node)
     summary, text = RUN[node.kind](node, workdir, folder)
-    mark = stage_mark(node, summary, time.time() - started, device)
-    records.write_mark(files.mark_path(workdir, node), mark)
+    if marks:
+        mark = stage_mark(node, summary, time.time() - started, device)
+        records.write_mark(files.mark_path(workdir, node), mark)
+    return text
+
+
+def _run_together(node: Node, workdir: pathlib.Path, device: str) -> str:
+    """As `run_node`, with a process on each host; the first one claims the node and marks it."""
+    import jax
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    from msm_jax.train import hosts
+
+    hosts.initialize()
+    first, todo = hosts.is_first(), False
+    with Claims(workdir) as claims, contextlib.ExitStack() as held:
+        if first:
+            held.enter_context(claims.hold(files.claim_name(node)))
+            todo = files.read_mark(workdir, node) is None
+        else:
+            _log_to(files.directory(workdir, node) / f"log-{jax.process_index()}.txt")
+        hosts.barrier("claimed", _CLAIMED)
+        if not broadcast_one_to_all(todo):
+            return "done by another process"
+        text = run_node(node, workdir, device, marks=first)
+        hosts.barrier("marked")
     return text
 
 
@@ -253,7 +279,8 @@ def _train(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
         _existing(workdir, entry["path"], node)
     summary = train(ConfigDict(files.resolved(workdir, node)), folder)
     probes = "".join(f", {name} {rate:.2f}" for name, rate in summary["probes"].items())
-    return summary, f"{summary['steps']:,} steps, loss {summary['loss']:.3f}{probes}"
+    loss = "" if summary["loss"] is None else f", loss {summary['loss']:.3f}"
+    return summary, f"{summary['steps']:,} steps{loss}{probes}"
 
 
 def _existing(workdir: pathlib.Path, path: str, node: Node) -> str:

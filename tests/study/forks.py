@@ -1,6 +1,7 @@
 """Processes for tests: forks of the one that runs them."""
 
 import os
+import traceback
 from collections.abc import Callable
 
 
@@ -14,6 +15,8 @@ def forks(function: Callable[[int], int], count: int) -> list[int]:
         code = 99
         try:
             code = function(number)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
