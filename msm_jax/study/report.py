@@ -68,7 +68,7 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
         comparison=figure["headline"] and _comparison(results),
         axis=axis_of(config),
         bars=drawn and plots.svg_uri(drawn),
-        figure=drawn and _linked(config, figure_records(results)),
+        figure=drawn and _figure(results),
         sources=list(dict.fromkeys((t["label"], t["source"]) for t in config["targets"].values())),
         untested=UNTESTED,
         contrasts=contrasts and plots.svg_uri(contrasts),
@@ -108,9 +108,11 @@ def _records(results: dict) -> dict[str, list[dict]]:
     }
 
 
-def _linked(config: dict, some: list[dict]) -> tuple[list[str], list[list[Any]]]:
-    """(head, rows) of records, with links to what their numbers come from."""
-    head, rows = shown(config, some)
+def _figure(results: dict) -> tuple[list[str], list[list[Any]]]:
+    """The table under the figure, with links to what its numbers come from."""
+    config, some = results["config"], figure_records(results)
+    hidden = ("arm", "evaluation") if config["figure"]["bars"] else ()
+    head, rows = shown(config, some, hidden)
     return head, origins.linked(config, some, head, rows)
 
 
