@@ -16,13 +16,20 @@ from msm_jax.evals.kinds import EVALUATE  # noqa: E402
 from msm_jax.evals.reasons.config import REASONS  # noqa: E402
 from msm_jax.miniature.world import WORLD  # noqa: E402
 from msm_jax.settings import Form, Key, Named  # noqa: E402
-from msm_jax.study.config import ABSORPTION, CONTRAST, EVALUATION, FIGURE_GROUP, STUDY  # noqa: E402
+from msm_jax.study.config import (  # noqa: E402
+    ABSORPTION,
+    CONTRAST,
+    EVALUATION,
+    FIGURE_GROUP,
+    STUDY,
+    TARGET,
+)
 from msm_jax.train.config import PROBE, SOURCE, STAGE  # noqa: E402
 
 FORMS = {
     form.name: form
-    for form in (STUDY, EVALUATION, CONTRAST, ABSORPTION, FIGURE_GROUP, STAGE, SOURCE, PROBE,
-                 GENERATE, WRITER, WORLD, REASONS)
+    for form in (STUDY, EVALUATION, CONTRAST, ABSORPTION, FIGURE_GROUP, TARGET, STAGE, SOURCE,
+                 PROBE, GENERATE, WRITER, WORLD, REASONS)
 }  # fmt: skip
 # The command that takes a config -> the form of that config; evaluate's page has flags instead.
 COMMANDS = {

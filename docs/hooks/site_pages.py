@@ -139,7 +139,8 @@ def link(page: str, form: str) -> str:
 
 PAGES = {
     **dict.fromkeys(
-        ("study", "evaluation", "contrast", "absorption", "figure_group", "WorldConfig"), "study.md"
+        ("study", "evaluation", "contrast", "absorption", "figure_group", "target", "WorldConfig"),
+        "study.md",
     ),
     **dict.fromkeys(("stage", "source", "probe"), "stage.md"),
     **dict.fromkeys(("generate", "writer"), "corpus.md"),

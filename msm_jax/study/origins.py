@@ -14,7 +14,7 @@ from msm_jax.evals.kinds import KINDS
 from msm_jax.links import below
 from msm_jax.study import files, records
 from msm_jax.study.contents import made_path
-from msm_jax.study.evaluations import arms_of, measure_of
+from msm_jax.study.evaluations import arms_of, measure_of, paths_of
 from msm_jax.study.graph import Study
 from msm_jax.study.makers import role_of
 from msm_jax.study.node import Node
@@ -92,14 +92,14 @@ def _settings(
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]]]:
     """(setting, value) with the hash of the prompts, and (setting, file, SHA-256)."""
     node = study.evaluations[row["stages"][-1]]
-    asked = dict(node.config[eval])
-    content, _ = asked.pop("content"), asked.pop("step")
-    asked |= read_recorded(_folder(study, workdir, row, eval)) or {}
+    settings = dict(node.config[eval])
+    content, _ = settings.pop("content"), settings.pop("step")
+    asked = (read_recorded(_folder(study, workdir, row, eval)) or {}) | settings
     shown = {k: v for k, v in asked.items() if v is not None and k not in ("model", "seed")}
     text = lambda value: value if isinstance(value, str) else json.dumps(value)
-    paths = dict.fromkeys(content, "") | {key: str(asked.get(key, "")) for key in content}
+    paths = dict(paths_of(settings))
     return (
-        [(key, text(value)) for key, value in shown.items()],
+        [(key, text(value)) for key, value in shown.items() if key not in paths],
         [(key, paths[key], content[key]) for key in content],
     )
 
@@ -140,7 +140,7 @@ def stages(study: Study, workdir: pathlib.Path) -> list[dict]:
     return [
         {
             "id": node.id,
-            "title": f"{' > '.join(node.path) or node.title}, seed {node.seed}",
+            "title": node.title,
             "facts": _facts(study, workdir, node),
             "data": _data(workdir, node) if node.kind == "train" else [],
             "config": node.config,
@@ -162,7 +162,9 @@ def _facts(study: Study, workdir: pathlib.Path, node: Node) -> list[tuple[str, A
     mark = files.read_mark(workdir, node)
     if mark is None:
         return [*found, ("state", "not done yet")]
-    found += [(name, v) for name, v in mark["summary"].items() if isinstance(v, int | float | str)]
+    for name, value in mark["summary"].items():
+        if isinstance(value, int | float):
+            found.append((name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}"))
     found.append(("code", ", ".join(f"{name} {version}" for name, version in mark["code"].items())))
     return [*found, ("device", mark["device"])]
 

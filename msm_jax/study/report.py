@@ -68,11 +68,12 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
         comparison=figure["headline"] and _comparison(results),
         axis=axis_of(config),
         bars=drawn and plots.svg_uri(drawn),
-        figure=drawn and _linked(config, figure_records(results)),
+        figure=drawn and _figure(results),
         sources=list(dict.fromkeys((t["label"], t["source"]) for t in config["targets"].values())),
         untested=UNTESTED,
         contrasts=contrasts and plots.svg_uri(contrasts),
         contrast_table=_contrasts(results),
+        other_measures=shown(config, contrast_records(results, others=True)),
         dose=results["dose"] and plots.svg_uri(plots.dose(results)),
         losses=_losses(study, workdir),
         seed=seed,
@@ -99,6 +100,7 @@ def _records(results: dict) -> dict[str, list[dict]]:
     return {
         "figure": figure_records(results),
         "contrasts": contrast_records(results),
+        "contrasts_of_other_measures": contrast_records(results, others=True),
         "evaluations": [record for at in dict.fromkeys(asked) for record in measured(results, *at)],
         "absorption": change_records(results["absorption"], ("own", "control", "quiz")),
         "retention": change_records(results["retention"]),
@@ -108,9 +110,11 @@ def _records(results: dict) -> dict[str, list[dict]]:
     }
 
 
-def _linked(config: dict, some: list[dict]) -> tuple[list[str], list[list[Any]]]:
-    """(head, rows) of records, with links to what their numbers come from."""
-    head, rows = shown(config, some)
+def _figure(results: dict) -> tuple[list[str], list[list[Any]]]:
+    """The table under the figure, with links to what its numbers come from."""
+    config, some = results["config"], figure_records(results)
+    hidden = ("arm", "evaluation") if config["figure"]["bars"] else ()
+    head, rows = shown(config, some, hidden)
     return head, origins.linked(config, some, head, rows)
 
 
@@ -132,24 +136,20 @@ def _evaluations(results: dict) -> list[tuple]:
 
 
 def _contrasts(results: dict) -> tuple[list[str], list[list[Any]]]:
-    """The table of contrasts, each with links to the numbers of its arms, and other measures."""
+    """The table of contrasts, which have links to the numbers of their arms."""
     config = results["config"]
     head, rows = shown(config, contrast_records(results))
-    others = any(len(entry["by_measure"]) > 1 for entry in results["contrasts"])
     found: list[list[Any]] = []
     for entry, row in zip(results["contrasts"], rows, strict=True):
         contrast = config["contrasts"][entry["name"]]
         links = [
-            origins.Link(arm, f"#{origins.number(config, entry['eval'], arm)}")
-            for arm in (*contrast["plus"], *contrast["minus"])
+            origins.Link(f"{sign} {arm}", f"#{origins.number(config, entry['eval'], arm)}")
+            for sign, side in (("+", "plus"), ("-", "minus"))
+            for arm in contrast[side]
         ]
-        more = "; ".join(
-            f"{name} {interval_text(numbers, 'difference', signed=True, brief=True)}"
-            for name, numbers in entry["by_measure"].items()
-            if name != entry["measure"]
-        )
-        found.append([*row, links, *([more] if others else [])])
-    return [*head, "numbers of", *(["other measures"] if others else [])], found
+        said = f"{contrast['plus'][0]} - {contrast['minus'][0]}" == row[0]  # by the links
+        found.append([links if said else [row[0], *links], *row[1:]])
+    return head, found
 
 
 def _subtitle(results: dict) -> str:

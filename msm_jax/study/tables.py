@@ -158,17 +158,21 @@ def figure_records(results: dict) -> list[dict]:
     return found
 
 
-def contrast_records(results: dict) -> list[dict]:
-    """Differences between arms, beside published ones."""
+def contrast_records(results: dict, others: bool = False) -> list[dict]:
+    """Differences between arms, beside published ones; with `others` those of other measures."""
     found = []
     for entry in results["contrasts"]:
-        published = targets_of(results, entry["eval"], entry["measure"], kind="contrast")
-        record = {key: entry[key] for key in ("label", "eval", "measure")}
-        record = {"contrast": record["label"], "evaluation": record["eval"], **record}
-        del record["label"], record["eval"]
-        record |= _numbers(entry, "difference") | {"seeds": len(entry["seeds"])}
-        record |= {"expected": {1: "above 0", -1: "below 0"}.get(entry["expected"], "")}
-        found.append(record | {"verdict": entry["verdict"]} | _published(published, entry["name"]))
+        eval, name = entry["eval"], entry["name"]
+        measures = [m for m in entry["by_measure"] if (m != entry["measure"]) == others]
+        for measure in measures:
+            numbers = entry["by_measure"][measure]
+            record = {"contrast": entry["label"], "evaluation": eval, "measure": measure}
+            record |= _numbers(numbers, "difference") | {"seeds": len(numbers["seeds"])}
+            if not others:
+                record["expected"] = {1: "above 0", -1: "below 0"}.get(entry["expected"], "")
+                record["verdict"] = entry["verdict"].partition(": no interval")[0]
+                record |= _published(targets_of(results, eval, measure, "contrast"), name)
+            found.append(record)
     return found
 
 
@@ -195,7 +199,9 @@ def _numbers(numbers: dict, key: str) -> dict:
     """A value with its interval; with one seed that over the questions, and how it was made."""
     inner = numbers.get("over_items") if numbers["ci_low"] is None else None
     use = inner if inner and inner["ci_low"] is not None else numbers
-    method = f"one seed: {inner['method']}" if use is inner and inner else numbers["method"]
+    method = numbers["method"]
+    if inner and use is inner:
+        method = f"one seed: {inner['method'].removesuffix(', one seed')}"
     return {key: numbers[key], "ci_low": use["ci_low"], "ci_high": use["ci_high"],
             "interval": method}  # fmt: skip
 
