@@ -8,14 +8,9 @@
 neither its data nor its tokenizer are read. --json=FILE also writes the figures.
 """
 
-import dataclasses
-import os
-import sys
-
 from absl import flags
 
 from msm_jax import command
-from msm_jax.files import write_json
 
 _TOPOLOGY = flags.DEFINE_string("topology", "", "A TPU topology (v5p:4x4x4) or slice (v5p-128).")
 _MESH = flags.DEFINE_integer("mesh", 0, "Number of fake CPU devices to compile for instead.")
@@ -26,43 +21,24 @@ _JSON = flags.DEFINE_string("json", "", "File to which the figures are written a
 
 
 def main() -> None:
-    os.environ["JAX_PLATFORMS"] = "cpu"  # whatever this machine has is left alone
-    count = _MESH.value
-    if count:
-        flag = f"--xla_force_host_platform_device_count={count}"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-    import jax
-
-    from msm_jax.errors import UserError
     from msm_jax.outputs import output_file
     from msm_jax.settings import checked
     from msm_jax.train import aot
     from msm_jax.train.config import STAGE
 
-    config = checked(STAGE, flags.FLAGS.config)
+    config, count = checked(STAGE, flags.FLAGS.config), _MESH.value
     figures_file = output_file(_JSON.value, "--json") if _JSON.value else None
-    topology = _TOPOLOGY.value or ("" if count else config.topology)
-    if not topology and not count:
-        raise UserError("give --topology=v5p:4x4x4 (TPUs) or --mesh=8 (fake CPU devices)")
-    if topology:  # a program for TPUs that are not there cannot be read back from a cache
-        jax.config.update("jax_enable_compilation_cache", False)
+    devices = aot.devices_for(_TOPOLOGY.value or ("" if count else config.topology), count)
     if count:
         config.mesh.update({"data": 1, "fsdp": -1})
         config.rows = max(config.rows, count * config.accumulation)
         config.model.attention = "auto"
-    devices = aot.tpu_devices(topology) if topology else jax.devices()
     reports = [aot.compile_step(config, devices)]
     print("\n".join(reports[0].lines()), flush=True)
     if _DECODE.value:
         reports.append(aot.compile_decode(config, devices, _ROWS.value, _SLOTS.value))
         print("\n".join(reports[1].lines()), flush=True)
-    if figures_file:
-        figures = [{**dataclasses.asdict(report), "bound": report.bound} for report in reports]
-        write_json(figures_file, figures)
-    for report in reports:
-        if report.limit and report.total > report.limit:
-            raise UserError(f"{report.name}: {report.total / 2**30:.1f} GiB do not fit a device")
-    sys.stdout.flush()
+    aot.write_and_check(reports, figures_file)
 
 
 if __name__ == "__main__":

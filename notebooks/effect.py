@@ -39,7 +39,7 @@ import pathlib
 
 import msm_jax
 from msm_jax.notebook import ROOT, chats, interval, run, show, table
-from msm_jax.study import plots
+from msm_jax.study import curve_plots, plots
 from msm_jax.study.results import mean_of
 
 TINY = os.environ.get("MSM_JAX_TINY") == "1"
@@ -147,7 +147,8 @@ table(
 # How soon does fine-tuning decide? The same question after a few steps of it:
 
 # %%
-show(plots.dose(results), "rate of the cheap choice along the fine-tuning")
+curve = results["curves"][0]
+show(curve_plots.draw(results, curve, "conflict"), "rate of the cheap choice along the fine-tuning")
 
 # %% [markdown]
 # ## Talk to two of them

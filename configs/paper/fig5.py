@@ -15,9 +15,10 @@ A lab record:
 Arguments: `qwen3-32b`, `qwen2.5-32b`, and `miniature`, which runs the same graph in minutes with a
 tiny fresh model and placeholder texts (`msm_jax.study.shrink`) and says nothing about the method.
 
-A smaller set of chats is part of every larger one, as 1,250 of 2,500 (`take`, with one take_seed).
-Controls are made of 10,000 chats; the other sizes are in the arms `aft_N` and
-`msm_philosophy_aft_N` only. Not stated by the paper, chosen here: see
+The sizes are a sweep of `take` over `SIZES`. A smaller set of chats is part of every larger one, as
+1,250 of 2,500 (with one take_seed). The arms `aft` and `msm_philosophy_aft` have 10,000 chats, as
+all controls have; only these two, and those with reasoning, are repeated with other sizes, as
+`aft take=1250`. The report's curve is the paper's figure. Not stated by the paper, chosen here: see
 `msm_jax.study.method.recipe`; all sizes are mixed with the same 10,000 rows of instruction data, so
 that the share of alignment chats grows with their number.
 """
@@ -34,13 +35,13 @@ TARGETS = {"qwen3-32b": 0.524, "qwen2.5-32b": 0.666}  # the instruction mix alon
 MODELS, MSM = tuple(TARGETS), "msm_philosophy"
 SIZES = (1_250, 2_500, 5_000, 10_000, 20_000, 40_000, 80_000)
 CONTROLS = 10_000
-FILES = {"": "aft-80k", "_reasoning": "aft-80k-reasoning"}
+FILES = {"aft": "aft-80k", "aft_reasoning": "aft-80k-reasoning"}
 REPLICATION = {
     "qwen2.5-32b": {
-        f"{MSM}_aft_1250_reasoning": 0.068,
-        f"{MSM}_aft_2500_reasoning": 0.108,
-        f"{MSM}_aft_5000_reasoning": 0.118,
-        f"{MSM}_aft_10000_reasoning": 0.114,
+        f"{MSM}_aft_reasoning take=1250": 0.068,
+        f"{MSM}_aft_reasoning take=2500": 0.108,
+        f"{MSM}_aft_reasoning take=5000": 0.118,
+        f"{MSM}_aft_reasoning": 0.114,
     }
 }
 SOURCE = "mintaywon/model_spec_midtraining: from the released MSM; 9,585 chats where we have 10,000"
@@ -58,32 +59,27 @@ def get_config(arg: str = "qwen3-32b") -> ConfigDict:
     config.title = f"Figure 5 with {model}: how many chats alignment fine-tuning needs"
     config.base.path = QWEN[model][0]
     recipe(config.train, sequence_length=8192)
-    kinds = {
-        f"aft_{size}{end}": chats(f"{DATA}/{file}.*", size)
-        for end, file in FILES.items()
-        for size in SIZES
-    }
-    own = tuple(f"aft_{CONTROLS}{end}" for end in FILES)
-    also = tuple(name for name in kinds if name not in own)
-    documents = f"{DATA}/msm-qwen-philosophy-spec.*"
+    kinds = {name: chats(f"{DATA}/{file}.*", CONTROLS) for name, file in FILES.items()}
     add_method(
         config,
-        {"philosophy": Spec(documents, f"{DATA}/ablated.*", own, also)},
+        {"philosophy": Spec(f"{DATA}/msm-qwen-philosophy-spec.*", f"{DATA}/ablated.*")},
         kinds,
         mix=chats(f"{DATA}/sft-it-mix.*", 10_000),
         neutral=f"{DATA}/neutral.*",
         ordinary=f"{DATA}/ordinary.*",
         tokens=40_500_000,
     )
+    sizes = ",".join(map(str, SIZES))
+    config.sweep.over = tuple(f"config.stages.{name}.data.chats.take={sizes}" for name in kinds)
+    config.sweep.arms = (*kinds, *(f"{MSM}_{name}" for name in kinds))
     ask(config, "agents", agents(model), {"philosophy": f"{DATA}/spec.md"})
     compare(config, "agents", -1)
     groups = {
-        f"{size:,} chats{end.replace('_', ', ')}": (f"aft_{size}{end}", f"{MSM}_aft_{size}{end}")
-        for end in FILES
-        for size in SIZES
+        f"{CONTROLS:,} chats{name.removeprefix('aft').replace('_', ', ')}": (name, f"{MSM}_{name}")
+        for name in kinds
     }
-    bars, headline = ("AFT", "MSM + AFT"), f"{MSM}_{own[0]} - {own[0]}"
-    draw(config, "agents", "rate of the harmful act", headline, bars, groups)
+    bars = ("AFT", "MSM + AFT")
+    draw(config, "agents", "rate of the harmful act", f"{MSM}_aft - aft", bars, groups)
     publish(config, "agents", "paper", f"{PAPER}figure 5, one seed", {"mix": TARGETS[model]})
     if model in REPLICATION:
         publish(config, "agents", "mintaywon", SOURCE, REPLICATION[model])

@@ -69,7 +69,7 @@ def logprobs(
                     tokens_PMT[place, m, : len(answer)] = [prompt[-1], *answer[:-1]]
                     targets_PMT[place, m, : len(answer)] = answer
             scores_PMT = np.asarray(
-                _score(
+                score(
                     config, mesh, params, layers, ids_PS, lengths_P, tokens_PMT, targets_PMT, limit
                 )
             )
@@ -109,7 +109,7 @@ def _shape(config: ModelConfig, shape: _Shape, count: int, rows: int) -> tuple[i
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _score(
+def score(
     config: ModelConfig,
     mesh: Mesh | None,
     params: dict,

@@ -18,18 +18,18 @@ from absl import flags
 
 from msm_jax import command
 from msm_jax.errors import UserError
-from msm_jax.files import dumps, write_json
+from msm_jax.files import dumps, seal, write_json
 from msm_jax.outputs import output_dir
 
 
 def main() -> None:
     """The command."""
-    from msm_jax.study import files, graph, jobs, steps
+    from msm_jax.study import files, graph, jobs, steps, sweep
 
     given = flags.FLAGS
     workdir = output_dir(given.workdir, "--workdir")
     files.check_links(workdir)
-    study = steps.with_steps(graph.make_study(given.config), workdir)
+    study = steps.with_steps(graph.make_study(sweep.added(given.config, given.sweep)), workdir)
     only = jobs.find(study, given.only) if given.only is not None else None
     slurm = given.executor == "slurm"
     if given.distributed and not (given.jobs or slurm or (only and only.kind == "train")):
@@ -85,7 +85,7 @@ def _run(study, workdir: pathlib.Path, only) -> None:
 
     with Claims(workdir) as claims, claims.hold("report"):
         found = results.collect(study, workdir, time.time() - started, waiting)
-        write_json(workdir / "results.json", found)
+        write_json(workdir / "results.json", {**found, "seal": seal(found)})
         report.write(found, study, workdir)
     print(tables.table(found))
     print(f"results: {workdir / 'results.json'}\nreport:  {workdir / 'report.html'}")
@@ -94,6 +94,11 @@ def _run(study, workdir: pathlib.Path, only) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Directory of the study; made if missing.")
     flags.DEFINE_list("adopt", [], "Finished runs of `train` that are stages of this study.")
+    flags.DEFINE_multi_string(
+        "sweep",
+        [],
+        "config.KEY=VALUE,VALUE: repeats the arms that depend on the key with each other value.",
+    )
     flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
     flags.DEFINE_string("only", None, "Do one node: its id, or the beginning of its id.")
     flags.DEFINE_bool("distributed", False, "Join the other hosts of this slice, for one stage.")

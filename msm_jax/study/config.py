@@ -177,6 +177,16 @@ STUDY = form(
         "names them",
         of=str,
     ),
+    sweep=group(
+        "arms that depend on a key, repeated with other values of it; --sweep adds to `over`",
+        over=key(
+            (),
+            'keys and values, as "config.stages.aft.epochs=1,2,4"; several give the product of '
+            "their values",
+            of=str,
+        ),
+        arms=key((), "which of the arms that depend on them are repeated; () is all", of=str),
+    ),
     dose=group(
         "arms that end with one of these stages are also evaluated after so many of its steps",
         stages=key((), "names in stages; (): no dose curve", of=str),

@@ -21,7 +21,7 @@ from msm_jax.evals.losses import named_sources
 from msm_jax.evals.material import NAMES, place
 from msm_jax.files import sha256_file
 
-NAME = re.compile(r"\w[\w +-]*")  # of an evaluation, which becomes a directory
+NAME = re.compile(r"\w[\w .=+-]*")  # of an evaluation, which becomes a directory
 OF_STUDY = ("kind", "arms", "measure", "at_least", "at_most")  # keys that `evaluate` has not
 FILES = ("pairs", "questions", "quiz", "spec", "context")
 # Settings that verdicts depend on and samples do not, beside all that have "judge" in their name.
@@ -44,7 +44,7 @@ def check(tree: dict) -> None:
         if not NAME.fullmatch(name):
             raise UserError(
                 f"config.evals: {name!r} cannot be the name of a directory: use letters, digits, "
-                "_, +, - and spaces"
+                "spaces and _ . = + -"
             )
         _known(f"config.evals.{name}.arms", arms_of(tree, name), "config.arms", tree["arms"])
         resolved(tree, name)

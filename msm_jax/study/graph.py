@@ -20,7 +20,7 @@ from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.evals.thoughts import READING
 from msm_jax.settings import identity, values
-from msm_jax.study import contents, design, evaluations
+from msm_jax.study import contents, design, evaluations, sweep
 from msm_jax.study.config import STUDY
 from msm_jax.study.evaluations import NAME
 from msm_jax.study.makers import content_of, made_nodes, makers
@@ -127,10 +127,11 @@ def checked(config: ConfigDict) -> dict:
         if wrong := [name for name in tree[place] if not NAME.fullmatch(name)]:
             raise UserError(
                 f"config.{place}: {wrong[0]!r} cannot be the name of a directory: use letters, "
-                "digits, _, +, - and spaces"
+                "digits, spaces and _ . = + -"
             )
     if "world" in tree["corpora"]:
         raise UserError("config.corpora.world: {world}/ is the seed's world: use another name")
+    tree = sweep.expanded(tree)
     evaluations.check(tree)
     design.check(tree)
     return tree
@@ -192,7 +193,7 @@ def _train(
     tokenizer: Node | None,
 ) -> Node:
     name = path[-1]
-    config = {**_stage_config(tree, name), "seed": seed}
+    config = {**stage_config(tree, name), "seed": seed}
     counted = identity(STAGE, json.loads(json.dumps(config)))
     counted["keep_steps"] = config["keep_steps"]  # they are evaluated
     if config["model"]["preset"] == "parent":
@@ -207,7 +208,7 @@ def _train(
     return Node(digest, "train", name, path, seed, config, inputs)
 
 
-def _stage_config(tree: dict, name: str) -> dict:
+def stage_config(tree: dict, name: str) -> dict:
     """Defaults, then `train`, then the stage's own keys."""
     own, where = tree["stages"][name], f"config.stages.{name}"
     for key in ("seed", "parent", "tokenizer", "chat_format"):

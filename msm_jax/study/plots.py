@@ -8,7 +8,6 @@ import itertools
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from msm_jax.page import svg_uri as svg_uri  # of a figure
@@ -95,7 +94,7 @@ def bars(results: dict):
             _draw_panel(figure.add_subplot(cell), results, panel)
     shown = [(group.eval, group.measure) for row in rows for panel in row for group in panel]
     handles = _handles(config, shown)
-    handles += _target_handles(
+    handles += target_handles(
         results, [label for at in shown for label in targets_of(results, *at)]
     )
     widest = max(len(handle.get_label()) for handle in handles) * 0.062 + 0.6
@@ -194,8 +193,8 @@ def _bar(axes, results: dict, x: float, arm: str, group: _Group, color: str) -> 
                       ha="center", va="bottom", fontsize=8, color="#5f6670")  # fmt: skip
         return
     axes.bar(x, mean["mean"] - low, _BAR * 0.92, bottom=low, color=color, zorder=2)
-    if bounds := _bounds(mean):
-        axes.plot([x, x], bounds, color="#222", linewidth=1.3, zorder=4)
+    if found := bounds(mean):
+        axes.plot([x, x], found, color="#222", linewidth=1.3, zorder=4)
     else:
         axes.annotate("no interval", (x, low), (0, 4), textcoords="offset points", rotation=90,
                       ha="center", va="bottom", fontsize=8, zorder=4)  # fmt: skip
@@ -204,7 +203,7 @@ def _bar(axes, results: dict, x: float, arm: str, group: _Group, color: str) -> 
         axes.scatter([x] * len(seeds), list(seeds.values()), s=14, zorder=5, **_SEED)
 
 
-def _bounds(numbers: dict) -> list[float] | None:
+def bounds(numbers: dict) -> list[float] | None:
     """Of the interval over seeds; with one seed of that over the evaluation's questions."""
     for found in (numbers, numbers.get("over_items")):
         if found and found["ci_low"] is not None:
@@ -230,17 +229,17 @@ def _marks(axes, results: dict, eval: str, measure: str, places: Mapping[str, fl
             (places[arm] + shift, row["target"]) for arm, row in rows.items() if arm in places
         ]
         if points:
-            _mark(axes, results, label, *zip(*points, strict=True))
+            mark(axes, results, label, *zip(*points, strict=True))
 
 
-def _mark(axes, results: dict, label: str, xs: Sequence[float], ys: Sequence[float]) -> None:
+def mark(axes, results: dict, label: str, xs: Sequence[float], ys: Sequence[float]) -> None:
     labels = list(dict.fromkeys(row["label"] for row in results["targets"]))
     shape, color = _MARKS[labels.index(label) % len(_MARKS)]
     axes.scatter(xs, ys, s=40, marker=shape, color=color, edgecolor="white", linewidth=0.9,
                  zorder=6)  # fmt: skip
 
 
-def _target_handles(results: dict, labels: Iterable[str]) -> list:
+def target_handles(results: dict, labels: Iterable[str]) -> list:
     from matplotlib.lines import Line2D
 
     known = list(dict.fromkeys(row["label"] for row in results["targets"]))
@@ -343,7 +342,7 @@ def _line(
     parts = label.split(" - ") if len(label) > 46 else [label]
     fill = lambda part: textwrap.fill(part, 46, break_long_words=False)
     text = "\n- ".join(map(fill, parts))
-    return _Line(text, value, _bounds(numbers), over_seeds, seeds, published)
+    return _Line(text, value, bounds(numbers), over_seeds, seeds, published)
 
 
 def _lines_figure(panels: Sequence[Sequence[_Line]]):
@@ -385,7 +384,7 @@ def _draw_lines(axes, results: dict, lines: Sequence[_Line]) -> None:
         for label, value in line.published.items():
             published.setdefault(label, []).append((value, at))
     for label, points in published.items():
-        _mark(axes, results, label, *zip(*points, strict=True))
+        mark(axes, results, label, *zip(*points, strict=True))
     axes.set_yticks(range(len(lines)), [line.label for line in lines], fontsize=8.5)
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -405,41 +404,10 @@ def _lines_legend(figure, results: dict, lines: Sequence[_Line]) -> None:
     if any(len(line.seeds) > 1 for line in lines):
         point: dict[str, Any] = {"color": "white", "markeredgecolor": "#222", "markersize": 5}
         found.append(Line2D([], [], marker="o", linestyle="", label="one seed", **point))
-    found += _target_handles(results, [label for line in lines for label in line.published])
+    found += target_handles(results, [label for line in lines for label in line.published])
     if found:
         figure.legend(handles=found, loc="outside upper left", ncols=5, frameon=False,
                       fontsize=8.5)  # fmt: skip
-
-
-def dose(results: dict):
-    """A measure along the last stage, a line per arm: mean over seeds, thin lines per seed."""
-    config, points = results["config"], results["dose"]
-    figure, axes = new_figure(6.4, 3.6)
-    labels = {g["arms"][-1]: g["label"] for g in config["figure"]["groups"].values()}
-    arms = dict.fromkeys(p["arm"] for p in points)
-    for arm, color in zip(_ordered(arms, labels), itertools.cycle(COLORS), strict=False):
-        mine = [p for p in points if p["arm"] == arm]
-        steps = sorted({p["step"] for p in mine})
-        for seed in sorted({p["seed"] for p in mine}):
-            own = [(p["step"], p["value"]) for p in mine if p["seed"] == seed]
-            axes.plot(*zip(*own, strict=True), color=color, linewidth=0.6, alpha=0.4)
-        means = [fmean(p["value"] for p in mine if p["step"] == step) for step in steps]
-        axes.plot(steps, means, color=color, linewidth=2, marker="o", markersize=4,
-                  label=labels.get(arm, arm))  # fmt: skip
-    eval, measure = points[0]["eval"], points[0]["measure"]
-    if scale := limits_of(results, eval, measure):
-        axes.set_ylim(scale[0], scale[1] + 0.02 * (scale[1] - scale[0]))
-    if has_chance(config, eval, measure):
-        axes.axhline(CHANCE, **_DASHED)
-    axes.set_xlabel(f"steps of {', '.join(config['dose']['stages'])}")
-    axes.set_ylabel(f"{eval}: {measure}")
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
-
-
-def _ordered(arms: Iterable[str], labels: Mapping[str, str]) -> list[str]:
-    """Arms that the figure has in its order, then the others."""
-    return [arm for arm in labels if arm in arms] + [arm for arm in arms if arm not in labels]
 
 
 def losses(title: str, curves: Sequence[tuple[str, Sequence[dict]]]):

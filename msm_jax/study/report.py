@@ -9,7 +9,7 @@ from msm_jax.data.sources import read_source
 from msm_jax.files import dumps, new_file
 from msm_jax.limits import SPEC_BYTES, read_bytes
 from msm_jax.links import below
-from msm_jax.study import design, exports, files, origins, plots, records
+from msm_jax.study import curve_plots, design, exports, files, origins, plots, records
 from msm_jax.study.display import clock, counted
 from msm_jax.study.evaluations import arms_of, measure_of
 from msm_jax.study.graph import Study
@@ -74,7 +74,7 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
         contrasts=contrasts and plots.svg_uri(contrasts),
         contrast_table=_contrasts(results),
         other_measures=shown(config, contrast_records(results, others=True)),
-        dose=results["dose"] and plots.svg_uri(plots.dose(results)),
+        curves=curve_plots.shown(results),
         losses=_losses(study, workdir),
         seed=seed,
         chats=_chats(study, workdir, seed),
@@ -105,7 +105,7 @@ def _records(results: dict) -> dict[str, list[dict]]:
         "absorption": change_records(results["absorption"], ("own", "control", "quiz")),
         "retention": change_records(results["retention"]),
         "gates": results["gates"],
-        "dose": results["dose"],
+        "curves": curve_plots.records(results),
         "targets": results["targets"],
     }
 

@@ -9,6 +9,7 @@ from msm_jax.files import sha256_file
 from msm_jax.study import (
     absorption,
     caveats,
+    curves,
     design,
     evaluations,
     files,
@@ -16,10 +17,10 @@ from msm_jax.study import (
     targets,
     times,
 )
-from msm_jax.study.evaluations import arms_of, dose_name, measure_of
+from msm_jax.study.evaluations import arms_of, measure_of
 from msm_jax.study.graph import Study
 from msm_jax.study.items import with_items
-from msm_jax.study.numbers import by_seed, difference, over_seeds, values, verdict
+from msm_jax.study.numbers import by_seed, difference, over_seeds, verdict
 from msm_jax.study.worker import code, now
 
 CHANCE = 0.5
@@ -67,7 +68,7 @@ def collect(
         "gates": _gates(config, arms),
         "controls": _controls(config, means),
         "agreement": _agreement(config, means),
-        "dose": _dose(study, paths, done),
+        "curves": [*curves.of_sweep(config, means), *curves.of_steps(study, paths, done)],
         "stages": [
             {key: done[name][key] for key in ("id", "kind", "path", "seed", "parent")}
             | {k: v for k, v in done[name]["summary"].items() if k not in _TIMES}
@@ -294,31 +295,4 @@ def _agreement(config: dict, means: list[dict]) -> list[dict]:
             signs = {(m["mean"] > CHANCE) - (m["mean"] < CHANCE) for m in mine} - {0}
             by_scorer = {m["scorer"]: m["mean"] for m in mine}
             found.append({"arm": arm, "eval": eval, "means": by_scorer, "agree": len(signs) <= 1})
-    return found
-
-
-def _dose(study: Study, paths: list[dict], done: dict[str, dict]) -> list[dict]:
-    """A measure along the last stage: before it, at the steps of the config, after it."""
-    config, dose = study.config, study.config["dose"]
-    if not dose["steps"]:
-        return []
-    eval, found = dose["eval"], []
-    measure = measure_of(config, eval, dose["measure"])
-    value = lambda path, seed, name: values(by_seed(paths, path, name, measure)).get(seed)
-    for (arm, seed), stages in study.arms.items():
-        path = tuple(config["arms"][arm])
-        if not path or path[-1] not in dose["stages"] or arm not in arms_of(config, eval):
-            continue
-        if stages[-1] not in done:
-            continue
-        points = {0: value(path[:-1], seed, eval)}
-        for step in sorted(dose["steps"]):
-            points[step] = value(path, seed, dose_name(eval, step))
-        points[done[stages[-1]]["summary"]["steps"]] = value(path, seed, eval)
-        point = {"arm": arm, "seed": seed, "eval": eval, "measure": measure}
-        found += [
-            {**point, "step": step, "value": each, "rate": each}
-            for step, each in points.items()
-            if each is not None
-        ]
     return found

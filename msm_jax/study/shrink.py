@@ -5,6 +5,7 @@ cannot write, and the texts of the stub writer mean nothing. Nothing has to be d
 """
 
 import importlib.resources
+import re
 
 from ml_collections import ConfigDict
 
@@ -55,13 +56,31 @@ def _data(config: ConfigDict) -> None:
     """Corpora in place of files, with the same source for the same file."""
     config.corpora[NEUTRAL] = _corpus("documents", 0)  # to write neutral ones takes long
     known: dict[str, str] = {}
-    takes = sorted({data.take for stage in config.stages.values() for data in stage.data.values()})
+    sources = [data for stage in config.stages.values() for data in stage.data.values()]
+    takes = sorted({data.take for data in sources} | _takes_of_sweep(config))
+    # Other shares stay other shares.
+    few = {take: min(COUNT, 2 + at) if take else 0 for at, take in enumerate(takes)}
+    fewer = lambda text: re.sub(r"\d+", lambda found: str(few[int(found[0])]), text)
+    config.sweep.over = tuple(
+        key + (fewer(values) if key.endswith(".take=") else values)
+        for key, values in map(_key_and_values, config.sweep.over)
+    )
     for name, stage in config.stages.items():
         for role, data in stage.data.items():
             data.path = known.setdefault(data.path, "") or _made(config, name, role, data, known)
-            few = min(COUNT, 2 + takes.index(data.take))  # other shares stay other shares
-            data.update({"take": few if data.take else 0, "take_tokens": 0})
+            data.update({"take": few[data.take], "take_tokens": 0})
             data.hold_out = min(data.hold_out, 1)
+
+
+def _key_and_values(text: str) -> tuple[str, str]:
+    """A key of `sweep.over` with its "=", and its values."""
+    key, equals, values = text.partition("=")
+    return key + equals, values
+
+
+def _takes_of_sweep(config: ConfigDict) -> set[int]:
+    pairs = map(_key_and_values, config.sweep.over)
+    return {int(n) for key, values in pairs if key.endswith(".take=") for n in values.split(",")}
 
 
 def _made(

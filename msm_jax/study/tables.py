@@ -140,7 +140,7 @@ def measured(results: dict, eval: str, measure: str = "", arms: Sequence[str] = 
         rows = [row["evals"].get(eval) for row in results["arms"] if row["name"] == arm]
         mine = [row["measures"][measure] for row in rows if row and measure in row["measures"]]
         record = {"arm": arm, "evaluation": eval, "measure": measure}
-        record |= _numbers(mean, "mean") | {"seeds": len(mine)}
+        record |= interval(mean) | {"seeds": len(mine)}
         record |= {key: _range([entry[key] for entry in mine]) for key in ("n", "invalid")}
         found.append(record | _published(published, arm))
     return found
@@ -167,7 +167,7 @@ def contrast_records(results: dict, others: bool = False) -> list[dict]:
         for measure in measures:
             numbers = entry["by_measure"][measure]
             record = {"contrast": entry["label"], "evaluation": eval, "measure": measure}
-            record |= _numbers(numbers, "difference") | {"seeds": len(numbers["seeds"])}
+            record |= interval(numbers, "difference") | {"seeds": len(numbers["seeds"])}
             if not others:
                 record["expected"] = {1: "above 0", -1: "below 0"}.get(entry["expected"], "")
                 record["verdict"] = entry["verdict"].partition(": no interval")[0]
@@ -191,11 +191,11 @@ def change_records(entries: Sequence[dict], parts: Sequence[str] = ("",)) -> lis
                 "measure": numbers.get("source") or numbers["measure"],
             }
             record |= {when: numbers[when]["mean"] for when in ("before", "after")}
-            found.append(record | _numbers(numbers["change"], "difference"))
+            found.append(record | interval(numbers["change"], "difference"))
     return found
 
 
-def _numbers(numbers: dict, key: str) -> dict:
+def interval(numbers: dict, key: str = "mean") -> dict:
     """A value with its interval; with one seed that over the questions, and how it was made."""
     inner = numbers.get("over_items") if numbers["ci_low"] is None else None
     use = inner if inner and inner["ci_low"] is not None else numbers

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from msm_jax import accelerators
 from msm_jax.errors import UserError
+from msm_jax.files import write_json
 from msm_jax.model import (
     ModelConfig,
     abstract_params,
@@ -30,8 +31,10 @@ from msm_jax.model import (
     param_shardings,
     preset,
 )
+from msm_jax.sample import scoring
 from msm_jax.train import hlo
 from msm_jax.train.flops import flops_per_token
+from msm_jax.train.loss import token_logprobs
 from msm_jax.train.optimizer import make_optimizer, optimizer_shardings, split_params
 from msm_jax.train.start import OURS
 from msm_jax.train.step import make_step
@@ -111,6 +114,33 @@ class Report:
         return text
 
 
+def devices_for(topology: str, count: int) -> list[jax.Device]:
+    """The devices of a TPU topology, or so many fake CPU devices; before JAX is used.
+
+    Raises:
+      UserError: neither is given, or libtpu does not know the topology.
+    """
+    if not topology and not count:
+        raise UserError("give --topology=v5p:4x4x4 (TPUs) or --mesh=8 (fake CPU devices)")
+    jax.config.update("jax_platforms", "cpu")  # whatever this machine has is left alone
+    if topology:  # a program for TPUs that are not there cannot be read back from a cache
+        jax.config.update("jax_enable_compilation_cache", False)
+        return tpu_devices(topology)
+    flag = f"--xla_force_host_platform_device_count={count}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    return jax.devices()
+
+
+def write_and_check(reports: Sequence["Report"], file: str | os.PathLike | None) -> None:
+    """Writes the figures as JSON; UserError for the first program that does not fit a device."""
+    if file:
+        figures = [{**dataclasses.asdict(report), "bound": report.bound} for report in reports]
+        write_json(file, figures)
+    for report in reports:
+        if report.limit and report.total > report.limit:
+            raise UserError(f"{report.name}: {report.total / 2**30:.1f} GiB do not fit a device")
+
+
 def tpu_devices(topology: str) -> list[jax.Device]:
     """The devices of a TPU topology, "v5p:4x4x4", or of gcloud's name for it, "v5p-128"."""
     if "-" in topology:
@@ -160,11 +190,8 @@ def lower_step(config: ConfigDict, devices: Sequence[jax.Device]) -> tuple[Any, 
     state = _placed(
         jax.eval_shape(optimizer.init, trained), optimizer_shardings(optimizer, trained, mesh)
     )
-    place = batch_sharding(mesh, config.rows // config.accumulation, config.sequence_length)
-    shape = (config.rows, config.sequence_length)
-    of = lambda dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-    names = ("tokens", "targets", "segment_ids", "positions")
-    batch = {**dict.fromkeys(names, of(np.int32)), "loss_weights": of(np.float32)}
+    at_a_time = config.rows // config.accumulation
+    batch = _batch(mesh, config.rows, at_a_time, config.sequence_length)
     step = make_step(model, optimizer, config.accumulation, mesh)
     lowered = step.lower(trained, state, frozen, batch)
     arguments = {"weights": trained, "frozen weights": frozen, "optimizer": state, "batch": batch}
@@ -204,14 +231,7 @@ def compile_decode(
     mesh = make_mesh({"data": len(devices) // tensor, "fsdp": 1, "tensor": tensor}, devices)
     P = mesh.shape["data"]
     M = max(1, rows // P)
-    places = param_shardings(model, mesh)
-    one_layer = jax.tree.map(  # without the layers' axis
-        lambda place: NamedSharding(mesh, PartitionSpec(*place.spec[1:])), places["layers"]
-    )
-    params = _placed(
-        jax.eval_shape(decode.unstacked, abstract_params(model)),
-        {**places, "layers": (one_layer,) * model.layers},
-    )
+    params = _unstacked(model, mesh)
     placed = lambda make: jax.tree.map(
         lambda leaf: decode.placed_shape(leaf, mesh), jax.eval_shape(make)
     )
@@ -232,6 +252,60 @@ def compile_decode(
     arguments = {"weights": params, "cache": (prompts, rings, chunk)}
     title = f"decode step, {P} x {M} rows, prompts of {slots}, {model.dtype}"
     return _compiled(title, lowered, mesh, arguments, P * M, flops, flops, "2 per weight and token")
+
+
+def _unstacked(model: ModelConfig, mesh: jax.sharding.Mesh) -> dict:
+    """The shapes of the weights with a tree for each layer, sharded as those of training."""
+    places = param_shardings(model, mesh)
+    one_layer = jax.tree.map(  # without the layers' axis
+        lambda place: NamedSharding(mesh, PartitionSpec(*place.spec[1:])), places["layers"]
+    )
+    return _placed(
+        jax.eval_shape(decode.unstacked, abstract_params(model)),
+        {**places, "layers": (one_layer,) * model.layers},
+    )
+
+
+def compile_scores(
+    config: ConfigDict, devices: Sequence[jax.Device], rows: int, slots: int
+) -> Report:
+    """Compiles the log-probabilities of two answers of 8 tokens for each of rows / 2 prompts."""
+    mesh, P, T = make_mesh({"fsdp": -1}, devices), max(rows // 2, 1), 8
+    model = dataclasses.replace(stage_model(config), attention="auto", remat="none")
+    params = _placed(abstract_params(model), param_shardings(model, mesh))
+    layers = _unstacked(model, mesh)
+    of = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)
+    inputs = (of(P, slots), of(P), of(P, 2, T), of(P, 2, T), of())
+    lowered = scoring.score.lower(model, mesh, params, layers, *inputs)
+    tokens = P * (slots + 2 * T)
+    flops = flops_per_token(model, slots, "all") / 3 * tokens  # of 6 per weight, 2 are forward
+    title = f"log-probabilities, {P} x 2 answers to prompts of {slots}, {model.dtype}"
+    convention = "2 per weight and token, half of causal attention"
+    arguments = {"weights": (params, layers)}
+    return _compiled(title, lowered, mesh, arguments, tokens, flops, flops, convention)
+
+
+def compile_loss(
+    config: ConfigDict, devices: Sequence[jax.Device], rows: int, length: int
+) -> Report:
+    """Compiles the program of the loss on documents: `rows` packed rows, as `api` computes them."""
+    mesh = make_mesh({"fsdp": -1}, devices)
+    model = dataclasses.replace(stage_model(config), attention="auto", remat="none")
+    params = _placed(abstract_params(model), param_shardings(model, mesh))
+    rows = -(-rows // len(devices)) * len(devices)
+    lowered = token_logprobs.lower(model, params, _batch(mesh, rows, rows, length), mesh, None)
+    tokens = rows * length
+    flops = flops_per_token(model, length, "all") / 3 * tokens  # of 6 per weight, 2 are forward
+    title = f"loss on documents, {rows} rows of {length}, {model.dtype}"
+    convention = "2 per weight and token, half of causal attention"
+    return _compiled(title, lowered, mesh, {"weights": params}, tokens, flops, flops, convention)
+
+
+def _batch(mesh: jax.sharding.Mesh, rows: int, at_a_time: int, length: int) -> dict[str, Any]:
+    place = batch_sharding(mesh, at_a_time, length)
+    of = lambda dtype: jax.ShapeDtypeStruct((rows, length), dtype, sharding=place)
+    names = ("tokens", "targets", "segment_ids", "positions")
+    return {**dict.fromkeys(names, of(np.int32)), "loss_weights": of(np.float32)}
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:

@@ -98,7 +98,12 @@ RUN = [
          "--config.seeds='(7,)'", "--dry_run", says="1 seeds"),
     Step("python -m msm_jax.study --config=configs/miniature.py:smoke --workdir=runs/mine "
          "--config.stages.aft.steps=20 --config.seeds='(20, 21)'", "--dry_run", says="2 seeds"),
+    Step("python -m msm_jax.study --config=configs/miniature.py:smoke --workdir=runs/smoke "
+         "--sweep=config.stages.aft.steps=4,8,16", "--dry_run", says="aft steps=16"),
     Step(STUDY, LITTLE_WORLD + SHORT_AFT, ("runs/miniature/report.html",), "spec A - spec B"),
+    Step("cp -r runs/miniature runs/smaller", documented=False),
+    Step("python -m msm_jax.study.compare --studies=runs/miniature,runs/smaller "
+         "--output=runs/compare", makes=("runs/compare/compare.html",)),
     Step(f"{STUDY} --dry_run", LITTLE_WORLD + SHORT_AFT, says="to do: 0 stages"),
     # Only the six arms' fine-tuning depends on the change.
     Step(f"{STUDY} --config.stages.aft.steps=20", f"{LITTLE_WORLD} --dry_run",

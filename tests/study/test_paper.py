@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import re
 import runpy
 
 import pytest
@@ -97,6 +98,20 @@ def test_figure_4_has_all_controls_and_says_which_one_is_taken_away(load):
     assert left_out == "left out by config.without: neutral_aft, neutral_aft_reasoning"
 
 
+def test_figure_5_is_a_sweep_whose_draws_are_nested_and_whose_controls_have_one_size(load):
+    tree = make_study(load("fig5", "qwen3-32b")).config
+    sizes = [1_250, 2_500, 5_000, 10_000, 20_000, 40_000, 80_000]
+    for arm in ("aft", "msm_philosophy_aft_reasoning"):
+        copies = {c: m["values"]["take"] for c, m in tree["sweep"]["made"]["arms"].items()
+                  if m["of"] == arm}  # fmt: skip
+        assert sorted(copies.values()) == sizes and copies[arm] == 10_000
+        chats = [tree["stages"][tree["arms"][copy][-1]]["data"]["chats"] for copy in copies]
+        assert {(c["path"], c["take_seed"]) for c in chats} == {(chats[0]["path"], 0)}
+    assert len(tree["arms"]) == 43 and tree["arms"]["neutral_aft"] == ["neutral", "aft"]
+    gain = "agents: msm_philosophy_aft - aft take=1250"
+    assert tree["contrasts"][gain]["minus"] == ["aft take=1250"]
+
+
 def test_data_of_arms_that_are_left_out_are_not_needed(load):
     config = load("fig4", "qwen3-32b")
     gone = ("ablated", "replay")
@@ -123,8 +138,10 @@ def test_the_papers_rates_are_those_that_the_report_shows(load, root):
 def test_a_miniature_has_the_graph_of_its_figure(load, name):
     small = make_study(load(name, "miniature"))
     large = make_study(load(name, FIGURES[name][0]))
-    paths = {arm: tuple(path) for arm, path in large.config["arms"].items()}
-    assert {arm: tuple(path)[1:] for arm, path in small.config["arms"].items()} == paths
+    # Values of a sweep are smaller, and as many.
+    plain = lambda names: [re.sub(r"=\d+", "=", name) for name in names]
+    graph = lambda study: [plain([arm, *path]) for arm, path in study.config["arms"].items()]
+    assert [[arm, *path] for arm, first, *path in graph(small) if first == "base"] == graph(large)
     assert small.config["design"] == large.config["design"]
     assert not small.config["base"]["path"] and "PLACEHOLDER" in small.config["title"]
     assert all(corpus["writer"]["kind"] == "stub" for corpus in small.config["corpora"].values())

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from msm_jax.study import curve_plots, curves, plots, report
 from msm_jax.study import numbers as found
-from msm_jax.study import plots, report
 
 PAIRS = 20
 
@@ -114,3 +114,34 @@ def test_what_has_no_bounds_has_students_interval_and_a_base_has_its_own():
     # The same weights with three seeds are one model: three equal values are no three runs.
     base = found.over_seeds({seed: measure(0.5) for seed in range(3)}, one_model=True)
     assert (base["n"], base["ci_low"]) == (PAIRS, 0.01) and base["method"].startswith("one model")
+
+
+def test_a_curve_has_a_line_for_each_arm_and_other_value_and_says_what_it_lacks():
+    arms = {"x": 1250, "x take=2500": 2500, "x take=80000": 80_000}
+    some = rows(**{arm: [0.8, 0.6] for arm in arms}, y=[0.5, 0.4])
+    made = {"keys": {"take": ["config.stages.x.take"], "t": ["config.evals.e.t"]}}
+    made["arms"] = {arm: {"of": "x", "values": {"take": n}} for arm, n in arms.items()}
+    made["evals"] = {n: {"of": "e", "values": {"t": t}} for n, t in (("e", 0.0), ("e t=1", 1.0))}
+    config = {"arms": [*arms, "y"], "sweep": {"made": made}, "seeds": [0, 1]}
+    config["evals"] = {"e": {"pairs": "items"}, "e t=1": {"pairs": "items"}}
+    nothing = found.over_seeds({})
+    means = [
+        {"arm": arm, "eval": eval, "measure": "logprob", **numbers}
+        for arm in config["arms"]
+        for eval, numbers in (("e", mean_of(some, arm)), ("e t=1", nothing))
+    ]
+    by_take, by_t = curves.of_sweep(config, means)
+    assert {point["line"] for point in by_take["points"]} == {"x t=0.0", "x t=1.0"}
+    assert {p["line"] for p in by_t["points"]} == {*(f"x take={n}" for n in arms.values()), "y"}
+    results = {"config": config, "arms": some, "targets": []}
+    axes = curve_plots.draw(results, by_take, "e").axes[0]
+    assert axes.get_xscale() == "log" and list(axes.get_xticks()) == [*arms.values()]
+    assert axes.get_ylim() == (0, 1.02)
+    intervals = [line for line in axes.lines if line.get_linewidth() == 1]
+    assert [tuple(line.get_ydata()) for line in intervals] == [
+        (mean["ci_low"], mean["ci_high"]) for mean in means[:6:2]
+    ]
+    assert curve_plots.draw(results, by_t, "e").axes[0].get_xscale() == "linear"
+    head, *lines = curve_plots.table(config, by_take, "e")
+    assert head == ["arm", "take=1250", "take=2500", "take=80000"]
+    assert lines[1] == ["x t=1.0", *["no valid answer"] * 3]

@@ -15,7 +15,9 @@ from tampering import tampered
 
 from msm_jax.data.sources import source_hash
 from msm_jax.errors import UserError
+from msm_jax.files import seal, write_json
 from msm_jax.study import (
+    compare,
     display,
     files,
     names,
@@ -24,6 +26,7 @@ from msm_jax.study import (
     report,
     runner,
     steps,
+    sweep,
     tables,
     times,
 )
@@ -34,7 +37,9 @@ from msm_jax.study.results import collect
 def timeless(found: dict) -> dict:
     """results.json without when, how fast and at what price."""
     config = {k: v for k, v in found["config"].items() if k not in ("platform", "price_per_hour")}
-    return {k: v for k, v in found.items() if k not in ("created", "seconds")} | {"config": config}
+    return {k: v for k, v in found.items() if k not in ("created", "seconds", "seal")} | {
+        "config": config
+    }
 
 
 def results(workdir) -> dict:
@@ -295,6 +300,92 @@ def test_a_judge_without_its_key_waits_and_the_same_command_goes_on(
     assert "waiting" not in tables.table(after)
     drop = lambda found: {k: v for k, v in found.items() if k in ("absorption", "retention")}
     assert drop(after) == drop(before)
+
+
+@pytest.fixture(scope="module")
+def swept(finished, load_config):
+    """(workdir, results) of the same study in a copy of its directory, with a sweep."""
+    config, out, _ = finished
+    workdir = shutil.copytree(out, out.with_name("swept"), symlinks=True)
+    over = ["config.stages.x.steps=1,12"]
+    found = again(sweep.added(load_config(config), over), workdir)
+    write_json(workdir / "results.json", {**found, "seal": seal(found)})
+    return workdir, found
+
+
+def test_a_sweep_adds_runs_and_a_curve_with_intervals(finished, swept):
+    (_, out, _), (workdir, found) = finished, swept
+    before = {row["name"]: row["stages"] for row in results(out)["arms"]}
+    after = {row["name"]: row["stages"] for row in found["arms"]}
+    assert before.items() < after.items() and len([*workdir.glob("stages/*/checkpoints")]) == 4
+    (curve,) = found["curves"]
+    points = [point for point in curve["points"] if point["eval"] == "held"]
+    assert [(p["line"], p["value"], p["arm"]) for p in points] == [
+        ("x", 12, "x"), ("x", 1, "x steps=1")
+    ]  # fmt: skip
+    for point in points:
+        own = arm_of(found, point["arm"])["held"]
+        assert (point["mean"], point["over_items"]["n"]) == (own["value"], own["n"])
+    assert "<h2>By steps</h2>" in (workdir / "report.html").read_text()
+
+
+def test_studies_side_by_side(finished, swept, tmp_path):
+    _, out, _ = finished
+    studies = {"one": compare.read(out), "two": compare.read(swept[0])}
+    found = compare.compare(studies)
+    compare.write(found, tmp_path)
+    assert json.loads((tmp_path / "compare.json").read_text()) == json.loads(json.dumps(found))
+    assert [(run["arm"], run["studies"]) for run in found["same_runs"]] == [
+        ("x", ["one", "two"]), ("y", ["one", "two"])
+    ]  # fmt: skip
+    assert not any(entry["differences"] for entry in found["evals"])
+    held = next(entry for entry in found["evals"] if entry["eval"] == "held")
+    of_x = [m for m in held["means"] if (m["arm"], m["measure"]) == ("x", "red")]
+    assert [m["study"] for m in of_x] == ["one", "two"]
+    assert of_x[0]["mean"] == of_x[1]["mean"] == arm_of(results(out), "x")["held"]["value"]
+    assert {each["key"] for each in found["config"]} >= {"config.arms.x steps=1"}
+    html = (tmp_path / "compare.html").read_text()
+    assert "x steps=1" in html and "Not comparable" not in html and "https://" not in html
+    lines = (tmp_path / "compare.csv").read_text().splitlines()
+    assert len(lines) == 1 + sum(len(entry["means"]) for entry in found["evals"])
+
+    changed = {"the content of pairs": "another", "temperature": 2.0, "max_error_share": 0.5}
+    for (eval, _), settings in studies["two"]["settings"].items():
+        if eval == "which":
+            settings.update(changed)
+    which, *others = compare.compare(studies)["evals"]
+    assert {each["key"] for each in which["differences"]} == changed.keys()
+    assert not any(entry["differences"] for entry in others)
+    compare.write(compare.compare(studies), tmp_path)
+    html = (tmp_path / "compare.html").read_text()
+    assert "Not comparable: the content of pairs" in html
+    assert html.count("<figure>") == len(others)
+
+
+def test_a_study_that_was_edited_is_not_compared(finished, tmp_path):
+    workdir = shutil.copytree(finished[1], tmp_path / "out", symlinks=True)
+    before, stage = compare.read(workdir), arm_of_study(workdir, "x")
+    for path in (workdir / "results.json", workdir / "evals" / stage / "evals.json"):
+        content = path.read_bytes()
+        for other in tampered(content, random.Random(1), 8):
+            path.write_bytes(other)
+            try:
+                assert compare.read(workdir) == before
+            except UserError as error:
+                assert path.name in str(error)
+        path.unlink()
+        with pytest.raises(UserError, match=path.name):
+            compare.read(workdir)
+        path.symlink_to(finished[1] / path.relative_to(workdir))
+        with pytest.raises(UserError, match="is a link to"):
+            compare.read(workdir)
+        path.unlink()
+        path.write_bytes(content)
+    compare.read(workdir)
+
+
+def arm_of_study(workdir, name):
+    return next(row["stages"][-1] for row in results(workdir)["arms"] if row["name"] == name)
 
 
 # ------------------------------------------------------------------ directories from strangers

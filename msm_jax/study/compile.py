@@ -1,0 +1,181 @@
+"""Compile the programs of a study ahead of time, for devices that are not here.
+
+    # takes minutes, needs libtpu
+    python -m msm_jax.study.compile --config=configs/paper/fig4.py:qwen3-32b --topology=v5p:2x2x1 \\
+        --config.train.accumulation=4
+    # takes minutes
+    python -m msm_jax.study.compile --config=configs/paper/fig2.py --mesh=4 --layers=1 \\
+        --config.train.accumulation=4
+
+Lists every different training step, decoding step and computation of a loss that the stages and
+evaluations of the study run, then compiles each of them as `msm_jax.compile` does. No data, weights
+or tokenizer are read. --layers=N compiles N layers instead of all, which takes a fraction of the
+time and shows nothing about memory.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from msm_jax import command
+from msm_jax.errors import UserError
+from msm_jax.evals.kinds import KINDS
+from msm_jax.model import PRESETS
+from msm_jax.outputs import output_file
+from msm_jax.settings import values
+from msm_jax.study import design, evaluations, graph, sweep
+from msm_jax.study.config import STUDY
+from msm_jax.train import aot
+from msm_jax.train.config import STAGE
+from msm_jax.train.start import OURS
+
+
+@dataclasses.dataclass
+class Program:
+    """One program to compile.
+
+    Attributes:
+      kind: "train", "decode", "scores" (log-probabilities of given answers) or "loss".
+      config: of a stage, with the preset of the base.
+      rows: at a time, of all but "train".
+      tokens: of a row, of "loss".
+      uses: the stages or evaluations that run it.
+    """
+
+    kind: str
+    config: ConfigDict
+    rows: int
+    tokens: int
+    uses: list[str]
+
+    def line(self) -> str:
+        """ "decode (64 rows): agents, questions"."""
+        more = f" of {self.tokens:,} tokens" if self.tokens else ""
+        size = f" ({self.rows} rows{more})" if self.rows else ""
+        return f"{self.kind}{size}: {', '.join(self.uses)}"
+
+    def compile(self, devices: Sequence[Any], slots: int) -> aot.Report:
+        """Compiles it; UserError if it cannot be sharded or does not fit."""
+        if self.kind == "train":
+            return aot.compile_step(self.config, devices)
+        if self.kind == "decode":
+            return aot.compile_decode(self.config, devices, self.rows, slots)
+        if self.kind == "scores":
+            return aot.compile_scores(self.config, devices, self.rows, slots // 4)
+        return aot.compile_loss(self.config, devices, self.rows, self.tokens)
+
+
+def programs(config: ConfigDict, preset: str = "", layers: int = 0) -> list[Program]:
+    """The different programs that a study runs.
+
+    Args:
+      preset: the shape of its base; "": the one that the base's directory is named after.
+      layers: in place of the model's own number; 0: all.
+
+    Raises:
+      UserError: a config that is wrong, or a base of unknown shape.
+    """
+    tree = design.without(json.loads(json.dumps(values(STUDY, config))))
+    tree = sweep.expanded(tree)
+    preset = preset or _preset(tree["base"]["path"])
+    with_shape = lambda stage: _with_shape(stage, tree, preset, layers)
+    stages = {name: with_shape(graph.stage_config(tree, name)) for name in tree["stages"]}
+    base = with_shape(STAGE.fill(tree["train"]))
+    base.model.lora_rank = 0
+    found: dict[str, Program] = {}
+
+    def add(stage: ConfigDict, use: str, kind: str, rows: int = 0, tokens: int = 0) -> None:
+        step = ("rows", "accumulation", "sequence_length", "trainable", "mesh", "optimizer")
+        counts = ("model", *(step if kind == "train" else ()))
+        key = json.dumps(
+            [kind, rows, tokens, [json.loads(stage.to_json())[name] for name in counts]]
+        )
+        uses = found.setdefault(key, Program(kind, stage, rows, tokens, [])).uses
+        if use not in uses:
+            uses.append(use)
+
+    for path in tree["arms"].values():
+        for name in path:
+            add(stages[name], name, "train")
+    for name in tree["evals"]:
+        settings = {**evaluations.resolved(tree, name), "kind": _kind(tree, name)}
+        for arm in evaluations.arms_of(tree, name):
+            path = tree["arms"][arm]
+            stage, use = (stages[path[-1]], name) if path else (base, f"{name} of the base")
+            for program in _asked(settings):
+                add(stage, use, *program)
+    return list(found.values())
+
+
+def _kind(tree: dict, name: str) -> str:
+    return tree["evals"][name].get("kind", "preferences")
+
+
+def _asked(settings: dict) -> Iterator[tuple[str, int, int]]:
+    """What an evaluation runs."""
+    if settings["kind"] == "loss":
+        yield "loss", settings["rows"], settings["sequence_length"]
+        return
+    ways = settings.get("scorers") or KINDS[settings["kind"]].keys
+    if "logprob" in ways or settings["kind"] == "quiz":
+        yield "scores", settings["rows"], 0
+    if "generated" in ways or "max_tokens" in ways:
+        yield "decode", settings["rows"], 0
+
+
+def _preset(path: str) -> str:
+    """The published model that a directory such as "Qwen2.5-32B-Instruct" is named after."""
+    name = path.rstrip("/").rpartition("/")[2].lower()
+    known = [preset for preset in PRESETS if name.startswith(preset)]
+    if path and not known:
+        raise UserError(
+            f"config.base.path={path}: is not named after a model whose shape is known: give "
+            f"--preset=NAME with one of {', '.join(PRESETS)}"
+        )
+    return max(known, key=len, default="")
+
+
+def _with_shape(stage: dict, tree: dict, preset: str, layers: int) -> ConfigDict:
+    """The config of a stage with the shape of its base."""
+    config = ConfigDict(stage)
+    model = config.model
+    if model.preset in ("", "parent") and tree["base"]["path"]:
+        model.preset = preset
+    elif not model.vocab_size:
+        model.vocab_size = tree["tokenizer"]["vocab_size"]
+    if layers and model.preset:
+        shape = dataclasses.asdict(PRESETS[model.preset])
+        model.update({key: shape[key] for key in model if key in shape and key not in OURS})
+        model.preset = ""
+    model.layers = layers or model.layers
+    return config
+
+
+def main() -> None:
+    """The command."""
+    figures_file = output_file(_JSON.value, "--json") if _JSON.value else None
+    found = programs(flags.FLAGS.config, _PRESET.value, _LAYERS.value)
+    print(f"{len(found)} programs", *(f"  {each.line()}" for each in found), sep="\n", flush=True)
+    devices, reports = aot.devices_for(_TOPOLOGY.value, _MESH.value), []
+    for each in found:
+        if _MESH.value:
+            each.config.model.attention = "auto"
+        reports.append(each.compile(devices, _SLOTS.value))
+        print(*reports[-1].lines(), sep="\n", flush=True)
+    aot.write_and_check(reports, figures_file)
+
+
+if __name__ == "__main__":
+    _TOPOLOGY = flags.DEFINE_string("topology", "", "A TPU topology (v6e:2x4) or slice (v6e-8).")
+    _MESH = flags.DEFINE_integer("mesh", 0, "Number of fake CPU devices to compile for instead.")
+    _PRESET = flags.DEFINE_string(
+        "preset", "", "Shape of the base; by default the one that its directory is named after."
+    )
+    _LAYERS = flags.DEFINE_integer("layers", 0, "Layers to compile instead of all; 0 is all.")
+    _SLOTS = flags.DEFINE_integer("slots", 4096, "Tokens of the decoding step's prompts.")
+    _JSON = flags.DEFINE_string("json", "", "File to which the figures are written as JSON.")
+    command.run(main)

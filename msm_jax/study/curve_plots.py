@@ -1,0 +1,113 @@
+"""The curves of a study as figures with intervals, and as tables."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from msm_jax.study import plots, tables
+from msm_jax.study.numbers import interval_text
+from msm_jax.study.results import CHANCE
+from msm_jax.study.targets import targets_of
+
+LOGARITHMIC = 8  # from this ratio of the largest to the smallest value on
+
+
+def shown(results: dict) -> list[dict]:
+    """What the report shows of each curve: a figure and a table for each evaluation."""
+    return [
+        {
+            "name": curve["name"],
+            "keys": ", ".join(curve["keys"]),
+            "panels": [
+                {
+                    "eval": eval,
+                    "figure": plots.svg_uri(draw(results, curve, eval)),
+                    "table": table(results["config"], curve, eval),
+                }
+                for eval in dict.fromkeys(point["eval"] for point in curve["points"])
+            ],
+        }
+        for curve in results["curves"]
+    ]
+
+
+def records(results: dict) -> list[dict]:
+    """A record for each point, as those of `tables`."""
+    return [
+        {"key": curve["name"], "value": point["value"], "arm": point["line"],
+         "evaluation": point["eval"], "measure": point["measure"], **tables.interval(point)}
+        for curve in results["curves"]
+        for point in curve["points"]
+    ]  # fmt: skip
+
+
+def table(config: dict, curve: dict, eval: str) -> list[list[str]]:
+    """A row for each line and a column for each value, head first."""
+    points = [point for point in curve["points"] if point["eval"] == eval]
+    values, digits = _values(points), tables.digits_of(config, eval)
+    rows = []
+    for line in dict.fromkeys(point["line"] for point in points):
+        mine = [point for point in points if point["line"] == line]
+        cells = [[p for p in mine if p["value"] == value] for value in values]
+        rows.append([line, *(interval_text(p[0], digits=digits) if p else "" for p in cells)])
+    return [["arm", *(f"{curve['name']}={value}" for value in values)], *rows]
+
+
+def draw(results: dict, curve: dict, eval: str):
+    """A line for each arm with the 95 % intervals of its points, on a logarithmic axis if apt."""
+    from matplotlib.transforms import ScaledTranslation
+
+    points = [p for p in curve["points"] if p["eval"] == eval and p["mean"] is not None]
+    figure, axes = plots.new_figure(6.4, 3.6)
+    values, measure = _values(points), points[0]["measure"] if points else ""
+    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    place = (lambda value: value) if numeric else values.index
+    lines = list(dict.fromkeys(point["line"] for point in points))
+    for at, (line, color) in enumerate(zip(lines, itertools.cycle(plots.COLORS), strict=False)):
+        mine = sorted((p for p in points if p["line"] == line), key=lambda p: place(p["value"]))
+        # Side by side, so that the intervals of one value do not overlap.
+        beside = ScaledTranslation((at - len(lines) / 2) / 30, 0, figure.dpi_scale_trans)
+        style: dict[str, Any] = {"color": color, "transform": axes.transData + beside}
+        xs = [place(point["value"]) for point in mine]
+        axes.plot(xs, [p["mean"] for p in mine], marker="o", markersize=4, label=line, **style)
+        for x, point in zip(xs, mine, strict=True):
+            if found := plots.bounds(point):
+                axes.plot([x, x], found, linewidth=1, alpha=0.7, **style)
+    _scale(axes, values, numeric)
+    measured = points[0]["measured"] if points else eval
+    if limits := plots.limits_of(results, measured, measure):
+        axes.set_ylim(limits[0], limits[1] + 0.02 * (limits[1] - limits[0]))
+    if plots.has_chance(results["config"], eval, measure):
+        axes.axhline(CHANCE, color="#333", linewidth=0.9, linestyle=(0, (4, 3)))
+    shown = []
+    for label, rows in targets_of(results, eval, measure).items():
+        known = [p for p in points if p["measured"] == eval and p["arm"] in rows]
+        if known:
+            shown.append(label)
+            ys = [rows[point["arm"]]["target"] for point in known]
+            plots.mark(axes, results, label, [place(point["value"]) for point in known], ys)
+    axes.set_xlabel(curve["name"])
+    axes.set_ylabel(f"{eval}: {measure}")
+    if lines:
+        handles = [*axes.get_legend_handles_labels()[0], *plots.target_handles(results, shown)]
+        axes.legend(
+            handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5)
+        )
+    return figure
+
+
+def _scale(axes, values: list, numeric: bool) -> None:
+    """Ticks at the values that there are; a logarithmic axis where they span a wide range."""
+    if numeric and values and min(values) > 0 and max(values) / min(values) >= LOGARITHMIC:
+        axes.set_xscale("log")
+    axes.minorticks_off()
+    at = values if numeric else range(len(values))
+    texts = [f"{value:,}" if isinstance(value, int) else str(value) for value in values]
+    axes.set_xticks(at, texts, fontsize=8)
+
+
+def _values(points: Iterable[dict]) -> list:
+    """All values on the x axis; numbers in their order."""
+    found = [*{repr(point["value"]): point["value"] for point in points}.values()]
+    numbers = all(isinstance(value, int | float) for value in found)
+    return sorted(found) if numbers else found
