@@ -23,16 +23,17 @@ from msm_jax.errors import UserError
 from msm_jax.model import (
     ModelConfig,
     abstract_params,
-    batch_sharding,
     decode,
     logits,
     make_mesh,
     param_shardings,
+    placed,
     preset,
 )
 from msm_jax.train import hlo
 from msm_jax.train.flops import flops_per_token
-from msm_jax.train.optimizer import make_optimizer, optimizer_shardings, split_params
+from msm_jax.train.optimizer import make_optimizer
+from msm_jax.train.remat import choose, device_memory, step_arguments
 from msm_jax.train.start import OURS
 from msm_jax.train.step import make_step
 
@@ -148,23 +149,16 @@ def stage_model(config: ConfigDict) -> ModelConfig:
     return ModelConfig(**fields)
 
 
-def lower_step(config: ConfigDict, devices: Sequence[jax.Device]) -> tuple[Any, Any, Any, dict]:
+def lower_step(
+    config: ConfigDict, devices: Sequence[jax.Device], model: ModelConfig | None = None
+) -> tuple[Any, ModelConfig, Any, dict]:
     """The train step of a stage, lowered for devices: `jax.stages.Lowered`, model, mesh, arguments.
 
     UserError if the mesh does not fit the model or its rows.
     """
-    model, mesh = stage_model(config), make_mesh(config.mesh, devices)
-    params = _placed(abstract_params(model), param_shardings(model, mesh))
-    trained, frozen = split_params(params, config.trainable)
+    model, mesh = model or stage_model(config), make_mesh(config.mesh, devices)
     optimizer = make_optimizer(config.optimizer, max(config.steps, 1))
-    state = _placed(
-        jax.eval_shape(optimizer.init, trained), optimizer_shardings(optimizer, trained, mesh)
-    )
-    place = batch_sharding(mesh, config.rows // config.accumulation, config.sequence_length)
-    shape = (config.rows, config.sequence_length)
-    of = lambda dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-    names = ("tokens", "targets", "segment_ids", "positions")
-    batch = {**dict.fromkeys(names, of(np.int32)), "loss_weights": of(np.float32)}
+    trained, state, frozen, batch = step_arguments(config, model, mesh, optimizer)
     step = make_step(model, optimizer, config.accumulation, mesh)
     lowered = step.lower(trained, state, frozen, batch)
     arguments = {"weights": trained, "frozen weights": frozen, "optimizer": state, "batch": batch}
@@ -173,7 +167,15 @@ def lower_step(config: ConfigDict, devices: Sequence[jax.Device]) -> tuple[Any, 
 
 def compile_step(config: ConfigDict, devices: Sequence[jax.Device]) -> Report:
     """Compiles the train step of a stage; UserError if the compiler says that it does not fit."""
-    lowered, model, mesh, arguments = lower_step(config, devices)
+    model = stage_model(config)
+    if model.remat == "auto":
+        with_remat = lambda remat: dataclasses.replace(model, remat=remat)
+        remat, _ = choose(
+            lambda remat: lower_step(config, devices, with_remat(remat))[0].compile(),
+            device_memory(devices[0]),
+        )
+        model = with_remat(remat)
+    lowered, model, mesh, arguments = lower_step(config, devices, model)
     tokens = config.rows * config.sequence_length
     flops = flops_per_token(model, config.sequence_length, config.trainable) * tokens
     # The forward pass is 2 of 6 per weight, 2 of 4 where it is frozen; remat runs it twice.
@@ -208,16 +210,16 @@ def compile_decode(
     one_layer = jax.tree.map(  # without the layers' axis
         lambda place: NamedSharding(mesh, PartitionSpec(*place.spec[1:])), places["layers"]
     )
-    params = _placed(
+    params = placed(
         jax.eval_shape(decode.unstacked, abstract_params(model)),
         {**places, "layers": (one_layer,) * model.layers},
     )
-    placed = lambda make: jax.tree.map(
+    cache = lambda make: jax.tree.map(
         lambda leaf: decode.placed_shape(leaf, mesh), jax.eval_shape(make)
     )
-    prompts = placed(lambda: decode.empty(model, P, slots))
-    rings = placed(lambda: decode.empty_rings(model, P, M, max(slots // 4, 1)))
-    chunk = placed(lambda: decode.empty_chunk(rings))
+    prompts = cache(lambda: decode.empty(model, P, slots))
+    rings = cache(lambda: decode.empty_rings(model, P, M, max(slots // 4, 1)))
+    chunk = cache(lambda: decode.empty_chunk(rings))
     data = NamedSharding(mesh, PartitionSpec("data"))
     ids_PM = jax.ShapeDtypeStruct((P, M), np.int32, sharding=data)
 
@@ -232,11 +234,6 @@ def compile_decode(
     arguments = {"weights": params, "cache": (prompts, rings, chunk)}
     title = f"decode step, {P} x {M} rows, prompts of {slots}, {model.dtype}"
     return _compiled(title, lowered, mesh, arguments, P * M, flops, flops, "2 per weight and token")
-
-
-def _placed(shapes: Any, shardings: Any) -> Any:
-    place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
-    return jax.tree.map(place, shapes, shardings)
 
 
 def _device_bytes(tree: Any) -> int:
