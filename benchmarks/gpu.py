@@ -11,7 +11,9 @@ step             gradients of a LoRA step in float32 equal those of the CPU; in 
 packing          log-probabilities of packed documents are those of each document in its own row
 sampler          log-probabilities of drawn tokens are those of the full forward pass
 attention_speed  time and memory of every attention, forward and backward
+head             time of the loss and its gradient, by tokens in a chunk
 train            LoRA r=64 of Qwen3-8B shapes on packed rows of 4,096: tokens/s, MFU, memory
+train_32b        the same of Qwen3-32B shapes; only if --parts names it
 train_peer       the same in transformers + peft
 
 Every part is a process with a time limit of its own, so that a failure costs one part and the
@@ -36,7 +38,7 @@ import time
 from gpu_common import figure
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Part -> the module with a function of its name, and seconds that it may take: 480 for all parts.
+# Part -> the module with a function of its name, and seconds that it may take; 480 for all.
 PARTS = {
     "ceilings": ("gpu_times", 20),
     "attention": ("gpu_checks", 60),
@@ -44,14 +46,16 @@ PARTS = {
     "packing": ("gpu_checks", 30),
     "sampler": ("gpu_checks", 40),
     "attention_speed": ("gpu_times", 40),
+    "head": ("gpu_times", 20),
     "train": ("gpu_times", 90),
     "train_peer": ("gpu_peers", 40),
 }
+EXTRA = {"train_32b": ("gpu_times", 120)}  # run only if they are named
 
 
 def run_part(name: str, tiny: bool) -> None:
     """In the part's own process."""
-    run = getattr(importlib.import_module(PARTS[name][0]), name)
+    run = getattr(importlib.import_module((PARTS | EXTRA)[name][0]), name)
     if not name.endswith("_peer"):  # JAX would take the card's memory from it
         import jax
 
@@ -103,7 +107,7 @@ def measure(parts: list[str], out: str, tiny: bool) -> bool:
 
     found = {"code": code_version(), "libraries": library_versions(), "tiny": tiny, "parts": {}}
     for name in parts:
-        found["parts"][name] = one = result(name, tiny, PARTS[name][1])
+        found["parts"][name] = one = result(name, tiny, (PARTS | EXTRA)[name][1])
         write_json(out, found)
         for each in one["checks"]:
             print(f"{'ok  ' if each['ok'] else 'FAIL'} {name}: {each['name']}: {each['value']:.2g}")
@@ -128,8 +132,9 @@ def main() -> int:
         run_part(flags.part, flags.tiny)
         return 0
     parts = flags.parts.split(",")
-    if unknown := set(parts) - PARTS.keys():
-        parser.error(f"--parts: no {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if unknown := set(parts) - PARTS.keys() - EXTRA.keys():
+        known = ", ".join(PARTS | EXTRA)
+        parser.error(f"--parts: no {', '.join(sorted(unknown))}; there are {known}")
     return 0 if measure(parts, flags.out, flags.tiny) else 1
 
 

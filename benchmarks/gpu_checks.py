@@ -115,7 +115,7 @@ def step(tiny: bool) -> None:
         found_loss, found = gradients(config, here)
     check("float32: loss", abs(found_loss / loss - 1), 1e-5)
     check("float32: gradients", distance(found, wanted), 1e-4)
-    for remat in ("none", "attention") if tiny else REMATS:
+    for remat in ("none", "attention") if tiny else [each for each in REMATS if each != "auto"]:
         bf16 = model(tiny, lora_rank=8, dtype="bfloat16", remat=remat)
         found_loss, found = gradients(bf16, here)
         check(f"bfloat16, remat {remat}: loss", abs(found_loss / loss - 1), 5e-3)

@@ -78,3 +78,23 @@ def adapted(config, seed: int = 0) -> dict:
         return jax.tree_util.tree_map_with_path(move, init_params(config, key))
 
     return jax.jit(make)(jax.random.key(seed))
+
+
+def random_params(config) -> dict:
+    """Random weights of any size, made a layer at a time, with an adapter that adds nothing."""
+    import jax
+    import jax.numpy as jnp
+
+    from msm_jax.model import abstract_params
+
+    def leaf(path, shape):
+        name, stacked = path[-1].key, path[0].key == "layers"
+        if name in ("scale", "lora_b", "b"):
+            return jnp.full(shape.shape, name == "scale", shape.dtype)
+        one = shape.shape[1:] if stacked else shape.shape
+        std = one[-1] ** -0.5
+        draw = lambda key: (std * jax.random.normal(key, one)).astype(shape.dtype)
+        make = jax.jit(lambda key: jax.lax.map(draw, jax.random.split(key, config.layers)))
+        return (make if stacked else jax.jit(draw))(jax.random.key(len(path) + shape.size % 97))
+
+    return jax.tree_util.tree_map_with_path(leaf, abstract_params(config))

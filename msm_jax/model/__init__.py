@@ -11,7 +11,7 @@ from msm_jax.model.decoder import (
 )
 from msm_jax.model.presets import PRESETS, preset
 from msm_jax.model.rope import RopeScaling
-from msm_jax.model.sharding import batch_sharding, make_mesh, param_shardings
+from msm_jax.model.sharding import batch_sharding, make_mesh, param_shardings, placed
 
 __all__ = [
     "PRESETS",
@@ -26,5 +26,6 @@ __all__ = [
     "logits",
     "make_mesh",
     "param_shardings",
+    "placed",
     "preset",
 ]

@@ -19,7 +19,7 @@ from msm_jax.model.rope import RopeScaling
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 ATTENTIONS = ("auto", "plain", "blockwise", "splash", "cudnn")
-REMATS = ("none", "full", "attention", "dots", "offload")
+REMATS = ("none", "full", "attention", "dots", "offload", "auto")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,8 @@ class ModelConfig:
       remat: what is kept of a layer for the backward pass, which recomputes the rest: "none" keeps
         everything; "full" the layer's input only; "attention" also the products q, k and v and
         the results of attention; "dots" these and all other products of a token with weights;
-        "offload" q, k, v and the output of attention, in the host's memory.
+        "offload" q, k, v and the output of attention, in the host's memory. "auto" stands for what
+        training chooses before its first step.
       attention: which implementation trains on packed rows; see kernels.py.
     """
 

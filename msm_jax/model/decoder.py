@@ -22,6 +22,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from msm_jax.errors import UserError
 from msm_jax.model.axes import BATCH_AXES
 from msm_jax.model.config import PROJECTIONS, ModelConfig
 from msm_jax.model.kernels import (
@@ -332,6 +333,8 @@ def _sharded_by_rows(x_BTD: Array, mesh: Mesh | None) -> Array:
 def _remat_policy(remat: str, kernel: str) -> Callable:
     """What is kept of a layer for the backward pass; see `ModelConfig.remat`."""
     policies = jax.checkpoint_policies
+    if remat == "auto":
+        raise UserError("model.remat=auto: training replaces it; set another for your own gradient")
     if remat == "full":
         return policies.nothing_saveable
     if remat == "offload":

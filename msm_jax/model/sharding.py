@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -64,6 +65,12 @@ def param_shardings(config: ModelConfig, mesh: Mesh | None) -> dict:
     if wrong:
         raise UserError(f"the mesh does not divide the model: {'; '.join(sorted(wrong))}")
     return shardings
+
+
+def placed(shapes: Any, shardings: Any) -> Any:
+    """A tree of `jax.ShapeDtypeStruct`s with the shardings of a second one."""
+    place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
+    return jax.tree.map(place, shapes, shardings)
 
 
 def batch_sharding(mesh: Mesh, rows: int, length: int) -> NamedSharding:

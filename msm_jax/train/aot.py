@@ -24,18 +24,19 @@ from msm_jax.files import write_json
 from msm_jax.model import (
     ModelConfig,
     abstract_params,
-    batch_sharding,
     decode,
     logits,
     make_mesh,
     param_shardings,
+    placed,
     preset,
 )
 from msm_jax.sample import scoring
 from msm_jax.train import hlo
 from msm_jax.train.flops import flops_per_token
 from msm_jax.train.loss import token_logprobs
-from msm_jax.train.optimizer import make_optimizer, optimizer_shardings, split_params
+from msm_jax.train.optimizer import make_optimizer
+from msm_jax.train.remat import batch_shapes, choose, device_memory, step_arguments
 from msm_jax.train.start import OURS
 from msm_jax.train.step import make_step
 
@@ -178,20 +179,16 @@ def stage_model(config: ConfigDict) -> ModelConfig:
     return ModelConfig(**fields)
 
 
-def lower_step(config: ConfigDict, devices: Sequence[jax.Device]) -> tuple[Any, Any, Any, dict]:
+def lower_step(
+    config: ConfigDict, devices: Sequence[jax.Device], model: ModelConfig | None = None
+) -> tuple[Any, ModelConfig, Any, dict]:
     """The train step of a stage, lowered for devices: `jax.stages.Lowered`, model, mesh, arguments.
 
     UserError if the mesh does not fit the model or its rows.
     """
-    model, mesh = stage_model(config), make_mesh(config.mesh, devices)
-    params = _placed(abstract_params(model), param_shardings(model, mesh))
-    trained, frozen = split_params(params, config.trainable)
+    model, mesh = model or stage_model(config), make_mesh(config.mesh, devices)
     optimizer = make_optimizer(config.optimizer, max(config.steps, 1))
-    state = _placed(
-        jax.eval_shape(optimizer.init, trained), optimizer_shardings(optimizer, trained, mesh)
-    )
-    at_a_time = config.rows // config.accumulation
-    batch = _batch(mesh, config.rows, at_a_time, config.sequence_length)
+    trained, state, frozen, batch = step_arguments(config, model, mesh, optimizer)
     step = make_step(model, optimizer, config.accumulation, mesh)
     lowered = step.lower(trained, state, frozen, batch)
     arguments = {"weights": trained, "frozen weights": frozen, "optimizer": state, "batch": batch}
@@ -200,7 +197,15 @@ def lower_step(config: ConfigDict, devices: Sequence[jax.Device]) -> tuple[Any, 
 
 def compile_step(config: ConfigDict, devices: Sequence[jax.Device]) -> Report:
     """Compiles the train step of a stage; UserError if the compiler says that it does not fit."""
-    lowered, model, mesh, arguments = lower_step(config, devices)
+    model = stage_model(config)
+    if model.remat == "auto":
+        with_remat = lambda remat: dataclasses.replace(model, remat=remat)
+        remat, _ = choose(
+            lambda remat: lower_step(config, devices, with_remat(remat))[0].compile(),
+            device_memory(devices[0]),
+        )
+        model = with_remat(remat)
+    lowered, model, mesh, arguments = lower_step(config, devices, model)
     tokens = config.rows * config.sequence_length
     flops = flops_per_token(model, config.sequence_length, config.trainable) * tokens
     # The forward pass is 2 of 6 per weight, 2 of 4 where it is frozen; remat runs it twice.
@@ -232,12 +237,12 @@ def compile_decode(
     P = mesh.shape["data"]
     M = max(1, rows // P)
     params = _unstacked(model, mesh)
-    placed = lambda make: jax.tree.map(
+    cache = lambda make: jax.tree.map(
         lambda leaf: decode.placed_shape(leaf, mesh), jax.eval_shape(make)
     )
-    prompts = placed(lambda: decode.empty(model, P, slots))
-    rings = placed(lambda: decode.empty_rings(model, P, M, max(slots // 4, 1)))
-    chunk = placed(lambda: decode.empty_chunk(rings))
+    prompts = cache(lambda: decode.empty(model, P, slots))
+    rings = cache(lambda: decode.empty_rings(model, P, M, max(slots // 4, 1)))
+    chunk = cache(lambda: decode.empty_chunk(rings))
     data = NamedSharding(mesh, PartitionSpec("data"))
     ids_PM = jax.ShapeDtypeStruct((P, M), np.int32, sharding=data)
 
@@ -260,7 +265,7 @@ def _unstacked(model: ModelConfig, mesh: jax.sharding.Mesh) -> dict:
     one_layer = jax.tree.map(  # without the layers' axis
         lambda place: NamedSharding(mesh, PartitionSpec(*place.spec[1:])), places["layers"]
     )
-    return _placed(
+    return placed(
         jax.eval_shape(decode.unstacked, abstract_params(model)),
         {**places, "layers": (one_layer,) * model.layers},
     )
@@ -272,7 +277,7 @@ def compile_scores(
     """Compiles the log-probabilities of two answers of 8 tokens for each of rows / 2 prompts."""
     mesh, P, T = make_mesh({"fsdp": -1}, devices), max(rows // 2, 1), 8
     model = dataclasses.replace(stage_model(config), attention="auto", remat="none")
-    params = _placed(abstract_params(model), param_shardings(model, mesh))
+    params = placed(abstract_params(model), param_shardings(model, mesh))
     layers = _unstacked(model, mesh)
     of = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32)
     inputs = (of(P, slots), of(P), of(P, 2, T), of(P, 2, T), of())
@@ -291,26 +296,16 @@ def compile_loss(
     """Compiles the program of the loss on documents: `rows` packed rows, as `api` computes them."""
     mesh = make_mesh({"fsdp": -1}, devices)
     model = dataclasses.replace(stage_model(config), attention="auto", remat="none")
-    params = _placed(abstract_params(model), param_shardings(model, mesh))
+    params = placed(abstract_params(model), param_shardings(model, mesh))
     rows = -(-rows // len(devices)) * len(devices)
-    lowered = token_logprobs.lower(model, params, _batch(mesh, rows, rows, length), mesh, None)
+    lowered = token_logprobs.lower(
+        model, params, batch_shapes(mesh, rows, rows, length), mesh, None
+    )
     tokens = rows * length
     flops = flops_per_token(model, length, "all") / 3 * tokens  # of 6 per weight, 2 are forward
     title = f"loss on documents, {rows} rows of {length}, {model.dtype}"
     convention = "2 per weight and token, half of causal attention"
     return _compiled(title, lowered, mesh, {"weights": params}, tokens, flops, flops, convention)
-
-
-def _batch(mesh: jax.sharding.Mesh, rows: int, at_a_time: int, length: int) -> dict[str, Any]:
-    place = batch_sharding(mesh, at_a_time, length)
-    of = lambda dtype: jax.ShapeDtypeStruct((rows, length), dtype, sharding=place)
-    names = ("tokens", "targets", "segment_ids", "positions")
-    return {**dict.fromkeys(names, of(np.int32)), "loss_weights": of(np.float32)}
-
-
-def _placed(shapes: Any, shardings: Any) -> Any:
-    place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
-    return jax.tree.map(place, shapes, shardings)
 
 
 def _device_bytes(tree: Any) -> int:

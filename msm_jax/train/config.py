@@ -98,8 +98,9 @@ MODEL = group(
     lora_targets=key(PROJECTIONS, "projections with an adapter", choices=PROJECTIONS),
     remat=key(
         "none",
-        "what the backward pass computes again, see ModelConfig",
-        choices=("none", "full", "attention", "dots", "offload"),
+        "what the backward pass computes again, see ModelConfig; auto: the fastest of none, dots, "
+        "attention and full that fits in memory by the compiler's estimate",
+        choices=("none", "full", "attention", "dots", "offload", "auto"),
         harmless="the same values, kept or computed again",
     ),
     attention=key(

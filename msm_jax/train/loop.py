@@ -36,6 +36,7 @@ from msm_jax.train.evaluations import Evaluations
 from msm_jax.train.flops import flops_per_token, peak_flops
 from msm_jax.train.metrics import Metrics
 from msm_jax.train.optimizer import make_optimizer, make_schedule
+from msm_jax.train.remat import settled, step_arguments
 from msm_jax.train.start import (
     State,
     all_finite,
@@ -84,16 +85,17 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
     data = _load(config, config.data, tokenizer)
     steps = data.stage_steps(config.steps)
     held_out = _load(config, config.eval.data, tokenizer, **_ONCE) if config.eval.every else None
-    evaluations = Evaluations(config, model, tokenizer, held_out, place)
-    optimizer, step_fn = _step(
-        model,
-        config.optimizer.to_json(),
-        steps,
-        config.accumulation,
-        mesh,
-        documents_bound(data.documents, mesh),
-    )
     chats, warnings = chat_format_of(config, tokenizer, data)
+    recipe = (config.optimizer.to_json(), steps, config.accumulation, mesh)
+    step_of = lambda model: _step(model, *recipe, documents_bound(data.documents, mesh))
+
+    def lowered(model: ModelConfig) -> Any:
+        optimizer, step = step_of(model)
+        return step.lower(*step_arguments(config, model, mesh, optimizer))
+
+    model, why_remat = settled(model, run, mesh, lowered)
+    evaluations = Evaluations(config, model, tokenizer, held_out, place)
+    optimizer, step_fn = step_of(model)
     facts = record.facts(config, model, tokenizer, data, steps, chats)
     run.mkdir(parents=True, exist_ok=True)
     hosts.barrier("start")
@@ -107,6 +109,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
             record.write_config(run, config, facts, data, mesh)
         metrics = stack.enter_context(_metrics(run, config, model, mesh, steps, state, out))
         _introduce(metrics, config, model, mesh, steps, state, data, tokenizer, warnings)
+        if why_remat:
+            metrics.say(f"remat {model.remat}, {why_remat}")
         stop = hosts.StopRequest(mesh)
         stack.enter_context(stop.listening())
         # From here on arrays move between host and device only where the code says so.

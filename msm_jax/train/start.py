@@ -13,7 +13,14 @@ from ml_collections import ConfigDict
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
 from msm_jax.links import below, refuse_links
-from msm_jax.model import ModelConfig, abstract_params, init_params, param_shardings, preset
+from msm_jax.model import (
+    ModelConfig,
+    abstract_params,
+    init_params,
+    param_shardings,
+    placed,
+    preset,
+)
 from msm_jax.model.adapter import join, only_adapter, without_adapter
 from msm_jax.train import hosts
 from msm_jax.train.optimizer import optimizer_shardings, split_params
@@ -160,10 +167,10 @@ def start(
     Raises:
       UserError: the checkpoint is another run's, or the weights of the parent are not finite.
     """
-    shapes = jax.tree.map(_placed_shape, abstract_params(model), param_shardings(model, mesh))
+    shapes = placed(abstract_params(model), param_shardings(model, mesh))
     trained, frozen = split_params(shapes, config.trainable)
     places = optimizer_shardings(optimizer, trained, mesh)
-    optimizer_shapes = jax.tree.map(_placed_shape, jax.eval_shape(optimizer.init, trained), places)
+    optimizer_shapes = placed(jax.eval_shape(optimizer.init, trained), places)
     params = _parents_params(config, model, mesh) if config.parent else None
     facts["parent"] = params_fingerprint(params) if params else None
     base = None
@@ -200,12 +207,6 @@ def parent_fingerprint(config: ConfigDict, model: ModelConfig) -> str | None:
 def all_finite(tree: dict) -> jax.Array:
     """bool[]: whether every number of a tree is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def _placed_shape(
-    leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding
-) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _parents_params(config: ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh | None) -> dict:
