@@ -196,9 +196,10 @@ def test_the_command_converts_and_checks(ours, folder, tmp_path, forked):
         ((source, "--check", "--to=orbax"), "--check writes nothing"),
         ((f"--source={tmp_path}", "--check"), "has no config.json"),
         ((run_dir, f"--target={tmp_path / 'p'}", "--to=peft"), "no adapter"),
+        ((source, back, "--to=orbax", "--dtype=int8"), "when a model is loaded"),
     )
     lines = [
-        (source, "--check"),
+        (source, "--check", "--dtype=int8"),
         (source, f"--target={tmp_path / 'run'}", "--to=orbax"),
         (run_dir, back, "--to=huggingface"),
         *(line for line, _ in mistakes),
@@ -211,6 +212,7 @@ def test_the_command_converts_and_checks(ours, folder, tmp_path, forked):
         "model.embed_tokens.weight [151936, 24]",
         "tokenizer.json: 151669 ids, 26 of them control tokens; 267 rows of the model have no id",
         "own: a completion ends with <|im_end|>; stop ids [151643, 151645]",
+        "int8 against bfloat16 on 1024 tokens of examples/philosophy.md: KL per token mean ",
     ):  # fmt: skip
         assert words in checked["out"], checked["out"]
     assert "warning" not in checked["out"]
