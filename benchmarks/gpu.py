@@ -13,6 +13,8 @@ sampler          log-probabilities of drawn tokens are those of the full forward
 attention_speed  time and memory of every attention, forward and backward
 train            LoRA r=64 of Qwen3-8B shapes on packed rows of 4,096: tokens/s, MFU, memory
 train_peer       the same in transformers + peft
+eightbit         weights in 8 bits: rounded as on a CPU, gradients as over the same weights in float32;
+                 LoRA of Qwen3-8B and 32B shapes in int8
 
 Every part is a process with a time limit of its own, so that a failure costs one part and the
 figures after it. The JSON has for each part its checks {"name", "value", "limit", "ok"}, its
@@ -46,6 +48,7 @@ PARTS = {
     "attention_speed": ("gpu_times", 40),
     "train": ("gpu_times", 90),
     "train_peer": ("gpu_peers", 40),
+    "eightbit": ("gpu_eightbit", 70),
 }
 
 
