@@ -59,7 +59,7 @@ def attention_speed(tiny: bool) -> None:
 
 
 def head(tiny: bool) -> None:
-    """Loss and gradient of the hidden states, by tokens in a chunk; training takes that with (*)."""
+    """Loss and gradient of the hidden states, by tokens in a chunk; (*): what training takes."""
     import jax
     import jax.numpy as jnp
 

@@ -369,7 +369,8 @@ class Model:
           dtype: of the stored weights, for "huggingface"; None: as they are.
 
         Raises:
-          UserError: a directory that is not empty, another format, no adapter to save.
+          UserError: a directory that is not empty, another format, no adapter to save, weights in
+            8 bits for "huggingface".
         """
         if format not in SAVED_AS:
             raise UserError(f"format={format!r}: one of {SAVED_AS}")
@@ -452,7 +453,8 @@ def load(
       adapter: a PEFT adapter to put on it (adapter_config.json, adapter_model.safetensors).
       mesh: devices that share the weights, as a Mesh or as sizes such as {"fsdp": 4, "tensor": 2};
         None: the first device has them all.
-      dtype: of weights and activations, "float32" or "bfloat16"; None: as stored.
+      dtype: of weights and activations, "float32" or "bfloat16"; "int8" or "float8": bfloat16,
+        with the weights of the projections in 8 bits; None: as stored.
       chat_format: "own" (the template of the adapter, or else of the checkpoint),
         "own-no-thinking", or a name in `CHAT_FORMATS`; None: the first that exists of the adapter's
         template, the format that the run was trained with, the checkpoint's template, and the

@@ -1,6 +1,7 @@
 """`python -m msm_jax.convert`: converts checkpoints from one format into another, or checks them.
 
     python -m msm_jax.convert --source=Qwen3-8B --check
+    python -m msm_jax.convert --source=Qwen3-8B --check --dtype=int8
     python -m msm_jax.convert --source=Qwen3-8B --target=runs/qwen3-8b --to=orbax
     python -m msm_jax.convert --source=runs/aft --target=published --to=huggingface
     python -m msm_jax.convert --source=runs/aft --target=adapter --to=peft
@@ -11,14 +12,18 @@ A GGUF file becomes a Hugging Face checkpoint. Any other source is a Hugging Fac
 run directory; `--adapter` puts a PEFT adapter on it.
 In a Hugging Face checkpoint an adapter is merged into the weights; a run keeps it separate, so that
 its training can continue; `--to=peft` writes it alone. The target appears when it is complete.
+`--check --dtype=int8` (or float8) also computes how far the model with weights in 8 bits is from
+the same in bfloat16, on the tokens of --text.
 """
 
+import dataclasses
+import importlib.resources
 import os
 import pathlib
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
     from msm_jax.weights.tensor_files import Stored
 
 FORMS = ("huggingface", "peft", "orbax")
+TEXT = "examples/philosophy.md"  # of msm_jax.spec; about 1,100 tokens
+ROW, MOST = 256, 2048  # tokens of a text in one row, and in all
 
 
 def define_flags() -> None:
@@ -43,20 +50,38 @@ def define_flags() -> None:
     flags.DEFINE_string("target", None, "Directory to write; does not exist yet, or is empty.")
     flags.DEFINE_enum("to", None, FORMS, "Format to write.")
     flags.DEFINE_enum(
-        "dtype", None, ("float32", "bfloat16"), "Of the written weights; by default as they are."
+        "dtype",
+        None,
+        ("float32", "bfloat16", "int8", "float8"),
+        "Of the written weights, by default as they are; int8 and float8 only with --check.",
     )
     flags.DEFINE_string("chat_format", None, "Chat format of the target; by default the source's.")
     flags.DEFINE_boolean("check", False, "Check the source and write nothing.")
+    flags.DEFINE_string(
+        "text", None, "Text file to compare 8 bits and bfloat16 on; by default a spec of ours."
+    )
 
 
 def main() -> None:
     """Run the command."""
     args = flags.FLAGS
+    eight_bits = args.dtype in ("int8", "float8")
+    if args.text and not (args.check and eight_bits):
+        raise UserError("--text goes with --check and --dtype=int8 or float8")
     if args.check:
         if args.target or args.to:
             raise UserError("--check writes nothing: leave out --target and --to")
-        print("\n".join(check(args.source, args.adapter, args.chat_format)))
+        if args.dtype and not eight_bits:
+            raise UserError(f"--check compares int8 and float8 with bfloat16, not {args.dtype}")
+        print("\n".join(check(args.source, args.adapter, args.chat_format)), flush=True)
+        if eight_bits:
+            print("\n".join(quality(args.source, args.dtype, args.adapter, args.text)))
         return
+    if eight_bits:
+        raise UserError(
+            f"--dtype={args.dtype}: weights are put into 8 bits when a model is loaded, and not "
+            "written so: give it to `sample` and `evaluate`, or model.param_dtype to `train`"
+        )
     if os.path.isfile(args.source):
         _convert_gguf(args)
         return
@@ -123,6 +148,51 @@ def check(source: str, adapter: str | None = None, chat_format: str | None = Non
             + in_lines(damaged).replace("\n  ", "\n            ")
         )
     return lines
+
+
+def quality(
+    source: str, dtype: str, adapter: str | None = None, text: str | None = None
+) -> list[str]:
+    """How far a model with weights in 8 bits is from the same in bfloat16, in lines.
+
+    Computes the Kullback-Leibler divergence KL(bfloat16 || 8 bits) of the distribution of the next
+    token, after every token of a text. At most MOST are taken, in rows of ROW.
+
+    Raises:
+      UserError: a model or text that cannot be loaded.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from msm_jax.api import load
+    from msm_jax.spec.spec import load_spec
+    from msm_jax.weights.dtypes import as_stored
+
+    built_in = importlib.resources.files("msm_jax.spec").joinpath(TEXT)
+    words = load_spec(text or str(built_in), "the assistant", "its maker").text
+    plain = load(source, adapter, dtype="bfloat16")
+    ids = plain.encode(words)[:MOST]
+    length = min(ROW, len(ids))
+    rows = [ids[at : at + length] for at in range(0, len(ids) - length + 1, length)]
+
+    def logprobs(model: Any, row: list[int]) -> Any:
+        return jax.nn.log_softmax(model.logits([row])[0, :, : model.tokenizer.vocab_size])
+
+    wanted = [np.asarray(logprobs(plain, row)) for row in rows]
+    config = plain.config.stored_as(dtype)
+    eight = dataclasses.replace(plain, config=config, params=as_stored(config, plain.params))
+    kl, same = [], []
+    for row, p_TV in zip(rows, wanted, strict=True):
+        q_TV = logprobs(eight, row)
+        kl.append(jnp.sum(jnp.exp(p_TV) * (p_TV - q_TV), -1))
+        same.append(p_TV.argmax(-1) == q_TV.argmax(-1))
+    kl_T, same_T = np.concatenate(kl), np.concatenate(same)
+    return [
+        f"8 bits      {dtype} against bfloat16 on {kl_T.size} tokens of {text or TEXT}: KL per "
+        f"token mean {kl_T.mean():.2g}, max {kl_T.max():.2g} nats; the most likely token is the "
+        f"same after {same_T.mean():.1%} of them"
+    ]
 
 
 def _about(

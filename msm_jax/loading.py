@@ -33,7 +33,7 @@ from msm_jax.model.axes import AXES
 from msm_jax.sample.settings import KEYS
 from msm_jax.settings import SAMPLING, Problems
 from msm_jax.weights import hf_config, keys
-from msm_jax.weights.checkpoints import as_dtype, load_params
+from msm_jax.weights.checkpoints import load_params
 from msm_jax.weights.export import GENERATION, KEPT_CONFIG, hf_settings
 from msm_jax.weights.huggingface import load_checkpoint
 from msm_jax.weights.peft import CONFIG_FILE
@@ -58,7 +58,12 @@ class ChatSource:
 def define_flags() -> None:
     """Define the flags of commands that load a model, beside that of its directory."""
     flags.DEFINE_string("adapter", None, "Directory of a PEFT adapter to put on the checkpoint.")
-    flags.DEFINE_string("dtype", None, "float32 or bfloat16; by default as the weights are stored.")
+    flags.DEFINE_string(
+        "dtype",
+        None,
+        "float32 or bfloat16, by default as the weights are stored; int8 or float8: bfloat16, with "
+        "the weights of the projections in 8 bits.",
+    )
     flags.DEFINE_list(
         "mesh", [], "Devices that share the weights, such as tensor=4 or fsdp=2,tensor=4."
     )
@@ -135,12 +140,9 @@ def read_model(
                 stacklevel=2,
             )
     else:
-        config, params, facts = load_params(path, mesh=mesh)
+        config, params, facts = load_params(path, mesh=mesh, dtype=dtype)
         _check_run(path, tokenizer, chat, facts)
         base = facts["base"] or base
-        if dtype is not None:
-            config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
-            params = as_dtype(params, dtype)
     return {
         "config": config,
         "params": params,

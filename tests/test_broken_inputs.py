@@ -196,6 +196,8 @@ def _convert() -> list[list[str]]:
         ["--source=tiny", "--to=peft", to], ["--source=tiny", "--to=zip", to],
         ["--source=tiny", "--to=peft", to, "--dtype=bfloat16"], [*given, to, "--dtype=int4"],
         [*given, to, "--no_such_flag"], [*given, to, "word"], [*given, to, "--adapter=tiny"],
+        ["--source=tiny", "--check", "--dtype=bfloat16"], [*given, to, "--text=docs.jsonl"],
+        ["--source=tiny", "--check", "--dtype=int8", "--text=nowhere"],
         *([to, "--source=linked", f"--to={form}"] for form in ("huggingface", "orbax")),
     ]  # fmt: skip
 

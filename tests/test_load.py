@@ -189,6 +189,9 @@ def test_saved_in_every_form_and_loaded_again(ours, theirs, folder, tmp_path):
 
 def test_the_command_converts_and_checks(ours, folder, tmp_path, forked):
     source, back = f"--source={folder}", f"--target={tmp_path / 'back'}"
+    (tmp_path / "text.md").write_text(
+        "# Lamps\n\nThe red lamp is older than the blue one, and nobody knows why.\n"
+    )
     run_dir = f"--source={tmp_path / 'run'}"
     mistakes = (
         ((source, back, "--to=huggingface"), "is not empty"),
@@ -196,9 +199,10 @@ def test_the_command_converts_and_checks(ours, folder, tmp_path, forked):
         ((source, "--check", "--to=orbax"), "--check writes nothing"),
         ((f"--source={tmp_path}", "--check"), "has no config.json"),
         ((run_dir, f"--target={tmp_path / 'p'}", "--to=peft"), "no adapter"),
+        ((source, back, "--to=orbax", "--dtype=int8"), "when a model is loaded"),
     )
     lines = [
-        (source, "--check"),
+        (source, "--check", "--dtype=int8", f"--text={tmp_path / 'text.md'}"),
         (source, f"--target={tmp_path / 'run'}", "--to=orbax"),
         (run_dir, back, "--to=huggingface"),
         *(line for line, _ in mistakes),
@@ -211,6 +215,7 @@ def test_the_command_converts_and_checks(ours, folder, tmp_path, forked):
         "model.embed_tokens.weight [151936, 24]",
         "tokenizer.json: 151669 ids, 26 of them control tokens; 267 rows of the model have no id",
         "own: a completion ends with <|im_end|>; stop ids [151643, 151645]",
+        f"int8 against bfloat16 on 26 tokens of {tmp_path / 'text.md'}: KL per token mean 0.0",
     ):  # fmt: skip
         assert words in checked["out"], checked["out"]
     assert "warning" not in checked["out"]

@@ -48,7 +48,11 @@ def _picked(tree: Any, adapter: bool) -> Any:
 
 
 def merge(config: ModelConfig, params: dict) -> tuple[ModelConfig, dict]:
-    """The model with its adapter's contribution added to the weights, as in `merged_weight`."""
+    """The model with its adapter's contribution added to the weights, as in `merged_weight`.
+
+    UserError if the weights are in 8 bits.
+    """
+    config.refuse_eight_bits("an adapter cannot be merged into them")
 
     def walk(tree: dict) -> dict:
         if "lora_a" in tree:

@@ -15,10 +15,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from msm_jax.errors import UserError
+from msm_jax.model.eightbit import EIGHT_BITS
 from msm_jax.model.rope import RopeScaling
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 ATTENTIONS = ("auto", "plain", "blockwise", "splash", "cudnn")
+DTYPES = ("float32", "bfloat16")
 REMATS = ("none", "full", "attention", "dots", "offload", "auto")
 
 
@@ -37,7 +39,8 @@ class ModelConfig:
       qkv_bias: biases on the q, k and v projections (Qwen2).
       tied_embeddings: the output head is the embedding table.
       dtype: of activations and of the weights inside a matrix product.
-      param_dtype: of stored weights.
+      param_dtype: of stored weights; "int8" and "float8" are that of projections whose base is
+        frozen (see eightbit.py), with all else in bfloat16.
       lora_rank: R; 0 builds no adapter.
       lora_alpha: the adapter's output is scaled by `lora_alpha / lora_rank` (Hu et al. 2021).
       lora_targets: which projections carry an adapter.
@@ -91,14 +94,39 @@ class ModelConfig:
         for name, known in (("remat", REMATS), ("attention", ATTENTIONS)):
             if getattr(self, name) not in known:
                 raise UserError(f"model.{name}={getattr(self, name)!r}: one of {known}")
-        for name in ("dtype", "param_dtype"):
-            if getattr(self, name) not in ("float32", "bfloat16"):
-                raise UserError(f"model.{name}={getattr(self, name)}: float32 or bfloat16")
+        for name, known in (("dtype", DTYPES), ("param_dtype", (*DTYPES, *EIGHT_BITS))):
+            if getattr(self, name) not in known:
+                raise UserError(f"model.{name}={getattr(self, name)}: one of {known}")
 
     @property
     def lora_scale(self) -> float:
         """alpha / R, or 0 without an adapter."""
         return self.lora_alpha / self.lora_rank if self.lora_rank else 0.0
+
+    @property
+    def eight_bits(self) -> bool:
+        """Whether the projections' weights are stored in 8 bits."""
+        return self.param_dtype in EIGHT_BITS
+
+    @property
+    def plain_dtype(self) -> str:
+        """Of the stored weights that are never in 8 bits."""
+        return "bfloat16" if self.eight_bits else self.param_dtype
+
+    def refuse_eight_bits(self, what: str) -> None:
+        """UserError if the weights are in 8 bits, in which `what` would be rounded away."""
+        if self.eight_bits:
+            raise UserError(
+                f"the weights are in 8 bits (param_dtype={self.param_dtype}), so {what}: load the "
+                'model with dtype="bfloat16" (--dtype=bfloat16), which keeps the numbers that the '
+                "8 bits stand for; or save the adapter alone (--to=peft) and put it on the "
+                "original base"
+            )
+
+    def stored_as(self, dtype: str) -> "ModelConfig":
+        """With weights of this dtype, and activations of the same, or bfloat16 over 8 bits."""
+        config = dataclasses.replace(self, param_dtype=dtype)
+        return dataclasses.replace(config, dtype=config.plain_dtype)
 
     @property
     def compute_dtype(self) -> Any:

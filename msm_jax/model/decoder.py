@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from msm_jax.errors import UserError
 from msm_jax.model.axes import BATCH_AXES
 from msm_jax.model.config import PROJECTIONS, ModelConfig
+from msm_jax.model.eightbit import quantized
 from msm_jax.model.kernels import (
     RESULTS,
     AttentionFn,
@@ -61,7 +62,7 @@ class Norm(nnx.Module):
 
     def __init__(self, width: int, axis: str, config: ModelConfig, *, rngs: nnx.Rngs):
         self.eps = config.norm_eps
-        self.scale = _parameter(rngs, (width,), (axis,), None, config.param_dtype)
+        self.scale = _parameter(rngs, (width,), (axis,), None, config.plain_dtype)
 
     def __call__(self, x: Array) -> Array:
         x32 = x.astype(jnp.float32)
@@ -73,7 +74,8 @@ class Projection(nnx.Module):
     """A linear map from the axes `inputs` to the axes `outputs`, plus a bias and an adapter.
 
     Weights are stored as in Hugging Face checkpoints, outputs first, so that files need no
-    transposition: w [*outputs, *inputs], lora_a [rank, *inputs], lora_b [*outputs, rank]. The
+    transposition: w [*outputs, *inputs], lora_a [rank, *inputs], lora_b [*outputs, rank]. Weights
+    in 8 bits have w_scale [*outputs], see eightbit.py. The
     adapter adds `scale * lora_b(lora_a(x))` and starts at zero: lora_a is uniform within
     ±1/sqrt(fan_in), as in PEFT, lora_b is zero.
     """
@@ -92,8 +94,12 @@ class Projection(nnx.Module):
         out_axes, out_shape = zip(*outputs, strict=True)
         fan_in = math.prod(in_shape)
         self.name, self.contracted, self.dtype = name, len(in_shape), config.compute_dtype
-        dtype = config.param_dtype
+        dtype = config.plain_dtype
         self.w = _parameter(rngs, out_shape + in_shape, out_axes + in_axes, fan_in**-0.5, dtype)
+        if config.eight_bits:
+            q, scale = quantized(self.w[...], config.param_dtype, len(out_shape))
+            self.w = nnx.Param(q, axes=out_axes + in_axes)
+            self.w_scale = nnx.Param(scale, axes=out_axes)
         if bias:
             self.b = _parameter(rngs, out_shape, out_axes, 0.0, dtype)
         if config.lora_rank and name in config.lora_targets:
@@ -108,6 +114,8 @@ class Projection(nnx.Module):
     def __call__(self, x: Array, reduced: Array | None = None) -> Array:
         """`reduced` is the product of x with lora_a, where that is known."""
         y = self._map(self.w, x, self.contracted)
+        if hasattr(self, "w_scale"):
+            y *= _aligned(self.w_scale, y)
         if hasattr(self, "b"):
             y += _aligned(self.b, y)
         if hasattr(self, "lora_a"):
@@ -119,9 +127,14 @@ class Projection(nnx.Module):
 
     def _map(self, param: nnx.Param | Array, x: Array, contracted: int) -> Array:
         # As matrices: XLA's CPU backend transposes stacks, also of weights, before a product.
-        w = param[...].astype(self.dtype)
+        w = param[...]
         outputs, fan_in = w.shape[:-contracted], math.prod(w.shape[-contracted:])
-        y = jnp.tensordot(x.reshape(-1, fan_in), w.reshape(-1, fan_in), ((-1,), (-1,)))
+        x_NI, w_OI = x.reshape(-1, fan_in), w.reshape(-1, fan_in)
+        if w.dtype.itemsize > 1:  # 8 bits are converted within the product, forward and backward
+            w_OI = w_OI.astype(self.dtype)
+        y = jax.lax.dot_general(
+            x_NI, w_OI, (((1,), (1,)), ((), ())), preferred_element_type=self.dtype
+        )
         return y.reshape(*x.shape[:-contracted], *outputs)
 
 
@@ -205,7 +218,7 @@ class Table(nnx.Module):
 
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         shape, axes = (c.vocab_size, c.width), ("vocab", "embed")
-        self.w = _parameter(rngs, shape, axes, c.width**-0.5, c.param_dtype)
+        self.w = _parameter(rngs, shape, axes, c.width**-0.5, c.plain_dtype)
 
 
 class Outer(nnx.Module):

@@ -25,7 +25,7 @@ from msm_jax.study.config import STUDY
 from msm_jax.study.evaluations import NAME
 from msm_jax.study.makers import content_of, made_nodes, makers
 from msm_jax.study.node import Makers, Node, digest_of, inputs_of, with_files
-from msm_jax.train.config import MODEL, STAGE
+from msm_jax.train.config import EIGHT_BITS, MODEL, STAGE
 
 # Keys of config.train.model that have no meaning where the shape is the base's.
 _SHAPE = ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width",
@@ -165,13 +165,18 @@ def _known(where: str, names: Iterable[str], place: str, known: Iterable[str]) -
 
 
 def _base(tree: dict, seed: int) -> Node | None:
-    """The checkpoint that the arms start from; one per seed, because each seed evaluates it."""
-    config = tree["base"]
+    """The checkpoint that the arms start from; one per seed, because each seed evaluates it.
+
+    Where the arms are trained on its weights in 8 bits, it is evaluated in 8 bits as well.
+    """
+    config, dtype = tree["base"], tree["train"]["model"]["param_dtype"]
     if not config["path"]:
         return None
     found = contents.find_base(config["path"], config["adapter"], config["chat_format"])
-    digest = digest_of("base", seed=seed, content=found.content, **found.encoding)
-    return Node(digest, "base", "base", (), seed, {**config, "content": found.content}, {})
+    rounded = {"dtype": dtype} if dtype in EIGHT_BITS else {}
+    digest = digest_of("base", seed=seed, content=found.content, **found.encoding, **rounded)
+    settings = {**config, "content": found.content, **rounded}
+    return Node(digest, "base", "base", (), seed, settings, {})
 
 
 def _tokenizer(tree: dict, seed: int, made: Makers) -> Node | None:

@@ -71,12 +71,12 @@ def evaluated_before(path: pathlib.Path) -> dict[str, Any]:
         return {}
 
 
-def requested_format(path: pathlib.Path) -> str | None:
-    """The chat format that the stage.json of a base asks for; None for a training stage."""
+def base_settings(path: pathlib.Path) -> dict[str, Any]:
+    """The chat format and dtype that the stage.json of a base asks for; {} for other stages."""
     mark = read_mark(path)
     if mark is None or mark["kind"] != "base":
-        return None
-    return mark["config"].get("chat_format") or None
+        return {}
+    return {name: mark["config"].get(name) or None for name in ("chat_format", "dtype")}
 
 
 def known_steps(path: pathlib.Path) -> dict[str, int]:

@@ -302,9 +302,9 @@ def load_stage(workdir: pathlib.Path, stage_id: str) -> tuple[pathlib.Path, Any]
     """(directory, model) of a training stage or of the base, as evaluations ask it."""
     from msm_jax.api import load
 
-    requested = records.requested_format(files.stage_dir(workdir, stage_id) / "stage.json")
+    settings = records.base_settings(files.stage_dir(workdir, stage_id) / "stage.json")
     run = files.model_dir(workdir, stage_id)
-    return run, load(run, mesh=all_devices(), chat_format=requested)
+    return run, load(run, mesh=all_devices(), **settings)
 
 
 def _evaluate(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:

@@ -216,7 +216,7 @@ def compile_step(config: ConfigDict, devices: Sequence[jax.Device]) -> Report:
     parts = f" in {config.accumulation} parts" if config.accumulation > 1 else ""
     title = (
         f"train step, {name}{kind}, {config.rows} rows of {config.sequence_length}{parts}, "
-        f"remat {model.remat}"
+        f"remat {model.remat}, {model.param_dtype} weights"
     )
     convention = "6 per trained weight and token, 4 per frozen one, half of causal attention"
     return _compiled(title, lowered, mesh, arguments, tokens, flops, done, convention)
@@ -228,10 +228,11 @@ def compile_decode(
     """Lowers and compiles one decoding step of the sampler: a token for each of `rows`.
 
     They answer one prompt of `slots` tokens per group of data-parallel devices, in rings of a
-    quarter as many. Weights are bfloat16, sharded by heads as far as there are key/value heads; the
-    other devices take other prompts.
+    quarter as many. Weights are bfloat16, or in 8 bits as the stage has them, sharded by heads as
+    far as there are key/value heads; the other devices take other prompts.
     """
-    model = dataclasses.replace(stage_model(config), dtype="bfloat16", param_dtype="bfloat16")
+    model = stage_model(config)
+    model = model.stored_as(model.param_dtype if model.eight_bits else "bfloat16")
     tensor = math.gcd(model.kv_heads, len(devices))
     mesh = make_mesh({"data": len(devices) // tensor, "fsdp": 1, "tensor": tensor}, devices)
     P = mesh.shape["data"]
@@ -255,7 +256,7 @@ def compile_decode(
     flops = 2 * sum(leaf.size for leaf in jax.tree.leaves(params)) * P * M
     lowered = jax.jit(step, donate_argnums=3).lower(params, prompts, rings, chunk, ids_PM, ids_PM)
     arguments = {"weights": params, "cache": (prompts, rings, chunk)}
-    title = f"decode step, {P} x {M} rows, prompts of {slots}, {model.dtype}"
+    title = f"decode step, {P} x {M} rows, prompts of {slots}, {model.param_dtype} weights"
     return _compiled(title, lowered, mesh, arguments, P * M, flops, flops, "2 per weight and token")
 
 

@@ -9,6 +9,7 @@ from msm_jax.settings import SEED, SHARE, form, group, key, named
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 DTYPES = ("float32", "bfloat16")
+EIGHT_BITS = ("int8", "float8")
 # Stages with fewer optimizer steps warn: 31 looked inert in a replication (see docs/training.md).
 FEW_STEPS = 100
 METRICS = {"step": int, "loss?": NUMBER}  # what a reader needs of a row of metrics.jsonl
@@ -92,7 +93,12 @@ MODEL = group(
     qkv_bias=key(False, "biases of queries, keys and values, as Qwen2.5 has"),
     tied_embeddings=key(True, "the head is the embedding"),
     dtype=key("float32", "of products and activations", choices=DTYPES),
-    param_dtype=key("float32", "of weights; bfloat16 for a frozen base", choices=DTYPES),
+    param_dtype=key(
+        "float32",
+        "of weights; for a frozen base bfloat16, or int8 or float8 for its projections, with the "
+        "rest in bfloat16",
+        choices=(*DTYPES, *EIGHT_BITS),
+    ),
     lora_rank=key(0, "R, of the adapter; 0: none", at_least=0),
     lora_alpha=key(128.0, "the adapter is scaled by alpha / rank", above=0),
     lora_targets=key(PROJECTIONS, "projections with an adapter", choices=PROJECTIONS),

@@ -21,7 +21,7 @@ from msm_jax.model import (
     placed,
     preset,
 )
-from msm_jax.model.adapter import join, only_adapter, without_adapter
+from msm_jax.model.adapter import join, only_adapter
 from msm_jax.train import hosts
 from msm_jax.train.optimizer import optimizer_shardings, split_params
 from msm_jax.weights import checkpoints
@@ -101,7 +101,8 @@ def check(config: ConfigDict) -> None:
     if config.trainable == "all" and config.model.param_dtype != "float32":
         raise UserError(
             f'trainable="all" with model.param_dtype={config.model.param_dtype}: updates would be '
-            "lost in rounding: keep float32 weights, and set model.dtype=bfloat16"
+            'lost in rounding: train an adapter (trainable="lora"), or keep float32 weights, and '
+            "set model.dtype=bfloat16"
         )
     if config.eval.every and not config.eval.data:
         raise UserError("eval.every is set and eval.data is empty: name a source")
@@ -212,14 +213,15 @@ def all_finite(tree: dict) -> jax.Array:
 def _parents_params(config: ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh | None) -> dict:
     """The weights of the parent, without what this stage adds."""
     if _is_run(config.parent):
-        theirs, params, _ = checkpoints.load_params(config.parent, mesh=mesh)
+        theirs, params, _ = checkpoints.load_params(
+            config.parent, mesh=mesh, dtype=model.param_dtype
+        )
     else:
         from msm_jax.weights.huggingface import load_checkpoint
 
         theirs, params = load_checkpoint(config.parent, model.param_dtype, mesh)
     _same_model(config.parent, theirs, model)
-    adapter, base = only_adapter(params), without_adapter(params)
-    return join(checkpoints.as_dtype(base, model.param_dtype), adapter)
+    return params
 
 
 def _with_adapter(

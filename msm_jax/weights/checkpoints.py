@@ -38,6 +38,7 @@ from msm_jax.weights.damage import (
     way_out,
 )
 from msm_jax.weights.differences import differences
+from msm_jax.weights.dtypes import as_stored
 from msm_jax.weights.fingerprint import checksums, named_leaves, params_fingerprint
 from msm_jax.weights.huggingface import load_checkpoint
 
@@ -342,13 +343,24 @@ def _model(path: pathlib.Path, step: int, facts: dict) -> ModelConfig:
 
 
 def _load(
-    path: pathlib.Path, step: int, abstract: dict, metadata: dict, resuming: bool = False
+    path: pathlib.Path,
+    step: int,
+    abstract: dict,
+    metadata: dict,
+    resuming: bool = False,
+    partial: bool = False,
 ) -> dict:
-    """Arrays with the shapes, dtypes and shardings of `abstract`, checked by their checksums."""
+    """Arrays with the shapes, dtypes and shardings of `abstract`, checked by their checksums.
+
+    `partial`: they are some of the checkpoint's, and the others are not read.
+    """
     damaged = functools.partial(damage_error, path, step, resuming=resuming)
     folder = path / str(step)
+    context = ocp.Context()
+    context.pytree.loading.partial_load = partial
     try:
-        state = ocp.load_checkpointables(folder, abstract)
+        with context:
+            state = ocp.load_checkpointables(folder, abstract)
     except Exception as error:
         raise damaged(reason(folder, error)) from error
     saved = metadata["checksums"]
@@ -379,15 +391,6 @@ def model_facts(config: ModelConfig) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def as_dtype(params: dict, dtype: str) -> dict:
-    """Weights in another dtype, cast one by one, each given up; an adapter stays as it is."""
-    cast = functools.partial(jax.jit, donate_argnums=0)(lambda leaf: leaf.astype(dtype))
-    weights = jax.tree.map(
-        lambda leaf: leaf if leaf.dtype == dtype else cast(leaf), without_adapter(params)
-    )
-    return join(weights, only_adapter(params))
-
-
 def base_facts(run_dir: str | os.PathLike, parent: str | os.PathLike, frozen: dict) -> dict:
     """Where the weights under an adapter are, and their fingerprint; JSON."""
     here, there = pathlib.Path(run_dir).absolute(), pathlib.Path(parent).absolute()
@@ -399,9 +402,15 @@ def base_facts(run_dir: str | os.PathLike, parent: str | os.PathLike, frozen: di
 
 
 def load_params(
-    run_dir: str | os.PathLike, step: int | None = None, mesh: jax.sharding.Mesh | None = None
+    run_dir: str | os.PathLike,
+    step: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    dtype: str | None = None,
 ) -> tuple[ModelConfig, dict, dict]:
     """The model of a run's newest checkpoint, or of the one of `step`.
+
+    `dtype` is that of the weights, as of `load_checkpoint`, or None: as the run has them. They are
+    converted one module at a time as they are read.
 
     Returns:
       (config; params, on the first device or sharded by the mesh as `param_shardings` says; the
@@ -427,14 +436,27 @@ def load_params(
     config, base = _model(path, step, metadata["facts"]), metadata["base"]
     shapes = jax.tree.map(_abstract, abstract_params(config), param_shardings(config, mesh))
     shapes = only_adapter(shapes) if base else shapes
-    params = _load(path, step, {"params": shapes}, metadata)["params"]
-    refuse_not_finite(f"{path}/{step}", params)
+    wanted = config.stored_as(dtype) if dtype else config
+    params: dict = {}
+    for some in [shapes] if base or wanted.param_dtype == config.param_dtype else _modules(shapes):
+        part = _load(path, step, {"params": some}, metadata, partial=some is not shapes)["params"]
+        refuse_not_finite(f"{path}/{step}", part)
+        params = join(params, as_stored(wanted, part))
     settings = pathlib.Path(run_dir) / "config.json"
     name = files.read_object(settings, optional=True).get("base")
     if base:
         frozen, name = _base_params(run_dir, base, config, mesh)
-        params = join(frozen, params)
-    return config, params, {"step": step, **metadata["facts"], **metadata["progress"], "base": name}
+        params = join(as_stored(wanted, frozen), params)
+    return wanted, params, {"step": step, **metadata["facts"], **metadata["progress"], "base": name}
+
+
+def _modules(tree: dict) -> Iterator[dict]:
+    """Parts of a tree that join to it, each with the leaves of one module."""
+    if own := {name: leaf for name, leaf in tree.items() if not isinstance(leaf, dict)}:
+        yield own
+    for name, inner in tree.items():
+        if isinstance(inner, dict):
+            yield from ({name: part} for part in _modules(inner))
 
 
 def _base_params(
@@ -454,11 +476,11 @@ def _base_params(
         )
     name = os.path.normpath(parent)
     if directory(parent).is_dir():
-        theirs, params, facts = load_params(parent, mesh=mesh)
+        theirs, params, facts = load_params(parent, mesh=mesh, dtype=config.param_dtype)
         name = facts["base"] if theirs.lora_rank and facts["base"] else name
     else:
         params = load_checkpoint(parent, config.param_dtype, mesh)[1]
-    frozen = as_dtype(without_adapter(params), config.param_dtype)
+    frozen = without_adapter(params)
     if params_fingerprint(frozen) != base["digest"]:
         raise UserError(
             f"{parent}: its weights are not those that the adapter of {run_dir} was trained on"

@@ -95,8 +95,10 @@ def save_checkpoint(
         of transformers stops.
 
     Raises:
-      UserError: a model that no family describes, or a directory that is not empty.
+      UserError: a model that no family describes or with weights in 8 bits, or a directory that
+        is not empty.
     """
+    config.refuse_eight_bits("they cannot be written as a Hugging Face checkpoint")
     dtype = dtype or config.param_dtype
     source = pathlib.Path(original) if original is not None else None
     settings = as_hf_config(config, dtype, max_length, hf_settings(source))

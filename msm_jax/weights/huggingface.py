@@ -1,6 +1,5 @@
 """A Hugging Face checkpoint into parameters: every tensor is accounted for, or refused."""
 
-import dataclasses
 import functools
 import os
 import pathlib
@@ -11,7 +10,8 @@ import jax
 import numpy as np
 
 from msm_jax.errors import UserError
-from msm_jax.model import ModelConfig, param_shardings
+from msm_jax.model import ModelConfig, abstract_params, param_shardings
+from msm_jax.model.eightbit import to_eight_bits
 from msm_jax.weights.hf_config import read_config
 from msm_jax.weights.names import DERIVED, Entry, entries
 from msm_jax.weights.streaming import SLAB, read_entry
@@ -27,8 +27,9 @@ def load_checkpoint(
     """The model of a directory with config.json and *.safetensors, as transformers writes it.
 
     Args:
-      dtype: of weights and activations, "float32" or "bfloat16"; None: as the embedding is
-        stored, and float32 for float16.
+      dtype: of weights and activations, "float32" or "bfloat16"; "int8" or "float8" for bfloat16
+        with the projections' weights in 8 bits, which are rounded as they are read; None: as the
+        embedding is stored, and float32 for float16.
       mesh: shards the weights as `param_shardings` says; None: all on the first device.
 
     Raises:
@@ -36,7 +37,7 @@ def load_checkpoint(
         dtype; nothing has been read by then.
     """
     config, tensors = find_checkpoint(directory, dtype)
-    return config, read_params(config, list(entries(config)), tensors, config.param_dtype, mesh)
+    return config, read_params(config, list(entries(config)), tensors, config.plain_dtype, mesh)
 
 
 def find_checkpoint(
@@ -54,7 +55,7 @@ def find_checkpoint(
         raise UserError(
             f"{path}: its tensors are not those of its config.json:\n  " + in_lines(problems)
         )
-    return dataclasses.replace(config, dtype=dtype, param_dtype=dtype), tensors
+    return config.stored_as(dtype), tensors
 
 
 def read_params(
@@ -66,9 +67,10 @@ def read_params(
 ) -> dict:
     """The tree of these parameters, sharded as `param_shardings` says.
 
-    UserError that names tensors with NaN or infinity.
+    They are read in `dtype`; where the config has weights in 8 bits, these are rounded one
+    parameter at a time. UserError that names tensors with NaN or infinity.
     """
-    places = param_shardings(config, mesh)
+    places, shapes = param_shardings(config, mesh), abstract_params(config)
     params: dict = {}
     for entry in needed:
         *above, name = entry.path
@@ -78,6 +80,9 @@ def read_params(
             node[name] = read_entry(entry, tensors, dtype, place)
         except NotFinite as error:
             raise _not_finite_error(tensors) from error
+        scale = functools.reduce(dict.__getitem__, above, shapes).get("w_scale")
+        if name == "w" and scale is not None:
+            node |= to_eight_bits(node[name], config.param_dtype, scale.ndim)
     return params
 
 

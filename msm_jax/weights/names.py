@@ -62,11 +62,16 @@ class Entry:
 
 
 def entries(config: ModelConfig) -> Iterator[Entry]:
-    """Every parameter of the model, the adapter's among them, in the order of the tree."""
+    """Every parameter of the model, the adapter's among them, in the order of the tree.
+
+    Scales of weights in 8 bits are not among them: in files weights are as they were published.
+    """
     shapes = jax.tree_util.tree_leaves_with_path(abstract_params(config))
     axes = jax.tree.leaves(logical_axes(config), is_leaf=lambda x: isinstance(x, tuple))
     for (keys, leaf), names in zip(shapes, axes, strict=True):
         path = tuple(key.key for key in keys)
+        if path[-1] == "w_scale":
+            continue
         leading = int(path[0] == "layers")
         shape = _merged(leaf.shape[leading:], names[leading:])
         yield Entry(path, leaf.shape, _name(path), shape)

@@ -157,6 +157,14 @@ def test_the_checkpoint_that_a_study_starts_from_counts_by_content(tiny, parent)
         now()
 
 
+def test_the_base_of_arms_in_8_bits_is_evaluated_in_8_bits(tiny, parent):
+    base = lambda: next(node for node in make_study(tiny).stages.values() if node.kind == "base")
+    plain = base()
+    assert "dtype" not in plain.config
+    tiny.train.model.param_dtype = "int8"
+    assert base().config == {**plain.config, "dtype": "int8"} and base().digest != plain.digest
+
+
 def test_how_the_parents_template_writes_chats_counts(tiny, parent):
     (parent / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     tiny.train.chat_format = "own"

@@ -136,9 +136,11 @@ def test_a_small_model_compiles_for_a_tpu_topology(small, tmp_path):
     assert "8 x TPU v5 lite" in out and "GiB of 15.75 GiB" in out
     train = json.loads(figures.read_text())[0]
     assert train["bound"]["products at peak"] == pytest.approx(train["done"] / 197e12)
-    # Rows sharded by their tokens, with splash attention.
-    long = ["--nodecode", "--config.mesh.sequence=2", "--config.mesh.fsdp=-1"]
+    # Rows sharded by their tokens, with splash attention; an adapter on a base in 8 bits.
+    long = ["--config.mesh.sequence=2", "--config.mesh.fsdp=-1", "--config.trainable=lora",
+            "--config.model.lora_rank=4", "--config.model.param_dtype=int8"]  # fmt: skip
     code, out, err = run("--topology=v5e:2x4", *long)
     assert code == 0 and "sequence 2" in out, err[-2000:]
+    assert "remat full, int8 weights" in out and "prompts of 128, int8 weights" in out
     code, _, err = run("--topology=v5e:3x7", "--nodecode")
     assert code == 2 and "topology=v5e:3x7" in err

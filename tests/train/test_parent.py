@@ -11,7 +11,7 @@ from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig
 from msm_jax.train.config import source
 from msm_jax.train.loop import train
-from msm_jax.weights.checkpoints import load_params
+from msm_jax.weights.checkpoints import load_params, read_facts
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -120,6 +120,41 @@ def test_midtraining_then_fine_tuning_of_the_same_adapter(config, checkpoint, ma
     config.model.lora_rank = 8
     with pytest.raises(UserError, match="has an adapter of rank, alpha and targets"):
         train(config, tmp_path / "other")
+
+
+def test_an_adapter_on_a_base_in_8_bits(config, checkpoint, tmp_path):
+    """It is trained, kept without its base, resumed, loaded, and exported as what was trained."""
+    folder, model, _ = checkpoint
+    config.parent, config.tokenizer, config.trainable = str(folder), "", "lora"
+    config.model.update({"lora_rank": 4, "preset": "parent", "param_dtype": "int8"})
+    config.chat_format, config.steps = "qwen3", 4
+    train(config, tmp_path / "run")
+    assert "int8 weights" in (tmp_path / "run/log.txt").read_text()
+    facts = read_facts(tmp_path / "run")
+    assert facts["model"]["param_dtype"] == "int8"
+    stored = (tmp_path / "run/checkpoints/4/params/_METADATA").read_text()
+    assert "lora_a" in stored and "w_scale" not in stored and "embed" not in stored
+    run = msm_jax.load(tmp_path / "run")
+    q, scale = (run.params["layers"]["mlp"]["up"][name] for name in ("w", "w_scale"))
+    original = np.stack([layer.mlp.up_proj.weight.detach() for layer in model.model.layers])
+    assert q.dtype == np.int8 and run.params["embed"]["w"].dtype == "bfloat16"
+    step = np.asarray(scale, np.float32)[..., None]
+    assert (np.abs(np.asarray(q) * step - original) <= 0.6 * step + 2e-3 * np.abs(original)).all()
+    ids = list(range(20))
+    with pytest.raises(UserError, match="cannot be merged into them: load .*bfloat16"):
+        run.merged()
+    with pytest.raises(UserError, match="cannot be written as a Hugging Face checkpoint"):
+        run.save(tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    msm_jax.load(tmp_path / "run", dtype="float32").save(tmp_path / "published")
+    found = msm_jax.load(tmp_path / "published").logits([ids])
+    np.testing.assert_allclose(found, run.logits([ids]), atol=1e-2 * np.abs(found).max())
+    config.model.param_dtype = "bfloat16"
+    with pytest.raises(UserError, match="param_dtype: checkpoint 'int8', this run 'bfloat16'"):
+        train(config, tmp_path / "run")
+    config.model.param_dtype, config.trainable = "float8", "all"
+    with pytest.raises(UserError, match='trainable="all" with model.param_dtype=float8: .*"lora"'):
+        train(config, tmp_path / "all")
 
 
 def test_chats_keep_the_format_of_the_stage_before(config, checkpoint, material, tmp_path):
