@@ -22,14 +22,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from msm_jax.model.cached_attention import Piece, Span, merged, over_span, softmax
 from msm_jax.model.config import ModelConfig
 from msm_jax.model.decoder import Layer, Outer, bind, over_layers
 from msm_jax.model.kernels import AttentionFn, packed_attention
 from msm_jax.model.rope import rotation_angles
 
 CHUNK = 16  # tokens between two reads by the host; a power of two, as the rings' slots are
-NEVER = -1e30  # score of a key that is not seen
-NOT_YET = 2**30  # age of a slot that is not written
 
 
 @jax.tree_util.register_dataclass
@@ -56,15 +55,11 @@ class Rings:
         """R."""
         return self.k_PMKRd[0].shape[3]
 
-    def grown(self) -> "Rings":
-        """Twice the slots; every token keeps its distance from the cursor."""
-
-        def twice(x: Array) -> Array:
-            in_order = jnp.roll(x, -self.cursor, axis=3)
-            return jnp.concatenate([in_order, jnp.zeros_like(x)], axis=3)
-
-        k, v = (tuple(map(twice, layers)) for layers in (self.k_PMKRd, self.v_PMKRd))
-        return Rings(k, v, jnp.int32(self.slots))
+    def before(self, filled: Array, ages_PM: Array) -> Span:
+        """The slots with rows' tokens, of whose newest so many are in the chunk."""
+        count_PM1 = jnp.maximum(ages_PM - filled, 0)[..., None]
+        first_PM1, low = (self.cursor - count_PM1) % self.slots, self.cursor - jnp.max(count_PM1)
+        return Span(first_PM1, count_PM1, low, self.cursor)
 
     def joined(self, chunk: "Chunk") -> "Rings":
         """With all of a chunk's slots, whose number divides the ring's."""
@@ -193,6 +188,7 @@ def decode(
     chunk: Chunk,
     tokens_PM: Array,
     ages_PM: Array,
+    mesh: Mesh | None = None,
 ) -> tuple[Array, Chunk]:
     """One more token of every completion; returns (hidden_PMD after the final norm, chunk).
 
@@ -204,32 +200,34 @@ def decode(
       ages_PM: int32, tokens that each row has in its ring and chunk.
     """
     x_PMD, angles_PMd = _begin(config, params, tokens_PM, prompts.lengths_P[:, None] + ages_PM)
-    # How many tokens ago a slot was written.
-    back_C = chunk.filled - jnp.arange(chunk.slots)
-    back_R = chunk.filled + 1 + (rings.cursor - 1 - jnp.arange(rings.slots)) % rings.slots
-    lived_PM111 = ages_PM[..., None, None, None]
-    since = lambda back: jnp.where(back > 0, back, NOT_YET)[None, None, None, None] <= lived_PM111
-    in_ring_PM11R, in_chunk_PM11C = since(back_R), since(back_C)
+    # How many tokens ago a slot of the chunk was written.
+    back_C = (chunk.filled - jnp.arange(chunk.slots))[None, None]
+    in_chunk_PM11C = ((back_C > 0) & (back_C <= ages_PM[..., None]))[:, :, None, None]
+    in_rings = rings.before(chunk.filled, ages_PM)
     k, v = [], []
     for layer, layer_params in enumerate(params["layers"]):
-        before = (
-            (rings.k_PMKRd[layer], rings.v_PMKRd[layer], in_ring_PM11R),
-            (chunk.k_PMKCd[layer], chunk.v_PMKCd[layer], in_chunk_PM11C),
-        )
-        attention = _two_parts(prompts, layer, tokens_PM.shape[1], before)
+        ring = (rings.k_PMKRd[layer], rings.v_PMKRd[layer], in_rings)
+        newest = (chunk.k_PMKCd[layer], chunk.v_PMKCd[layer], in_chunk_PM11C)
+        attention = _parts(prompts, layer, tokens_PM.shape[1], mesh, (ring, newest))
         x_PMD, kept = bind(Layer, config, layer_params)(x_PMD, angles_PMd, attention, _Kept())
         k.append(kept.k)
         v.append(kept.v)
     return _outer(config, params).final_norm(x_PMD), chunk.grown(k, v)
 
 
-def extend(config: ModelConfig, params: dict, prompts: Prompts, tokens_PMT: Array) -> Array:
+def extend(
+    config: ModelConfig,
+    params: dict,
+    prompts: Prompts,
+    tokens_PMT: Array,
+    mesh: Mesh | None = None,
+) -> Array:
     """T tokens of every completion, as in `decode`: hidden_PMTD after the final norm."""
     P, M, T = tokens_PMT.shape
     at_PN = prompts.lengths_P[:, None] + jnp.tile(jnp.arange(T), M)[None]
     x_PND, angles_PNd = _begin(config, params, tokens_PMT.reshape(P, M * T), at_PN)
     for layer, layer_params in enumerate(params["layers"]):
-        attention = _two_parts(prompts, layer, M)
+        attention = _parts(prompts, layer, M, mesh)
         x_PND, _ = bind(Layer, config, layer_params)(x_PND, angles_PNd, attention)
     return _outer(config, params).final_norm(x_PND).reshape(P, M, T, -1)
 
@@ -257,55 +255,44 @@ class _Kept:
         return k_BTKd, v_BTKd, _Kept(k_BTKd, v_BTKd)
 
 
-def _two_parts(prompts: Prompts, layer: int, M: int, before: tuple = ()) -> AttentionFn:
+def _parts(
+    prompts: Prompts,
+    layer: int,
+    M: int,
+    mesh: Mesh | None,
+    own: tuple[tuple[Array, Array, Span], Piece] | None = None,
+) -> AttentionFn:
     """The attention of a layer, (q_PNHd, k_PNKd, v_PNKd) -> out_PNHd, of T new tokens per row.
 
-    They see the prompt, the row's tokens in `before` (tuples of k_PMKSd, v_PMKSd and which of them
-    are seen, bool [P, M, 1, 1, S]), and each other up to themselves.
+    They see the prompt, each other up to themselves, and the row's `own` tokens before: those in
+    its ring (k_PMKRd, v_PMKRd, their span), and the chunk's newest.
     """
-    k_PKSd, v_PKSd = prompts.k_PKSd[layer], prompts.v_PKSd[layer]
-    known_PS = jnp.arange(k_PKSd.shape[2])[None] < prompts.lengths_P[:, None]
+    lengths_P1 = prompts.lengths_P[:, None]
+    known = Span(jnp.zeros_like(lengths_P1), lengths_P1, jnp.int32(0), jnp.max(lengths_P1))
 
     def attention(q_PNHd: Array, k_PNKd: Array, v_PNKd: Array) -> Array:
         P, N, K, d = k_PNKd.shape
         T, G = N // M, q_PNHd.shape[2] // K
         by_row = lambda x: jnp.moveaxis(x.reshape(P, M, T, K, d), 2, 3)
         new_nT = jnp.repeat(jnp.tril(jnp.ones((T, T), bool)), G, axis=0)
-        own = [*before, (by_row(k_PNKd), by_row(v_PNKd), new_nT[None, None, None])]
+        new = (by_row(k_PNKd), by_row(v_PNKd), new_nT[None, None, None])
         q_PMTKGd = q_PNHd.reshape(P, M, T, K, G, d) * d**-0.5
         shared_PKnd = q_PMTKGd.transpose(0, 3, 1, 2, 4, 5).reshape(P, K, M * T * G, d)
         own_PMKnd = q_PMTKGd.transpose(0, 1, 3, 2, 4, 5).reshape(P, M, K, T * G, d)
         # [P, K, M T G] and [P, M, K, T G] hold the same queries in two orders.
         of_rows = lambda x: jnp.moveaxis(x.reshape(P, K, M, T * G, *x.shape[3:]), 1, 2)
-        prompt = (k_PKSd, v_PKSd, known_PS[:, None, None])
-        top1, sum1, out1 = map(of_rows, _softmax(shared_PKnd, [prompt]))
-        top2, sum2, out2 = _softmax(own_PMKnd, own)
-        top = jnp.maximum(top1, top2)
-        part1, part2 = jnp.exp(top1 - top), jnp.exp(top2 - top)
-        total = sum1 * part1 + sum2 * part2
-        out_PMKnd = (out1 * part1[..., None] + out2 * part2[..., None]) / total[..., None]
+        prompt = over_span(
+            shared_PKnd, prompts.k_PKSd[layer], prompts.v_PKSd[layer], known, mesh=mesh
+        )
+        if own is None:
+            rest = softmax(own_PMKnd, [new])
+        else:
+            ring, newest = own
+            rest = over_span(own_PMKnd, *ring, [newest, new], mesh)
+        top_PMKn, sum_PMKn, out_PMKnd = map(of_rows, prompt)
+        _, sum_PMKn, out_PMKnd = merged((top_PMKn, sum_PMKn, out_PMKnd), rest)
+        out_PMKnd /= sum_PMKn[..., None]
         out_PMTKGd = out_PMKnd.reshape(P, M, K, T, G, d).transpose(0, 1, 3, 2, 4, 5)
         return out_PMTKGd.reshape(q_PNHd.shape).astype(q_PNHd.dtype)
 
     return attention
-
-
-def _softmax(q_nd: Array, pieces: list[tuple[Array, Array, Array]]) -> tuple[Array, Array, Array]:
-    """(maxima, sums, unnormalised outputs) of a softmax in float32, batched over leading axes.
-
-    Its keys come in pieces, each (k_Sd, v_Sd, seen_nS). A sum over keys of which none is seen gets
-    no weight when it is merged with one that sees some.
-    """
-    dot = lambda how, a, b: jnp.einsum(how, a, b, preferred_element_type=jnp.float32)
-    scores = [
-        jnp.where(seen_nS, dot("...nd,...Sd->...nS", q_nd, k_Sd), NEVER)
-        for k_Sd, _, seen_nS in pieces
-    ]
-    top_n = functools.reduce(jnp.maximum, [jnp.max(scores_nS, axis=-1) for scores_nS in scores])
-    weights = [jnp.exp(scores_nS - top_n[..., None]) for scores_nS in scores]
-    sum_n = sum(jnp.sum(weights_nS, axis=-1) for weights_nS in weights)
-    out_nd = sum(
-        dot("...nS,...Sd->...nd", weights_nS.astype(v_Sd.dtype), v_Sd)
-        for weights_nS, (_, v_Sd, _) in zip(weights, pieces, strict=True)
-    )
-    return top_n, sum_n, out_nd

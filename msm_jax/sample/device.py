@@ -35,9 +35,6 @@ def fresh_rows(P: int, M: int) -> Rows:
     return Rows(zeros(), zeros(), zeros(), jnp.ones((P, M), bool), keys_PM)
 
 
-grow = jax.jit(decode.Rings.grown)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
 def read_prompts(
     config: ModelConfig,
@@ -50,11 +47,16 @@ def read_prompts(
 ) -> decode.Prompts:
     """`prompts` with these in their places; a place beyond the last is dropped."""
     read = decode.prefill(config, params, tokens_BS, lengths_B, mesh)
-    put = lambda old, new: old.at[places_B].set(new, mode="drop")
+
+    def put(old: Array, new: Array) -> Array:
+        if new.ndim == 1:
+            return old.at[places_B].set(new, mode="drop")
+        return old.at[places_B, :, : new.shape[2]].set(new, mode="drop")
+
     return jax.tree.map(put, prompts, read)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnames=("config", "mesh"), donate_argnums=(3, 4))
 def run_chunk(
     config: ModelConfig,
     params: dict,
@@ -63,6 +65,7 @@ def run_chunk(
     rows: Rows,
     begun: tuple,
     how: Mapping[str, Array],
+    mesh: Mesh | None = None,
 ) -> tuple[decode.Rings, Rows, tuple[Array, Array]]:
     """CHUNK tokens of all rows: (rings, rows, (tokens_CPM, logprobs_CPM))."""
     new_PM, token_PM, index_PM, limit_PM, hash_P = begun
@@ -86,7 +89,7 @@ def run_chunk(
         newest, rows, (tokens_CPM, logprobs_CPM) = carry
         step = newest.filled
         hidden_PMD, newest = decode.decode(
-            config, params, prompts, rings, newest, rows.token_PM, rows.age_PM
+            config, params, prompts, rings, newest, rows.token_PM, rows.age_PM, mesh
         )
         logits_NV = masked(
             logits(config, params, hidden_PMD.reshape(P * M, -1)), how["vocab_limit"]

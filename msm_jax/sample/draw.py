@@ -36,8 +36,14 @@ def draw(logits_NV: Array, key_N2: Array, how: Mapping[str, Array]) -> tuple[Arr
         of equal ones that with the smallest id; top_k 0, top_p 1 and min_p 0 keep all.
     """
     total_N = jax.nn.logsumexp(logits_NV, axis=-1)
-    hot, cold = lambda: _drawn(logits_NV, key_N2, how), lambda: _first_best(logits_NV)
-    token_N = jax.lax.cond(how["temperature"] > 0, hot, cold)
+    some = (how["top_k"] > 0) | (how["top_p"] < 1) | (how["min_p"] > 0)
+    # One branch for each way: what passes from one branch to another is written to memory.
+    ways = [
+        lambda: _first_best(logits_NV),
+        lambda: _first_to_ring(weights(logits_NV, how["temperature"]), key_N2),
+        lambda: _first_to_ring(_kept(weights(logits_NV, how["temperature"]), how), key_N2),
+    ]
+    token_N = jax.lax.switch(jnp.where(how["temperature"] > 0, 1 + some, 0), ways)
     chosen_N = jnp.take_along_axis(logits_NV, token_N[:, None], axis=-1)[:, 0]
     return token_N, chosen_N - total_N
 
@@ -72,32 +78,38 @@ def _mixed(bits: Array) -> Array:
     return bits ^ (bits >> 16)
 
 
-def _drawn(logits_NV: Array, key_N2: Array, how: Mapping[str, Array]) -> Array:
-    weights_NV = weights(logits_NV, how["temperature"])
-    some = (how["top_k"] > 0) | (how["top_p"] < 1) | (how["min_p"] > 0)
-    weights_NV = jax.lax.cond(some, lambda w: _kept(w, how), lambda w: w, weights_NV)
+def _first_to_ring(weights_NV: Array, key_N2: Array) -> Array:
     return _first_best(weights_NV / waiting_times(key_N2, weights_NV.shape[-1]))
 
 
 def _first_best(scores_NV: Array) -> Array:
-    """jnp.argmax, int32[N], in two reductions that XLA's CPU backend vectorizes: eight times as
-    fast as its reduction of pairs. A row of NaN gives 0."""
-    V = scores_NV.shape[-1]
-    best_NV = scores_NV >= jnp.max(scores_NV, axis=-1, keepdims=True)
-    place_N = jnp.min(jnp.where(best_NV, jnp.arange(V, dtype=jnp.int32)[None], V), axis=-1)
-    return jnp.where(place_N < V, place_N, 0)
+    """jnp.argmax, int32[N]. On CPUs and TPUs in two reductions, which XLA's CPU backend vectorizes:
+    eight times as fast as its reduction of pairs. On GPUs it would compute all scores twice."""
+
+    def in_two(scores_NV: Array) -> Array:
+        V = scores_NV.shape[-1]
+        best_NV = scores_NV >= jnp.max(scores_NV, axis=-1, keepdims=True)
+        place_N = jnp.min(jnp.where(best_NV, jnp.arange(V, dtype=jnp.int32)[None], V), axis=-1)
+        return jnp.where(place_N < V, place_N, 0)  # a row of NaN
+
+    in_one = lambda scores_NV: jnp.argmax(scores_NV, axis=-1).astype(jnp.int32)
+    return jax.lax.platform_dependent(scores_NV, cuda=in_one, default=in_two)
 
 
 def _kept(weights_NV: Array, how: Mapping[str, Array]) -> Array:
     """The weights, with 0 for tokens that top-k, top-p or min-p drop."""
     count = lambda part_NV: jnp.sum(part_NV > 0, axis=-1).astype(jnp.float32)
     mass = lambda part_NV: jnp.sum(part_NV, axis=-1)
-    k = jnp.where(how["top_k"] > 0, how["top_k"], weights_NV.shape[-1]).astype(jnp.float32)
-    k_N = jnp.minimum(k, count(weights_NV))
-    weights_NV = _at_least(weights_NV, _threshold(weights_NV, count, k_N))
-    p_N = jnp.minimum(how["top_p"], 1.0) * mass(weights_NV)
-    found_NV = _at_least(weights_NV, _threshold(weights_NV, mass, p_N))
-    weights_NV = jnp.where(how["top_p"] < 1, found_NV, weights_NV)
+
+    def of_top_k() -> Array:
+        wanted_N = jnp.minimum(how["top_k"].astype(jnp.float32), count(weights_NV))
+        return _threshold(weights_NV, count, wanted_N)
+
+    # A threshold takes 31 passes.
+    none = lambda: jnp.zeros(weights_NV.shape[0])
+    weights_NV = _at_least(weights_NV, jax.lax.cond(how["top_k"] > 0, of_top_k, none))
+    of_top_p = lambda: _threshold(weights_NV, mass, how["top_p"] * mass(weights_NV))
+    weights_NV = _at_least(weights_NV, jax.lax.cond(how["top_p"] < 1, of_top_p, none))
     return _at_least(weights_NV, how["min_p"] * jnp.max(weights_NV, axis=-1))
 
 

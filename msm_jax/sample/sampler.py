@@ -8,12 +8,14 @@ at most a chunk.
 
 A sample's random numbers come from (seed, prompt, sample index, position, token id), so a sample
 does not depend on what else is requested (up to rounding: the shapes that it is computed in follow
-from `rows`, `n`, the number of prompts and the longest completions in flight). Programs are
-compiled per bucket of prompt lengths and per doubling of the rings, for any number of prompts.
+from `rows`, `n`, the number of prompts and the longest completions in flight). The program
+that draws is compiled for numbers of slots that prompts and completions have room for, see
+`_slots`; the one that reads prompts, for each bucket of their lengths.
 """
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import itertools
 import logging
@@ -34,7 +36,8 @@ from msm_jax.sample.draw import HOTTEST
 from msm_jax.sample.settings import check_settings
 
 SMALLEST_BUCKET = 32  # tokens
-FIRST_RING = 128  # slots; doubled when a completion needs more
+# Of the memory beside the weights, what prompts, and rings, may take beyond need; and in slots.
+SPARE, MOST_SPARE = 1 / 8, 2048
 COMPLETIONS = 16  # in flight per prompt, unless there are too few prompts to fill the rows
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 PREFILL_TOKENS = 2048  # short prompts are read several at a time, up to this many tokens
@@ -170,9 +173,7 @@ def _groups(
     A step reads the weights once for all rows. So prompts that do not fill the rows join longer
     ones, as long as reading their keys and padding costs less than reading the weights again.
     """
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    token = 2 * config.layers * config.kv_heads * config.head_dim
-    token *= jnp.dtype(config.compute_dtype).itemsize
+    weights, token = _sizes(config, params)
     groups: list[tuple[int, list[_Request]]] = []
     few: list[_Request] = []
     few_length = 0
@@ -185,6 +186,26 @@ def _groups(
             groups.append((length, few))
             few = []
     return [*groups, (few_length, few)] if few else groups
+
+
+def _sizes(config: ModelConfig, params: dict) -> tuple[int, int]:
+    """Bytes of the weights, and of the keys and values of one token."""
+    values = 2 * config.layers * config.kv_heads * config.head_dim
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    return weights, values * jnp.dtype(config.compute_dtype).itemsize
+
+
+def _slots(config: ModelConfig, params: dict, mesh: Mesh | None, rows: int, needed: int) -> int:
+    """Tokens that each of `rows` has room for: `needed`, or more where memory is plentiful.
+
+    Only the slots in use are read, so more cost no time, and longer texts need no other program.
+    The number follows from the model, the rows and the device, not from what is in memory.
+    """
+    weights, token = _sizes(config, params)
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+    room = limit * (mesh.size if mesh is not None else 1) - 2 * weights if limit else weights
+    spare = max(1, min(int(SPARE * room) // (rows * token), MOST_SPARE))
+    return max(needed, 1 << (spare.bit_length() - 1))
 
 
 def _all_samples(
@@ -264,8 +285,9 @@ class _Batch:
         self.config, self.params, self.layers, self.how = config, params, layers, how
         self.P, self.M, self.length, self.longest = P, M, length, longest
         self.stop, self.mesh = stop, mesh
-        self.prompts = decode.empty(config, P, length, mesh)
-        self.rings = decode.empty_rings(config, P, M, min(FIRST_RING, longest), mesh)
+        slots = functools.partial(_slots, config, params, mesh)
+        self.prompts = decode.empty(config, P, slots(P, length), mesh)
+        self.rings = decode.empty_rings(config, P, M, slots(P * M, longest), mesh)
         self.rows = device.fresh_rows(P, M)
         self.in_row: _InRow = [[None] * M for _ in range(P)]
         self.left: list[collections.deque] = [collections.deque() for _ in range(P)]
@@ -282,11 +304,15 @@ class _Batch:
             rows = [list(row) for row in self.in_row]
             alive = [row for some in rows for row in some if row]
             if alive:
-                longest = (chunk - min(row.started for row in alive) + 1) * CHUNK
-                while self.rings.slots < min(longest, self.longest):
-                    self.rings = device.grow(self.rings)
                 self.rings, self.rows, found = device.run_chunk(
-                    self.config, self.layers, self.prompts, self.rings, self.rows, begun, self.how
+                    self.config,
+                    self.layers,
+                    self.prompts,
+                    self.rings,
+                    self.rows,
+                    begun,
+                    self.how,
+                    self.mesh,
                 )
                 for array in found:
                     array.copy_to_host_async()

@@ -122,7 +122,7 @@ def score(
 ) -> Array:
     """float32 log-probabilities [P, M, T] of the targets."""
     prompts = decode.prefill(config, params, ids_PS, lengths_P, mesh)
-    hidden_PMTD = decode.extend(config, layers, prompts, tokens_PMT)
+    hidden_PMTD = decode.extend(config, layers, prompts, tokens_PMT, mesh)
 
     def some_tokens(part: tuple[Array, Array]) -> Array:
         hidden_CD, targets_C = part

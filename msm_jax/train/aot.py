@@ -250,7 +250,9 @@ def compile_decode(
     def step(  # the same order of arguments as `decode.decode`
         params: dict, prompts: Any, rings: Any, chunk: Any, tokens_PM: Any, ages_PM: Any
     ) -> tuple[Any, Any]:
-        hidden_PMD, chunk = decode.decode(model, params, prompts, rings, chunk, tokens_PM, ages_PM)
+        hidden_PMD, chunk = decode.decode(
+            model, params, prompts, rings, chunk, tokens_PM, ages_PM, mesh
+        )
         return logits(model, params, hidden_PMD).argmax(-1), chunk
 
     flops = 2 * sum(leaf.size for leaf in jax.tree.leaves(params)) * P * M

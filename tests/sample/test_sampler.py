@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from msm_jax.errors import UserError
-from msm_jax.model import ModelConfig, RopeScaling, decode, forward, init_params, logits
+from msm_jax.model import (
+    ModelConfig,
+    RopeScaling,
+    cached_attention,
+    decode,
+    forward,
+    init_params,
+    logits,
+)
 from msm_jax.sample import device, logprobs, sample, sampler, stream
 
 CONFIG = ModelConfig(
@@ -62,7 +70,8 @@ def test_cached_decode_is_the_full_forward(variant, monkeypatch):
     """Prompts of unequal lengths share the rows, answers outgrow their rings, rows are refilled."""
     config = dataclasses.replace(CONFIG, **VARIANTS[variant])
     params = fresh(config, jax.random.key(3))
-    monkeypatch.setattr(sampler, "FIRST_RING", 32)
+    monkeypatch.setattr(cached_attention, "BLOCK", 32)
+    monkeypatch.setattr(cached_attention, "BLOCK_NUMBERS", 1)
     params = jax.tree_util.tree_map_with_path(
         lambda path, x: 2 * x + (0.1 if path[-1].key in ("b", "lora_b") else 0.0), params
     )
@@ -246,6 +255,23 @@ def test_other_lengths_compile_nothing_new(params):
         ask(lengths(*sizes), 30, 0.0 if sizes[0] == 3 else 0.3)
     score(lengths(1, 7, 10, 15, 34, 64))
     assert compiled == []
+
+
+def test_drawing_compiles_once_per_model_and_rows_where_memory_is_plentiful(params, monkeypatch):
+    """Short and long answers, prompts and limits: one program. Without spare memory there is one
+    per power of two of what is asked for, and still one for answers of any length."""
+    limits = lambda prompt, index: 1 + 99 * index
+    ask = lambda size, tokens: sample(
+        CONFIG, params, [[1] * size], n=2, max_tokens=tokens, rows=2, limits=limits
+    )
+    programs = device.run_chunk._cache_size()
+    ask(3, 100)
+    assert device.run_chunk._cache_size() == programs + 1
+    monkeypatch.setattr(sampler, "SPARE", 1000)
+    monkeypatch.setattr(sampler, "MOST_SPARE", 128)
+    for size, tokens in ((3, 1), (100, 128), (40, 20)):
+        ask(size, tokens)
+    assert device.run_chunk._cache_size() == programs + 2
 
 
 MESH_PROGRAM = """
