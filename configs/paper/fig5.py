@@ -77,7 +77,7 @@ def get_config(arg: str = "qwen3-32b") -> ConfigDict:
     )
     ask(config, "agents", agents(model), {"philosophy": f"{DATA}/spec.md"})
     compare(config, "agents", -1)
-    groups = {
+    groups = {"instruction mix": ("mix",)} | {
         f"{size:,} chats{end.replace('_', ', ')}": (f"aft_{size}{end}", f"{MSM}_aft_{size}{end}")
         for end in FILES
         for size in SIZES
