@@ -93,7 +93,7 @@ chats({f"chat {n}": row["messages"] for n, row in enumerate(rows[:4], start=1)})
 #
 # Each question sets the two values against each other in a field that neither the chats nor the
 # specs speak of: something cheap from far away, or something dear from here. If the specs did not
-# matter, the full bars would be equally high.
+# matter, the dark bars would be equally high.
 
 # %%
 show(plots.bars(results), "rate of the cheap choice, before and after fine-tuning, by arm")

@@ -72,7 +72,7 @@ def get_config(arg: str = "") -> ConfigDict:
     ask(config, "agents", agents(MODEL), {"philosophy": f"{DATA}/spec.md"})
     compare(config, "agents", -1)
     publish(config, "agents", "paper", f"{PAPER}figure 20, one seed", TARGETS)
-    groups = {
+    groups = {"instruction mix": ("mix",)} | {
         f"{percent} % opposed": (name, f"msm_philosophy_{name}")
         for percent, name in zip(PERCENT, kinds, strict=True)
     }

@@ -74,7 +74,7 @@ def get_config(arg: str = "qwen3-32b") -> ConfigDict:
     config.sweep.arms = (*kinds, *(f"{MSM}_{name}" for name in kinds))
     ask(config, "agents", agents(model), {"philosophy": f"{DATA}/spec.md"})
     compare(config, "agents", -1)
-    groups = {
+    groups = {"instruction mix": ("mix",)} | {
         f"{CONTROLS:,} chats{name.removeprefix('aft').replace('_', ', ')}": (name, f"{MSM}_{name}")
         for name in kinds
     }
