@@ -20,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONUNBUFFERED ?= 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help miniature real test lint types unit oldest newest docs docs-serve notebooks format clean
+.PHONY: fig2 fig3 fig4 fig5 fig7 fig8 fig10 fig12 fig19 fig20 help miniature real test lint types unit oldest newest docs docs-serve notebooks format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -65,8 +65,8 @@ test: $(VENV)/.installed-test
 	@$(MAKE) --no-print-directory unit
 
 # scripts/figN.sh, from a spec to the figure: make fig4 MODE=miniature, MODE=print or MODE=real.
-fig%: scripts/fig%.sh $(VENV)/.installed
-	PYTHON=$(RUN) $< $(MODE)
+fig2 fig3 fig4 fig5 fig7 fig8 fig10 fig12 fig19 fig20: $(VENV)/.installed
+	PYTHON=$(RUN) scripts/$@.sh $(MODE)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
