@@ -8,6 +8,7 @@ RUN := $(BIN)/python
 CONFIG ?= configs/miniature.py
 WORKDIR ?= runs/miniature
 ARGS ?=
+MODE ?= miniature
 WORKERS ?= 2
 
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
@@ -19,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONUNBUFFERED ?= 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help miniature real test lint types unit oldest newest docs docs-serve notebooks format clean
+.PHONY: fig2 fig3 fig4 fig5 fig7 fig8 fig10 fig12 fig19 fig20 help miniature real test lint types unit oldest newest docs docs-serve notebooks format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +28,7 @@ help:
 	@echo "                 Example: CONFIG=configs/miniature.py:smoke WORKDIR=runs/smoke ARGS=--dry_run"
 	@echo "make real        runs the study on SmolLM2-135M, a real language model (about 26 minutes)"
 	@echo "                 Example: CONFIG=configs/smollm2.py:smoke WORKDIR=runs/real-smoke"
+	@echo "make fig4        runs the miniature of figure 4 of the paper; MODE=print shows the real commands"
 	@echo "make test        runs lint, types and all tests in two processes; ARGS='-k name' selects tests"
 	@echo "make docs        builds the documentation site in site/ (open site/index.html)"
 	@echo "make docs-serve  serves it on http://127.0.0.1:8000 and rebuilds it when a page changes"
@@ -61,6 +63,10 @@ test: $(VENV)/.installed-test
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory types
 	@$(MAKE) --no-print-directory unit
+
+# scripts/figN.sh, from a spec to the figure: make fig4 MODE=miniature, MODE=print or MODE=real.
+fig2 fig3 fig4 fig5 fig7 fig8 fig10 fig12 fig19 fig20: $(VENV)/.installed
+	PYTHON=$(RUN) scripts/$@.sh $(MODE)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -79,8 +79,7 @@ def programs(config: ConfigDict, preset: str = "", layers: int = 0) -> list[Prog
     Raises:
       UserError: a config that is wrong, or a base of unknown shape.
     """
-    tree = design.without(json.loads(json.dumps(values(STUDY, config))))
-    tree = sweep.expanded(tree)
+    tree = design.without(sweep.expanded(json.loads(json.dumps(values(STUDY, config)))))
     preset = preset or _preset(tree["base"]["path"])
     with_shape = lambda stage: _with_shape(stage, tree, preset, layers)
     stages = {name: with_shape(graph.stage_config(tree, name)) for name in tree["stages"]}

@@ -7,8 +7,9 @@ from msm_jax.study.config import CONTROLS
 def without(tree: dict) -> dict:
     """The config without the arms of config.without, and what is about them.
 
-    An evaluation, a stage and a gate of absorption go when no arm is left that needs them; a
-    contrast and a group of bars go with any of their arms, a target with its arm.
+    The copies of an arm in a sweep go with it. An evaluation, a stage and a gate of absorption go
+    when no arm is left that needs them; a contrast and a group of bars go with any of their arms, a
+    target with its arm.
 
     Raises:
       UserError: an arm that there is not, or no arm that is left.
@@ -21,6 +22,8 @@ def without(tree: dict) -> dict:
             raise UserError(
                 f"config.without: {name!r} is not one of config.arms: {sorted(tree['arms'])}"
             )
+    made = tree["sweep"].get("made", {"arms": {}})
+    gone |= {copy for copy, entry in made["arms"].items() if entry["of"] in gone}
     arms = {name: path for name, path in tree["arms"].items() if name not in gone}
     if not arms:
         raise UserError("config.without: no arm is left; leave out fewer")

@@ -10,7 +10,7 @@ from msm_jax.errors import UserError
 from msm_jax.files import parse_json
 from msm_jax.progress import progress_bar
 from msm_jax.schema import check
-from msm_jax.study import design, devices, files, times
+from msm_jax.study import design, devices, disk, files, times
 from msm_jax.study.devices import counted as counted
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
@@ -57,6 +57,7 @@ def plan(study: Study, workdir: pathlib.Path) -> str:
             f"{evaluated.count(False)} evaluated{judged(False)}; "
             f"done: {len(study.stages) - len(todo)} stages, "
             f"{evaluated.count(True)} evaluated{judged(True)}",
+            *_disk(study, todo),
             *_hours(study, workdir, [n for name, n in study.nodes.items() if not done[name]]),
         ]
     )
@@ -74,6 +75,15 @@ def _unknown(todo: Sequence[Node]) -> list[str]:
     ]
 
 
+def _disk(study: Study, todo: Sequence[Node]) -> list[str]:
+    """How much of the disk the checkpoints take that are to be trained."""
+    size = disk.checkpoints(study, todo)
+    about = f"{size / 2**30:,.1f} GiB" if size >= 2**28 else f"{size / 2**20:,.1f} MiB"
+    if not size:
+        return []
+    return [f"disk: an estimate of {about} for checkpoints; answers and token caches come on top"]
+
+
 def _hours(study: Study, workdir: pathlib.Path, todo: Sequence[Node]) -> list[str]:
     """On what it runs and, as far as that was measured in this directory, how long."""
     config = study.config
@@ -87,9 +97,14 @@ def _hours(study: Study, workdir: pathlib.Path, todo: Sequence[Node]) -> list[st
     found = times.estimate(
         study, todo, times.Speeds(workdir), lambda n: place(n).text, len(places), begun
     )
-    text = found.text(config["price_per_hour"])
+    text, price = found.text(config["price_per_hour"]), config["price_per_hour"]
     unknown = "unknown until the first stage and the first evaluation have run"
-    return [*lines, f"time: {text}, as measured in this directory" if text else f"time: {unknown}"]
+    lines.append(f"time: {text}, as measured in this directory" if text else f"time: {unknown}")
+    if not price:
+        lines.append("cost: unknown without config.price_per_hour; judges and writers cost extra")
+    elif not text:
+        lines.append("cost: unknown, as the time is; judges and writers cost extra")
+    return lines
 
 
 def _state(workdir: pathlib.Path, stage: Node, done: dict[str, bool]) -> str:

@@ -107,7 +107,7 @@ def make_study(config: ConfigDict) -> Study:
 
 def checked(config: ConfigDict) -> dict:
     """The config as plain JSON, if all its keys, values and names are known."""
-    tree = design.without(json.loads(json.dumps(values(STUDY, config))))
+    tree = design.without(sweep.expanded(json.loads(json.dumps(values(STUDY, config)))))
     seeds, arms, stages = (tree[key] for key in ("seeds", "arms", "stages"))
     if len(set(seeds)) < len(seeds) or not seeds:
         raise UserError(f"config.seeds={tuple(seeds)}: one seed or more, each once")
@@ -131,7 +131,6 @@ def checked(config: ConfigDict) -> dict:
             )
     if "world" in tree["corpora"]:
         raise UserError("config.corpora.world: {world}/ is the seed's world: use another name")
-    tree = sweep.expanded(tree)
     evaluations.check(tree)
     design.check(tree)
     return tree

@@ -188,7 +188,7 @@ class _Sweep:
             for name in tree["evals"]
         }
         self._arms = {
-            name: [axis for axis in axes if any(axis in self._stages[each] for each in stages)]
+            name: [a for a in axes if any(a in self._stages.get(each, ()) for each in stages)]
             for name, stages in arms.items()
         }
         self._repeated = set(wanted or arms)
@@ -299,8 +299,8 @@ class _Sweep:
         made[copy] = {"of": of, "values": values}
 
     def _copy_stage(self, name: str, point: Point) -> str:
-        copy = self._name(name, self._stages[name], point)
-        if copy in self._new["stages"]:
+        copy = self._name(name, self._stages.get(name, []), point)
+        if copy == name or copy in self._new["stages"]:
             return copy
         own = self._new["stages"][copy] = _json(self._old["stages"][name])
         for axis in self._stages[name]:

@@ -196,6 +196,7 @@ ELSEWHERE = {
     "test_broken_files_are_read_or_refused_by_one_message",
     "python -m msm_jax.study --config=configs/released.py*": "tests/study/test_shipped.py",
     "python -m msm_jax.study --config=configs/paper/*": "tests/study/test_paper.py",
+    "make fig4 MODE=miniature": "tests/docs/test_scripts.py",
     "make test": ".ci/run",
     "make lint": ".ci/run",
     "make .venv/.installed-test": ".ci/run",

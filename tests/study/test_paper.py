@@ -1,16 +1,20 @@
 """The studies of the paper's figures: their graphs, controls and targets."""
 
+import dataclasses
 import itertools
 import pathlib
 import re
 import runpy
 
+import jax
 import pytest
 
-from msm_jax.study import design
+from msm_jax.model import ModelConfig, abstract_params
+from msm_jax.study import design, disk, display, steps
 from msm_jax.study.config import CONTROLS
 from msm_jax.study.graph import make_study
 from msm_jax.tiny import tiny_checkpoint
+from msm_jax.train.optimizer import split_params
 
 FIGURES = {
     "fig2": ("",),
@@ -66,8 +70,11 @@ def test_there_is_a_test_of_every_figure(root):
 
 
 @pytest.mark.parametrize(("name", "argument"), REAL)
-def test_a_figure_is_a_graph_of_one_recipe_and_matched_tokens(load, name, argument):
-    study = make_study(load(name, argument))
+def test_a_figure_is_a_graph_of_one_recipe_and_matched_tokens_with_a_plan(
+    load, name, argument, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(steps, "_count", lambda study, workdir, node: 300)
+    study = steps.with_steps(make_study(load(name, argument)), tmp_path)
     assert len({node.id for node in study.evaluations.values()}) == len(
         {stages[-1] for stages in study.arms.values()}
     )
@@ -81,6 +88,21 @@ def test_a_figure_is_a_graph_of_one_recipe_and_matched_tokens(load, name, argume
     for one in trained:  # only what the assistant says is learned from chats
         for role, data in one["data"].items():
             assert data["loss_on"] == ("all" if role in ("documents", "ordinary") else "assistant")
+    plan = display.plan(study, tmp_path)
+    tokens = sum(300 * one["rows"] * one["sequence_length"] for one in trained)
+    assert f"{len(study.stages)} stages ({300 * len(trained):,} steps, {tokens:,} tokens" in plan
+    assert f"{len(study.judges)} judged by another model" in plan or not study.judges
+    assert "time: unknown until" in plan and "cost: unknown" in plan
+    assert ("disk: an estimate of" in plan) == bool(trained)
+
+
+def test_the_disk_of_checkpoints_is_that_of_their_arrays(tmp_path):
+    config = ModelConfig(64, 16, 2, 4, 2, 8, 24, tied_embeddings=False, lora_rank=2)
+    for mode in ("lora", "all"):
+        trained, _ = split_params(abstract_params(config), mode)
+        paths = jax.tree_util.tree_leaves_with_path(trained)
+        wanted = sum(leaf.size for path, leaf in paths if "norm" not in str(path))
+        assert disk._trained(dataclasses.asdict(config), mode) == wanted
 
 
 def test_figure_4_has_all_controls_and_says_which_one_is_taken_away(load):

@@ -17,10 +17,11 @@ def swept(tmp_path, make_tiny, load_config):
     """A function of keys and values: the tiny study with that sweep."""
     path = make_tiny(tmp_path)
 
-    def make(*over, **more):
+    def make(*over, without=(), **more):
         config = sweep.added(load_config(path), over)
         with config.unlocked():
             config.sweep.update(more)
+            config.without = without
         return make_study(config)
 
     return make
@@ -122,3 +123,11 @@ def test_a_key_on_which_no_arm_depends_is_refused(swept):
         swept("config.stages.x.steps=2,3", arms=("y",))
     with pytest.raises(UserError, match="is there twice: list all its values"):
         swept("config.stages.x.steps=2,3", "config.stages.x.steps=4")
+
+
+def test_copies_are_left_out_with_their_arm_or_by_themselves(swept):
+    over = "config.stages.x.optimizer.b1=0.5,0.9,0.95"
+    assert list(swept(over, without=("x b1=0.5",)).config["arms"]) == ["x", "x b1=0.95", "y"]
+    left = swept(over, without=("x",)).config
+    assert list(left["arms"]) == ["y"] and not {*left["stages"]} & {"x", "x b1=0.5"}
+    assert not left["contrasts"]
