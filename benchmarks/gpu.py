@@ -15,7 +15,7 @@ head             time of the loss and its gradient, by tokens in a chunk
 train            LoRA r=64 of Qwen3-8B shapes on packed rows of 4,096: tokens/s, MFU, memory
 train_32b        the same of Qwen3-32B shapes; only if --parts names it
 train_peer       the same in transformers + peft
-eightbit         weights in 8 bits: rounded as on a CPU, gradients as over the same weights in
+eightbit         weights in 8 bits: rounded as on a CPU; gradients as over the same weights in
                  float32; LoRA of Qwen3-8B and 32B shapes in int8
 
 Every part is a process with a time limit of its own, so that a failure costs one part and the
