@@ -17,6 +17,10 @@ train_32b        the same of Qwen3-32B shapes; only if --parts names it
 train_peer       the same in transformers + peft
 eightbit         weights in 8 bits: rounded as on a CPU; gradients as over the same weights in
                  float32; LoRA of Qwen3-8B and 32B shapes in int8
+decode           sampling with Qwen3-8B shapes: time per token, share of the bandwidth, compiling;
+                 only if --parts names it, as the next two
+decode_32b       the same with Qwen3-32B shapes
+decode_peer      `generate` of transformers with Qwen3-8B shapes
 
 Every part is a process with a time limit of its own, so that a failure costs one part and the
 figures after it. The JSON has for each part its checks {"name", "value", "limit", "ok"}, its
@@ -53,7 +57,12 @@ PARTS = {
     "train_peer": ("gpu_peers", 40),
     "eightbit": ("gpu_eightbit", 70),
 }
-EXTRA = {"train_32b": ("gpu_times", 120)}  # run only if they are named
+EXTRA = {  # run only if they are named
+    "train_32b": ("gpu_times", 120),
+    "decode": ("gpu_decode", 120),
+    "decode_32b": ("gpu_decode", 120),
+    "decode_peer": ("gpu_peers", 60),
+}
 
 
 def run_part(name: str, tiny: bool) -> None:

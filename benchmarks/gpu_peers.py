@@ -95,3 +95,32 @@ def train_peer(tiny: bool) -> None:
             peak_gib=peak,
             first_step_seconds=first,
         )
+
+
+def decode_peer(tiny: bool) -> None:
+    """`generate`: 32 rows of 500 tokens and 64 more, 64 rows of 2,800 and 32 more."""
+    found = network(tiny, lora=False)
+    if found is None:
+        return
+    import torch
+
+    net, device = found
+    net.eval()
+    for rows, length, tokens in [(2, 8, 4)] if tiny else [(32, 500, 64), (64, 2800, 32)]:
+        ids = torch.randint(1, 90, (rows, length), device=device)
+        run = lambda ids=ids, tokens=tokens: net.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            temperature=0.7,
+            top_k=0,
+            min_new_tokens=tokens,
+            max_new_tokens=tokens,
+            pad_token_id=0,
+        ).cpu()
+        with torch.no_grad():
+            taken = seconds(run, 1)
+        figure(
+            f"transformers generate, {rows} rows of {length} + {tokens}",
+            tokens_per_second=rows * tokens / taken,
+        )

@@ -8,9 +8,9 @@ at most a chunk.
 
 A sample's random numbers come from (seed, prompt, sample index, position, token id), so a sample
 does not depend on what else is requested (up to rounding: the shapes that it is computed in follow
-from `rows`, `n`, the number of prompts and the longest completions in flight). The program
-that draws is compiled for numbers of slots that prompts and completions have room for, see
-`_slots`; the one that reads prompts, for each bucket of their lengths.
+from `rows`, `n`, `max_tokens`, and the number and lengths of prompts). The program that draws is
+compiled for the numbers of slots that prompts and completions have room for, see `_slots`; the one
+that reads prompts, for each bucket of their lengths.
 """
 
 import collections

@@ -129,10 +129,13 @@ def test_few_prompts_join_longer_ones_where_padding_costs_less_than_the_weights(
     assert together({16: [one(0), one(1)], 32: [one(2)]}, 2) == [(16, [0, 1]), (32, [2])]
 
 
-def test_a_chunk_works_in_the_memory_it_is_given(params):
+@pytest.mark.parametrize(("R", "S", "block"), [(64, 32, 128), (32, 128, 16)])
+def test_a_chunk_works_in_the_memory_it_is_given(params, monkeypatch, R, S, block):
     """The rings of the program's output are those of its input; the loop over tokens copies
-    neither rings nor prompts nor weights."""
-    P, M, R, S = 2, 4, 64, 32
+    neither rings nor prompts nor weights, nor do loops over blocks of them within it."""
+    monkeypatch.setattr(cached_attention, "BLOCK", block)
+    monkeypatch.setattr(cached_attention, "BLOCK_NUMBERS", 1)
+    P, M = 2, 4
     layers = decode.unstacked(params)
     prompts, rings = decode.empty(CONFIG, P, S), decode.empty_rings(CONFIG, P, M, R)
     begun = sampler._Batch(CONFIG, params, layers, {}, P, M, S, R, None, None)._begin(0)
