@@ -148,7 +148,8 @@ table(
 
 # %%
 curve = results["curves"][0]
-show(curve_plots.draw(results, curve, "conflict"), "rate of the cheap choice along the fine-tuning")
+eval = curve["points"][0]["eval"]
+show(curve_plots.draw(results, curve, eval), "rate of the cheap choice along the fine-tuning")
 
 # %% [markdown]
 # ## Talk to two of them

@@ -75,8 +75,11 @@ def draw(results: dict, curve: dict, eval: str):
                 axes.plot([x, x], found, linewidth=1, alpha=0.7, **style)
     _scale(axes, values, numeric)
     measured = points[0]["measured"] if points else eval
-    if limits := plots.limits_of(results, measured, measure):
-        axes.set_ylim(limits[0], limits[1] + 0.02 * (limits[1] - limits[0]))
+    ends = [end for point in points for end in (point["mean"], *(plots.bounds(point) or ()))]
+    low, high = plots.limits_of(results, measured, measure) or (min(ends, default=0), None)
+    high = max(ends, default=1) if high is None else high
+    margin = 0.02 * (high - low) or 0.02
+    axes.set_ylim(low - margin * (low != 0), high + margin)
     if plots.has_chance(results["config"], eval, measure):
         axes.axhline(CHANCE, color="#333", linewidth=0.9, linestyle=(0, (4, 3)))
     shown = []
@@ -90,20 +93,26 @@ def draw(results: dict, curve: dict, eval: str):
     axes.set_ylabel(f"{eval}: {measure}")
     if lines:
         handles = [*axes.get_legend_handles_labels()[0], *plots.target_handles(results, shown)]
-        axes.legend(
-            handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5)
-        )
+        figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
 def _scale(axes, values: list, numeric: bool) -> None:
     """Ticks at the values that there are; a logarithmic axis where they span a wide range."""
-    if numeric and values and min(values) > 0 and max(values) / min(values) >= LOGARITHMIC:
+    at = values if numeric else list(range(len(values)))
+    if not at:
+        return
+    if numeric and min(at) > 0 and max(at) / min(at) >= LOGARITHMIC:
         axes.set_xscale("log")
+        margin = (max(at) / min(at)) ** 0.06
+        axes.set_xlim(min(at) / margin, max(at) * margin)
+    else:
+        margin = 0.06 * (max(at) - min(at)) or 0.5
+        axes.set_xlim(min(at) - margin, max(at) + margin)
     axes.minorticks_off()
-    at = values if numeric else range(len(values))
     texts = [f"{value:,}" if isinstance(value, int) else str(value) for value in values]
-    axes.set_xticks(at, texts, fontsize=8)
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(at, texts, fontsize=8, **(slanted if len("".join(texts)) > 40 else {}))
 
 
 def _values(points: Iterable[dict]) -> list:

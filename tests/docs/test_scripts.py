@@ -33,7 +33,7 @@ def test_every_command_of_a_script_parses(tmp_path):
         for _, _, module, *arguments in printed(script, "print", tmp_path):
             # Those that differ in values alone are checked once.
             names = [word if word.startswith("--config=") else word.partition("=")[0]
-                     for word in arguments]  # fmt: skip
+                     for word in arguments if word != "--dry_run"]  # fmt: skip
             by_module[module].setdefault(tuple(names), (script.name, arguments))
     assert by_module.keys() == {
         f"msm_jax.{name}" for name in ("generate", "convert", "study", "study.compile",
@@ -47,7 +47,7 @@ def test_every_command_of_a_script_parses(tmp_path):
             if error
         ]
         assert not wrong
-    assert not [*tmp_path.iterdir()]  # nothing was made
+    assert sum(map(len, by_module.values())) > 40 and not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
