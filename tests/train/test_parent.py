@@ -12,6 +12,7 @@ from msm_jax.model import ModelConfig
 from msm_jax.train.config import source
 from msm_jax.train.loop import train
 from msm_jax.weights.checkpoints import load_params, read_facts
+from msm_jax.weights.fingerprint import params_fingerprint
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -147,7 +148,14 @@ def test_an_adapter_on_a_base_in_8_bits(config, checkpoint, tmp_path):
         run.save(tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
     msm_jax.load(tmp_path / "run", dtype="float32").save(tmp_path / "published")
-    found = msm_jax.load(tmp_path / "published").logits([ids])
+    plain = msm_jax.load(tmp_path / "published")
+    plain.save(tmp_path / "stored", "orbax")
+    of_files, of_run = (
+        msm_jax.load(tmp_path / name, dtype="int8") for name in ("published", "stored")
+    )
+    assert params_fingerprint(of_files.params) == params_fingerprint(of_run.params)
+    assert of_run.config.dtype == "bfloat16" and "w_scale" in of_run.params["layers"]["mlp"]["up"]
+    found = plain.logits([ids])
     np.testing.assert_allclose(found, run.logits([ids]), atol=1e-2 * np.abs(found).max())
     config.model.param_dtype = "bfloat16"
     with pytest.raises(UserError, match="param_dtype: checkpoint 'int8', this run 'bfloat16'"):
