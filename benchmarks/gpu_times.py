@@ -83,7 +83,7 @@ def head(tiny: bool) -> None:
 
 
 def train(tiny: bool) -> None:
-    _train(tiny, "qwen3-8b", [(1, "dots"), (1, "attention"), (2, "none"), (1, "full")])
+    _train(tiny, "qwen3-8b", [(2, "dots"), (1, "dots"), (2, "none"), (1, "full")])
 
 
 def train_32b(tiny: bool) -> None:

@@ -65,9 +65,21 @@ class Norm(nnx.Module):
         self.scale = _parameter(rngs, (width,), (axis,), None, config.plain_dtype)
 
     def __call__(self, x: Array) -> Array:
-        x32 = x.astype(jnp.float32)
-        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
-        return x32.astype(x.dtype) * _aligned(self.scale, x)
+        return _normalized(x, self.eps) * _aligned(self.scale, x)
+
+
+# The backward pass of these two computes again what is cheap. Otherwise it would keep several
+# arrays, some in float32, for each of their arguments.
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=1)
+def _normalized(x: Array, eps: float) -> Array:
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return x32.astype(x.dtype)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def _gated(gate: Array, up: Array) -> Array:
+    return jax.nn.silu(gate) * up
 
 
 class Projection(nnx.Module):
@@ -126,16 +138,19 @@ class Projection(nnx.Module):
         return checkpoint_name(y, self.name)
 
     def _map(self, param: nnx.Param | Array, x: Array, contracted: int) -> Array:
-        # As matrices: XLA's CPU backend transposes stacks, also of weights, before a product.
-        w = param[...]
-        outputs, fan_in = w.shape[:-contracted], math.prod(w.shape[-contracted:])
-        x_NI, w_OI = x.reshape(-1, fan_in), w.reshape(-1, fan_in)
-        if w.dtype.itemsize > 1:  # 8 bits are converted within the product, forward and backward
-            w_OI = w_OI.astype(self.dtype)
-        y = jax.lax.dot_general(
-            x_NI, w_OI, (((1,), (1,)), ((), ())), preferred_element_type=self.dtype
-        )
-        return y.reshape(*x.shape[:-contracted], *outputs)
+        return _product(x, param[...], contracted, self.dtype)
+
+
+# The backward pass reads the stored weights, of which a loop over layers would keep another copy.
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3))
+def _product(x: Array, w: Array, contracted: int, dtype: Any) -> Array:
+    # As matrices: XLA's CPU backend transposes stacks, also of weights, before a product.
+    outputs, fan_in = w.shape[:-contracted], math.prod(w.shape[-contracted:])
+    x_NI, w_OI = x.reshape(-1, fan_in), w.reshape(-1, fan_in)
+    if w.dtype.itemsize > 1:  # 8 bits are converted within the product, forward and backward
+        w_OI = w_OI.astype(dtype)
+    y = jax.lax.dot_general(x_NI, w_OI, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
+    return y.reshape(*x.shape[:-contracted], *outputs)
 
 
 def project(x: Array, *projections: Projection) -> list[Array]:
@@ -192,7 +207,7 @@ class Mlp(nnx.Module):
         # XLA's CPU backend fuses matrices, not stacks of them, with the products around them.
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
         gate_NF, up_NF = project(x_ND, self.gate, self.up)
-        y_ND = self.down(jax.nn.silu(gate_NF) * up_NF)
+        y_ND = self.down(_gated(gate_NF, up_NF))
         return y_ND.reshape(x_BTD.shape)
 
 
