@@ -171,6 +171,7 @@ def _by_kernel(q_nd: Array, k_Sd: Array, v_Sd: Array, span: Span, mesh: Mesh | N
     return jax.shard_map(here, mesh=mesh, check_vma=False, **places)(q_nd, k_Sd, v_Sd, spans)
 
 
+@jax.jit  # traced and lowered once for all layers
 def _kernel_call(q_Xnd: Array, k_XSd: Array, v_XSd: Array, spans_X2: Array) -> Softmax:
     from jax.experimental import pallas as pl
 

@@ -48,7 +48,7 @@ def test_a_span_is_one_softmax_over_its_slots(monkeypatch, way, lead, n, S):
 
 @pytest.mark.parametrize(("platform", "calls"), [("gpu", 4), ("cpu", 0)])
 def test_a_token_is_lowered_without_scores_of_all_slots(monkeypatch, platform, calls):
-    """For CUDA one call for the prompts and one for the rings of each layer."""
+    """For CUDA one call for the prompts and one for the rings of each layer, of two kernels."""
     monkeypatch.setattr(cached_attention, "platform_of", lambda mesh: platform)
     monkeypatch.setattr(cached_attention, "BLOCK_NUMBERS", 1)
     config = ModelConfig(96, 16, 2, 4, 2, 64, 32, dtype="bfloat16")
@@ -61,7 +61,8 @@ def test_a_token_is_lowered_without_scores_of_all_slots(monkeypatch, platform, c
         params, prompts, rings, chunk, ids, ids
     )
     text = traced.lower(lowering_platforms=("cuda" if calls else "cpu",)).as_text()
-    assert text.count("xla.gpu.triton") == calls
+    assert text.count("call @_kernel_call") == calls
+    assert text.count("xla.gpu.triton") == calls // config.layers
     scores = re.compile(rf"tensor<(?:\d+x)+{SLOTS}xf32>")
     assert not scores.search(text)
     monkeypatch.setattr(cached_attention, "BLOCK", SLOTS)
