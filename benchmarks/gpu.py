@@ -10,17 +10,19 @@ step             gradients of a LoRA step in float32 equal those of the CPU; in 
                  near with every remat, and finite
 packing          log-probabilities of packed documents are those of each document in its own row
 sampler          log-probabilities of drawn tokens are those of the full forward pass
+train            LoRA r=64 of Qwen3-8B shapes on packed rows of 4,096: tokens/s, MFU, memory
+train_peer       the same in transformers + peft
+decode           sampling with Qwen3-8B shapes: time per token, share of the bandwidth, compiling
+decode_peer      `generate` of transformers with Qwen3-8B shapes
+
+Only if --parts names them:
+
 attention_speed  time and memory of every attention, forward and backward
 head             time of the loss and its gradient, by tokens in a chunk
-train            LoRA r=64 of Qwen3-8B shapes on packed rows of 4,096: tokens/s, MFU, memory
-train_32b        the same of Qwen3-32B shapes; only if --parts names it
-train_peer       the same in transformers + peft
 eightbit         weights in 8 bits: rounded as on a CPU; gradients as over the same weights in
                  float32; LoRA of Qwen3-8B and 32B shapes in int8
-decode           sampling with Qwen3-8B shapes: time per token, share of the bandwidth, compiling;
-                 only if --parts names it, as the next two
-decode_32b       the same with Qwen3-32B shapes
-decode_peer      `generate` of transformers with Qwen3-8B shapes
+train_32b        LoRA r=64 of Qwen3-32B shapes
+decode_32b       sampling with Qwen3-32B shapes
 
 Every part is a process with a time limit of its own, so that a failure costs one part and the
 figures after it. The JSON has for each part its checks {"name", "value", "limit", "ok"}, its
@@ -49,19 +51,19 @@ PARTS = {
     "ceilings": ("gpu_times", 20),
     "attention": ("gpu_checks", 60),
     "step": ("gpu_checks", 50),
-    "packing": ("gpu_checks", 30),
+    "packing": ("gpu_checks", 25),
     "sampler": ("gpu_checks", 40),
-    "attention_speed": ("gpu_times", 40),
-    "head": ("gpu_times", 20),
-    "train": ("gpu_times", 90),
+    "train": ("gpu_times", 80),
     "train_peer": ("gpu_peers", 40),
-    "eightbit": ("gpu_eightbit", 70),
+    "decode": ("gpu_decode", 100),
+    "decode_peer": ("gpu_peers", 60),
 }
 EXTRA = {  # run only if they are named
+    "attention_speed": ("gpu_times", 40),
+    "head": ("gpu_times", 20),
+    "eightbit": ("gpu_eightbit", 70),
     "train_32b": ("gpu_times", 120),
-    "decode": ("gpu_decode", 120),
     "decode_32b": ("gpu_decode", 120),
-    "decode_peer": ("gpu_peers", 60),
 }
 
 
