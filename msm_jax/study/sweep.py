@@ -71,6 +71,11 @@ def expanded(tree: dict) -> dict:
     Raises:
       UserError: a key that is unknown, has no effect, or on which no arm depends; a wrong value.
     """
+    for name in tree["sweep"]["arms"]:
+        if name not in (arms := tree["arms"]):
+            raise UserError(
+                f"config.sweep.arms: {name!r} is not one of config.arms: {sorted(arms)}"
+            )
     if not tree["sweep"]["over"]:
         return tree
     axes = [_axis(tree, text) for text in tree["sweep"]["over"]]
@@ -230,12 +235,6 @@ class _Sweep:
         return True
 
     def _check(self) -> None:
-        arms = self._old["arms"]
-        for name in self._old["sweep"]["arms"]:
-            if name not in arms:
-                raise UserError(
-                    f"config.sweep.arms: {name!r} is not one of config.arms: {sorted(arms)}"
-                )
         for axis in self._axes:
             of_arms = {name for name, axes in self._arms.items() if axis in axes}
             of_evals = {n for n, axes in self._evals.items() if axis in axes}

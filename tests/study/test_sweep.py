@@ -121,6 +121,8 @@ def test_a_sweep_that_means_nothing_is_refused(swept, over, says):
 def test_a_key_on_which_no_arm_depends_is_refused(swept):
     with pytest.raises(UserError, match="config.stages.x.steps: no arm depends on it"):
         swept("config.stages.x.steps=2,3", arms=("y",))
+    with pytest.raises(UserError, match="config.sweep.arms: 'z' is not one of config.arms"):
+        swept(arms=("z",))
     with pytest.raises(UserError, match="is there twice: list all its values"):
         swept("config.stages.x.steps=2,3", "config.stages.x.steps=4")
 
