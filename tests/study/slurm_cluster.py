@@ -145,9 +145,11 @@ def study(cluster: Cluster, config: str, workdir: pathlib.Path, kills, more=()) 
     command = [sys.executable, "-m", "msm_jax.study", f"--config={config}", f"--workdir={workdir}"]
     command += ["--executor=slurm", "--slurm=time=1:00:00", *more]
     submitted = 0
-    while not (workdir / "report.html").exists() or [*plan.iterdir()]:
+    while (
+        (queued := cluster.queue()) or [*plan.iterdir()] or not (workdir / "report.html").exists()
+    ):
         cluster.start_node()
-        if not cluster.queue():
+        if not queued:
             submitted += 1
             done = subprocess.run(
                 command, env={**cluster.environment, **own}, text=True, capture_output=True
