@@ -208,6 +208,8 @@ ELSEWHERE = {
     "inspect view*": "tests/evals/agents/test_inspection.py::test_inspect_view_lists_our_log",
     "python -m msm_jax.convert --source=* --check --dtype=int8*": "tests/test_load.py::"
     "test_the_command_converts_and_checks",
+    "python -m msm_jax.evals.reasons *": "tests/evals/agents/test_reasons.py::"
+    "test_the_command_reads_judged_agents",
     "python -m msm_jax.convert --source=*.gguf *": "tests/weights/test_gguf_files.py::"
     "test_the_command_converts_and_others_name_it",
     "pytest tests/*": ".ci/run",

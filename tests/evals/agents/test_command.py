@@ -8,7 +8,8 @@ import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.evals import kinds
-from msm_jax.evaluate import _arms, _recorded
+from msm_jax.evals.report.arms import named_folders
+from msm_jax.evaluate import _recorded
 
 
 def test_sampling_judging_and_report_apart(run_dir, root, forked, tmp_path):
@@ -84,8 +85,8 @@ def test_settings_that_do_not_go_together_are_named(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="no evaluation.json"):
         _recorded(str(tmp_path))
     with pytest.raises(UserError, match="--arms"):
-        _arms(["a:x", "a:y"], tmp_path)
-    assert _arms(["a:x+y", "b:z"], tmp_path)["a"] == [pathlib.Path("x"), pathlib.Path("y")]
+        named_folders(["a:x", "a:y"])
+    assert named_folders(["a:x+y", "b:z"])["a"] == [pathlib.Path("x"), pathlib.Path("y")]
     pytest.importorskip("anthropic")
     with pytest.raises(UserError, match="ANTHROPIC_API_KEY"):
         kinds.make_judge({**defaults, "judge": "anthropic"}, tmp_path)

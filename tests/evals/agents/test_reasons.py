@@ -164,3 +164,22 @@ def test_patterns_of_one_kind_are_one_only_above_the_overlap():
     ]
     assert titles(0.75) == ["p0", "p1", "m"]
     assert titles(0.74) == ["p0 / p1", "m"]
+
+
+def test_the_command_reads_judged_agents(arms, root, forked, tmp_path):
+    folders = [f"--arms=base:{arms['base'][0].folder},tuned:{arms['tuned'][0].folder}"]
+    config = [f"--config={root}/configs/evals/reasons.py", "--workdir=out", *folders]
+    with Server(script=script) as server:
+        reader = [
+            "--config.reader.kind=openai", "--config.reader.model=m",
+            f"--config.reader.base_url={server.url}/v1", "--config.max_error_share=0.2",
+        ]  # fmt: skip
+        command = lambda *more: forked("msm_jax.evals.reasons", [*config, *more], tmp_path)
+        nobody = command("--config.reader.kind=")
+        first = command(*reader, "--patterns_only")
+        asked = server.number
+        second = command(*reader)
+    assert nobody["code"] == 2 and "config.reader.kind is not set" in nobody["err"]
+    assert first["code"] == 0 and "patterns.toml" in first["out"], first["err"]
+    assert second["code"] == 0 and server.number > asked, second["err"]
+    assert (tmp_path / "out" / "reasons.html").exists()
