@@ -66,12 +66,6 @@ def test_settings_that_do_not_go_together_are_named(monkeypatch, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             kinds.make_judge({**defaults, **change}, tmp_path)
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-none")
-    limited = {"judge": "anthropic", "judge_max_usd": 1.0}
-    with pytest.raises(UserError, match="--judge_price_input and --judge_price_output"):
-        kinds.make_judge({**defaults, **limited}, tmp_path)
-    priced = {**limited, "judge_price_input": 3.0, "judge_price_output": 15.0}
-    assert kinds.make_judge({**defaults, **priced}, tmp_path) is not None
     for given, words in (
         ({"pairs": "p"}, "--pairs has no meaning for --kind=agents"),
         ({"scenarios": ["theft"]}, "theft.*blackmail"),
@@ -88,6 +82,13 @@ def test_settings_that_do_not_go_together_are_named(monkeypatch, tmp_path):
         named_folders(["a:x", "a:y"])
     assert named_folders(["a:x+y", "b:z"])["a"] == [pathlib.Path("x"), pathlib.Path("y")]
     pytest.importorskip("anthropic")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-none")
+    limited = {"judge": "anthropic", "judge_max_usd": 1.0}
+    with pytest.raises(UserError, match="--judge_price_input and --judge_price_output"):
+        kinds.make_judge({**defaults, **limited}, tmp_path)
+    priced = {**limited, "judge_price_input": 3.0, "judge_price_output": 15.0}
+    assert kinds.make_judge({**defaults, **priced}, tmp_path) is not None
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
     with pytest.raises(UserError, match="ANTHROPIC_API_KEY"):
         kinds.make_judge({**defaults, "judge": "anthropic"}, tmp_path)
 
