@@ -57,6 +57,7 @@ setup(
         "msm_jax.evals.inspection": ["fields.toml"],
         "msm_jax.evals.judges": ["*.toml"],
         "msm_jax.evals.material": ["*.jsonl"],
+        "msm_jax.evals.reasons": ["texts.toml"],
         "msm_jax.page": ["*.html", "*.css"],
         "msm_jax.spec": ["examples/*.md"],
         "msm_jax.data": ["formats/*.jinja"],

@@ -199,7 +199,7 @@ def test_parameter_names():
     [
         ({"kv_heads": 3}, "heads=4 is not a multiple of model.kv_heads=3"),
         ({"head_dim": 7}, "even"),
-        ({"dtype": "int8"}, "float32 or bfloat16"),
+        ({"dtype": "int8"}, "one of .*float32.*bfloat16"),
         ({"lora_targets": ("q", "x")}, "known"),
         ({"layers": 0}, "at least 1"),
     ],
