@@ -76,12 +76,12 @@ def new_directory(path: str | os.PathLike, racing: bool = False) -> Iterator[pat
         if not racing and _occupied(target):  # by a process that has just ended
             raise UserError(taken)
         yield temporary
-        if racing and _occupied(target):
-            delete(temporary, target.parent)
-            return
-        if target.exists():
-            target.rmdir()
-        os.replace(temporary, target)
+        try:
+            os.replace(temporary, target)  # also over an empty directory
+        except OSError:
+            if not racing or not _occupied(target):
+                raise
+            delete(temporary, target.parent)  # another process was first
         _sync(target.parent)
     except BaseException:
         delete(temporary, target.parent)

@@ -307,3 +307,18 @@ def test_hashes_are_of_content(tmp_path):
     assert len(json.dumps(files.sha256_text("\ud800"))) == 66
     with pytest.raises(UserError, match="cannot be read"):
         files.sha256_file(tmp_path / "none")
+
+
+def test_of_two_racing_writers_the_first_wins_at_the_last_moment(tmp_path, monkeypatch):
+    target, replace = tmp_path / "tokens", os.replace
+
+    def beaten(source, to):
+        target.mkdir()
+        (target / "first").touch()
+        return replace(source, to)
+
+    monkeypatch.setattr(os, "replace", beaten)
+    with files.new_directory(target, racing=True) as folder:
+        (folder / "second").touch()
+    assert [path.name for path in target.iterdir()] == ["first"]
+    assert list(tmp_path.iterdir()) == [target]
