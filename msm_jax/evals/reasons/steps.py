@@ -201,13 +201,19 @@ def _reading(reply: Answer, text: str) -> Reading:
         named = {"refusal": "refusal", "truncated": "unparsed", "invalid structure": "unparsed"}
         return Reading(named.get(reply.failure, "error"))
     words = _plain(text)
-    said = tuple(item for item in reply.items if _plain(item["quote"]) in words)
+    quotes = [_plain(item["quote"]) for item in reply.items]  # one without a word supports nothing
+    said = tuple(
+        item
+        for item, quote in zip(reply.items, quotes, strict=True)
+        if quote.strip() and quote in words
+    )
     return Reading("ok", said, len(reply.items) - len(said))
 
 
 def _plain(text: str) -> str:
-    """Words alone, so that marks, breaks and quotation marks do not matter."""
-    return " ".join("".join(c if c.isalnum() else " " for c in text.casefold()).split())
+    """Whole words alone, so that marks, breaks and quotation marks do not matter."""
+    words = "".join(c if c.isalnum() else " " for c in text.casefold()).split()
+    return f" {' '.join(words)} "
 
 
 def _sorted(

@@ -183,3 +183,29 @@ def test_the_command_reads_judged_agents(arms, root, forked, tmp_path):
     assert first["code"] == 0 and "patterns.toml" in first["out"], first["err"]
     assert second["code"] == 0 and server.number > asked, second["err"]
     assert (tmp_path / "out" / "reasons.html").exists()
+
+
+@pytest.mark.parametrize("quote", ["...", "must not be rep", "place"])
+def test_a_quotation_without_whole_words_of_the_answer_supports_nothing(quote):
+    items = [{"reason": "x", "quote": quote}, {"reason": "y", "quote": SELF}]
+    said = lambda number, body: (200, {}, json.dumps({"items": items}))
+    answers = {("base", 0, "c", 0): ("", SELF)}
+    with Server(script=said) as server, Journal(None) as journal:
+        reader = Writer(OpenAIClient("m", 1.0, Pace(1), server.url + "/v1"), journal)
+        (found,) = steps.read_reasons(reader, answers, REASONS.config()).values()
+    assert [item["reason"] for item in found.found] == ["y"] and found.unsupported == 1
+
+
+def test_a_spec_adds_its_kinds_and_few_answers_can_be_read(arms):
+    assert len(steps.answers_of(arms, 0)) == 24 and len(steps.answers_of(arms, 2)) == 8
+    asked = []
+
+    def script(number, body):
+        asked.append(body["messages"][1]["content"])
+        return 200, {}, json.dumps({"items": PATTERNS})
+
+    with Server(script=script) as server, Journal(None) as journal:
+        reader = Writer(OpenAIClient("m", 1.0, Pace(1), server.url + "/v1"), journal)
+        for spec in ("", "Never delete what cannot be restored."):
+            steps.find_patterns(reader, ["it is owed"], spec, REASONS.config())
+    assert ["policy misuse" in text and "Never delete" in text for text in asked] == [False, True]
