@@ -1,5 +1,6 @@
 """The checks of gpu.py: a part is a function of `tiny`, which runs small shapes on any machine."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -115,11 +116,14 @@ def step(tiny: bool) -> None:
         found_loss, found = gradients(config, here)
     check("float32: loss", abs(found_loss / loss - 1), 1e-5)
     check("float32: gradients", distance(found, wanted), 1e-4)
+    bf16 = model(tiny, lora_rank=8, dtype="bfloat16")
+    usual = distance(gradients(bf16, cpu)[1], wanted)
+    figure("bfloat16 on the CPU: gradients", distance=usual)
     for remat in ("none", "attention") if tiny else [each for each in REMATS if each != "auto"]:
-        bf16 = model(tiny, lora_rank=8, dtype="bfloat16", remat=remat)
-        found_loss, found = gradients(bf16, here)
+        found_loss, found = gradients(dataclasses.replace(bf16, remat=remat), here)
         check(f"bfloat16, remat {remat}: loss", abs(found_loss / loss - 1), 5e-3)
-        check(f"bfloat16, remat {remat}: gradients", distance(found, wanted), 5e-2)
+        # How far bfloat16 is from float32 depends on the weights: the CPU's distance measures it.
+        check(f"bfloat16, remat {remat}: gradients", distance(found, wanted), 1.5 * usual)
 
 
 def packing(tiny: bool) -> None:
@@ -167,7 +171,7 @@ def sampler(tiny: bool) -> None:
 
     config, rng = model(tiny), np.random.default_rng(0)
     params = jax.tree.map(lambda x: 2 * x, adapted(config))  # a model with opinions
-    lengths = (3, 40) if tiny else (3, 40, 300, 700)
+    lengths = (3, 40) if tiny else (40, 700)
     prompts = [rng.integers(1, config.vocab_size, length).tolist() for length in lengths]
     T = 96 if tiny else 1024
 
@@ -181,7 +185,7 @@ def sampler(tiny: bool) -> None:
         config = model(tiny, dtype=dtype)
         with jax.default_matmul_precision(precision):
             worst = 0.0
-            found = sample(config, params, prompts, n=2, max_tokens=24 if tiny else 128, rows=4)
+            found = sample(config, params, prompts, n=2, max_tokens=24 if tiny else 64, rows=4)
             for prompt, answers in zip(prompts, found, strict=True):
                 for answer in answers:
                     ids = np.zeros((1, T), np.int32)

@@ -1,4 +1,4 @@
-"""Frozen weights in 8 bits on a card: the part `eightbit` of gpu.py."""
+"""Frozen weights in 8 bits on a card: the parts `eightbit` and `train_int8` of gpu.py."""
 
 import dataclasses
 import time
@@ -35,12 +35,18 @@ def eightbit(tiny: bool) -> None:
 
         eight, plain = model(tiny, lora_rank=8, param_dtype=kind), model(tiny, lora_rank=8)
         params = adapted(eight)
-        bf16 = gradients(dataclasses.replace(eight, dtype="bfloat16"), params)
+        bf16 = lambda config: dataclasses.replace(config, dtype="bfloat16")
+        found16 = gradients(bf16(eight), params)
         with jax.default_matmul_precision("highest"):
             found = gradients(eight, params)
-            wanted = gradients(plain, as_stored(plain, params))
+            params = as_stored(plain, params)
+            wanted = gradients(plain, params)
         check(f"{kind}, float32: gradients over the same weights", distance(found, wanted), 1e-4)
-        check(f"{kind}, bfloat16: gradients", distance(bf16, wanted), 5e-2)
+        usual = distance(gradients(bf16(plain), params), wanted)
+        check(f"{kind}, bfloat16: gradients", distance(found16, wanted), 1.5 * usual)
+
+
+def train_int8(tiny: bool) -> None:
     for name in ["tiny"] if tiny else ["qwen3-8b", "qwen3-32b"]:
         lora_step(name)
 

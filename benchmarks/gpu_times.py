@@ -87,7 +87,7 @@ def train(tiny: bool) -> None:
 
 
 def train_32b(tiny: bool) -> None:
-    _train(tiny, "qwen3-32b", [(2, "full"), (4, "attention")])
+    _train(tiny, "qwen3-32b", [(2, "full")])
 
 
 def _train(tiny: bool, preset: str, cases: list[tuple[int, str]]) -> None:

@@ -9,28 +9,23 @@ A lab record:
                    --workdir=runs/midtrain --config.parent=/weights/Qwen3-32B \\
                    --config.data.documents.path=documents.jsonl --distributed
     hardware   the argument: MODEL,full|lora,v5e-256|v5p-64|v6e-64|h200|h100 (chips, not cores)
-    time       one H200: 1.7 s a step of `:qwen3-8b,lora,h200`, 7.1 s of `:qwen3-32b,lora,h200`,
-               after compiling for 10 to 18 s; NOT MEASURED: `:qwen3-8b,lora,h100`, TPUs
+    time       one H200: 1.0 s a step of `:qwen3-8b,lora,h200`, 5.3 s of `:qwen3-32b,lora,h200`,
+               after compiling for 5 to 15 s; NOT MEASURED: the H100, TPUs
     result     slices of TPUs: compile ahead of time and fit; docs/training.md has the table
                one H200: tokens/s below
 
-On one H200, 2026-11-26, commit 65a7e61, jax 0.11.2: LoRA, random weights, documents of about 600
-tokens packed into 4 rows of 4,096, cuDNN with a mask; the mean of 2 to 5 steps of one run. The
-scripts of that day are not in the repository; `benchmarks/gpu.py --parts=train,train_32b` measures
-the same.
+On one H200, 2026-11-27, jax 0.11.2, `benchmarks/gpu.py --parts=train,train_32b`: LoRA, random
+weights, documents of about 600 tokens packed into 4 rows of 4,096; the mean of 3 steps of one run.
 
     model       parts, remat    tokens/s   MFU      peak GiB
-    qwen3-8b    2, dots            9,833   34.7 %   62.7       as below
-                1, full            9,000   31.8 %   28.0
-                1, attention       8,998   31.8 %   38.8
-                4, full            8,587   30.3 %   22.7
-                2, dots           12,484   44.1 %   73.7       packed attention, an experiment
-    qwen3-32b   2, full            2,312   33.7 %   94.3       as below
-                4, full            2,229   32.5 %   94.3
+    qwen3-8b    1, dots           15,922   56.3 %   79.0       as below
+                2, dots           15,263   53.9 %   49.6
+                2, none           14,974   52.9 %   65.4       by the compiler's estimate
+                1, full           12,832   45.3 %   35.2       by the compiler's estimate
+    qwen3-32b   2, full            3,081   44.9 %   91.5       as below
 
-NOT MEASURED on a GPU: the packed attention of the package, what remat=dots and attention keep since
-2026-11-27, every other model, full training, and the H100. There the step has 2 parts and
-remat=auto. In bfloat16 Qwen3-32B alone takes 61 GiB, more than JAX uses of an H100 by default.
+NOT MEASURED on a GPU: every other model, full training, and the H100. There the step has 2 parts
+and remat=auto. In bfloat16 Qwen3-32B alone takes 61 GiB, more than JAX uses of an H100 by default.
 
 The recipe is the paper's (App. B.4): LoRA r=64, alpha=128 on all seven projections, one epoch,
 AdamW 1e-4, cosine, 5 % warmup, weight decay 0.01; rows of 8,192 tokens for LoRA where they fit.
@@ -53,7 +48,7 @@ SLICES = {
 }
 # What was fastest of what was measured on one GPU: parts of a step, remat.
 MEASURED = {
-    ("qwen3-8b", "lora", "h200"): (2, "dots"),
+    ("qwen3-8b", "lora", "h200"): (1, "dots"),
     ("qwen3-32b", "lora", "h200"): (2, "full"),
 }
 NOT_MEASURED = (2, "auto")

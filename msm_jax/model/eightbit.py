@@ -24,10 +24,12 @@ def quantized(w: Array, kind: str, channel_axes: int) -> tuple[Array, Array]:
     4 bits of exponent, 3 of mantissa) it is a power of two that puts that magnitude below 256.
     The result is the same to the last bit on every chip: products and differences here are exact.
     """
-    w = w.astype(jnp.bfloat16).astype(jnp.float32)
+    # Not two casts, of which XLA makes none on a GPU ("excess precision").
+    to_bfloat16 = functools.partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
+    w = to_bfloat16(w.astype(jnp.float32))
     top = jnp.max(jnp.abs(w), tuple(range(channel_axes, w.ndim)), keepdims=True)
     if kind == "int8":
-        scale = jnp.maximum(top * (1 / 127), _SMALLEST).astype(jnp.bfloat16).astype(jnp.float32)
+        scale = to_bfloat16(jnp.maximum(top * (1 / 127), _SMALLEST))
         # Chips divide with errors: the remainder, which is exact, decides.
         size = jnp.floor(jnp.abs(w) / scale)
         size += jnp.abs(w) - size * scale >= scale / 2
