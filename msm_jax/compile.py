@@ -3,8 +3,9 @@
     python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-32b,full,v5p-64  # takes minutes
     python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-8b,lora,v5p-64 --mesh=8
 
---topology (or config.topology) compiles for TPUs, which needs libtpu (the extra `tpu`) and no TPU;
---mesh for so many fake CPU devices, which needs nothing. The config is a stage's, as for `train`;
+--topology (or config.topology) compiles for TPUs, which needs libtpu (the extra `tpu`) and no TPU,
+or with h100 or h200 for one such GPU, which needs the extra `gpu` and no GPU; --mesh for so many
+fake CPU devices, which needs nothing. The config is a stage's, as for `train`;
 neither its data nor its tokenizer are read. --json=FILE also writes the figures.
 """
 
@@ -12,7 +13,9 @@ from absl import flags
 
 from msm_jax import command
 
-_TOPOLOGY = flags.DEFINE_string("topology", "", "A TPU topology (v5p:4x4x4) or slice (v5p-128).")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "A TPU topology (v5p:4x4x4) or slice (v5p-128), or h100, h200."
+)
 _MESH = flags.DEFINE_integer("mesh", 0, "Number of fake CPU devices to compile for instead.")
 _DECODE = flags.DEFINE_bool("decode", True, "Also compile one decoding step of the sampler.")
 _ROWS = flags.DEFINE_integer("rows", 64, "Rows of the decoding step.")

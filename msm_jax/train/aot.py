@@ -34,6 +34,7 @@ from msm_jax.model import (
 from msm_jax.sample import scoring
 from msm_jax.train import hlo
 from msm_jax.train.flops import flops_per_token
+from msm_jax.train.gpu_target import GPUS, gpu_devices
 from msm_jax.train.loss import token_logprobs
 from msm_jax.train.optimizer import make_optimizer
 from msm_jax.train.remat import batch_shapes, choose, device_memory, step_arguments
@@ -116,17 +117,19 @@ class Report:
 
 
 def devices_for(topology: str, count: int) -> list[jax.Device]:
-    """The devices of a TPU topology, or so many fake CPU devices; before JAX is used.
+    """The devices of a TPU topology, a GPU, or so many fake CPU devices; before JAX is used.
 
     Raises:
-      UserError: neither is given, or libtpu does not know the topology.
+      UserError: neither is given, or the compiler is missing or does not know the topology.
     """
     if not topology and not count:
-        raise UserError("give --topology=v5p:4x4x4 (TPUs) or --mesh=8 (fake CPU devices)")
+        raise UserError(
+            "give --topology=v5p:4x4x4 (TPUs), --topology=h100 (a GPU) or --mesh=8 (fake CPUs)"
+        )
     jax.config.update("jax_platforms", "cpu")  # whatever this machine has is left alone
-    if topology:  # a program for TPUs that are not there cannot be read back from a cache
+    if topology:  # a program for devices that are not there cannot be read back from a cache
         jax.config.update("jax_enable_compilation_cache", False)
-        return tpu_devices(topology)
+        return gpu_devices(topology) if topology in GPUS else tpu_devices(topology)
     flag = f"--xla_force_host_platform_device_count={count}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     return jax.devices()
@@ -256,7 +259,10 @@ def compile_decode(
         return logits(model, params, hidden_PMD).argmax(-1), chunk
 
     flops = 2 * sum(leaf.size for leaf in jax.tree.leaves(params)) * P * M
-    lowered = jax.jit(step, donate_argnums=3).lower(params, prompts, rings, chunk, ids_PM, ids_PM)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # tells Pallas which GPU it is for
+        lowered = jax.jit(step, donate_argnums=3).lower(
+            params, prompts, rings, chunk, ids_PM, ids_PM
+        )
     arguments = {"weights": params, "cache": (prompts, rings, chunk)}
     title = f"decode step, {P} x {M} rows, prompts of {slots}, {model.param_dtype} weights"
     return _compiled(title, lowered, mesh, arguments, P * M, flops, flops, "2 per weight and token")

@@ -1,5 +1,6 @@
 """Programs for devices that are not here: what they need, reported truly."""
 
+import importlib.util
 import json
 import pathlib
 import sys
@@ -7,7 +8,9 @@ import sys
 import pytest
 from processes import Command
 
+from msm_jax.errors import UserError
 from msm_jax.train import hlo
+from msm_jax.train.gpu_target import gpu_devices
 
 LIBTPU = pathlib.Path(sys.prefix, "tpu")  # where the Makefile puts it, apart from all else
 
@@ -146,3 +149,11 @@ def test_a_small_model_compiles_for_a_tpu_topology(small, tmp_path):
     assert "remat full, int8 weights" in out and "prompts of 128, int8 weights" in out
     code, _, err = run("--topology=v5e:3x7", "--nodecode")
     assert code == 2 and "topology=v5e:3x7" in err
+
+
+def test_a_gpu_that_is_not_there_is_described_or_its_compiler_asked_for():
+    if importlib.util.find_spec("jax_plugins"):
+        assert [each.device_kind for each in gpu_devices("h200")] == ["NVIDIA H200"]
+    else:
+        with pytest.raises(UserError, match=r"topology=h200: .*pip install 'msm_jax\[gpu\]'"):
+            gpu_devices("h200")
