@@ -17,6 +17,7 @@ compiled, and no program that FILE has is compiled again: several studies can sh
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ from msm_jax.train import aot
 from msm_jax.train.config import EIGHT_BITS, STAGE
 from msm_jax.train.start import OURS
 
-FIGURES = [{"identity": str, "text": str, "error": str}]  # of the file of --json
+FIGURES = [{"identity": str, "text": str, "error": str, "studies": [str]}]  # of the file of --json
 
 
 @dataclasses.dataclass
@@ -171,26 +172,53 @@ def main() -> None:
     file = output_file(_JSON.value, "--json") if _JSON.value else None
     found = programs(flags.FLAGS.config, _PRESET.value, _LAYERS.value)
     print(f"{len(found)} programs", *(f"  {each.line()}" for each in found), sep="\n", flush=True)
-    devices, wrong = aot.devices_for(_TOPOLOGY.value, _MESH.value), []
-    done = {entry["identity"]: entry for entry in (file and read_json(file, FIGURES)) or []}
-    for each in found:
-        if _MESH.value:
+    devices = aot.devices_for(_TOPOLOGY.value, _MESH.value)
+    if _MESH.value:
+        for each in found:
             each.config.model.attention = "auto"
-        place = f"{_TOPOLOGY.value or _MESH.value}, {_SLOTS.value}, {each.identity()}"
-        identity = hashlib.sha256(place.encode()).hexdigest()
-        if identity not in done:
-            done[identity] = {"identity": identity, **_outcome(each, devices, _SLOTS.value)}
-            if file:
-                write_json(file, [*done.values()])
-        print(done[identity]["text"], flush=True)
-        wrong += [done[identity]["error"]] * bool(done[identity]["error"])
-    if wrong:
+    where, study = _TOPOLOGY.value or str(_MESH.value), flags.FLAGS.config.name
+    entries = compile_all(found, devices, where, _SLOTS.value, study, file)
+    if wrong := [entry["error"] for entry in entries if entry["error"]]:
         raise UserError("; ".join(wrong))
+
+
+def compile_all(
+    found: Sequence[Program],
+    devices: Sequence[Any],
+    where: str,
+    slots: int,
+    study: str,
+    file: str | os.PathLike | None = None,
+) -> list[dict]:
+    """Compiles and prints every program: its figures as JSON with "error", "" if it fits.
+
+    Args:
+      where: a name of the devices.
+      study: its name, which the entries list.
+      file: keeps the entries; a program that is in it is not compiled again.
+    """
+    done = {entry["identity"]: entry for entry in (file and read_json(file, FIGURES)) or []}
+    entries = []
+    for each in found:
+        text = f"{where}, {slots}, {each.identity()}"
+        identity = hashlib.sha256(text.encode()).hexdigest()
+        if identity not in done:
+            new = {"identity": identity, "studies": [], **_outcome(each, devices, slots)}
+            done[identity] = new
+        entry = done[identity]
+        if study not in entry["studies"]:
+            entry["studies"].append(study)
+        if file:
+            write_json(file, [*done.values()])
+        print(entry["text"], flush=True)
+        entries.append(entry)
+    return entries
 
 
 def _outcome(program: Program, devices: Sequence[Any], slots: int) -> dict:
     """What compiling a program found: its figures, the text to print, and what is wrong or ""."""
-    named = {"program": program.line(), "preset": program.config.model.preset}
+    model = program.config.model
+    named = {"kind": program.kind, "preset": model.preset, "lora_rank": model.lora_rank}
     try:
         report = program.compile(devices, slots)
     except UserError as error:

@@ -122,7 +122,11 @@ def test_a_curve_has_a_line_for_each_arm_and_other_value_and_says_what_it_lacks(
     made = {"keys": {"take": ["config.stages.x.take"], "t": ["config.evals.e.t"]}}
     made["arms"] = {arm: {"of": "x", "values": {"take": n}} for arm, n in arms.items()}
     made["evals"] = {n: {"of": "e", "values": {"t": t}} for n, t in (("e", 0.0), ("e t=1", 1.0))}
-    config = {"arms": {arm: [arm] for arm in [*arms, "y"]}, "sweep": {"made": made}, "seeds": [0, 1]}
+    config = {
+        "arms": {arm: [arm] for arm in [*arms, "y"]},
+        "sweep": {"made": made},
+        "seeds": [0, 1],
+    }
     config["evals"] = {"e": {"pairs": "items"}, "e t=1": {"pairs": "items"}}
     nothing = found.over_seeds({})
     means = [
