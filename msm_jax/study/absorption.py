@@ -27,11 +27,13 @@ def absorbed(config: dict, paths: Sequence[dict]) -> list[dict]:
         for end, stage in enumerate(names, start=1):
             if stage in settings["stages"]:
                 path = tuple(names[:end])
-                found.setdefault(path, _absorbed(config, paths, path))
+                again = any(other[-1] == stage for other in found)
+                found.setdefault(path, _absorbed(config, paths, path, again))
     return list(found.values())
 
 
-def _absorbed(config: dict, paths: Sequence[dict], path: Path) -> dict:
+def _absorbed(config: dict, paths: Sequence[dict], path: Path, again: bool) -> dict:
+    """`again`: another path ends with the same stage, so that the label names this path."""
     settings, stage = config["absorption"], path[-1]
     entry, eval = settings["stages"][stage], settings["eval"]
     before, after = path[:-1], path
@@ -64,7 +66,7 @@ def _absorbed(config: dict, paths: Sequence[dict], path: Path) -> dict:
     begun = len(path)
     found = {
         "stage": stage,
-        "label": entry["label"] or stage,
+        "label": (entry["label"] or stage) + (f" after {' > '.join(path[:-1])}" if again else ""),
         "path": list(path),
         "arms": [arm for arm, names in config["arms"].items() if tuple(names[:begun]) == path],
         "eval": eval,

@@ -10,11 +10,14 @@
 Lists every different training step, decoding step and computation of a loss that the stages and
 evaluations of the study run, then compiles each of them as `msm_jax.compile` does. No data, weights
 or tokenizer are read. --layers=N compiles N layers instead of all, which takes a fraction of the
-time and shows nothing about memory.
+time and shows nothing about memory. --json=FILE keeps the figures of each program as soon as it is
+compiled, and no program that FILE has is compiled again: several studies can share it.
 """
 
 import dataclasses
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,14 +27,17 @@ from ml_collections import ConfigDict
 from msm_jax import command
 from msm_jax.errors import UserError
 from msm_jax.evals.kinds import KINDS
+from msm_jax.files import read_json, write_json
 from msm_jax.model import PRESETS
 from msm_jax.outputs import output_file
 from msm_jax.settings import values
 from msm_jax.study import design, evaluations, graph, sweep
 from msm_jax.study.config import STUDY
 from msm_jax.train import aot
-from msm_jax.train.config import STAGE
+from msm_jax.train.config import EIGHT_BITS, STAGE
 from msm_jax.train.start import OURS
+
+FIGURES = [{"identity": str, "text": str, "error": str, "studies": [str]}]  # of the file of --json
 
 
 @dataclasses.dataclass
@@ -57,6 +63,15 @@ class Program:
         more = f" of {self.tokens:,} tokens" if self.tokens else ""
         size = f" ({self.rows} rows{more})" if self.rows else ""
         return f"{self.kind}{size}: {', '.join(self.uses)}"
+
+    def identity(self) -> str:
+        """Equal for two programs that are the same, as JSON."""
+        config, names = json.loads(self.config.to_json()), ["model"]
+        if self.kind == "train":
+            names += ["rows", "accumulation", "sequence_length", "trainable", "mesh", "optimizer"]
+        else:
+            config["model"]["remat"] = "none"
+        return json.dumps([self.kind, self.rows, self.tokens, [config[name] for name in names]])
 
     def compile(self, devices: Sequence[Any], slots: int) -> aot.Report:
         """Compiles it; UserError if it cannot be sharded or does not fit."""
@@ -85,15 +100,13 @@ def programs(config: ConfigDict, preset: str = "", layers: int = 0) -> list[Prog
     stages = {name: with_shape(graph.stage_config(tree, name)) for name in tree["stages"]}
     base = with_shape(STAGE.fill(tree["train"]))
     base.model.lora_rank = 0
+    if tree["base"]["path"] and base.model.param_dtype not in EIGHT_BITS:
+        base.model.update({"dtype": "bfloat16", "param_dtype": "bfloat16"})  # as it is published
     found: dict[str, Program] = {}
 
     def add(stage: ConfigDict, use: str, kind: str, rows: int = 0, tokens: int = 0) -> None:
-        step = ("rows", "accumulation", "sequence_length", "trainable", "mesh", "optimizer")
-        counts = ("model", *(step if kind == "train" else ()))
-        key = json.dumps(
-            [kind, rows, tokens, [json.loads(stage.to_json())[name] for name in counts]]
-        )
-        uses = found.setdefault(key, Program(kind, stage, rows, tokens, [])).uses
+        new = Program(kind, stage, rows, tokens, [])
+        uses = found.setdefault(new.identity(), new).uses
         if use not in uses:
             uses.append(use)
 
@@ -156,16 +169,66 @@ def _with_shape(stage: dict, tree: dict, preset: str, layers: int) -> ConfigDict
 
 def main() -> None:
     """The command."""
-    figures_file = output_file(_JSON.value, "--json") if _JSON.value else None
+    file = output_file(_JSON.value, "--json") if _JSON.value else None
     found = programs(flags.FLAGS.config, _PRESET.value, _LAYERS.value)
     print(f"{len(found)} programs", *(f"  {each.line()}" for each in found), sep="\n", flush=True)
-    devices, reports = aot.devices_for(_TOPOLOGY.value, _MESH.value), []
-    for each in found:
-        if _MESH.value:
+    devices = aot.devices_for(_TOPOLOGY.value, _MESH.value)
+    if _MESH.value:
+        for each in found:
             each.config.model.attention = "auto"
-        reports.append(each.compile(devices, _SLOTS.value))
-        print(*reports[-1].lines(), sep="\n", flush=True)
-    aot.write_and_check(reports, figures_file)
+    where, study = _TOPOLOGY.value or str(_MESH.value), flags.FLAGS.config.name
+    entries = compile_all(found, devices, where, _SLOTS.value, study, file)
+    if wrong := [entry["error"] for entry in entries if entry["error"]]:
+        raise UserError("; ".join(wrong))
+
+
+def compile_all(
+    found: Sequence[Program],
+    devices: Sequence[Any],
+    where: str,
+    slots: int,
+    study: str,
+    file: str | os.PathLike | None = None,
+) -> list[dict]:
+    """Compiles and prints every program: its figures as JSON with "error", "" if it fits.
+
+    Args:
+      where: a name of the devices.
+      study: its name, which the entries list.
+      file: keeps the entries; a program that is in it is not compiled again.
+    """
+    done = {entry["identity"]: entry for entry in (file and read_json(file, FIGURES)) or []}
+    entries = []
+    for each in found:
+        text = f"{where}, {slots}, {each.identity()}"
+        identity = hashlib.sha256(text.encode()).hexdigest()
+        if identity not in done:
+            new = {"identity": identity, "studies": [], **_outcome(each, devices, slots)}
+            done[identity] = new
+        entry = done[identity]
+        if study not in entry["studies"]:
+            entry["studies"].append(study)
+        if file:
+            write_json(file, [*done.values()])
+        print(entry["text"], flush=True)
+        entries.append(entry)
+    return entries
+
+
+def _outcome(program: Program, devices: Sequence[Any], slots: int) -> dict:
+    """What compiling a program found: its figures, the text to print, and what is wrong or ""."""
+    model = program.config.model
+    named = {"kind": program.kind, "preset": model.preset, "lora_rank": model.lora_rank}
+    try:
+        report = program.compile(devices, slots)
+    except UserError as error:
+        return {**named, "text": f"{program.line()}: {error}", "error": str(error)}
+    text, error = "\n".join(report.lines()), ""
+    try:
+        aot.check_fits([report])
+    except UserError as found:
+        error = str(found)
+    return {**named, **report.figures(), "text": text, "error": error}
 
 
 if __name__ == "__main__":
@@ -176,5 +239,5 @@ if __name__ == "__main__":
     )
     _LAYERS = flags.DEFINE_integer("layers", 0, "Layers to compile instead of all; 0 is all.")
     _SLOTS = flags.DEFINE_integer("slots", 4096, "Tokens of the decoding step's prompts.")
-    _JSON = flags.DEFINE_string("json", "", "File to which the figures are written as JSON.")
+    _JSON = flags.DEFINE_string("json", "", "File that keeps the figures as JSON.")
     command.run(main)

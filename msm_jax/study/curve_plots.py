@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from msm_jax.study import plots, tables
+from msm_jax.study import origins, plots, tables
 from msm_jax.study.numbers import interval_text
 from msm_jax.study.results import CHANCE
 from msm_jax.study.targets import targets_of
@@ -41,16 +41,22 @@ def records(results: dict) -> list[dict]:
     ]  # fmt: skip
 
 
-def table(config: dict, curve: dict, eval: str) -> list[list[str]]:
-    """A row for each line and a column for each value, head first."""
+def table(config: dict, curve: dict, eval: str) -> list[list[Any]]:
+    """A row for each line and a column for each value, head first, with links to the arms."""
     points = [point for point in curve["points"] if point["eval"] == eval]
     values, digits = _values(points), tables.digits_of(config, eval)
     rows = []
     for line in dict.fromkeys(point["line"] for point in points):
         mine = [point for point in points if point["line"] == line]
         cells = [[p for p in mine if p["value"] == value] for value in values]
-        rows.append([line, *(interval_text(p[0], digits=digits) if p else "" for p in cells)])
+        rows.append([line, *(_cell(config, p[0], digits) if p else "" for p in cells)])
     return [["arm", *(f"{curve['name']}={value}" for value in values)], *rows]
+
+
+def _cell(config: dict, point: dict, digits: int) -> origins.Link | str:
+    path = point.get("path", config["arms"][point["arm"]])
+    text = interval_text(point, digits=digits)
+    return origins.at_path(config, point["measured"], path, text)
 
 
 def draw(results: dict, curve: dict, eval: str):

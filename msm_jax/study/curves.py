@@ -2,7 +2,8 @@
 
 A curve is {"name", "keys", "points"}. A point is the mean over seeds with its interval, as in
 `means`, with "eval" (its panel), "line" (an arm, with the values of other keys), "value" (its
-place on the x axis), "arm" and "measured" (the copies of arm and evaluation that it is from).
+place on the x axis), "arm" and "measured" (the copies of arm and evaluation that it is from). Those
+of steps have "path", the stages behind them.
 """
 
 import itertools
@@ -58,6 +59,7 @@ def of_steps(study: Study, paths: list[dict], done: Mapping[str, dict]) -> list[
         for step, place, name in [*places, (count, path, eval)]:
             if found := by_seed(paths, place, name, measure):
                 point = {"arm": arm, "eval": eval, "measured": name, "line": arm, "value": step}
+                point["path"] = list(place)
                 mean = over_seeds(found, one_model=not place)
                 curve["points"].append({**mean, **point, "measure": measure})
     return [curve] if curve["points"] else []

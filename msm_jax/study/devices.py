@@ -68,8 +68,9 @@ class Place:
 
 
 def counted(number: int, what: str) -> str:
-    """ "1 seed", "2 seeds"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    """ "1 seed", "2 seeds", "3 corpora"."""
+    several = {"corpus": "corpora"}.get(what, f"{what}s")
+    return f"{number} {what if number == 1 else several}"
 
 
 # ------------------------------------------------------------------ what there is

@@ -48,8 +48,9 @@ def plan(study: Study, workdir: pathlib.Path) -> str:
     steps, tokens = sum(s.steps or 0 for s in todo), sum(s.tokens or 0 for s in todo)
     return "\n".join(
         [
-            f"{study.config['name']}: {len(seeds)} seeds, {len(study.config['arms'])} arms, "
-            f"{len(study.stages)} stages, {len(evaluated)} of them evaluated",
+            f"{study.config['name']}: {counted(len(seeds), 'seed')}, "
+            f"{len(study.config['arms'])} arms, {len(study.stages)} stages, "
+            f"{len(evaluated)} of them evaluated",
             *aligned(table, right=(1, 2)),
             *design.sentences(study.config, brief=True),
             *_unknown(todo),

@@ -72,7 +72,8 @@ def against(config: ConfigDict, eval: str, arm: str, other: str, expected: int =
 
 def _rivals(config: ConfigDict, only: str) -> Iterator[tuple[str, list[str]]]:
     """Each arm of the method, and the arms that lack one part of it or have another order."""
-    for arm, stages in config.arms.items():
+    for arm in config.arms._fields:  # in the study's order; items() are sorted by name
+        stages = config.arms[arm]
         if len(stages) == 2 and stages[0].startswith(f"msm_{only}") and stages[1] != "mix":
             midtrain, name = stages
             spec = midtrain.removeprefix("msm_")

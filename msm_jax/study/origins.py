@@ -46,6 +46,21 @@ def linked(
     ]
 
 
+def changed(
+    config: dict, eval: str, paths: Sequence[Sequence[str]], texts: Sequence[str]
+) -> list[Any]:
+    """Cells of before, after and change, with links from the first two to what they are from."""
+    ends = [at_path(config, eval, path, text) for path, text in zip(paths, texts[:2], strict=True)]
+    return [*ends, *texts[2:]]
+
+
+def at_path(config: dict, eval: str, path: Sequence[str], text: str) -> Link | str:
+    """The text, with a link to the row of the arm of these stages if there is one."""
+    same = [arm for arm in config["arms"] if tuple(config["arms"][arm]) == tuple(path)]
+    asked = [arm for arm in same if eval in config["evals"] and arm in arms_of(config, eval)]
+    return Link(text, f"#{number(config, eval, asked[0])}") if asked else text
+
+
 # ------------------------------------------------------------------ evaluations
 
 

@@ -11,7 +11,7 @@ from msm_jax.limits import SPEC_BYTES, read_bytes
 from msm_jax.links import below
 from msm_jax.study import curve_plots, design, exports, files, origins, plots, records
 from msm_jax.study.display import clock, counted
-from msm_jax.study.evaluations import arms_of, measure_of
+from msm_jax.study.evaluations import arms_of, measure_of, root_of
 from msm_jax.study.graph import Study
 from msm_jax.study.numbers import interval_text
 from msm_jax.study.results import mean_of
@@ -57,11 +57,8 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
         place=lambda eval, arm: f"#{origins.number(config, eval, arm)}",
         controls=_sentence(design.sentences(config)[0]),
         waiting=waiting_lines(results) if results["waiting"] else [],
-        absorption=[_absorption(entry) for entry in results["absorption"]],
-        retention=[
-            [entry["eval"], entry["arm"], entry["since"], *before_after(config, entry)]
-            for entry in results["retention"]
-        ],
+        absorption=[_absorption(config, entry) for entry in results["absorption"]],
+        retention=[_retention(config, entry) for entry in results["retention"]],
         no_retention=NO_RETENTION,
         evaluations=_evaluations(results),
         headline=figure["headline"] and sentence(results),
@@ -204,9 +201,16 @@ def _comparison(results: dict) -> str:
     return f"{name[:1].upper()}{name[1:]}: {'; '.join(means)}."
 
 
-def _absorption(entry: dict) -> dict:
+def _retention(config: dict, entry: dict) -> list[Any]:
+    after = config["arms"][entry["arm"]]
+    paths = (root_of(config, after), after)
+    cells_of = origins.changed(config, entry["eval"], paths, before_after(config, entry))
+    return [entry["eval"], entry["arm"], entry["since"], *cells_of]
+
+
+def _absorption(config: dict, entry: dict) -> dict:
     """A midtraining stage's sentence, and rows of what it measured, before and after."""
-    rows = []
+    rows, paths = [], (entry["path"][:-1], entry["path"])
     for role in ("own", "control", "quiz"):
         part = entry[role]
         if part is None:
@@ -216,7 +220,7 @@ def _absorption(entry: dict) -> dict:
         percent = part["percent"]
         rows.append([
             name if role == "quiz" else f"loss on {name} ({role}), nats per token",
-            *cells(part, digits),
+            *origins.changed(config, part.get("eval", entry["eval"]), paths, cells(part, digits)),
             "" if percent is None else f"{percent:+.1f} %",
         ])  # fmt: skip
     more = interval_text(

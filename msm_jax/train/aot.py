@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 
 from msm_jax import accelerators
 from msm_jax.errors import UserError
-from msm_jax.files import write_json
 from msm_jax.model import (
     ModelConfig,
     abstract_params,
@@ -88,6 +87,10 @@ class Report:
             "collectives over one axis of the torus": moved / self.link,
         }
 
+    def figures(self) -> dict[str, Any]:
+        """The report as JSON."""
+        return {**dataclasses.asdict(self), "bound": self.bound}
+
     def lines(self) -> list[str]:
         """The report as text."""
         gib = lambda n: f"{n / 2**30:.2f} GiB"
@@ -135,11 +138,8 @@ def devices_for(topology: str, count: int) -> list[jax.Device]:
     return jax.devices()
 
 
-def write_and_check(reports: Sequence["Report"], file: str | os.PathLike | None) -> None:
-    """Writes the figures as JSON; UserError for the first program that does not fit a device."""
-    if file:
-        figures = [{**dataclasses.asdict(report), "bound": report.bound} for report in reports]
-        write_json(file, figures)
+def check_fits(reports: Sequence["Report"]) -> None:
+    """UserError for the first program that does not fit a device."""
     for report in reports:
         if report.limit and report.total > report.limit:
             raise UserError(f"{report.name}: {report.total / 2**30:.1f} GiB do not fit a device")

@@ -85,7 +85,7 @@ STAGE = "python -m msm_jax.train --config=configs/stage.py"
 RUN = [
     Step("make miniature", "ARGS=--dry_run", says="to do: 42 stages"),
     Step("python -m msm_jax.study --config=configs/paper/fig4.py:miniature "
-         "--workdir=runs/fig4_miniature --dry_run", says="1 seeds, 19 arms"),
+         "--workdir=runs/fig4_miniature --dry_run", says="1 seed, 19 arms"),
     Step("make miniature CONFIG=configs/miniature.py:smoke WORKDIR=runs/smoke", "ARGS=--dry_run",
          says="to do: 14 stages"),
     Step("python -m msm_jax.study --config=configs/miniature.py:full --workdir=runs/full",
@@ -95,7 +95,7 @@ RUN = [
     Step("python -m msm_jax.study --config=configs/miniature.py:smoke --workdir=runs/smoke "
          "--jobs=json", says='"id": "report"'),
     Step("python -m msm_jax.study --config=configs/miniature.py --workdir=runs/mine "
-         "--config.seeds='(7,)'", "--dry_run", says="1 seeds"),
+         "--config.seeds='(7,)'", "--dry_run", says="1 seed,"),
     Step("python -m msm_jax.study --config=configs/miniature.py:smoke --workdir=runs/mine "
          "--config.stages.aft.steps=20 --config.seeds='(20, 21)'", "--dry_run", says="2 seeds"),
     Step("python -m msm_jax.study --config=configs/miniature.py:smoke --workdir=runs/smoke "

@@ -14,7 +14,7 @@ import msm_jax
 from msm_jax.errors import UserError
 from msm_jax.model import init_params
 from msm_jax.model.adapter import only_adapter
-from msm_jax.study import adopt, display, files, names, results, runner, steps, worker
+from msm_jax.study import adopt, caveats, display, files, names, results, runner, steps, worker
 from msm_jax.study.graph import make_study
 from msm_jax.tiny import tiny_checkpoint
 from msm_jax.weights.peft import save_adapter
@@ -180,6 +180,19 @@ def test_a_base_that_was_moved_is_the_same(finished, config, tmp_path):
     finally:
         away.rename(before)
         runner.run(study, out)
+
+
+def test_another_chat_template_than_the_bases_own_is_warned_of(place, config, tmp_path):
+    warning = lambda: caveats.template_changed(make_study(config).config)
+    assert warning() == ""
+    config.unlock().train.chat_format = "chatml"
+    assert warning() == ""  # the same text by another name
+    config.train.chat_format = "qwen3"
+    assert warning().endswith("qwen3 in place of own")
+    bare = shutil.copytree(place / "base", tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    config.base.path = str(bare)
+    assert warning() == ""  # it has none of its own
 
 
 def test_a_run_is_a_base_too(finished, config, tmp_path):

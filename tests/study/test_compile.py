@@ -9,7 +9,7 @@ from msm_jax.errors import UserError
 from msm_jax.study import compile
 
 
-def test_every_program_of_a_study_compiles(tmp_path, make_tiny, load_config):
+def test_every_program_of_a_study_compiles_once(tmp_path, make_tiny, load_config, monkeypatch):
     config = load_config(make_tiny(tmp_path))
     found = {each.line(): each for each in compile.programs(config)}
     assert [*found] == [
@@ -18,9 +18,25 @@ def test_every_program_of_a_study_compiles(tmp_path, make_tiny, load_config):
         "decode (4 rows): which, said",
         "loss (4 rows of 16 tokens): held",
     ]
-    for each in found.values():
-        report = each.compile(jax.devices()[:1], 32)
-        assert report.bytes["weights"] > 0 and report.flops > 0
+    real, file = compile.Program.compile, tmp_path / "figures.json"
+
+    def compiled(program, *args):
+        report = real(program, *args)
+        if program.kind == "decode":
+            raise UserError("does not fit")
+        return report
+
+    run = lambda study: compile.compile_all(
+        [*found.values()], jax.devices()[:1], "here", 32, study, file
+    )
+    monkeypatch.setattr(compile.Program, "compile", compiled)
+    for entry in run("one"):
+        if entry["kind"] == "decode":
+            assert entry["error"] == "does not fit"  # and the next one is compiled
+        else:
+            assert entry["bytes"]["weights"] > 0 and entry["flops"] > 0 and not entry["error"]
+    monkeypatch.delattr(compile.Program, "compile")
+    assert [entry["studies"] for entry in run("two")] == [["one", "two"]] * 4
 
 
 def test_real_configs_have_few_programs_with_the_shape_of_their_base(root):

@@ -145,3 +145,6 @@ def test_what_is_not_absorbed_is_no_evidence_and_says_so():
     (found,) = absorption.absorbed(CONFIG, [])
     assert found["passed"] is None and "nothing shows that it was absorbed" in found["sentence"]
     json.dumps(found, allow_nan=False)
+    both = {**CONFIG, "arms": {**CONFIG["arms"], "reversed": ["b", "aft", "x"]}}
+    labels = [entry["label"] for entry in absorption.absorbed(both, [])]
+    assert labels == ["MSM(A)", "MSM(A) after b > aft"]

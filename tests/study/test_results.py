@@ -122,7 +122,11 @@ def test_a_curve_has_a_line_for_each_arm_and_other_value_and_says_what_it_lacks(
     made = {"keys": {"take": ["config.stages.x.take"], "t": ["config.evals.e.t"]}}
     made["arms"] = {arm: {"of": "x", "values": {"take": n}} for arm, n in arms.items()}
     made["evals"] = {n: {"of": "e", "values": {"t": t}} for n, t in (("e", 0.0), ("e t=1", 1.0))}
-    config = {"arms": [*arms, "y"], "sweep": {"made": made}, "seeds": [0, 1]}
+    config = {
+        "arms": {arm: [arm] for arm in [*arms, "y"]},
+        "sweep": {"made": made},
+        "seeds": [0, 1],
+    }
     config["evals"] = {"e": {"pairs": "items"}, "e t=1": {"pairs": "items"}}
     nothing = found.over_seeds({})
     means = [
@@ -144,4 +148,4 @@ def test_a_curve_has_a_line_for_each_arm_and_other_value_and_says_what_it_lacks(
     assert curve_plots.draw(results, by_t, "e").axes[0].get_xscale() == "linear"
     head, *lines = curve_plots.table(config, by_take, "e")
     assert head == ["arm", "take=1250", "take=2500", "take=80000"]
-    assert lines[1] == ["x t=1.0", *["no valid answer"] * 3]
+    assert lines[1] == ["x t=1.0", *(("no valid answer", f"#e1a{arm}") for arm in range(3))]

@@ -202,6 +202,8 @@ def test_two_clicks_lead_from_a_number_to_the_hashes_of_its_data(finished):
         data = html.partition(f'id="s-{stage}"')[2].partition("</section>")[0]
         assert source_hash(str(config.parent / "files" / f"{name}.jsonl")) in data
         assert "learning_rate" in data
+    for table in ("<h2>Absorption", "<h3>Retention"):
+        assert '<a href="#e' in html.partition(table)[2].partition("</table>")[0]
     anchors = {*re.findall(r'id="([\w-]+)"', html)}
     assert {*re.findall(r'href="#([\w-]+)"', html)} <= anchors
     assert all((out / place).exists() for place in re.findall(r'href="([^#"]+)"', html))
