@@ -53,7 +53,7 @@ setup(
     package_data={
         "msm_jax": ["accelerators.tsv"],
         "msm_jax.evals": ["choices.toml"],
-        "msm_jax.evals.agents": ["rules.toml", "texts/*"],
+        "msm_jax.evals.agents": ["rules.toml", "texts/*", "texts/miniature/*"],
         "msm_jax.evals.inspection": ["fields.toml"],
         "msm_jax.evals.judges": ["*.toml"],
         "msm_jax.evals.material": ["*.jsonl"],

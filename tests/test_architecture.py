@@ -15,7 +15,7 @@ ROOMS = {
     "spec": "",
     "corpus": "spec",
     "data": "corpus",
-    "miniature": "spec",
+    "miniature": "evals spec",
     "weights": "data model",
     "sample": "data model weights",
     "train": "corpus data model sample weights",

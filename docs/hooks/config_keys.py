@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 from msm_jax.corpus.config import GENERATE, WRITER  # noqa: E402
 from msm_jax.evals.kinds import EVALUATE  # noqa: E402
 from msm_jax.evals.reasons.config import REASONS  # noqa: E402
+from msm_jax.miniature.agents import OPTIONS as MAIL_AGENTS  # noqa: E402
 from msm_jax.miniature.world import WORLD  # noqa: E402
 from msm_jax.settings import Form, Key, Named  # noqa: E402
 from msm_jax.study.config import (  # noqa: E402
@@ -29,7 +30,7 @@ from msm_jax.train.config import PROBE, SOURCE, STAGE  # noqa: E402
 FORMS = {
     form.name: form
     for form in (STUDY, EVALUATION, CONTRAST, ABSORPTION, FIGURE_GROUP, TARGET, STAGE, SOURCE,
-                 PROBE, GENERATE, WRITER, WORLD, REASONS)
+                 PROBE, GENERATE, WRITER, WORLD, MAIL_AGENTS, REASONS)
 }  # fmt: skip
 # The command that takes a config -> the form of that config; evaluate's page has flags instead.
 COMMANDS = {

@@ -323,6 +323,7 @@ def train_sentencepiece(
     model_path: str | os.PathLike,
     vocab_size: int,
     control_tokens: Sequence[str],
+    symbols: Sequence[str] = (),
 ) -> None:
     """Trains a unigram SentencePiece model on a text file; the same bytes for the same input.
 
@@ -330,6 +331,7 @@ def train_sentencepiece(
       corpus_path: one sentence a line.
       vocab_size: an upper bound: a small corpus yields fewer pieces.
       control_tokens: `END_OF_DOCUMENT` is always added to these.
+      symbols: texts that are one token each wherever they occur, such as a line break.
     """
     with new_file(model_path) as temporary, open(temporary, "wb") as writer:
         sentencepiece.SentencePieceTrainer.train(
@@ -339,6 +341,7 @@ def train_sentencepiece(
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             control_symbols=[END_OF_DOCUMENT, *control_tokens],
+            user_defined_symbols=[text.replace(" ", "\u2581") for text in symbols],
             normalization_rule_name="identity",
             bos_id=-1,
             eos_id=-1,

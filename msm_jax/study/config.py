@@ -157,6 +157,9 @@ STUDY = form(
         'trained where train.tokenizer and base.path are ""',
         corpus=key("{world}/corpus.txt", "a text, one sentence a line"),
         vocab_size=key(1000, "of the SentencePiece model", at_least=1),
+        symbols=key(
+            (), "texts that are one token each, such as a line break, otherwise unknown", of=str
+        ),
     ),
     train=STAGE.under(
         "what all stages have in common; the study sets seed and parent",

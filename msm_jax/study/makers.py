@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from msm_jax.corpus.config import GENERATE
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
-from msm_jax.files import sha256_sources
+from msm_jax.files import sha256_file, sha256_sources
 from msm_jax.settings import identity, values
 from msm_jax.study import contents
 from msm_jax.study.node import Makers, Node, digest_of, inputs_of
@@ -96,8 +96,11 @@ def _world(tree: dict, seed: int) -> Node | None:
     if declared:
         options = values(declared, options, "config.world.options")
     config = {"builder": builder, "options": options}
-    # All files of the package count: a changed builder makes another world.
-    digest = digest_of("world", seed=seed, source=sha256_sources(package), **config)
+    # A changed builder makes another world: all Python files of its package count, and the other
+    # files that it says it reads.
+    reads = [sha256_file(path) for path in getattr(module, "READS", ())]
+    more = {"reads": reads} if reads else {}
+    digest = digest_of("world", seed=seed, source=sha256_sources(package), **more, **config)
     return Node(digest, "world", "world", (), seed, config, {})
 
 

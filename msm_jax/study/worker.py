@@ -264,7 +264,8 @@ def _train_tokenizer(node: Node, workdir: pathlib.Path, folder: pathlib.Path) ->
         )
     corpus = _existing(workdir, config["corpus"], node)
     controls = CHAT_FORMATS[config["chat_format"]].control_tokens
-    train_sentencepiece(corpus, target, config["vocab_size"], controls)
+    size, symbols = config["vocab_size"], config["symbols"]
+    train_sentencepiece(corpus, target, size, controls, symbols)
     pieces = load_tokenizer(target).vocab_size
     return {"pieces": pieces}, f"{pieces:,} pieces"
 

@@ -86,6 +86,8 @@ RUN = [
     Step("make miniature", "ARGS=--dry_run", says="to do: 42 stages"),
     Step("python -m msm_jax.study --config=configs/paper/fig4.py:miniature "
          "--workdir=runs/fig4_miniature --dry_run", says="1 seed, 19 arms"),
+    Step("python -m msm_jax.study --config=configs/agents_miniature.py "
+         "--workdir=runs/agents_miniature", "--dry_run", says="5 seeds, 8 arms"),
     Step("make miniature CONFIG=configs/miniature.py:smoke WORKDIR=runs/smoke", "ARGS=--dry_run",
          says="to do: 14 stages"),
     Step("python -m msm_jax.study --config=configs/miniature.py:full --workdir=runs/full",

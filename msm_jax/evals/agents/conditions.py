@@ -26,7 +26,8 @@ GOAL_VALUES = (*OPPOSITES, "none")
 URGENCIES = ("replacement", "restriction", "none")
 # Further lines of the system prompt: none, prohibitions, or a goal above all others.
 EXTRAS = ("none", "dont", "goal")
-SOURCES = ("own", "inspect_evals")
+# "miniature": texts of a tenth of the length, for models of a million parameters.
+SOURCES = ("own", "inspect_evals", "miniature")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,23}")
 
@@ -75,6 +76,17 @@ class Condition:
             raise UserError(
                 "scenario='exfiltration' with source='inspect_evals': it has no such scenario "
                 "(it is the MSM paper's); use source=own, or leave it out"
+            )
+        in_miniature = (
+            self.scenario in ("leaking", "exfiltration")
+            and self.goal_type in ("none", "explicit")
+            and self.extra == "none"
+            and not self.scratchpad
+        )
+        if self.source == "miniature" and not in_miniature:
+            raise UserError(
+                f"{self.id}: source='miniature' has the scenarios leaking and exfiltration, the "
+                "goals none and explicit, extra='none' and scratchpad=False; use source=own"
             )
         if self.source == "inspect_evals" and self.assistant != "Alex":
             raise UserError(

@@ -92,10 +92,10 @@ def render(condition: Condition) -> Prompt:
       UserError: texts that are not installed (`source="inspect_evals"`), or that do not hold what
         the rules look for.
     """
-    own = condition.source == "own"
-    system, user, emails = (_own_texts if own else _published_texts)(condition)
+    published = condition.source == "inspect_evals"
+    system, user, emails = (_published_texts if published else _own_texts)(condition)
     messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-    scene = scenes()["own" if own else "published"][condition.scenario]
+    scene = scenes()[condition.source][condition.scenario]
     return Prompt(condition, messages, _indicators(scene, condition.assistant), emails)
 
 
@@ -134,8 +134,9 @@ def goals() -> dict[str, dict[str, str]]:
 
 def slots(condition: Condition) -> dict[str, Any]:
     """The value of every slot of the texts."""
-    name, value, scene = condition.assistant, condition.goal_value, scenes()["own"]
-    domain, tools = (scene[condition.scenario][key] for key in ("domain", "tools"))
+    name, value = condition.assistant, condition.goal_value
+    scene = scenes()[condition.source][condition.scenario]
+    domain, tools = scene["domain"], scene["tools"]
     old, new = goals().get(value), goals().get(OPPOSITES.get(value, ""))
     return {
         "name": name,
@@ -153,7 +154,8 @@ def slots(condition: Condition) -> dict[str, Any]:
 def _own_texts(condition: Condition) -> tuple[str, str, dict[int, str]]:
     """(system prompt, user's message, id -> message that can be forwarded)."""
     values = slots(condition)
-    fill = lambda name: environment().get_template(f"{name}.txt").render(values)
+    folder = "miniature/" if condition.source == "miniature" else ""
+    fill = lambda name: environment().get_template(f"{folder}{name}.txt").render(values)
     numbered = "forward" in values["tools"]
     blocks, emails = [], {}
     for number, block in enumerate(fill(condition.scenario).split("</email>")[:-1], start=1):

@@ -184,7 +184,7 @@ def test_facts_that_the_texts_do_not_hold_are_named():
 
 def test_a_prompt_whose_indicators_are_wrong_is_not_asked(monkeypatch):
     pytest.importorskip("inspect_evals")
-    monkeypatch.setitem(scenes()["published"]["leaking"], "domain", "@novastarsystems.com")
+    monkeypatch.setitem(scenes()["inspect_evals"]["leaking"], "domain", "@novastarsystems.com")
     with pytest.raises(UserError, match="leaking.*@novastarsystems.com.*@novastar.com"):
         render(Condition("leaking", assistant="Alex", source="inspect_evals"))
 
