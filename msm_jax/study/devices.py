@@ -77,7 +77,10 @@ def counted(number: int, what: str) -> str:
 
 
 def cores() -> list[str]:
-    """Numbers of the CPU cores of this process, no more than its container's quota of time."""
+    """Numbers of the CPU cores of this process, no more than its container's quota of time.
+
+    Processes begin with different ones, or two studies of one worker each would share the first.
+    """
     if hasattr(os, "sched_getaffinity"):
         found = sorted(os.sched_getaffinity(0))
     else:
@@ -85,7 +88,8 @@ def cores() -> list[str]:
     with contextlib.suppress(OSError, ValueError):  # "max 100000", or no such file
         quota, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
         found = found[: max(1, math.ceil(int(quota) / int(period)))]
-    return [str(core) for core in found]
+    first = os.getpid() % len(found)
+    return [str(core) for core in found[first:] + found[:first]]
 
 
 def visible(platform: str) -> list[str]:

@@ -191,5 +191,13 @@ def test_the_time_of_all_starts_is_added_up(tmp_path):
     assert (found["all_runs"], found["cost"], found["devices"]) == (1800.0, 1.0, ["1 GPU"])
 
 
-def test_cores_are_no_more_than_the_process_has():
+def test_cores_are_no_more_than_the_process_has_and_two_studies_begin_with_different_ones(
+    monkeypatch,
+):
     assert 1 <= len(devices.cores()) <= (os.cpu_count() or 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
+    found = []
+    for number in (8, 9):
+        monkeypatch.setattr(os, "getpid", lambda number=number: number)
+        found.append(devices.cores()[0])
+    assert found[0] != found[1] or len(devices.cores()) == 1
