@@ -13,11 +13,11 @@ HEAVY = ("anthropic", "inspect_ai", "openai", "tensorflow", "torch", "transforme
 
 
 def _imported(run_python, *modules: str) -> tuple[float, set[str]]:
-    """Seconds that importing took in a fresh process, and the top-level modules it loaded."""
+    """CPU seconds of importing in a fresh process, and the top-level modules it loaded."""
     program = (
-        "import importlib, json, sys, time; start = time.perf_counter()\n"
+        "import importlib, json, sys, time; start = time.process_time()\n"
         f"for name in {modules!r}: importlib.import_module(name)\n"
-        "seconds = time.perf_counter() - start\n"
+        "seconds = time.process_time() - start\n"
         "print(json.dumps([seconds, sorted({name.split('.')[0] for name in sys.modules})]))"
     )
     done = run_python("-c", program)

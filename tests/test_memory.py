@@ -107,7 +107,7 @@ def test_a_command_on_the_cpu_has_the_variables_and_is_the_process_that_was_star
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        out, err = process.communicate("a line", timeout=60)
+        out, err = process.communicate("a line", timeout=300)
     pid, found, line = json.loads(out)
     wanted = memory.environment() if is_set else {}
     assert {name: value for name, value in found.items() if value is not None} == wanted

@@ -233,13 +233,13 @@ def test_a_second_run_in_the_same_directory_is_refused_and_names_the_first(confi
 
     def wait(*_):
         entered.set()
-        assert go_on.wait(60)
+        assert go_on.wait(300)
 
     first = threading.Thread(
         target=run, args=(config(count=1), tmp_path), kwargs={"on_reply": wait}
     )
     first.start()
-    assert entered.wait(60)
+    assert entered.wait(300)
     try:
         with pytest.raises(UserError, match=r"use another --workdir \(process \d+\)"):
             run(config(count=1), tmp_path)

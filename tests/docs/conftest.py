@@ -47,7 +47,7 @@ def run(scratch, forked):
         caches = {"MSM_JAX_CACHE": str(scratch / "tokens")}
         first = arguments[1:3] if arguments[0] == sys.executable else ("", "")
         if first[0] == "-c" or (first[0] == "-m" and first[1].startswith("msm_jax.")):
-            more = {"stdin": stdin, "env": {**caches, "PYTHONPATH": path}, "seconds": 300}
+            more = {"stdin": stdin, "env": {**caches, "PYTHONPATH": path}}
             words = list(arguments[2:] if first[0] == "-c" else arguments[3:])
             found = forked(first[1] if first[0] == "-m" else "-c", words, scratch, **more)
             code, out, err = found["code"], found["out"], found["err"]

@@ -16,7 +16,7 @@ def printed(script, mode, folder, **environment) -> list[list[str]]:
     """The commands that a script prints, in a directory without any data."""
     given = {**os.environ, "VALUES": "environment", "PYTHON": "true", **environment}
     done = subprocess.run(
-        [script, mode], cwd=folder, env=given, text=True, capture_output=True, timeout=60
+        [script, mode], cwd=folder, env=given, text=True, capture_output=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return [shlex.split(line) for line in done.stdout.splitlines()]

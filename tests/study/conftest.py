@@ -77,7 +77,7 @@ def run_killed(forked):
     def run(config, workdir, *rows, **environment):
         script = pathlib.Path(__file__).with_name("killed.py")
         words = [KILLED, *map(str, (script, config, workdir, *rows))]
-        done = forked("-c", words, config.parent, env=environment, seconds=600)
+        done = forked("-c", words, config.parent, env=environment)
         assert done["code"] == 0, done["err"]
         return json.loads(done["out"])
 

@@ -120,7 +120,7 @@ def missing() -> str:
     return f"there is no {', '.join(absent)}: apt-get install slurm-wlm munge" if absent else ""
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
+def wait_for(condition, seconds: float = 240.0) -> None:
     """Until it is true; TimeoutError after so long."""
     until = time.monotonic() + seconds
     while not condition():

@@ -146,7 +146,7 @@ def test_a_mesh_of_all_devices_gives_what_one_device_gives(finished, forked):
     one_arm.write_text(MESH.format(config=str(config)))
     words = [f"--config={one_arm}", f"--workdir={workdir}", "--config.workers=1"]
     two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    done = forked("msm_jax.study", words, out.parent, env=two, seconds=300)
+    done = forked("msm_jax.study", words, out.parent, env=two)
     assert done["code"] == 0, done["err"]
     read = lambda path: [json.loads(line) for line in path.read_text().splitlines()]
     runs = [path.parent for path in workdir.glob("stages/*/metrics.jsonl")]

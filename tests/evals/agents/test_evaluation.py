@@ -3,10 +3,8 @@
 import importlib.util
 import json
 import signal
-import time
 
 import pytest
-from processes import Command
 
 from msm_jax.errors import UserError
 from msm_jax.evals import judge, sample
@@ -199,21 +197,29 @@ def test_runs_of_indices():
     assert list(runs([0, 1, 2, 5])) == [(0, 3), (5, 1)] and list(runs([])) == []
 
 
-def test_kill_9_and_once_more_give_the_identical_set(model, run_dir, tmp_path):
+# Killed as soon as five rows are written.
+KILLED = """
+import os, runpy, signal
+from msm_jax.evals import evaluation
+append = evaluation.append
+def append_and_end(path, content):
+    append(path, content)
+    if len(path.read_bytes().splitlines()) >= 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+evaluation.append = append_and_end
+runpy.run_module("msm_jax.evaluate", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_kill_9_and_once_more_give_the_identical_set(model, run_dir, tmp_path, forked):
     """A real process, killed while it samples; what it had is kept."""
     asked = {"scenarios": ("murder",), "samples": 4, "max_tokens": 4, "rows": 2, "save_every": 1}
     flags = [f"--{name}={value}" for name, value in asked.items() if name != "scenarios"]
-    process = Command(
-        "msm_jax.evaluate", "--kind=agents", f"--checkpoint={run_dir}", "--scenarios=murder",
-        "--output=out", *flags, cwd=tmp_path,
-    )  # fmt: skip
+    flags += ["--kind=agents", f"--checkpoint={run_dir}", "--scenarios=murder", "--output=out"]
+    done = forked("-c", [KILLED, *flags], tmp_path)
+    assert done["code"] == -signal.SIGKILL, done["err"]
     out = tmp_path / "out"
     partial = out / "samples.partial.jsonl"
-    while not partial.exists() or len(partial.read_bytes().splitlines()) < 5:
-        assert process.poll() is None, process.finish()
-        time.sleep(0.002)
-    process.kill()
-    assert process.finish()[0] == -signal.SIGKILL
     kept = partial.read_bytes()
     assert 5 <= len(kept.splitlines()) < 36 and not (out / "samples.jsonl").exists()
     with partial.open("ab") as file:
