@@ -14,6 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: each worker has a core to itself
 os.environ["MSM_JAX_KEEP_MEMORY"] = "off"  # commands of small models would start twice for nothing
 # What the user has is neither read nor written: tokens, keys of providers, settings of other tools.
 os.environ["MSM_JAX_CACHE"] = tempfile.mkdtemp(prefix="msm_jax_tests_")
@@ -154,8 +155,9 @@ def smoke(shared, forked) -> pathlib.Path:
 
     def make(folder: pathlib.Path) -> None:
         config = ROOT / "configs" / "miniature.py"
-        flags = [f"--config={config}:smoke", "--workdir=study"]
-        done = forked("msm_jax.study", flags, folder, seconds=300)
+        # With one worker each program is traced once; another test may use the other core.
+        flags = [f"--config={config}:smoke", "--workdir=study", "--config.workers=1"]
+        done = forked("msm_jax.study", flags, folder)
         assert done["code"] == 0, done["err"]
 
     return shared("smoke", make) / "study"
@@ -167,7 +169,7 @@ def run_program(forked, tmp_path):
 
     def run(text: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         words = [text, *arguments]
-        done = forked("-c", words, tmp_path, env=environment, seconds=600)
+        done = forked("-c", words, tmp_path, env=environment)
         return subprocess.CompletedProcess(words, done["code"], done["out"], done["err"])
 
     return run

@@ -11,9 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 
+from msm_jax import tiny
 from msm_jax.api import load
 from msm_jax.errors import UserError
+from msm_jax.tiny import tiny_checkpoint
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "data"))
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "model"))
@@ -28,33 +31,53 @@ LONG = [CHAT[0], {"role": "user", "content": CHAT[1]["content"] * 30}]
 ROWS = 151_936
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def write_checkpoint(folder, rows: int, tokenizer_json: str) -> None:
     """A tiny Qwen3 in a directory like those of the hub, rows beyond the tokenizer made likely."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+    stop_ids = [tokenizer.token_to_id(name) for name in ("<|im_end|>", "<|endoftext|>")]
     config = transformers.Qwen3Config(
-        vocab_size=ROWS, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
+        vocab_size=rows, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=8, rms_norm_eps=1e-6,
-        tie_word_embeddings=True, eos_token_id=151_645, max_position_embeddings=4096,
+        tie_word_embeddings=True, eos_token_id=stop_ids[0], max_position_embeddings=4096,
     )  # fmt: skip
     torch.manual_seed(0)
     model = transformers.Qwen3ForCausalLM(config).eval()
     with torch.no_grad():
         for value in model.parameters():
             value.copy_(torch.randn_like(value) * 0.2 + (value.dim() == 1))
-        model.model.embed_tokens.weight[151_669:] *= 3
-    model.generation_config.eos_token_id = [151_645, 151_643]
+        model.model.embed_tokens.weight[tokenizer.get_vocab_size() :] *= 3
+    model.generation_config.eos_token_id = stop_ids
     model.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(qwen.tokenizer_json())
+    (folder / "tokenizer.json").write_text(tokenizer_json)
     settings = {
         "chat_template": qwen.QWEN3_TEMPLATE,
         "eos_token": "<|im_end|>",
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_checkpoint(folder, ROWS, qwen.tokenizer_json())
     return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """(loaded by us, by transformers, directory) of one with 1,024 rows, a hundredth of the work.
+
+    For what does not depend on the tokenizer.
+    """
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("small")
+    beside = tiny_checkpoint(folder.with_name("beside"), [turn["content"] for turn in CHAT])
+    write_checkpoint(folder, tiny.ROWS, (beside / "tokenizer.json").read_text())
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    return load(folder), theirs, folder
 
 
 @pytest.fixture(scope="module")
@@ -140,11 +163,12 @@ def test_another_template_is_used_with_a_warning(folder, tmp_path):
         load(tmp_path, chat_format="nothing")
 
 
-def test_adapters_are_swapped_over_one_base(ours, theirs, folder, tmp_path):
+def test_adapters_are_swapped_over_one_base(small, tmp_path):
+    ours, theirs, folder = small
     ids = ours.encode(CHAT)
     plain, wanted = ours.logits([ids]), {}
     for name, rank in (("a", 64), ("b", 3)):
-        wrapped = reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / name, rank, r=rank)
+        wrapped = reference.random_adapter(copy.deepcopy(theirs), tmp_path / name, rank, r=rank)
         wanted[name] = their_logits(wrapped, ids)
     model = load(folder, adapter=tmp_path / "a")
     for name in "aba":
@@ -246,9 +270,10 @@ def test_on_a_mesh_as_on_one_device(ours, folder):
             load(folder, mesh=wrong)
 
 
-def test_a_model_with_unstacked_layers_is_the_same_model(ours, theirs, folder, tmp_path):
-    reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / "a", r=4)
-    reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / "b", 3, r=3)
+def test_a_model_with_unstacked_layers_is_the_same_model(small, tmp_path):
+    ours, theirs, _ = small
+    reference.random_adapter(copy.deepcopy(theirs), tmp_path / "a", r=4)
+    reference.random_adapter(copy.deepcopy(theirs), tmp_path / "b", 3, r=3)
     model = ours.with_adapter(tmp_path / "a")
     # Its own arrays, which are deleted.
     model = dataclasses.replace(model, params=jax.tree.map(jnp.copy, model.params))
@@ -275,8 +300,9 @@ def test_a_model_with_unstacked_layers_is_the_same_model(ours, theirs, folder, t
     )
 
 
-def test_commands_take_an_adapter_and_a_mesh(ours, theirs, folder, tmp_path, forked):
-    reference.random_adapter(copy.deepcopy(theirs[0]), tmp_path / "a", r=4)
+def test_commands_take_an_adapter_and_a_mesh(small, tmp_path, forked):
+    ours, theirs, folder = small
+    reference.random_adapter(copy.deepcopy(theirs), tmp_path / "a", r=4)
     two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     run = lambda module, *line: forked(module, [*line], tmp_path, env=two)
     question = {"question": "Which is older?", "options": ["3", "10"], "answer": 1}

@@ -135,7 +135,7 @@ def test_a_clean_environment_runs_the_miniature_from_an_empty_directory(root, wh
     versions = json.loads(done.stdout)["facts"]["versions"]
     assert str(tmp_path) in versions["msm_jax"] and "every test ran" not in str(versions)
     (empty / "one_arm.py").write_text(ONE_ARM)
-    done = run("msm_jax.study", "--config=one_arm.py", "--workdir=runs/smoke")
+    done = run("msm_jax.study", "--config=one_arm.py", "--workdir=runs/smoke", "--config.workers=1")
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((empty / "runs" / "smoke" / "results.json").read_text())
     assert results["arms"] and (empty / "runs" / "smoke" / "report.html").stat().st_size > 10_000

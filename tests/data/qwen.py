@@ -1,6 +1,7 @@
 """Qwen's real tokenizer, built from the BPE ranks that the `dashscope` wheel carries."""
 
 import base64
+import functools
 import importlib.metadata
 import json
 
@@ -70,6 +71,7 @@ def _merge(ranks: dict[bytes, int], token: bytes) -> tuple[bytes, bytes]:
     return parts[0], parts[1]
 
 
+@functools.cache
 def tokenizer_json() -> str:
     """The content of tokenizer.json; skips the test where the wheel is not installed."""
     try:

@@ -78,17 +78,17 @@ def test_two_hosts_stop_together_and_survive_a_kill_and_another_number(divisible
     started = start(stage, run, 2, 2, limit, module="patient")
     interrupt(started, run, signal.SIGKILL, started[1:], 8)
     assert finish(started)[0][0] not in (0, 2, 75)
-    shutil.copytree(run, tmp_path / "four")
+    shutil.copytree(run, tmp_path / "alone")
     assert [code for code, _ in finish(start(stage, run, 2, 2, once))] == [0, 0]
     assert losses(run) == losses(straight)
     same_weights(run, straight)
     # The same run goes on with another number of processes and devices.
-    assert [code for code, _ in finish(start(stage, tmp_path / "four", 4, 1, once))] == [0] * 4
-    found = losses(tmp_path / "four")
+    assert [code for code, _ in finish(start(stage, tmp_path / "alone", 1, 4, once))] == [0]
+    found = losses(tmp_path / "alone")
     assert list(found) == list(losses(straight))
     np.testing.assert_allclose(list(found.values()), list(losses(straight).values()), rtol=1e-5)
-    made = json.loads((tmp_path / "four" / "config.json").read_text())["versions"]
-    assert made["processes"] == 4
+    made = json.loads((tmp_path / "alone" / "config.json").read_text())["versions"]
+    assert made["processes"] == 1
 
 
 def test_ctrl_c_saves_and_says_so_and_a_second_signal_ends_at_once(divisible, tmp_path):
@@ -141,13 +141,13 @@ from msm_jax.errors import UserError
 from msm_jax.train import hosts
 number = int(sys.argv[1])
 hosts.initialize(sys.argv[2], 2, number)
-hosts.barrier("both", 60)
+hosts.barrier("both", 600)
 if number == 0:
     try:
         hosts.barrier("alone", 1.0)
     except UserError as error:
         print("refused:", error)
-hosts.barrier("end", 60)
+hosts.barrier("end", 600)
 """
 
 

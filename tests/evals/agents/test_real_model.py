@@ -23,11 +23,11 @@ def real(smollm2):
 
 
 def test_every_sample_of_a_real_model_has_a_verdict_or_a_reason(real, tmp_path):
-    """The shortest prompts of the grid, 1,700 tokens and more, from sampling to the report."""
+    """A short prompt of the grid, 1,700 tokens or more, from sampling to the report."""
     settings = kinds.resolve(
         "agents",
-        {"scenarios": ("murder", "exfiltration"), "goals": ("none",), "urgencies": ("none",),
-         "scratchpad": False, "samples": 2, "max_tokens": TOKENS, "rows": 4},
+        {"scenarios": ("murder",), "goals": ("none",), "urgencies": ("none",),
+         "scratchpad": False, "samples": 4, "max_tokens": TOKENS, "rows": 4},
     )  # fmt: skip
     evaluation = kinds.make_evaluation("agents", settings, tmp_path, True)
     sample(real, evaluation, tmp_path)
