@@ -21,7 +21,9 @@ def shown(results: dict) -> list[dict]:
             "panels": [
                 {
                     "eval": eval,
-                    "figure": plots.svg_uri(draw(results, curve, eval)),
+                    "figure": plots.svg_uri(draw(results, curve, eval))
+                    if _any(curve, eval)
+                    else "",
                     "table": table(results["config"], curve, eval),
                 }
                 for eval in dict.fromkeys(point["eval"] for point in curve["points"])
@@ -29,6 +31,11 @@ def shown(results: dict) -> list[dict]:
         }
         for curve in results["curves"]
     ]
+
+
+def _any(curve: dict, eval: str) -> bool:
+    """Whether there is something to draw."""
+    return any(p["mean"] is not None for p in curve["points"] if p["eval"] == eval)
 
 
 def records(results: dict) -> list[dict]:
