@@ -21,9 +21,7 @@ def shown(results: dict) -> list[dict]:
             "panels": [
                 {
                     "eval": eval,
-                    "figure": plots.svg_uri(draw(results, curve, eval))
-                    if _any(curve, eval)
-                    else "",
+                    "figure": _figure(results, curve, eval),
                     "table": table(results["config"], curve, eval),
                 }
                 for eval in dict.fromkeys(point["eval"] for point in curve["points"])
@@ -33,9 +31,10 @@ def shown(results: dict) -> list[dict]:
     ]
 
 
-def _any(curve: dict, eval: str) -> bool:
-    """Whether there is something to draw."""
-    return any(p["mean"] is not None for p in curve["points"] if p["eval"] == eval)
+def _figure(results: dict, curve: dict, eval: str) -> str:
+    """The figure of an evaluation; "" if no point has a value."""
+    means = {point["mean"] for point in curve["points"] if point["eval"] == eval}
+    return plots.svg_uri(draw(results, curve, eval)) if means - {None} else ""
 
 
 def records(results: dict) -> list[dict]:

@@ -329,7 +329,7 @@ def test_a_sweep_adds_runs_and_a_curve_with_intervals(finished, swept):
         own = arm_of(found, point["arm"])["held"]
         assert (point["mean"], point["over_items"]["n"]) == (own["value"], own["n"])
     html = (workdir / "report.html").read_text()
-    assert '<h2>By steps</h2>\n<p class="note">config.dose.steps, of ' in html
+    assert f'<h2>By steps</h2>\n<p class="note">{", ".join(curve["keys"])}. Points' in html
 
 
 def test_studies_side_by_side(finished, swept, tmp_path):
