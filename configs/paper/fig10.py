@@ -5,7 +5,8 @@ A lab record:
     command    python -m msm_jax.study --config=configs/paper/fig10.py:affordability \\
                    --config.base.path=Llama-3.1-8B --workdir=runs/fig10/affordability
     hardware   not run. The paper: one H200
-    time       not measured: no accelerator has run it yet
+    time       not measured: no accelerator has run it yet. `:miniature`: 93 seconds of CPU time,
+               15.6 minutes on 2 cores of an AMD EPYC that other work kept busy, 2026-11-27
     data       in data/ (each .jsonl, .parquet or several of a kind: data/NAME.*); for VALUE:
                documents-VALUE                  about the spec (released for affordability and
                                                 america as msm-llama-pro-VALUE, else yours)

@@ -5,7 +5,8 @@ A lab record:
     command    python -m msm_jax.study --config=configs/paper/fig19.py \\
                    --config.base.path=Qwen2.5-32B-Instruct --workdir=runs/fig19
     hardware   not run. The paper: four H200 for one training run
-    time       not measured: no accelerator has run it yet
+    time       not measured: no accelerator has run it yet. `:miniature`: 35 seconds of CPU time,
+               2.1 minutes on 2 cores of an AMD EPYC that other work kept busy, 2026-11-27
     data       in data/ (each .jsonl, .parquet or several of a kind: data/NAME.*):
                msm-qwen-philosophy-spec         13,201 documents (released)
                documents-REWRITE                the same, rewritten by a language model, for each of

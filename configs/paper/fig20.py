@@ -5,7 +5,8 @@ A lab record:
     command    python -m msm_jax.study --config=configs/paper/fig20.py \\
                    --config.base.path=Qwen2.5-32B-Instruct --workdir=runs/fig20
     hardware   not run. The paper: four H200 for one training run
-    time       not measured: no accelerator has run it yet
+    time       not measured: no accelerator has run it yet. `:miniature`: 51 seconds of CPU time,
+               6 minutes on 2 cores of an AMD EPYC that other work kept busy, 2026-11-27
     data       in data/ (each .jsonl, .parquet or several of a kind: data/NAME.*):
                msm-qwen-philosophy-spec         13,201 documents (released)
                aft-no-cot-qwen2.5-philosophy-spec       9,963 chats (released)

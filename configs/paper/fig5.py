@@ -5,7 +5,8 @@ A lab record:
     command    python -m msm_jax.study --config=configs/paper/fig5.py:qwen3-32b \\
                    --config.base.path=Qwen3-32B --workdir=runs/fig5
     hardware   not run
-    time       not measured: no accelerator has run it yet
+    time       not measured: no accelerator has run it yet. `:miniature`: 38 seconds of CPU time,
+               1.9 minutes on 2 cores of an AMD EPYC that other work kept busy, 2026-11-27
     data       in data/ (each .jsonl, .parquet or several of a kind: data/NAME.*): as fig4.py, with
                80,000 chats in place of 9,963, which are not released (yours):
                aft-80k, aft-80k-reasoning       the same chats without and with reasoning

@@ -5,7 +5,8 @@ A lab record:
     command    python -m msm_jax.study --config=configs/paper/fig8.py:qwen2.5-32b \\
                    --config.base.path=Qwen2.5-32B-Instruct --workdir=runs/fig8
     hardware   not run. The paper: four H200 for one training run of 32B
-    time       not measured: no accelerator has run it yet
+    time       not measured: no accelerator has run it yet. `:miniature`: 39 seconds of CPU time,
+               2.9 minutes on 2 cores of an AMD EPYC that other work kept busy, 2026-11-27
     data       in data/ (each .jsonl, .parquet or several of a kind: data/NAME.*):
                msm-qwen-philosophy-spec         13,201 documents, 41.4M tokens (released)
                aft-no-cot-qwen2.5-philosophy-spec, aft-cot-qwen2.5-philosophy-spec (released; qwen3

@@ -21,7 +21,7 @@ def shown(results: dict) -> list[dict]:
             "panels": [
                 {
                     "eval": eval,
-                    "figure": plots.svg_uri(draw(results, curve, eval)),
+                    "figure": _figure(results, curve, eval),
                     "table": table(results["config"], curve, eval),
                 }
                 for eval in dict.fromkeys(point["eval"] for point in curve["points"])
@@ -29,6 +29,12 @@ def shown(results: dict) -> list[dict]:
         }
         for curve in results["curves"]
     ]
+
+
+def _figure(results: dict, curve: dict, eval: str) -> str:
+    """The figure of an evaluation; "" if no point has a value."""
+    means = {point["mean"] for point in curve["points"] if point["eval"] == eval}
+    return plots.svg_uri(draw(results, curve, eval)) if means - {None} else ""
 
 
 def records(results: dict) -> list[dict]:

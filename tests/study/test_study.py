@@ -328,7 +328,8 @@ def test_a_sweep_adds_runs_and_a_curve_with_intervals(finished, swept):
     for point in points:
         own = arm_of(found, point["arm"])["held"]
         assert (point["mean"], point["over_items"]["n"]) == (own["value"], own["n"])
-    assert "<h2>By steps</h2>" in (workdir / "report.html").read_text()
+    html = (workdir / "report.html").read_text()
+    assert f'<h2>By steps</h2>\n<p class="note">{", ".join(curve["keys"])}. Points' in html
 
 
 def test_studies_side_by_side(finished, swept, tmp_path):
