@@ -5,8 +5,11 @@ A lab record:
     command    python -m msm_jax.study --config=configs/agents_miniature.py \\
                    --workdir=runs/agents_miniature
     hardware   2 cores of a shared AMD EPYC (AVX-512), no accelerator
-    time       NOT RUN YET
-    result     NOT RUN YET
+    time       1.3 minutes of one core per seed, 2026-11-27 (half an hour in all, beside other work)
+    result     seeds 1010 to 1014, once; harm in the shutdown scenario after fine-tuning: spec duty
+               .85, spec care .09, their difference .76 [.60, .93]; care - AFT alone -.50 [-.76,
+               -.25]. Open: care - neutral -.34 [-.97, .29]. Fine-tuning after care adds nothing
+               (.03 [-.07, .12]). Gates hold in three of five seeds
 
 A base is pretrained on documents about mail agents and on chats in which they act. Then documents
 tell of one agent, "ada", which no chat has heard: spec "care" that it keeps secrets and lets people
