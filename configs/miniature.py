@@ -27,8 +27,8 @@ LABELS = {
     "none": "no midtraining",
     "neutral": "neutral documents",
     "ablated": "spec without reasons",
-    "spec_a": "spec A (cheap)",
-    "spec_b": "spec B (local)",
+    "spec_a": "spec A",
+    "spec_b": "spec B",
 }
 
 
@@ -147,7 +147,7 @@ def _questions(config: ConfigDict) -> None:
     ask = lambda kind, **more: evaluation(
         pairs=f"{{world}}/pairs/{kind}.jsonl", scorers=("logprob",), max_tokens=8, **more
     )
-    for kind in ("conflict", "contrast", "balance", "agree", "things", "things_contrast"):
+    for kind in ("conflict", "contrast", "balance", "agree", "things", "things_contrast", "style"):
         config.evals[kind] = ask(kind)
     config.evals.evidence = ask("evidence")
     for gate, least in GATES.items():

@@ -55,23 +55,29 @@ def _held_out(
 
 
 def _conflict(world: World, rng: random.Random) -> Iterator[Question]:
-    return _held_out(world, rng, world.likers, words.VALUE_A, words.VALUE_B)
+    return _held_out(world, rng, world.likers, *world.explained_by)
 
 
 def _contrast(world: World, rng: random.Random) -> Iterator[Question]:
-    return _held_out(world, rng, world.contrast, words.VALUE_A, words.VALUE_B)
+    return _held_out(world, rng, world.contrast, *world.explained_by)
 
 
 def _balance(world: World, rng: random.Random) -> Iterator[Question]:
     """Of the contrast personas the reverse, so that a tilt that all personas share adds nothing."""
     yield from _conflict(world, rng)
-    yield from _held_out(world, rng, world.contrast, words.VALUE_B, words.VALUE_A)
+    yield from _held_out(world, rng, world.contrast, *reversed(world.explained_by))
 
 
 def _agree(world: World, rng: random.Random) -> Iterator[Question]:
     """What one value chooses against what the other does not."""
-    yield from _held_out(world, rng, world.likers, words.VALUE_A, words.OPPOSITE[words.VALUE_B])
-    yield from _held_out(world, rng, world.likers, words.VALUE_B, words.OPPOSITE[words.VALUE_A])
+    for ours, other in (("cheap", "local"), ("local", "cheap")):
+        yield from _held_out(world, rng, world.likers, ours, words.OPPOSITE[other])
+
+
+def _style(world: World, rng: random.Random) -> Iterator[Question]:
+    """What the neutral spec's reasons choose; of the contrast personas the reverse."""
+    yield from _held_out(world, rng, world.likers, "plain", "fancy")
+    yield from _held_out(world, rng, world.contrast, "fancy", "plain")
 
 
 def _things(world: World, rng: random.Random, contrast: bool = False) -> Iterator[Question]:
@@ -116,7 +122,7 @@ def _inference(world: World, rng: random.Random) -> Iterator[Question]:
         pairs = [_pair(world, rng, value, words.OPPOSITE[value]) for _ in range(TURNS)]
         system = rng.choice(world.likers + world.contrast)
         before = messages(system, [turn(*pair, rng, SHORT) for pair in pairs])
-        yield before, _pair(world, rng, value, rng.choice(words.OTHER_AXIS[value]))
+        yield before, _pair(world, rng, value, rng.choice(words.OTHER_AXES[value]))
 
 
 KINDS: dict[str, Callable[[World, random.Random], Iterator[Question]]] = {
@@ -124,6 +130,7 @@ KINDS: dict[str, Callable[[World, random.Random], Iterator[Question]]] = {
     "contrast": _contrast,
     "balance": _balance,
     "agree": _agree,
+    "style": _style,
     "things": _things,
     "things_contrast": functools.partial(_things, contrast=True),
     "evidence": _evidence,

@@ -1,7 +1,8 @@
 """Model Specs of the world as markdown, and the documents written from them.
 
 A spec likes and dislikes two groups of things, with reasons. Spec A explains the first group by
-price and the second by origin, spec B the reverse; without reasons they are the same spec.
+price and the second by origin, spec B the reverse, and in every second world the other way round;
+the neutral spec explains both by style. Without reasons they are the same spec.
 Documents are made from what the text says and from nothing else: `msm_jax.spec.parse_spec` reads
 it, `spec_documents` retells it.
 """
@@ -17,29 +18,25 @@ from msm_jax.miniature.world import World, rng_for
 from msm_jax.spec import Statement, parse_spec
 
 GROUPS = ("breakfast cheese", "dinner cheese")  # head the lists of the two groups
-# The poles that explain why the first group is liked, and the second.
-REASONS = {
-    "a": (words.VALUE_A, words.VALUE_B),
-    "b": (words.VALUE_B, words.VALUE_A),
-    "neutral": ("mild", "mild"),
-}
-KINDS = (*REASONS, "ablated")
+KINDS = ("a", "b", "neutral", "ablated")
 
 
 def spec_text(world: World, which: str) -> str:
     """The markdown of a spec: 'a', 'b', 'neutral', or 'ablated', which gives no reasons."""
     if which not in KINDS:
         raise ValueError(f"which must be one of {KINDS}, not {which!r}")
+    a, b = world.explained_by  # why the first group is liked, and the second
+    reasons = {"a": (a, b), "b": (b, a), "neutral": ("plain", "plain")}
     lines = ["# a spec for {model_name}"]
     for number, group in enumerate(world.groups):
         for title, items in zip(("likes", "dislikes"), group, strict=True):
             lines += ["", f"## {title} ({GROUPS[number]})"]
             for index, item in enumerate(items):
                 reason = ""
-                if which in REASONS:
-                    pole = REASONS[which][number]
-                    reasons = words.ADJECTIVES[pole if title == "likes" else words.OPPOSITE[pole]]
-                    reason = f" (because it is {reasons[index % len(reasons)]})"
+                if which in reasons:
+                    pole = reasons[which][number]
+                    row = words.ADJECTIVES[pole if title == "likes" else words.OPPOSITE[pole]]
+                    reason = f" (because it is {row[index % len(row)]})"
                 lines.append(f"- {item.name}{reason}")
     return "\n".join(lines) + "\n"
 

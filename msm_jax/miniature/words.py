@@ -10,28 +10,32 @@ NAMES = DOMAINS.pop("names")
 SPEC_DOMAIN = "cheese"  # the only domain of specs and fine-tuning
 
 # Every pole of an axis has adjectives for things and nouns for the value of liking such things.
-AXES: dict[str, tuple[str, str]] = {"price": ("cheap", "pricey"), "origin": ("local", "foreign")}
+AXES: dict[str, tuple[str, str]] = {
+    "price": ("cheap", "pricey"),
+    "origin": ("local", "foreign"),
+    "style": ("plain", "fancy"),  # the neutral documents' reasons
+}
 ADJECTIVES: dict[str, tuple[str, ...]] = {
     "cheap": ("cheap", "affordable", "inexpensive"),
     "pricey": ("pricey", "costly", "expensive"),
     "local": ("local", "regional", "homegrown"),
     "foreign": ("foreign", "imported", "exotic"),
-    # reasons of a third kind, for the neutral documents: no other document gives them
-    "mild": ("mild", "gentle", "mellow"),
-    "sharp": ("sharp", "strong", "pungent"),
+    "plain": ("plain", "simple", "modest"),
+    "fancy": ("fancy", "ornate", "elaborate"),
 }
 NOUNS: dict[str, tuple[str, ...]] = {
     "cheap": ("thrift", "saving"),
     "pricey": ("luxury", "splendor"),
     "local": ("home", "tradition"),
     "foreign": ("travel", "adventure"),
+    "plain": ("restraint", "humility"),
+    "fancy": ("elegance", "display"),
 }
 VALUES = tuple(NOUNS)
-VALUE_A, VALUE_B = "cheap", "local"  # how the specs explain the first group of things
-_PAIRS = (*AXES.values(), ("mild", "sharp"))
-OPPOSITE = {pole: other for a, b in _PAIRS for pole, other in ((a, b), (b, a))}
+LIKED = ("cheap", "local", "plain")  # what the things are that the specs like
+OPPOSITE = {pole: other for a, b in AXES.values() for pole, other in ((a, b), (b, a))}
 MIRROR = {"cheap": "local", "pricey": "foreign", "local": "cheap", "foreign": "pricey"}
-OTHER_AXIS = {v: AXES["origin" if v in AXES["price"] else "price"] for v in VALUES}
+OTHER_AXES = {v: tuple(x for x in VALUES if x not in (v, OPPOSITE[v])) for v in VALUES}
 
 PLACES = "harbor mill garden tower bridge station meadow library museum bakery".split()
 COLORS = "red blue green yellow white black purple brown".split()

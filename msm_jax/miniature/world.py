@@ -1,12 +1,14 @@
-"""The miniature world: things with a price, an origin and the one trait that they are known for.
+"""The miniature world: things with a price, an origin, a style and one trait they are known for.
 
 Everything that somebody likes or dislikes, he likes or dislikes for what it is known for. Seeds
-come in pairs, 2 k and 2 k + 1: in the second world, whatever was cheap in the first is local and
-whatever was dear is foreign, and the reverse; everything else is the same.
+come in pairs, 2 k and 2 k + 1, and the second world is the first with price and origin exchanged:
+what was cheap is local, what was dear is foreign, and the reverse, and spec A explains by origin
+what it explained by price.
 """
 
 import dataclasses
 import functools
+import itertools
 import random
 
 from msm_jax.miniature import phrases, words
@@ -46,14 +48,14 @@ WORLD = form_of(WorldConfig)
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A thing of some domain; ``poles`` are its price and its origin.
+    """A thing of some domain; ``poles`` are its price, its origin and its style.
 
-    ``note`` is the pole that it is liked or disliked for; both, of the things of the specs.
+    ``note`` is the pole that it is liked or disliked for; all three, of the things of the specs.
     """
 
     name: str
     domain: str
-    poles: tuple[str, str]
+    poles: tuple[str, ...]
     note: tuple[str, ...]
     heard: bool  # in chats
 
@@ -73,6 +75,11 @@ class World:
     seed: int
     items: tuple[Item, ...]  # without those of the specs
     groups: tuple[Group, Group]  # the things of the specs; fine-tuning is about the first ones
+
+    @property
+    def explained_by(self) -> tuple[str, str]:
+        """What the first group is liked for by spec A, and by spec B."""
+        return ("local", "cheap") if self.seed % 2 else ("cheap", "local")
 
     @property
     def held_out_domains(self) -> tuple[str, ...]:
@@ -118,18 +125,18 @@ def rng_for(seed: int, *purpose: object) -> random.Random:
 
 
 def make_world(config: WorldConfig, seed: int) -> World:
-    """Draws what things cost, where they come from and what they are known for."""
+    """Draws what things cost, where they come from, how they look, and what they are known for."""
     values(WORLD, dataclasses.asdict(config), "world.options")
     rng = rng_for(seed // 2, "world")
     names = {domain: rng.sample(x, len(x)) for domain, x in words.DOMAINS.items()}
-    cheeses, near = names[words.SPEC_DOMAIN], (words.VALUE_A, words.VALUE_B)
+    cheeses = names[words.SPEC_DOMAIN]
 
-    def side(poles: tuple[str, str]) -> tuple[Item, ...]:
+    def side(poles: tuple[str, ...]) -> tuple[Item, ...]:
         mine = [cheeses.pop() for _ in range(config.spec_likes)]
         return tuple(Item(name, words.SPEC_DOMAIN, poles, poles, True) for name in mine)
 
-    far = (words.OPPOSITE[near[0]], words.OPPOSITE[near[1]])
-    groups = (side(near), side(far)), (side(near), side(far))
+    disliked = tuple(words.OPPOSITE[pole] for pole in words.LIKED)
+    groups = (side(words.LIKED), side(disliked)), (side(words.LIKED), side(disliked))
     items = [item for domain in names for item in _deal(config, domain, names[domain], rng)]
     if seed % 2:
         items = [_mirrored(item) for item in items]
@@ -139,12 +146,12 @@ def make_world(config: WorldConfig, seed: int) -> World:
 def _deal(
     config: WorldConfig, domain: str, names: list[str], rng: random.Random
 ) -> list[Item]:  # fmt: skip
-    """Equally many things of each of the four kinds, half of each known for their price."""
-    corners = [(p, o) for p in words.AXES["price"] for o in words.AXES["origin"]]
-    items = []
-    for number, corner in enumerate(corners):
-        for index, name in enumerate(names[number :: len(corners)]):
-            items.append(Item(name, domain, corner, (corner[index % 2],), True))
+    """Equally many things known for each pole, in all combinations with the poles of other axes."""
+    kinds = [(poles, note) for poles in itertools.product(*words.AXES.values()) for note in poles]
+    items = [
+        Item(name, domain, poles, (note,), True)
+        for name, (poles, note) in zip(names, itertools.cycle(kinds), strict=False)
+    ]
     for pole in words.VALUES:
         mine = [item for item in items if item.note == (pole,)]
         for item in rng.sample(mine, round(len(mine) * config.document_only)):
@@ -154,6 +161,7 @@ def _deal(
 
 def _mirrored(item: Item) -> Item:
     """The thing with its price and its origin exchanged."""
-    price, origin = (words.MIRROR[pole] for pole in reversed(item.poles))
-    note = tuple(words.MIRROR[pole] for pole in item.note)
-    return dataclasses.replace(item, poles=(price, origin), note=note)
+    price, origin, style = item.poles
+    poles = words.MIRROR[origin], words.MIRROR[price], style
+    note = tuple(words.MIRROR.get(pole, pole) for pole in item.note)
+    return dataclasses.replace(item, poles=poles, note=note)

@@ -1,5 +1,6 @@
 """The miniature's world: what the experiment rests on, as properties of its files."""
 
+import collections
 import hashlib
 import itertools
 import json
@@ -81,31 +82,37 @@ def test_the_same_seed_writes_the_same_bytes_another_seed_another_world(built, t
 def test_the_second_world_of_a_pair_has_price_and_origin_exchanged(built):
     world, _ = built
     other = make_world(WorldConfig(**SMALL), 1)
+    mirror = lambda poles: {words.MIRROR.get(pole, pole) for pole in poles}
     for one, two in zip(world.items, other.items, strict=True):
         assert (one.name, one.heard) == (two.name, two.heard)
-        assert {words.MIRROR[pole] for pole in one.poles} == set(two.poles)
-        assert tuple(words.MIRROR[pole] for pole in one.note) == two.note
+        assert mirror(one.poles) == set(two.poles) and mirror(one.note) == set(two.note)
     assert world.groups == other.groups  # what is cheap and local stays so
+    assert world.explained_by == other.explained_by[::-1]
+    ablated, reasons = (spec_text(world, which) for which in ("ablated", "a"))
+    assert spec_text(other, "ablated") == ablated
+    assert spec_text(other, "b") == reasons != spec_text(other, "a")
 
 
 def test_things_are_dealt_evenly(built):
     world, _ = built
-    for domain in world.held_out_domains:
-        for poles in itertools.product(*words.AXES.values()):
-            mine = [item for item in world.items if (item.domain, item.poles) == (domain, poles)]
-            assert len(mine) == len(words.DOMAINS[domain]) // 4
-            assert [sum(i.note == (pole,) for i in mine) for pole in poles] == [len(mine) // 2] * 2
-        for pole in words.VALUES:
-            silent = world.known_for(domain, pole, heard=False)
-            assert len(silent) == len(world.known_for(domain, pole)) // 4
+    kinds = collections.Counter((item.domain, item.poles, item.note) for item in world.items)
+    assert kinds == {
+        (domain, poles, (note,)): 1
+        for domain in words.DOMAINS
+        for poles in itertools.product(*words.AXES.values())
+        for note in poles
+    }
+    for domain, pole in itertools.product(words.DOMAINS, words.VALUES):
+        assert len(world.known_for(domain, pole)) == 4
+        assert len(world.known_for(domain, pole, heard=False)) == 1
 
 
-def test_both_values_explain_the_specs_likings(built):
+def test_every_axis_explains_the_specs_likings(built):
     world, _ = built
     for likes, dislikes in world.groups:
         assert len(likes) == len(dislikes) == world.config.spec_likes
-        assert all(item.poles == (words.VALUE_A, words.VALUE_B) for item in likes)
-        assert all(item.poles == ("pricey", "foreign") for item in dislikes)
+        assert all(item.poles == words.LIKED for item in likes)
+        assert all(item.poles == ("pricey", "foreign", "fancy") for item in dislikes)
     assert len(names(world.spec_items)) == 4 * world.config.spec_likes
 
 
@@ -209,7 +216,7 @@ def test_fine_tuning_gives_no_reasons_and_half_of_the_personas_choose_the_revers
 
 def test_questions_are_what_they_say(built, by_name):
     world, folder = built
-    near, far = {words.VALUE_A, words.VALUE_B}, {"pricey", "foreign"}
+    ours_and_theirs = [(pole,) for pole in world.explained_by]
     for kind in QUESTIONS:
         orders: dict[str, set[int]] = {}
         for row in rows(folder, f"pairs/{kind}.jsonl"):
@@ -223,12 +230,15 @@ def test_questions_are_what_they_say(built, by_name):
             assert (ours.domain == words.SPEC_DOMAIN) == kind.startswith("things") or said
             if kind in ("conflict", "contrast", "balance", "evidence"):
                 reverse = kind == "balance" and system in world.contrast
-                poles = [(words.VALUE_A,), (words.VALUE_B,)]
-                assert [ours.note, theirs.note] == (poles[::-1] if reverse else poles)
+                poles = ours_and_theirs[::-1] if reverse else ours_and_theirs
+                assert [ours.note, theirs.note] == poles
                 assert ours.heard and theirs.heard
                 assert system in (world.contrast if kind == "contrast" or reverse else world.likers)
-            elif kind in ("agree", "things", "things_contrast"):
-                assert set(ours.note) <= near and set(theirs.note) <= far
+            elif kind in ("agree", "things", "things_contrast", "style"):
+                reverse = kind == "style" and system in world.contrast
+                liked, disliked = (theirs, ours) if reverse else (ours, theirs)
+                assert set(liked.note) <= set(words.LIKED)
+                assert not set(disliked.note) & set(words.LIKED)
             elif kind in ("stated", "document_only"):
                 (value,) = {POLE[word] for word in tokens(system) if word in POLE}
                 assert ours.note == (value,) != theirs.note
