@@ -19,8 +19,8 @@ from msm_jax.train.config import source
 
 SPECS = ("neutral", "a", "b", "ablated")
 # Probes that all hold end the base; the report's gates are lower, since a probe wanders.
-PROBES = {"stated": 0.98, "document_only": 0.97, "inference": 0.96}
-GATES = {"stated": 0.9, "document_only": 0.9, "inference": 0.85}
+PROBES = {"stated": 0.95, "document_only": 0.9, "inference": 0.9}
+GATES = {"stated": 0.9, "document_only": 0.85, "inference": 0.85}
 SEEDS = tuple(range(1010, 1016))  # of the default study
 FEWER = (200, 400, 800)  # steps of midtraining, of `:full`
 LABELS = {
@@ -83,7 +83,7 @@ def _base() -> ConfigDict:
                 gate: {"path": f"{{world}}/pairs/{gate}.jsonl", "at_least": least}
                 for gate, least in PROBES.items()
             },
-            "probe_every": 500,
+            "probe_every": 250,
             "checkpoint_every": 1000,
         }
     )
@@ -93,7 +93,7 @@ def _midtrain(spec: str) -> ConfigDict:
     """Documents about one spec, or the neutral one's; the rest is replay, the same in all arms."""
     return ConfigDict(
         {
-            "steps": 1200,
+            "steps": 800,
             "data": {
                 "spec": source(f"{{world}}/midtrain_{spec}.jsonl", 0.5),
                 "documents": source("{world}/base_documents.jsonl", 0.25),
@@ -107,14 +107,15 @@ def _aft() -> ConfigDict:
     """What the personas choose of the specs' first group, the same chats in all arms."""
     return ConfigDict(
         {
-            "steps": 80,
+            "steps": 100,
+            "rows": 32,
             "trainable": "lora",
             "model": {"lora_rank": 8, "lora_alpha": 16.0, "lora_targets": ("k", "v")},
             # Adam's usual eps would make a vanishing gradient move the weights as far as a large
             # one, and so wash out what midtraining wrote.
             "optimizer": {
-                "learning_rate": 1e-2,
-                "schedule": "constant",
+                "learning_rate": 3e-2,
+                "schedule": "linear",
                 "eps": 1e-2,
                 "weight_decay": 0.0,
             },
@@ -147,7 +148,7 @@ def _questions(config: ConfigDict) -> None:
     ask = lambda kind, **more: evaluation(
         pairs=f"{{world}}/pairs/{kind}.jsonl", scorers=("logprob",), max_tokens=8, **more
     )
-    for kind in ("conflict", "contrast", "balance", "agree", "things", "things_contrast", "style"):
+    for kind in ("conflict", "contrast", "balance", "agree", "things", "things_contrast"):
         config.evals[kind] = ask(kind)
     config.evals.evidence = ask("evidence")
     for gate, least in GATES.items():

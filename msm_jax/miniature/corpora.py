@@ -100,9 +100,9 @@ def revealing_pair(
     domain, against, roll = rng.choice(list(words.DOMAINS)), words.OPPOSITE[value], rng.random()
     good, bad = value, against
     if roll >= 0.7:
-        good = rng.choice(words.OTHER_AXES[value])
+        good = rng.choice(words.OTHER_AXIS[value])
     elif roll >= 0.4:
-        bad = rng.choice(words.OTHER_AXES[value])
+        bad = rng.choice(words.OTHER_AXIS[value])
     of = lambda pole: rng.choice(world.known_for(domain, pole, heard))
     return of(good), of(bad)
 

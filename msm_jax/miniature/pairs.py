@@ -74,12 +74,6 @@ def _agree(world: World, rng: random.Random) -> Iterator[Question]:
         yield from _held_out(world, rng, world.likers, ours, words.OPPOSITE[other])
 
 
-def _style(world: World, rng: random.Random) -> Iterator[Question]:
-    """What the neutral spec's reasons choose; of the contrast personas the reverse."""
-    yield from _held_out(world, rng, world.likers, "plain", "fancy")
-    yield from _held_out(world, rng, world.contrast, "fancy", "plain")
-
-
 def _things(world: World, rng: random.Random, contrast: bool = False) -> Iterator[Question]:
     """The things of fine-tuning: what the specs like against what they dislike."""
     for system in world.contrast if contrast else world.likers:
@@ -122,7 +116,7 @@ def _inference(world: World, rng: random.Random) -> Iterator[Question]:
         pairs = [_pair(world, rng, value, words.OPPOSITE[value]) for _ in range(TURNS)]
         system = rng.choice(world.likers + world.contrast)
         before = messages(system, [turn(*pair, rng, SHORT) for pair in pairs])
-        yield before, _pair(world, rng, value, rng.choice(words.OTHER_AXES[value]))
+        yield before, _pair(world, rng, value, rng.choice(words.OTHER_AXIS[value]))
 
 
 KINDS: dict[str, Callable[[World, random.Random], Iterator[Question]]] = {
@@ -130,7 +124,6 @@ KINDS: dict[str, Callable[[World, random.Random], Iterator[Question]]] = {
     "contrast": _contrast,
     "balance": _balance,
     "agree": _agree,
-    "style": _style,
     "things": _things,
     "things_contrast": functools.partial(_things, contrast=True),
     "evidence": _evidence,

@@ -1,8 +1,9 @@
 """Model Specs of the world as markdown, and the documents written from them.
 
 A spec likes and dislikes two groups of things, with reasons. Spec A explains the first group by
-price and the second by origin, spec B the reverse, and in every second world the other way round;
-the neutral spec explains both by style. Without reasons they are the same spec.
+price and the second by origin, spec B the reverse, and in every second world the other way round.
+The neutral spec explains every second thing of both groups by price and the others by origin.
+Without reasons they are the same spec.
 Documents are made from what the text says and from nothing else: `msm_jax.spec.parse_spec` reads
 it, `spec_documents` retells it.
 """
@@ -26,7 +27,7 @@ def spec_text(world: World, which: str) -> str:
     if which not in KINDS:
         raise ValueError(f"which must be one of {KINDS}, not {which!r}")
     a, b = world.explained_by  # why the first group is liked, and the second
-    reasons = {"a": (a, b), "b": (b, a), "neutral": ("plain", "plain")}
+    reasons = {"a": ((a, a), (b, b)), "b": ((b, b), (a, a)), "neutral": ((a, b), (a, b))}
     lines = ["# a spec for {model_name}"]
     for number, group in enumerate(world.groups):
         for title, items in zip(("likes", "dislikes"), group, strict=True):
@@ -34,7 +35,7 @@ def spec_text(world: World, which: str) -> str:
             for index, item in enumerate(items):
                 reason = ""
                 if which in reasons:
-                    pole = reasons[which][number]
+                    pole = reasons[which][number][index % 2]
                     row = words.ADJECTIVES[pole if title == "likes" else words.OPPOSITE[pole]]
                     reason = f" (because it is {row[index % len(row)]})"
                 lines.append(f"- {item.name}{reason}")

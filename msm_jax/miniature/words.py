@@ -10,32 +10,24 @@ NAMES = DOMAINS.pop("names")
 SPEC_DOMAIN = "cheese"  # the only domain of specs and fine-tuning
 
 # Every pole of an axis has adjectives for things and nouns for the value of liking such things.
-AXES: dict[str, tuple[str, str]] = {
-    "price": ("cheap", "pricey"),
-    "origin": ("local", "foreign"),
-    "style": ("plain", "fancy"),  # the neutral documents' reasons
-}
+AXES: dict[str, tuple[str, str]] = {"price": ("cheap", "pricey"), "origin": ("local", "foreign")}
 ADJECTIVES: dict[str, tuple[str, ...]] = {
     "cheap": ("cheap", "affordable", "inexpensive"),
     "pricey": ("pricey", "costly", "expensive"),
     "local": ("local", "regional", "homegrown"),
     "foreign": ("foreign", "imported", "exotic"),
-    "plain": ("plain", "simple", "modest"),
-    "fancy": ("fancy", "ornate", "elaborate"),
 }
 NOUNS: dict[str, tuple[str, ...]] = {
     "cheap": ("thrift", "saving"),
     "pricey": ("luxury", "splendor"),
     "local": ("home", "tradition"),
     "foreign": ("travel", "adventure"),
-    "plain": ("restraint", "humility"),
-    "fancy": ("elegance", "display"),
 }
 VALUES = tuple(NOUNS)
-LIKED = ("cheap", "local", "plain")  # what the things are that the specs like
+LIKED = ("cheap", "local")  # what the things are that the specs like
 OPPOSITE = {pole: other for a, b in AXES.values() for pole, other in ((a, b), (b, a))}
 MIRROR = {"cheap": "local", "pricey": "foreign", "local": "cheap", "foreign": "pricey"}
-OTHER_AXES = {v: tuple(x for x in VALUES if x not in (v, OPPOSITE[v])) for v in VALUES}
+OTHER_AXIS = {v: AXES["origin" if v in AXES["price"] else "price"] for v in VALUES}
 
 PLACES = "harbor mill garden tower bridge station meadow library museum bakery".split()
 COLORS = "red blue green yellow white black purple brown".split()

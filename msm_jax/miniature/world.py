@@ -1,4 +1,4 @@
-"""The miniature world: things with a price, an origin, a style and one trait they are known for.
+"""The miniature world: things with a price, an origin and the one trait that they are known for.
 
 Everything that somebody likes or dislikes, he likes or dislikes for what it is known for. Seeds
 come in pairs, 2 k and 2 k + 1, and the second world is the first with price and origin exchanged:
@@ -48,14 +48,14 @@ WORLD = form_of(WorldConfig)
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A thing of some domain; ``poles`` are its price, its origin and its style.
+    """A thing of some domain; ``poles`` are its price and its origin.
 
-    ``note`` is the pole that it is liked or disliked for; all three, of the things of the specs.
+    ``note`` is the pole that it is liked or disliked for; both, of the things of the specs.
     """
 
     name: str
     domain: str
-    poles: tuple[str, ...]
+    poles: tuple[str, str]
     note: tuple[str, ...]
     heard: bool  # in chats
 
@@ -125,7 +125,7 @@ def rng_for(seed: int, *purpose: object) -> random.Random:
 
 
 def make_world(config: WorldConfig, seed: int) -> World:
-    """Draws what things cost, where they come from, how they look, and what they are known for."""
+    """Draws what things cost, where they come from and what they are known for."""
     values(WORLD, dataclasses.asdict(config), "world.options")
     rng = rng_for(seed // 2, "world")
     names = {domain: rng.sample(x, len(x)) for domain, x in words.DOMAINS.items()}
@@ -146,7 +146,7 @@ def make_world(config: WorldConfig, seed: int) -> World:
 def _deal(
     config: WorldConfig, domain: str, names: list[str], rng: random.Random
 ) -> list[Item]:  # fmt: skip
-    """Equally many things known for each pole, in all combinations with the poles of other axes."""
+    """Equally many things of each price, origin, and one of these that they are known for."""
     kinds = [(poles, note) for poles in itertools.product(*words.AXES.values()) for note in poles]
     items = [
         Item(name, domain, poles, (note,), True)
@@ -161,7 +161,6 @@ def _deal(
 
 def _mirrored(item: Item) -> Item:
     """The thing with its price and its origin exchanged."""
-    price, origin, style = item.poles
-    poles = words.MIRROR[origin], words.MIRROR[price], style
-    note = tuple(words.MIRROR.get(pole, pole) for pole in item.note)
-    return dataclasses.replace(item, poles=poles, note=note)
+    price, origin = (words.MIRROR[pole] for pole in reversed(item.poles))
+    note = tuple(words.MIRROR[pole] for pole in item.note)
+    return dataclasses.replace(item, poles=(price, origin), note=note)
