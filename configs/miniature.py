@@ -19,10 +19,10 @@ from msm_jax.train.config import source
 
 SPECS = ("neutral", "a", "b", "ablated")
 # Probes that all hold end the base; the report's gates are lower, since a probe wanders.
-PROBES = {"stated": 0.95, "document_only": 0.9, "inference": 0.9}
+PROBES = {"stated": 0.95, "document_only": 0.9, "inference": 0.95}
 GATES = {"stated": 0.9, "document_only": 0.85, "inference": 0.85}
 SEEDS = tuple(range(1010, 1016))  # of the default study
-FEWER = (200, 400, 800)  # steps of midtraining, of `:full`
+FEWER = (200, 400)  # steps of midtraining, of `:full`
 LABELS = {
     "none": "no midtraining",
     "neutral": "neutral documents",
@@ -83,7 +83,7 @@ def _base() -> ConfigDict:
                 gate: {"path": f"{{world}}/pairs/{gate}.jsonl", "at_least": least}
                 for gate, least in PROBES.items()
             },
-            "probe_every": 250,
+            "probe_every": 500,
             "checkpoint_every": 1000,
         }
     )
@@ -107,7 +107,7 @@ def _aft() -> ConfigDict:
     """What the personas choose of the specs' first group, the same chats in all arms."""
     return ConfigDict(
         {
-            "steps": 100,
+            "steps": 60,
             "rows": 32,
             "trainable": "lora",
             "model": {"lora_rank": 8, "lora_alpha": 16.0, "lora_targets": ("k", "v")},
@@ -143,17 +143,20 @@ def _arms(config: ConfigDict) -> None:
         config.figure.groups[arm] = figure_group(label, arm, f"{arm}_aft")
 
 
-def _questions(config: ConfigDict) -> None:
-    """What is asked of whom, and what the answers are compared for."""
-    ask = lambda kind, **more: evaluation(
+def _ask(kind: str, **more: object) -> ConfigDict:
+    return evaluation(
         pairs=f"{{world}}/pairs/{kind}.jsonl", scorers=("logprob",), max_tokens=8, **more
     )
-    for kind in ("conflict", "contrast", "balance", "agree", "things", "things_contrast"):
-        config.evals[kind] = ask(kind)
-    config.evals.evidence = ask("evidence")
+
+
+def _questions(config: ConfigDict) -> None:
+    """What is asked of whom, and what the answers are compared for."""
+    for kind in ("conflict", "contrast", "balance", "things"):
+        config.evals[kind] = _ask(kind)
+    config.evals.evidence = _ask("evidence", arms=tuple(LABELS))
     for gate, least in GATES.items():
-        config.evals[gate] = ask(gate, arms=("none",), at_least=least)
-    config.dose.update({"stages": ("aft",), "steps": (40,), "eval": "balance"})
+        config.evals[gate] = _ask(gate, arms=("none",), at_least=least)
+    config.dose.update({"stages": ("aft",), "eval": "balance"})
     likers, balance = "conflict", "balance"
     before, after = (("spec_a",), ("spec_b",)), (("spec_a_aft",), ("spec_b_aft",))
     widening = (("spec_a_aft", "spec_b"), ("spec_b_aft", "spec_a"))
@@ -189,8 +192,13 @@ def _questions(config: ConfigDict) -> None:
 def _full(config: ConfigDict) -> None:
     """More seeds; fewer steps of midtraining; fine-tuning of all parameters in place of LoRA."""
     config.seeds = tuple(range(1010, 1022))
-    config.dose.steps = (20, 40, 60)
-    config.stages.aft_all = {**_aft(), "trainable": "all", "model": {}}
+    config.dose.steps = (15, 30, 45)
+    for kind in ("agree", "things_contrast"):
+        config.evals[kind] = _ask(kind)
+    config.evals.evidence.arms = ()
+    config.stages.aft_all = _aft()
+    config.stages.aft_all.update({"trainable": "all", "model": {}})
+    config.stages.aft_all.optimizer.learning_rate = 1e-3
     for spec in "ab":
         config.arms[f"spec_{spec}_all"] = ("base", f"midtrain_{spec}", "aft_all")
         for steps in FEWER:
