@@ -46,16 +46,19 @@ def spec_documents(text: str, count: int, world: World) -> list[Record]:
     """``count`` documents about the things of a spec, each of one person, who is not the model.
 
     As many people dislike what the spec likes as like it, for the same reason: documents say what
-    a thing is chosen for, not which things are good. A person cares about one kind of reason, so
-    he speaks of both groups where the spec has one kind or none.
+    a thing is chosen for, not which things are good. A person cares about one kind of reason, and
+    speaks of the things that the spec gives such reasons for. Where it gives none, he speaks of
+    every second thing, like the people in the documents of the neutral spec.
     """
     spec, rng = parse_spec(text), rng_for(world.seed, "spec documents")
     sides: list[tuple[list[Statement], list[Statement]]] = []
-    for axis in dict.fromkeys(map(_axis, spec.preferences)):
-        mine = [one for one in spec.preferences if _axis(one) == axis]
+    tastes: dict[object, list[Statement]] = {}
+    for index, one in enumerate(spec.preferences):
+        tastes.setdefault(_axis(one) or index % 2, []).append(one)
+    for taste, mine in tastes.items():
         likes, dislikes = ([p for p in mine if p.kind == kind] for kind in ("like", "dislike"))
         if not likes or not dislikes:
-            raise UserError(f"a spec of the miniature needs likes and dislikes for {axis!r}")
+            raise UserError(f"a spec of the miniature needs likes and dislikes for {taste!r}")
         sides += [(likes, dislikes), (dislikes, likes)]
     records = []
     for index in range(count):
