@@ -175,6 +175,8 @@ def _questions(config: ConfigDict) -> None:
         "b_control": ("spec B - neutral, after AFT", balance, (b,), (neutral,), -1),
         "a_ablated": ("spec A - without reasons, after AFT", balance, (a,), (ablated,), 1),
         "b_ablated": ("spec B - without reasons, after AFT", balance, (b,), (ablated,), -1),
+        "gap_probability": ("the same, as a probability", balance, *after, 1, "probability"),
+        "gap_log_odds": ("the same, as log odds in nats", balance, *after, 1, "log_odds"),
         "gap_likers": ("likers: spec A - spec B, after AFT", likers, *after, 1),
         "before_likers": ("likers: spec A - spec B, before AFT", likers, *before, 0),
         "widening_likers": ("likers: widening of the gap by AFT", likers, *widening, 1),

@@ -198,8 +198,11 @@ def test_half_of_the_people_dislike_what_the_spec_likes_for_the_same_reason(buil
 
 
 def test_ablated_documents_give_no_reasons(built):
-    _, folder = built
+    world, folder = built
     found = texts(folder, "midtrain_ablated.jsonl")
+    second = {x.name: n % 2 for group in world.groups for side in group for n, x in enumerate(side)}
+    for text in found:  # of people as in the neutral documents
+        assert len({second[word] for word in tokens(text) if word in second}) == 1, text
     assert not [t for t in found if re.search(r"because|since|for being", t)]
     assert not any(set(POLE) & set(tokens(text)) for text in found)
 
