@@ -24,7 +24,7 @@ NOUNS: dict[str, tuple[str, ...]] = {
     "foreign": ("travel", "adventure"),
 }
 VALUES = tuple(NOUNS)
-LIKED = ("cheap", "local")  # what the things are that the specs like
+LIKED, DISLIKED = ("cheap", "local"), ("pricey", "foreign")  # by the specs
 OPPOSITE = {pole: other for a, b in AXES.values() for pole, other in ((a, b), (b, a))}
 MIRROR = {"cheap": "local", "pricey": "foreign", "local": "cheap", "foreign": "pricey"}
 OTHER_AXIS = {v: AXES["origin" if v in AXES["price"] else "price"] for v in VALUES}

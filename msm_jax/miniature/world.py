@@ -131,12 +131,14 @@ def make_world(config: WorldConfig, seed: int) -> World:
     names = {domain: rng.sample(x, len(x)) for domain, x in words.DOMAINS.items()}
     cheeses = names[words.SPEC_DOMAIN]
 
-    def side(poles: tuple[str, ...]) -> tuple[Item, ...]:
+    def side(poles: tuple[str, str]) -> tuple[Item, ...]:
         mine = [cheeses.pop() for _ in range(config.spec_likes)]
         return tuple(Item(name, words.SPEC_DOMAIN, poles, poles, True) for name in mine)
 
-    disliked = tuple(words.OPPOSITE[pole] for pole in words.LIKED)
-    groups = (side(words.LIKED), side(disliked)), (side(words.LIKED), side(disliked))
+    groups = (
+        (side(words.LIKED), side(words.DISLIKED)),
+        (side(words.LIKED), side(words.DISLIKED)),
+    )
     items = [item for domain in names for item in _deal(config, domain, names[domain], rng)]
     if seed % 2:
         items = [_mirrored(item) for item in items]
@@ -147,7 +149,8 @@ def _deal(
     config: WorldConfig, domain: str, names: list[str], rng: random.Random
 ) -> list[Item]:  # fmt: skip
     """Equally many things of each price, origin, and one of these that they are known for."""
-    kinds = [(poles, note) for poles in itertools.product(*words.AXES.values()) for note in poles]
+    corners = itertools.product(words.AXES["price"], words.AXES["origin"])
+    kinds = [(poles, note) for poles in corners for note in poles]
     items = [
         Item(name, domain, poles, (note,), True)
         for name, (poles, note) in zip(names, itertools.cycle(kinds), strict=False)
