@@ -188,11 +188,11 @@ def _questions(config: ConfigDict) -> None:
     config.figure.bars = ("before fine-tuning", "after the same fine-tuning")
     config.figure.summary = ("gap", "widening", "attribution")
     config.figure.axis = "how often a persona chooses as spec A predicts, and not as spec B does"
-    config.controls.arms = ("none_aft", "neutral_aft")
+    config.controls.arms = ("none_aft", "neutral_aft", "ablated_aft")
 
 
 def _full(config: ConfigDict) -> None:
-    """More seeds; fewer steps of midtraining; fine-tuning of all parameters in place of LoRA."""
+    """More seeds, dose curves, all parameters in place of LoRA, and what fine-tuning moves."""
     config.seeds = tuple(range(1010, 1022))
     config.dose.steps = (15, 30, 45)
     for kind in ("agree", "things_contrast"):
@@ -213,6 +213,11 @@ def _full(config: ConfigDict) -> None:
         plus, minus = ((f"spec_{spec}_{name}",) for spec in "ab")
         entry = contrast(f"spec A - spec B, {label}", "balance", plus, minus, 1)
         config.contrasts[f"gap_{name.removesuffix('_aft')}"] = entry
+    for arm, label in LABELS.items():
+        for eval, what in (("things", "the things of AFT"), ("balance", "the other domains")):
+            text = f"{label}: what AFT adds to the log odds about {what}"
+            entry = contrast(text, eval, (f"{arm}_aft",), (arm,), 0, "log_odds")
+            config.contrasts[f"moved_{eval}_{arm}"] = entry
 
 
 def _smoke(config: ConfigDict) -> None:
