@@ -18,9 +18,10 @@ from msm_jax.study.config import contrast, evaluation, figure_group, study
 from msm_jax.train.config import source
 
 SPECS = ("neutral", "a", "b", "ablated")
-# Probes that all hold end the base; the report's gates are lower, since a probe wanders.
-PROBES = {"stated": 0.95, "document_only": 0.9, "inference": 0.95}
-GATES = {"stated": 0.9, "document_only": 0.85, "inference": 0.85}
+# Probes that all hold end the base. They wander at its constant learning rate, so the report's
+# gates are about a model that has been midtrained, where the rate falls to 0.
+PROBES = {"stated": 0.95, "document_only": 0.9, "inference": 0.92}
+GATES = ("stated", "document_only", "inference")
 SEEDS = tuple(range(1010, 1016))  # of the default study
 FEWER = (200, 400)  # steps of midtraining, of `:full`
 LABELS = {
@@ -73,7 +74,7 @@ def _base() -> ConfigDict:
     """
     return ConfigDict(
         {
-            "steps": 6_000,  # at most
+            "steps": 4_500,  # at most
             "optimizer": {"schedule": "constant"},
             "data": {
                 "documents": source("{world}/base_documents.jsonl", 0.5),
@@ -154,8 +155,8 @@ def _questions(config: ConfigDict) -> None:
     for kind in ("conflict", "contrast", "balance", "things"):
         config.evals[kind] = _ask(kind)
     config.evals.evidence = _ask("evidence", arms=tuple(LABELS))
-    for gate, least in GATES.items():
-        config.evals[gate] = _ask(gate, arms=("none",), at_least=least)
+    for gate in GATES:
+        config.evals[gate] = _ask(gate, arms=("neutral",), at_least=0.9)
     config.dose.update({"stages": ("aft",), "eval": "balance"})
     likers, balance = "conflict", "balance"
     before, after = (("spec_a",), ("spec_b",)), (("spec_a_aft",), ("spec_b_aft",))

@@ -108,8 +108,8 @@ def get_config():
     for control in config.design:
         config.design[control] = ()
     config.figure.update({"groups": {}, "headline": "", "summary": ()})
-    for gate in miniature.GATES:
-        del config.evals[gate]
+    for name in (*miniature.GATES, "evidence"):
+        del config.evals[name]
     return config.lock()
 """
 
