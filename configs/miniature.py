@@ -20,7 +20,7 @@ from msm_jax.train.config import source
 SPECS = ("neutral", "a", "b", "ablated")
 # Probes that all hold end the base. They wander at its constant learning rate, so the report's
 # gates are about a model that has been midtrained, where the rate falls to 0.
-PROBES = {"stated": 0.95, "document_only": 0.9, "inference": 0.92}
+PROBES = {"stated": 0.95, "document_only": 0.9, "inference": 0.95}
 GATES = ("stated", "document_only", "inference")
 SEEDS = tuple(range(1010, 1016))  # of the default study
 FEWER = (200, 400)  # steps of midtraining, of `:full`
@@ -74,7 +74,7 @@ def _base() -> ConfigDict:
     """
     return ConfigDict(
         {
-            "steps": 4_500,  # at most
+            "steps": 5_000,  # at most
             "optimizer": {"schedule": "constant"},
             "data": {
                 "documents": source("{world}/base_documents.jsonl", 0.5),
