@@ -107,7 +107,7 @@ def get_config():
     config.contrasts, config.controls.arms = {}, ()
     for control in config.design:
         config.design[control] = ()
-    config.figure.update({"groups": {}, "headline": "", "summary": ()})
+    config.figure.groups, config.figure.headline, config.figure.summary = {}, "", ()
     for name in (*miniature.GATES, "evidence"):
         del config.evals[name]
     return config.lock()
