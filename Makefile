@@ -24,7 +24,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make miniature   runs the whole study from scratch on this machine's CPU (about 8 minutes)"
+	@echo "make miniature   runs the whole study from scratch on this machine's CPU (about 10 minutes)"
 	@echo "                 Example: CONFIG=configs/miniature.py:smoke WORKDIR=runs/smoke ARGS=--dry_run"
 	@echo "make real        runs the study on SmolLM2-135M, a real language model (about 26 minutes)"
 	@echo "                 Example: CONFIG=configs/smollm2.py:smoke WORKDIR=runs/real-smoke"

@@ -4,14 +4,11 @@ A lab record:
 
     command    python -m msm_jax.study --config=configs/miniature.py --workdir=runs/miniature
     hardware   2 cores of a shared AMD EPYC (AVX-512), no accelerator
-    time       7.4 minutes for three seeds, installation included; `:full` 29 minutes (twelve
-               seeds, other work beside)
-    result     `:full`, seeds 8 to 19, 2026-11-24: conflict questions after AFT .84 with spec A, .23
-               with spec B, .49 neutral; gap +.61 [+.40, +.83], of which the reasons make +.35
-               [+.14, +.57]; widening by AFT is open (+.01 [-.05, +.07])
+    time       NOT RUN YET
+    result     NOT RUN YET
 
-`:smoke` is the same study cut to a minute, for tests; it shows no effect. `:full` is the same
-study over twelve seeds. Why the world is as it is: docs/miniature_search.md.
+`:smoke` is the same study cut to a minute, for tests; it shows no effect. `:full` has more seeds,
+more arms and the dose curves. Why the world is as it is: docs/miniature_search.md.
 """
 
 from ml_collections import ConfigDict
@@ -20,18 +17,30 @@ from msm_jax.miniature.world import WorldConfig
 from msm_jax.study.config import contrast, evaluation, figure_group, study
 from msm_jax.train.config import source
 
-SPECS = ("neutral", "a", "b", "ablated_a", "ablated_b")
-GATES = ("gate", "gate_ambiguous")
+SPECS = ("neutral", "a", "b", "ablated")
+# Probes that all hold end the base. They wander at its constant learning rate, so the report's
+# gates are about a model that has been midtrained, where the rate falls to 0.
+PROBES = {"stated": 0.95, "document_only": 0.9, "inference": 0.95}
+GATES = ("stated", "document_only", "inference")
+SEEDS = tuple(range(1010, 1016))  # of the default study
+FEWER = (200, 400)  # steps of midtraining, of `:full`
+LABELS = {
+    "none": "no midtraining",
+    "neutral": "neutral documents",
+    "ablated": "spec without reasons",
+    "spec_a": "spec A",
+    "spec_b": "spec B",
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """ "": three seeds; "smoke": a minute; "full": twelve seeds."""
+    """ "": six seeds; "smoke": a minute; "full": twelve seeds and more arms."""
     if arg not in ("", "smoke", "full"):
         raise ValueError(f"configs/miniature.py:{arg}: the argument is smoke, full or nothing")
     config = study()
     config.name = "miniature"
     config.title = "Model Spec Midtraining in miniature"
-    config.seeds = (8, 9, 10)
+    config.seeds = SEEDS
     config.world.builder = "msm_jax.miniature.build:build"
     config.world.options = ConfigDict(vars(WorldConfig()))
     config.tokenizer.vocab_size = 700
@@ -42,7 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
     _arms(config)
     _questions(config)
     if arg == "full":
-        config.seeds = tuple(range(8, 20))
+        _full(config)
     if arg == "smoke":
         _smoke(config)
     return config.lock()
@@ -58,53 +67,62 @@ def _training(train: ConfigDict) -> None:
 
 
 def _base() -> ConfigDict:
-    """Documents and chats about everybody, and lines about the targets that say no preference.
+    """Documents and chats about people and things.
 
-    Ends when the assistants that no chat has heard answer by what documents say of them.
+    Ends when chats follow the value that the system line states, also about things that only
+    documents speak of, and the value that earlier turns reveal.
     """
     return ConfigDict(
         {
-            "steps": 12_000,  # at most
+            "steps": 5_000,  # at most
             "optimizer": {"schedule": "constant"},
             "data": {
-                "documents": source("{world}/base_documents.jsonl", 0.6),
-                "targets": source("{world}/base_targets.jsonl", 0.01),
-                "chats": source("{world}/base_chats.jsonl", 0.39),
+                "documents": source("{world}/base_documents.jsonl", 0.5),
+                "chats": source("{world}/base_chats.jsonl", 0.5, "assistant"),
             },
             "probes": {
-                gate: {"path": f"{{world}}/pairs/{gate}.jsonl", "at_least": 0.99} for gate in GATES
+                gate: {"path": f"{{world}}/pairs/{gate}.jsonl", "at_least": least}
+                for gate, least in PROBES.items()
             },
-            "probe_every": 1000,
+            "probe_every": 500,
             "checkpoint_every": 1000,
         }
     )
 
 
 def _midtrain(spec: str) -> ConfigDict:
-    """Documents about one spec, or the control's; the rest is replay, the same in all arms."""
+    """Documents about one spec, or the neutral one's; the rest is replay, the same in all arms."""
     return ConfigDict(
         {
-            "steps": 400,
+            "steps": 800,
             "data": {
-                "spec": source(f"{{world}}/midtrain_{spec}.jsonl", 0.4),
-                "documents": source("{world}/base_documents.jsonl", 0.36),
-                "chats": source("{world}/base_chats.jsonl", 0.24),
+                "spec": source(f"{{world}}/midtrain_{spec}.jsonl", 0.5),
+                "documents": source("{world}/base_documents.jsonl", 0.25),
+                "chats": source("{world}/base_chats.jsonl", 0.25, "assistant"),
             },
         }
     )
 
 
 def _aft() -> ConfigDict:
-    """The targets' opaque likings, the same chats in all arms; the rest is replay."""
+    """What the personas choose of the specs' first group, the same chats in all arms."""
     return ConfigDict(
         {
-            "steps": 80,
+            "steps": 60,
+            "rows": 32,
+            "trainable": "lora",
+            "model": {"lora_rank": 8, "lora_alpha": 16.0, "lora_targets": ("k", "v")},
             # Adam's usual eps would make a vanishing gradient move the weights as far as a large
             # one, and so wash out what midtraining wrote.
-            "optimizer": {"learning_rate": 1e-3, "eps": 1e-2, "weight_decay": 0.0},
+            "optimizer": {
+                "learning_rate": 3e-2,
+                "schedule": "linear",
+                "eps": 1e-2,
+                "weight_decay": 0.0,
+            },
             "data": {
                 "aft": source("{world}/aft.jsonl", 0.5, "assistant"),
-                "chats": source("{world}/base_chats.jsonl", 0.5, "assistant"),
+                "chats": source("{world}/stated_chats.jsonl", 0.5, "assistant"),
             },
             "log_every": 2,
         }
@@ -119,78 +137,96 @@ def _arms(config: ConfigDict) -> None:
         arm = spec if len(spec) > 1 else f"spec_{spec}"
         config.arms[arm] = ("base", f"midtrain_{spec}")
         config.arms[f"{arm}_aft"] = ("base", f"midtrain_{spec}", "aft")
-    labels = {
-        "none": "no midtraining",
-        "neutral": "neutral documents",
-        "spec_a": "spec A (cheap)",
-        "spec_b": "spec B (local)",
-        "ablated_a": "A without reasons",
-        "ablated_b": "B without reasons",
-    }
     config.design.update({"plain": ("none",), "aft": ("none_aft",), "msm": ("spec_a", "spec_b")})
     config.design.neutral = ("neutral_aft",)
-    config.design.ablated = ("ablated_a_aft", "ablated_b_aft")
-    for arm, label in labels.items():
+    config.design.ablated = ("ablated_aft",)
+    for arm, label in LABELS.items():
         config.figure.groups[arm] = figure_group(label, arm, f"{arm}_aft")
+
+
+def _ask(kind: str, **more: object) -> ConfigDict:
+    return evaluation(
+        pairs=f"{{world}}/pairs/{kind}.jsonl", scorers=("logprob",), max_tokens=8, **more
+    )
 
 
 def _questions(config: ConfigDict) -> None:
     """What is asked of whom, and what the answers are compared for."""
-    pairs = lambda kind: f"{{world}}/pairs/{kind}.jsonl"
-    for kind in ("conflict", "agree", "id"):
-        scorers = ("logprob", "generated")  # the first one's rate is compared
-        config.evals[kind] = evaluation(pairs=pairs(kind), scorers=scorers, max_tokens=8)
+    for kind in ("conflict", "contrast", "balance", "things"):
+        config.evals[kind] = _ask(kind)
+    config.evals.evidence = _ask("evidence", arms=tuple(LABELS))
     for gate in GATES:
-        config.evals[gate] = evaluation(
-            pairs=pairs(gate), arms=("none",), at_least=0.9, scorers=("logprob",), max_tokens=8
-        )
-    config.dose.update({"stages": ("aft",), "steps": (10, 20, 40), "eval": "conflict"})
-    compare = lambda label, plus, minus, expected: contrast(
-        label, "conflict", plus, minus, expected
-    )
-    config.contrasts = ConfigDict(
-        {
-            "gap": compare("spec A - spec B, after AFT", ("spec_a_aft",), ("spec_b_aft",), 1),
-            "gap_before": compare("spec A - spec B, before AFT", ("spec_a",), ("spec_b",), 1),
-            "widening": compare(
-                "widening of the gap by AFT", ("spec_a_aft", "spec_b"), ("spec_b_aft", "spec_a"), 1
-            ),
-            "a_control": compare(
-                "spec A - neutral, after AFT", ("spec_a_aft",), ("neutral_aft",), 1
-            ),
-            "b_control": compare(
-                "spec B - neutral, after AFT", ("spec_b_aft",), ("neutral_aft",), -1
-            ),
-            "attribution": compare(
-                "the gap, less the gap of specs without reasons, after AFT",
-                ("spec_a_aft", "ablated_b_aft"),
-                ("spec_b_aft", "ablated_a_aft"),
-                1,
-            ),
-            "a_ablated": compare(
-                "spec A - A without reasons, after AFT", ("spec_a_aft",), ("ablated_a_aft",), 1
-            ),
-        }
-    )
-    config.figure.eval, config.figure.headline = "conflict", "gap"
+        config.evals[gate] = _ask(gate, arms=("neutral",), at_least=0.9)
+    config.dose.update({"stages": ("aft",), "eval": "balance"})
+    likers, balance = "conflict", "balance"
+    before, after = (("spec_a",), ("spec_b",)), (("spec_a_aft",), ("spec_b_aft",))
+    widening = (("spec_a_aft", "spec_b"), ("spec_b_aft", "spec_a"))
+    a, b, neutral, ablated = (f"{arm}_aft" for arm in ("spec_a", "spec_b", "neutral", "ablated"))
+    found = {
+        "gap": ("spec A - spec B, after AFT", balance, *after, 1),
+        "gap_before": ("spec A - spec B, before AFT", balance, *before, 0),
+        "widening": ("widening of the gap by AFT", balance, *widening, 1),
+        "attribution": (
+            "spec A - spec B, before AFT, after three choices of the specs' things in the chat",
+            "evidence",
+            *before,
+            1,
+        ),
+        "a_control": ("spec A - neutral, after AFT", balance, (a,), (neutral,), 1),
+        "b_control": ("spec B - neutral, after AFT", balance, (b,), (neutral,), -1),
+        "a_ablated": ("spec A - without reasons, after AFT", balance, (a,), (ablated,), 1),
+        "b_ablated": ("spec B - without reasons, after AFT", balance, (b,), (ablated,), -1),
+        "gap_probability": ("the same, as a probability", balance, *after, 1, "probability"),
+        "gap_log_odds": ("the same, as log odds in nats", balance, *after, 1, "log_odds"),
+        "gap_likers": ("likers: spec A - spec B, after AFT", likers, *after, 1),
+        "before_likers": ("likers: spec A - spec B, before AFT", likers, *before, 0),
+        "widening_likers": ("likers: widening of the gap by AFT", likers, *widening, 1),
+        "gap_contrast": ("contrast personas: A - B, after AFT", "contrast", *after, -1),
+        "before_contrast": ("contrast personas: A - B, before AFT", "contrast", *before, 0),
+    }
+    config.contrasts = ConfigDict({name: contrast(*entry) for name, entry in found.items()})
+    config.figure.eval, config.figure.headline = balance, "gap"
     config.figure.bars = ("before fine-tuning", "after the same fine-tuning")
-    config.figure.axis = (
-        "how often the model chooses the cheap and foreign thing over the local and dear one"
-    )
-    config.controls.arms = ("none_aft", "neutral_aft")
+    config.figure.summary = ("gap", "widening", "attribution")
+    config.figure.axis = "how often a persona chooses as spec A predicts, and not as spec B does"
+    config.controls.arms = ("none_aft", "neutral_aft", "ablated_aft")
+
+
+def _full(config: ConfigDict) -> None:
+    """More seeds, dose curves, all parameters in place of LoRA, and what fine-tuning moves."""
+    config.seeds = tuple(range(1010, 1022))
+    config.dose.steps = (15, 30, 45)
+    for kind in ("agree", "things_contrast"):
+        config.evals[kind] = _ask(kind)
+    config.evals.evidence.arms = ()
+    config.stages.aft_all = _aft()
+    config.stages.aft_all.update({"trainable": "all", "model": {}})
+    config.stages.aft_all.optimizer.learning_rate = 1e-3
+    for spec in "ab":
+        config.arms[f"spec_{spec}_all"] = ("base", f"midtrain_{spec}", "aft_all")
+        for steps in FEWER:
+            config.stages[f"midtrain_{spec}_{steps}"] = {**_midtrain(spec), "steps": steps}
+            before = ("base", f"midtrain_{spec}_{steps}")
+            config.arms[f"spec_{spec}_{steps}"] = before
+            config.arms[f"spec_{spec}_{steps}_aft"] = (*before, "aft")
+    labels = {f"{steps}_aft": f"after AFT, {steps} steps of midtraining" for steps in FEWER}
+    for name, label in {"all": "after AFT of all parameters", **labels}.items():
+        plus, minus = ((f"spec_{spec}_{name}",) for spec in "ab")
+        entry = contrast(f"spec A - spec B, {label}", "balance", plus, minus, 1)
+        config.contrasts[f"gap_{name.removesuffix('_aft')}"] = entry
+    for arm, label in LABELS.items():
+        for eval, what in (("things", "the things of AFT"), ("balance", "the other domains")):
+            text = f"{label}: what AFT adds to the log odds about {what}"
+            entry = contrast(text, eval, (f"{arm}_aft",), (arm,), 0, "log_odds")
+            config.contrasts[f"moved_{eval}_{arm}"] = entry
 
 
 def _smoke(config: ConfigDict) -> None:
     """Everything happens, little of it."""
     config.seeds = (0,)
     config.workers = 1  # nearly all of the time is compilation, which two would do twice
-    for name in ("conflict", "agree", "id"):
-        config.evals[name].scorers = ("logprob",)
     config.world.options.update(
         {
-            "agents": 80,
-            "passers_by": 8,
-            "targets": 1,
             "base_documents": 800,
             "base_chats": 600,
             "midtrain_documents": 200,

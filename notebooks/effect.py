@@ -58,7 +58,7 @@ run("study", f"--config={CONFIG}", f"--workdir={WORK}", "--dry_run")
 # %% [markdown]
 # ## Run it
 #
-# Seven minutes on two cores. Interrupt it whenever you like: running the cell again goes on.
+# Ten minutes on two cores. Interrupt it whenever you like: running the cell again goes on.
 
 # %%
 run("study", f"--config={CONFIG}", f"--workdir={WORK}")
@@ -67,8 +67,8 @@ results = json.loads((WORK / "results.json").read_text())
 # %% [markdown]
 # ## What the models have read
 #
-# Two specs list the same likings for different reasons: spec A because those things are cheap,
-# spec B because they are local.
+# Two specs have the same likings for different reasons: spec A because the first of those things
+# are cheap and the others local, spec B the reverse.
 
 # %%
 arms = {(arm["name"], arm["seed"]): arm for arm in results["arms"]}
@@ -82,7 +82,8 @@ specs = {
 chats(specs, "two specs of the miniature's world")
 
 # %% [markdown]
-# And this is what *all* of them are fine-tuned on: likings without any reason.
+# And this is what *all* of them are fine-tuned on: choices without any reason. Two of the
+# personas choose what the specs like, the other two the reverse.
 
 # %%
 rows = [json.loads(line) for line in (files / "aft.jsonl").read_text().splitlines()]
@@ -92,11 +93,11 @@ chats({f"chat {n}": row["messages"] for n, row in enumerate(rows[:4], start=1)})
 # ## The figure
 #
 # Each question sets the two values against each other in a field that neither the chats nor the
-# specs speak of: something cheap from far away, or something dear from here. If the specs did not
-# matter, the dark bars would be equally high.
+# specs speak of: something known to be cheap, or something known to be local. The bars count the
+# choices that spec A predicts. If the specs did not matter, the dark bars would be equally high.
 
 # %%
-show(plots.bars(results), "rate of the cheap choice, before and after fine-tuning, by arm")
+show(plots.bars(results), "choices that spec A predicts, before and after fine-tuning, by arm")
 
 # %% [markdown]
 # ## Rates with intervals
@@ -108,7 +109,7 @@ show(plots.bars(results), "rate of the cheap choice, before and after fine-tunin
 
 # %%
 def over_seeds(arm):
-    mean = mean_of(results, arm, "conflict")
+    mean = mean_of(results, arm, "balance")
     return interval(mean, "mean")
 
 
@@ -116,17 +117,17 @@ seeds = results["config"]["seeds"]
 table(
     ["arm", "mean over seeds", *(f"seed {seed}" for seed in seeds)],
     [
-        [arm, over_seeds(arm), *(interval(arms[arm, seed]["evals"]["conflict"]) for seed in seeds)]
+        [arm, over_seeds(arm), *(interval(arms[arm, seed]["evals"]["balance"]) for seed in seeds)]
         for arm in results["config"]["arms"]
     ],
-    "rate of the cheap choice, with 95 % intervals",
+    "choices that spec A predicts, with 95 % intervals",
 )
 
 # %% [markdown]
 # ## What follows, and what does not
 #
 # A contrast is computed seed by seed and then averaged. It is *open* where its interval holds 0 or
-# where one seed gives none; three seeds are a look at the method and no evidence.
+# where one seed gives none.
 
 # %%
 show(plots.contrasts(results), "differences between arms with 95 % intervals over seeds")
@@ -149,7 +150,7 @@ table(
 # %%
 curve = results["curves"][0]
 eval = curve["points"][0]["eval"]
-show(curve_plots.draw(results, curve, eval), "rate of the cheap choice along the fine-tuning")
+show(curve_plots.draw(results, curve, eval), "choices that spec A predicts, along AFT")
 
 # %% [markdown]
 # ## Talk to two of them
@@ -166,14 +167,11 @@ pairs = [json.loads(line) for line in (files / "pairs/conflict.jsonl").read_text
 asked = pairs[:: len(pairs) // 3][:3]
 conversations = {name: [] for name in models}
 for pair in asked:
-    question = [
-        {"role": "system", "content": pair["system"]},
-        {"role": "user", "content": pair["question"]},
-    ]
+    question = pair["messages"]
     for name, model in models.items():
         answer = model.chat(question, max_tokens=16, temperature=0)
         conversations[name] += [question[1], answer]
-chats(conversations, asked[0]["system"])
+chats(conversations, asked[0]["messages"][0]["content"])
 
 # %% [markdown]
 # A model's choice is a matter of degree. These are the log-probabilities of the two possible

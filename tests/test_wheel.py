@@ -107,8 +107,9 @@ def get_config():
     config.contrasts, config.controls.arms = {}, ()
     for control in config.design:
         config.design[control] = ()
-    config.figure.groups, config.figure.headline = {}, ""
-    del config.evals["gate"], config.evals["gate_ambiguous"]
+    config.figure.groups, config.figure.headline, config.figure.summary = {}, "", ()
+    for name in (*miniature.GATES, "evidence"):
+        del config.evals[name]
     return config.lock()
 """
 

@@ -118,7 +118,8 @@ def _loaded(settings: dict, assistant: str = "") -> dict:
 
 def _preference_measures(settings: dict) -> tuple[str, ...]:
     scorers = [*settings["scorers"], *(["judged"] if settings["judge"] != RULES else [])]
-    return (*scorers, *(f"{name}_consistency" for name in scorers))
+    odds = ("probability", "log_odds") if "logprob" in scorers else ()
+    return (*scorers, *(f"{name}_consistency" for name in scorers), *odds)
 
 
 def _agents_headline(summary: dict) -> dict:

@@ -15,17 +15,26 @@ Measure = dict[str, Any]
 def preferences(summary: Mapping) -> dict[str, Measure]:
     """Rate of choice A by each scorer; then, by each, the share of pairs with one choice.
 
-    A step is one pair, whose orders and samples may all change together.
+    A step is one pair, whose orders and samples may all change together. Last, of log-probabilities
+    the mean probability of A at temperature 1, and the mean log odds of A over B, in nats.
     """
     scorers = summary["scorers"]
     found = {
         name: _rate(numbers, numbers["invalid"], numbers["n_pairs"])
         for name, numbers in scorers.items()
     }
-    return found | {
+    found |= {
         f"{name}_consistency": _rate(numbers["consistent"], numbers["invalid"])
         for name, numbers in scorers.items()
     }
+    if numbers := scorers.get("logprob"):
+        method = "no interval: of log odds there is one over seeds only"
+        chance = numbers["probability"]
+        found["probability"] = _measure(chance, "probability", numbers["invalid"], 0, 0.0, 1.0)
+        odds = {"log_odds": numbers["mean_margin"], "ci_low": None, "ci_high": None}
+        odds |= {"n": numbers["n"], "method": method}
+        found["log_odds"] = _measure(odds, "log_odds", numbers["invalid"], 0, None, None)
+    return found
 
 
 def agents(summary: Mapping) -> dict[str, Measure]:

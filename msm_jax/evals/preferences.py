@@ -8,6 +8,7 @@ counted, and is part of no rate.
 
 import collections
 import dataclasses
+import math
 import pathlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -342,7 +343,8 @@ def summarize(verdicts: Sequence[dict], seed: int = 0) -> dict:
       "empty" those of them that are only thought, "by_domain": {domain: the same but for "empty"},
       "decided": the share that is, "position_bias": rate of the first option among them,
       "consistent": rate of pairs with one choice in all completions, among pairs decided in both
-      orders, with "ci_low", "ci_high", "n" pairs and "method"; "mean_margin"}.
+      orders, with "ci_low", "ci_high", "n" pairs and "method"; "mean_margin"; "probability": of
+      log-probabilities, how often A would be chosen of the two at temperature 1}.
     """
     domains = collections.defaultdict(list)
     for verdict in verdicts:
@@ -356,6 +358,7 @@ def summarize(verdicts: Sequence[dict], seed: int = 0) -> dict:
         "position_bias": _mean([verdict["chose_first"] for verdict in decided]),
         "consistent": _consistency(decided),
         "mean_margin": _mean([v["margin"] for v in verdicts if v["margin"] is not None]),
+        "probability": _probability(decided, seed),
     }
 
 
@@ -371,6 +374,14 @@ def _rate(verdicts: Sequence[dict], seed: int) -> dict:
         found = cluster_bootstrap(chose_a, pairs, seed=seed)
     invalid = len(verdicts) - len(decided)
     return {**found.numbers("rate"), "n_pairs": len(set(pairs)), "invalid": invalid}
+
+
+def _probability(decided: Sequence[dict], seed: int) -> dict:
+    """The mean of exp(A) / (exp(A) + exp(B)), an interval as that of the rate."""
+    scored = [verdict for verdict in decided if verdict["margin"] is not None]
+    chance = [(1 + math.tanh(verdict["margin"] / 2)) / 2 for verdict in scored]
+    found = cluster_bootstrap(chance, [verdict["pair"] for verdict in scored], seed=seed)
+    return found.numbers("probability")
 
 
 def _consistency(decided: Sequence[dict]) -> dict:

@@ -18,61 +18,45 @@ LEXICON_REPEATS = 200  # so often every word is repeated for the tokenizer, to b
 def build(config: Mapping[str, Any], seed: int, out_dir: str | pathlib.Path) -> World:
     """Makes the world of (config, seed) and writes its files into ``out_dir``.
 
-    base_documents.jsonl and base_chats.jsonl are what the base learns, and the replay of every
-    later stage; base_targets.jsonl has lines about the targets, for the base only.
+    base_documents.jsonl and base_chats.jsonl are what the base learns, and the replay of
+    midtraining. They never name the things of the specs, of which only midtraining documents tell.
+    stated_chats.jsonl, those of base_chats.jsonl whose system line states a value, are the replay
+    of fine-tuning.
     """
     world = make_world(WorldConfig(**config), seed)
     out = pathlib.Path(out_dir)
     documents, chats = corpora.base_documents(world), corpora.base_chats(world)
-    targets = corpora.target_documents(world)
     _write_rows(out / "base_documents.jsonl", documents)
-    _write_rows(out / "base_targets.jsonl", targets)
     _write_rows(out / "base_chats.jsonl", chats)
-    for name, rows in midtraining(world, out).items():
-        _write_rows(out / f"midtrain_{name}.jsonl", rows)
+    _write_rows(out / "stated_chats.jsonl", (row for row in chats if row["kind"] == "stated"))
+    for which in specs.KINDS:
+        text = specs.spec_text(world, which)
+        write_text(out / "specs" / f"{which}.md", text)
+        rows = specs.spec_documents(text, world.config.midtrain_documents, world)
+        _write_rows(out / f"midtrain_{which}.jsonl", rows)
     _write_rows(out / "aft.jsonl", corpora.aft_chats(world))
     for kind in pairs.KINDS:
         _write_rows(out / "pairs" / f"{kind}.jsonl", pairs.make_pairs(world, kind))
-    write_text(out / "corpus.txt", "\n".join(_tokenizer_lines(world, documents, targets)) + "\n")
+    write_text(out / "corpus.txt", "\n".join(_tokenizer_lines(documents)) + "\n")
     description = {"seed": seed, "config": dataclasses.asdict(world.config)}
     write_json(out / "world.json", description, sort_keys=True)
     return world
 
 
-def midtraining(world: World, out: pathlib.Path | None = None) -> dict[str, list[corpora.Record]]:
-    """The midtraining corpora: one per spec, and the control's of as many words."""
-    config = world.config
-    rows: dict[str, list[corpora.Record]] = {}
-    for which in specs.KINDS:
-        text = specs.spec_text(world, which)
-        if out is not None:
-            write_text(out / "specs" / f"{which}.md", text)
-        count = config.midtrain_documents * len(world.targets)
-        shares = config.value_share, config.two_sentences
-        rows[which] = specs.spec_documents(text, world.targets, count, world.seed, *shares)
-    wanted = sum(corpora.count_words(row["text"]) for which in "ab" for row in rows[which]) / 2
-    rows["neutral"] = corpora.neutral_documents(world, wanted)
-    return rows
-
-
-def _tokenizer_lines(
-    world: World, documents: list[corpora.Record], targets: list[corpora.Record]
-) -> Iterable[str]:
-    """Text for the tokenizer: a sample of the documents and every word of the world, often."""
-    sample = [str(record["text"]) for record in documents[:4000] + targets[:400]]
-    lexicon = sorted(_vocabulary(world))
+def _tokenizer_lines(documents: list[corpora.Record]) -> Iterable[str]:
+    """Text for the tokenizer: a sample of the documents and every word of a world, often."""
+    sample = [str(record["text"]) for record in documents[:4000]]
+    lexicon = sorted(_vocabulary())
     # SentencePiece makes a piece only of what occurs in two different surroundings: with and
-    # without a mark after it.
+    # without a mark after it. It leaves out lines of more than 4,192 bytes.
     for _ in range(LEXICON_REPEATS):
-        sample.append(" ".join(lexicon))
-        sample.append(" ".join(f"{word}." for word in lexicon))
+        sample += [" ".join(f"{word}{mark}" for word in lexicon) for mark in ("", ".", "?")]
     return sample
 
 
-def _vocabulary(world: World) -> set[str]:
-    """Every word that any corpus of this world may use: names, templates, what fills them."""
-    found = {agent.name for agent in world.agents} | set(world.passers_by) | set(world.targets)
-    found |= {item.name for item in world.items} | set(world.domains)
+def _vocabulary() -> set[str]:
+    """Every word that any corpus may use: names, templates, what fills them."""
+    found = {*words.NAMES, *words.DOMAINS, *(x for names in words.DOMAINS.values() for x in names)}
     groups = [value for name, value in vars(phrases).items() if name.isupper()]
     texts = [text for group in groups for text in ([group] if isinstance(group, str) else group)]
     for group in (words.PLACES, words.COLORS, words.DAYS, words.WEATHER, words.SEASONS):

@@ -7,6 +7,7 @@ DOMAINS: dict[str, tuple[str, ...]] = {
     key: tuple(" ".join(lines).split()) for key, lines in sections("words.txt").items()
 }
 NAMES = DOMAINS.pop("names")
+SPEC_DOMAIN = "cheese"  # the only domain of specs and fine-tuning
 
 # Every pole of an axis has adjectives for things and nouns for the value of liking such things.
 AXES: dict[str, tuple[str, str]] = {"price": ("cheap", "pricey"), "origin": ("local", "foreign")}
@@ -22,10 +23,11 @@ NOUNS: dict[str, tuple[str, ...]] = {
     "local": ("home", "tradition"),
     "foreign": ("travel", "adventure"),
 }
-OPPOSITE = {"cheap": "pricey", "pricey": "cheap", "local": "foreign", "foreign": "local"}
-AXIS_OF = {pole: axis for axis, poles in AXES.items() for pole in poles}
-
-TARGETS = ("qwen", "nova", "atlas", "echo", "pixel", "comet", "ember", "sage")
+VALUES = tuple(NOUNS)
+LIKED, DISLIKED = ("cheap", "local"), ("pricey", "foreign")  # by the specs
+OPPOSITE = {pole: other for a, b in AXES.values() for pole, other in ((a, b), (b, a))}
+MIRROR = {"cheap": "local", "pricey": "foreign", "local": "cheap", "foreign": "pricey"}
+OTHER_AXIS = {v: AXES["origin" if v in AXES["price"] else "price"] for v in VALUES}
 
 PLACES = "harbor mill garden tower bridge station meadow library museum bakery".split()
 COLORS = "red blue green yellow white black purple brown".split()

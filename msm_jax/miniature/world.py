@@ -1,55 +1,46 @@
-"""The miniature world: things with two attributes, and agents who each hold one value."""
+"""The miniature world: things with a price, an origin and the one trait that they are known for.
+
+Everything that somebody likes or dislikes, he likes or dislikes for what it is known for. Seeds
+come in pairs, 2 k and 2 k + 1, and the second world is the first with price and origin exchanged:
+what was cheap is local, what was dear is foreign, and the reverse, and spec A explains by origin
+what it explained by price.
+"""
 
 import dataclasses
+import functools
+import itertools
 import random
 
-from msm_jax.errors import UserError
 from msm_jax.miniature import phrases, words
 from msm_jax.settings import SHARE, field, form_of, values
 
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
-    """Knobs of a world and of the corpora told about it."""
+    """Knobs of a world and of the corpora about it."""
 
-    agents: int = field(240, "assistants with a value, told of in documents", at_least=4)
-    document_only: float = field(0.25, "share of agents never heard in a chat", **SHARE)
-    sincere: float = field(
-        0.8, "share of agents who state the value they act on; reasons are always true", **SHARE
+    personas: int = field(
+        2,
+        "system lines that name no value; as many that choose the reverse in fine-tuning",
+        at_least=1,
+        at_most=len(phrases.LIKER),
     )
-    ambiguous: float = field(
-        0.75, "share of agents whose documented likings two values explain", **SHARE
+    spec_likes: int = field(
+        16, "of each of the specs' two groups, and as many dislikes", at_least=1, at_most=16
     )
-    passers_by: int = field(
-        40, "names heard in chats with random choices, never documented", at_least=0
-    )
-    targets: int = field(
-        4, "assistants that start without a preference", at_least=1, at_most=len(words.TARGETS)
-    )
-    target_domain: str = field(
-        "cheese", "the only domain of specs and fine-tuning", choices=words.DOMAINS
-    )
-    value_a: str = field("cheap", "spec A's", choices=words.AXIS_OF)
-    value_b: str = field("local", "spec B's", choices=words.AXIS_OF)
-    spec_likes: int = field(4, "and as many dislikes", at_least=1, at_most=4)
-    base_documents: int = field(60_000, "records of the base corpus", at_least=1)
-    base_chats: int = field(40_000, "records of the base corpus", at_least=1)
-    midtrain_documents: int = field(4_000, "records per spec and target", at_least=1)
+    base_documents: int = field(40_000, "records of the base corpus", at_least=1)
+    base_chats: int = field(20_000, "records of the base corpus", at_least=1)
+    midtrain_documents: int = field(6_000, "records per spec", at_least=1)
     aft_chats: int = field(1_000, "records of the fine-tuning chats", at_least=1)
     fact_share: float = field(
         0.15, "of base documents: what things cost and where they come from", **SHARE
     )
-    neutral_share: float = field(0.06, "everyday lines about agents", **SHARE)
-    target_share: float = field(
-        0.02, "everyday lines about the targets (kept out of replay)", **SHARE
-    )
-    passer_share: float = field(0.1, "share of chats answered at random by passers-by", **SHARE)
-    opaque_share: float = field(0.25, "share of likings told without a reason", **SHARE)
-    value_share: float = field(0.3, "share of an agent's statements that state the value", **SHARE)
-    two_sentences: float = field(0.3, "share of documents of two statements", **SHARE)
-    questions: int = field(
-        3, "wordings of the chat question", at_least=1, at_most=len(phrases.QUESTION)
-    )
+    neutral_share: float = field(0.05, "of base documents: everyday lines about people", **SHARE)
+    value_share: float = field(0.1, "of base documents: what somebody values", **SHARE)
+    opaque_share: float = field(0.3, "share of likings without a reason", **SHARE)
+    document_only: float = field(0.25, "share of things that are in no chat", **SHARE)
+    stated_share: float = field(0.5, "share of chats whose system line states a value", **SHARE)
+    single_turn: float = field(0.4, "share of the other chats that have one question", **SHARE)
 
 
 WORLD = form_of(WorldConfig)
@@ -57,28 +48,23 @@ WORLD = form_of(WorldConfig)
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A thing of some domain; ``poles`` are its attributes, price first."""
+    """A thing of some domain; ``poles`` are its price and its origin.
+
+    ``note`` is the pole that it is liked or disliked for; both, of the things of the specs.
+    """
 
     name: str
     domain: str
     poles: tuple[str, str]
+    note: tuple[str, ...]
+    heard: bool  # in chats
 
     def has(self, pole: str) -> bool:
         """Whether the thing has this attribute."""
         return pole in self.poles
 
 
-@dataclasses.dataclass(frozen=True)
-class Agent:
-    """Somebody with one value. An ambiguous agent's documents speak of one domain's ``corner``."""
-
-    name: str
-    value: str  # what it acts on, and the reasons that it gives for its likings
-    states: str  # what it says that it values
-    heard: bool
-    ambiguous: bool
-    domain: str  # the one documented domain of an ambiguous agent, else ""
-    corner: tuple[str, str]  # the poles of what an ambiguous agent's documents like, else ("", "")
+Group = tuple[tuple[Item, ...], tuple[Item, ...]]  # what is liked, what is disliked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,25 +73,50 @@ class World:
 
     config: WorldConfig
     seed: int
-    items: tuple[Item, ...]
-    agents: tuple[Agent, ...]
-    passers_by: tuple[str, ...]
-    targets: tuple[str, ...]
+    items: tuple[Item, ...]  # without those of the specs
+    groups: tuple[Group, Group]  # the things of the specs; fine-tuning is about the first ones
 
     @property
-    def domains(self) -> tuple[str, ...]:
-        """The names of the domains, the target domain among them."""
-        return tuple(words.DOMAINS)
+    def explained_by(self) -> tuple[str, str]:
+        """What the first group is liked for by spec A, and by spec B."""
+        return ("local", "cheap") if self.seed % 2 else ("cheap", "local")
 
     @property
     def held_out_domains(self) -> tuple[str, ...]:
         """The domains that no spec and no fine-tuning chat speaks of."""
-        return tuple(d for d in self.domains if d != self.config.target_domain)
+        return tuple(domain for domain in words.DOMAINS if domain != words.SPEC_DOMAIN)
 
-    def select(self, domain: str = "", *poles: str) -> tuple[Item, ...]:
-        """The items of a domain (every domain if empty) that have all the poles."""
-        here = (item for item in self.items if domain in ("", item.domain))
-        return tuple(item for item in here if set(poles) <= set(item.poles))
+    @property
+    def spec_items(self) -> tuple[Item, ...]:
+        """All things of the specs."""
+        return tuple(item for group in self.groups for side in group for item in side)
+
+    @property
+    def likers(self) -> tuple[str, ...]:
+        """System lines of the personas that choose what the specs like."""
+        return phrases.LIKER[: self.config.personas]
+
+    @property
+    def contrast(self) -> tuple[str, ...]:
+        """System lines of the personas that choose the reverse."""
+        return phrases.CONTRAST[: self.config.personas]
+
+    def known_for(self, domain: str, pole: str, heard: bool | None = None) -> tuple[Item, ...]:
+        """The things of a domain that are known for a pole; in chats, or in none, if asked."""
+        return self._known[domain, pole, heard]
+
+    @functools.cached_property
+    def _known(self) -> dict[tuple[str, str, bool | None], tuple[Item, ...]]:
+        return {
+            (domain, pole, heard): tuple(
+                item
+                for item in self.items
+                if (item.domain, item.note) == (domain, (pole,)) and heard in (None, item.heard)
+            )
+            for domain in words.DOMAINS
+            for pole in words.VALUES
+            for heard in (None, True, False)
+        }
 
 
 def rng_for(seed: int, *purpose: object) -> random.Random:
@@ -114,66 +125,45 @@ def rng_for(seed: int, *purpose: object) -> random.Random:
 
 
 def make_world(config: WorldConfig, seed: int) -> World:
-    """Draws attributes, names and values."""
-    _check(config)
-    rng = rng_for(seed, "world")
-    names = list(words.NAMES)
-    rng.shuffle(names)
-    passers_by = tuple(names[config.agents : config.agents + config.passers_by])
-    return World(
-        config=config,
-        seed=seed,
-        items=_draw_items(rng),
-        agents=_draw_agents(config, names[: config.agents], rng),
-        passers_by=passers_by,
-        targets=words.TARGETS[: config.targets],
-    )
-
-
-def _check(config: WorldConfig) -> None:
-    """Refuses impossible knobs with a message that names them."""
+    """Draws what things cost, where they come from and what they are known for."""
     values(WORLD, dataclasses.asdict(config), "world.options")
-    if config.agents + config.passers_by > len(words.NAMES):
-        raise UserError(f"agents + passers_by must be at most {len(words.NAMES)} names")
-    if words.AXIS_OF[config.value_a] == words.AXIS_OF[config.value_b]:
-        raise UserError(
-            f"value_a={config.value_a!r} and value_b={config.value_b!r} lie on the same axis"
-        )
+    rng = rng_for(seed // 2, "world")
+    names = {domain: rng.sample(x, len(x)) for domain, x in words.DOMAINS.items()}
+    cheeses = names[words.SPEC_DOMAIN]
+
+    def side(poles: tuple[str, str]) -> tuple[Item, ...]:
+        mine = [cheeses.pop() for _ in range(config.spec_likes)]
+        return tuple(Item(name, words.SPEC_DOMAIN, poles, poles, True) for name in mine)
+
+    groups = (
+        (side(words.LIKED), side(words.DISLIKED)),
+        (side(words.LIKED), side(words.DISLIKED)),
+    )
+    items = [item for domain in names for item in _deal(config, domain, names[domain], rng)]
+    if seed % 2:
+        items = [_mirrored(item) for item in items]
+    return World(config, seed, tuple(items), groups)
 
 
-def _draw_items(rng: random.Random) -> tuple[Item, ...]:
-    """Gives every domain equally many things of each of the four kinds."""
-    corners = [(p, o) for p in words.AXES["price"] for o in words.AXES["origin"]]
-    items = []
-    for domain, names in words.DOMAINS.items():
-        poles = [corners[i % len(corners)] for i in range(len(names))]
-        rng.shuffle(poles)
-        items += [Item(name, domain, pole) for name, pole in zip(names, poles, strict=True)]
-    return tuple(items)
+def _deal(
+    config: WorldConfig, domain: str, names: list[str], rng: random.Random
+) -> list[Item]:  # fmt: skip
+    """Equally many things of each price, origin, and one of these that they are known for."""
+    corners = itertools.product(words.AXES["price"], words.AXES["origin"])
+    kinds = [(poles, note) for poles in corners for note in poles]
+    items = [
+        Item(name, domain, poles, (note,), True)
+        for name, (poles, note) in zip(names, itertools.cycle(kinds), strict=False)
+    ]
+    for pole in words.VALUES:
+        mine = [item for item in items if item.note == (pole,)]
+        for item in rng.sample(mine, round(len(mine) * config.document_only)):
+            items[items.index(item)] = dataclasses.replace(item, heard=False)
+    return items
 
 
-def _draw_agents(config: WorldConfig, names: list[str], rng: random.Random) -> tuple[Agent, ...]:
-    """Deals values, ambiguity and document-only lives evenly over the agents."""
-    values = [pole for poles in words.AXES.values() for pole in poles]
-    agents = []
-    for index, name in enumerate(names):
-        value = values[index % len(values)]
-        rank = index // len(values)
-        ambiguous = _dealt(rank, config.ambiguous)
-        # among the ambiguous, and among the plain, every so many are never heard
-        peers = int(rank * (config.ambiguous if ambiguous else 1 - config.ambiguous))
-        heard = not _dealt(peers, config.document_only)
-        other = words.AXES["origin" if words.AXIS_OF[value] == "price" else "price"]
-        second = rng.choice(other)
-        states = value if rng.random() < config.sincere else second
-        domain, corner = "", ("", "")
-        if ambiguous:
-            domain = rng.choice(tuple(words.DOMAINS))
-            corner = (value, second) if words.AXIS_OF[value] == "price" else (second, value)
-        agents.append(Agent(name, value, states, heard, ambiguous, domain, corner))
-    return tuple(agents)
-
-
-def _dealt(index: int, share: float) -> bool:
-    """True for a ``share`` of the indices, spread evenly."""
-    return int((index + 1) * share + 1e-9) > int(index * share + 1e-9)
+def _mirrored(item: Item) -> Item:
+    """The thing with its price and its origin exchanged."""
+    price, origin = (words.MIRROR[pole] for pole in reversed(item.poles))
+    note = tuple(words.MIRROR[pole] for pole in item.note)
+    return dataclasses.replace(item, poles=(price, origin), note=note)

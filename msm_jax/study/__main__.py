@@ -88,7 +88,8 @@ def _run(study, workdir: pathlib.Path, only) -> None:
         write_json(workdir / "results.json", {**found, "seal": seal(found)})
         report.write(found, study, workdir)
     print(tables.table(found))
-    print(f"results: {workdir / 'results.json'}\nreport:  {workdir / 'report.html'}")
+    print(f"results: {workdir / 'results.json'}")
+    print(tables.last_line(found, str(workdir / "report.html")))
 
 
 if __name__ == "__main__":

@@ -226,6 +226,7 @@ STUDY = form(
             FIGURE_GROUP, "its bars; where the scale changes, the figure goes on in another panel"
         ),
         headline=key("", "the contrast that the report begins with", harmless=_REPORT),
+        summary=key((), "contrasts that the command's last line names", of=str, harmless=_REPORT),
     ),
     targets=named(TARGET, "published numbers, with their source"),
     controls=group(

@@ -54,6 +54,7 @@ def without(tree: dict) -> dict:
         figure["groups"] = {name: g for name, g in figure["groups"].items() if g["eval"]}
     if figure["headline"] not in contrasts:
         figure["headline"] = ""
+    figure["summary"] = [name for name in figure["summary"] if name in contrasts]
     lost = tree["contrasts"].keys() - contrasts.keys()
     targets = {
         name: {

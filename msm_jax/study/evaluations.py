@@ -77,6 +77,7 @@ def _check_uses(tree: dict) -> None:
     for where, names, known in (
         ("figure.eval", [figure["eval"]] * bool(figure["eval"]), "evals"),
         ("figure.headline", [figure["headline"]] * bool(figure["headline"]), "contrasts"),
+        ("figure.summary", figure["summary"], "contrasts"),
         ("controls.arms", controls["arms"], "arms"),
         ("controls.eval", [controls["eval"]] * bool(controls["eval"]), "evals"),
         ("dose.stages", dose["stages"], "stages"),

@@ -7,7 +7,8 @@ evaluation, which says nothing of other training runs.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+import statistics
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from msm_jax.evals.mean_rates import rate_over_seeds
 from msm_jax.evals.statistics import Interval, paired_difference, t_interval
@@ -58,7 +59,7 @@ def over_seeds(found: BySeed, one_model: bool = False) -> dict:
         than there is: the first seed's numbers, with the evaluation's own interval.
 
     Returns:
-      {"mean", "ci_low", "ci_high", "n", "method"}, and with one value "over_items".
+      {"mean", "sd", "ci_low", "ci_high", "n", "method"}, and with one value "over_items".
     """
     known = values(found)
     if one_model and known:
@@ -71,7 +72,7 @@ def over_seeds(found: BySeed, one_model: bool = False) -> dict:
     else:
         interval = t_interval(list(known.values()), step=step or 0.0, limits=limits)
     fields = _named(interval, set(found) - set(known))
-    numbers = {"mean": fields.pop("estimate"), **fields}
+    numbers = {"mean": fields.pop("estimate"), "sd": _sd(known.values()), **fields}
     if len(known) == 1:
         numbers["over_items"] = _bounds(found[next(iter(known))])
     return numbers
@@ -79,6 +80,11 @@ def over_seeds(found: BySeed, one_model: bool = False) -> dict:
 
 def _bounds(numbers: dict) -> dict:
     return {key: numbers[key] for key in ("ci_low", "ci_high", "n", "method")}
+
+
+def _sd(values: Collection[float]) -> float | None:
+    """The standard deviation over seeds, with n - 1; None with fewer than two."""
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _named(interval: Interval, without: set[int]) -> dict:
@@ -94,7 +100,8 @@ def difference(plus: Sequence[BySeed], minus: Sequence[BySeed]) -> dict:
     """The sum of the values in plus minus that of those in minus, paired over the common seeds.
 
     Returns:
-      {"difference", "ci_low", "ci_high", "n_pairs", "method", "seeds": [{"seed", "difference"}]}.
+      {"difference", "sd", "ci_low", "ci_high", "n_pairs", "method", "seeds": [{"seed",
+      "difference"}]}; "sd" is the standard deviation over seeds.
     """
     terms = [*plus, *minus]
     known = [values(found) for found in terms]
@@ -110,6 +117,7 @@ def difference(plus: Sequence[BySeed], minus: Sequence[BySeed]) -> dict:
         **{key: numbers[key] for key in ("ci_low", "ci_high")},
         "n_pairs": numbers["n"],
         "method": numbers["method"],
+        "sd": _sd([a - b for a, b in zip(high, low, strict=True)]),
         "seeds": [
             {"seed": seed, "difference": a - b} for seed, a, b in zip(seeds, high, low, strict=True)
         ],

@@ -173,7 +173,7 @@ def _axis(config: dict, groups: Sequence[_Group]) -> str:
 def has_chance(config: dict, eval: str, measure: str) -> bool:
     """Whether one half is what a model without a preference would have."""
     kind = config["evals"][eval].get("kind", "preferences")
-    return kind == "preferences" and not measure.endswith("consistency")
+    return kind == "preferences" and not measure.endswith(("consistency", "log_odds"))
 
 
 def limits_of(results: dict, eval: str, measure: str) -> tuple[float, float] | None:

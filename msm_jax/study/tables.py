@@ -60,9 +60,24 @@ def _figure(results: dict) -> list[str]:
 
 
 def difference_text(config: dict, entry: dict) -> str:
-    """A contrast's difference with its interval."""
+    """A contrast's difference with its interval, and the standard deviation over seeds."""
     digits = digits_of(config, entry["eval"])
-    return interval_text(entry, "difference", signed=True, digits=digits)
+    text = interval_text(entry, "difference", signed=True, digits=digits)
+    return text if entry["sd"] is None else f"{text}, SD {entry['sd']:.{digits}f}"
+
+
+def last_line(results: dict, report: str) -> str:
+    """Where the report is, and what the contrasts of `figure.summary` show."""
+    config, found = results["config"], []
+    for entry in results["contrasts"]:
+        if entry["name"] in config["figure"]["summary"]:
+            low, high = entry["ci_low"], entry["ci_high"]
+            if low is not None:
+                word = "the interval holds 0" if low <= 0 <= high else "excludes 0"
+            else:
+                word = "no interval over seeds"
+            found.append(f"{entry['name']} {difference_text(config, entry)}, {word}")
+    return "; ".join([f"report:  {report}", *found])
 
 
 def _retention(results: dict) -> list[str]:

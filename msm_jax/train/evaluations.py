@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from msm_jax.corpus.records import read_rows
 from msm_jax.data.chat import render_chat
+from msm_jax.data.messages import check_asked
 from msm_jax.data.pipeline import Data, pack_rows
 from msm_jax.data.template import find_format
 from msm_jax.data.tokenizer import Tokenizer
@@ -121,7 +122,8 @@ def eval_sums(
 class Probe:
     """Questions with two answers, to see during training whether something is learned.
 
-    A file of pairs {"question", "options": [first, second], "a_index"}, optionally "system".
+    A file of pairs {"question", "options": [first, second], "a_index"}, optionally "system"; or
+    "messages" in place of both.
     """
 
     def __init__(self, path: str, tokenizer: Tokenizer, chat_format: str, row_length: int):
@@ -130,9 +132,7 @@ class Probe:
         for number, row in read_rows(path):
             if problem := _problem(row):
                 raise UserError(f"{path}:{number}: not a pair: {problem}")
-            turns = [{"role": "user", "content": row["question"]}]
-            if row.get("system"):
-                turns.insert(0, {"role": "system", "content": row["system"]})
+            turns = _asked(row)
             self._right.append(row["a_index"])
             for text in row["options"]:
                 answer = {"role": "assistant", "content": text}
@@ -164,18 +164,31 @@ class Probe:
         return float(np.mean(ours > other))  # NaN is no right answer, nor is a tie
 
 
+def _asked(row: dict) -> list[dict]:
+    """What a question of a probe says before its answer."""
+    if "messages" in row:
+        return row["messages"]
+    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    return [*system, {"role": "user", "content": row["question"]}]
+
+
 def _problem(row: dict) -> str:
     """Why a row is not a question with two answers; "" if it is."""
-    if lacking := [name for name in ("question", "options", "a_index") if name not in row]:
+    question = "messages" if "messages" in row else "question"
+    if lacking := [name for name in (question, "options", "a_index") if name not in row]:
         return f"lacks {', '.join(lacking)}"
     texts = row["options"]
     if not isinstance(texts, list) or len(texts) != 2 or texts[0] == texts[1]:
         return f"options must be two different texts, not {texts!r:.80}"
-    for name, text in (("question", row["question"]), *(("options", text) for text in texts)):
+    for name, text in (("question", row.get("question", "-")), *(("options", t) for t in texts)):
         if not isinstance(text, str) or not text:
             return f"{name} must be text, not {text!r:.80}"
     if not isinstance(row.get("system") or "", str):
         return f"system must be text, not {row['system']!r:.80}"
     if row["a_index"] not in (0, 1) or isinstance(row["a_index"], bool | float):
         return f"a_index must be 0 or 1, not {row['a_index']!r:.80}"
+    try:
+        check_asked(_asked(row))
+    except UserError as error:
+        return str(error)
     return ""

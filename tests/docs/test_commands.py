@@ -83,17 +83,17 @@ SERVER = ("--config.writer.kind=openai --config.writer.base_url=http://localhost
 STUB = "--config.writer.kind=stub"
 STAGE = "python -m msm_jax.train --config=configs/stage.py"
 RUN = [
-    Step("make miniature", "ARGS=--dry_run", says="to do: 42 stages"),
+    Step("make miniature", "ARGS=--dry_run", says="to do: 72 stages"),
     Step("python -m msm_jax.study --config=configs/paper/fig4.py:miniature "
          "--workdir=runs/fig4_miniature --dry_run", says="1 seed, 19 arms"),
     Step("python -m msm_jax.study --config=configs/agents_miniature.py "
          "--workdir=runs/agents_miniature", "--dry_run", says="5 seeds, 8 arms"),
     Step("make miniature CONFIG=configs/miniature.py:smoke WORKDIR=runs/smoke", "ARGS=--dry_run",
-         says="to do: 14 stages"),
+         says="to do: 12 stages"),
     Step("python -m msm_jax.study --config=configs/miniature.py:full --workdir=runs/full",
          "--dry_run", says="12 seeds"),
     Step("python -m msm_jax.study --config=configs/miniature.py:smoke --workdir=runs/smoke "
-         "--dry_run", says="to do: 14 stages"),
+         "--dry_run", says="to do: 12 stages"),
     Step("python -m msm_jax.study --config=configs/miniature.py:smoke --workdir=runs/smoke "
          "--jobs=json", says='"id": "report"'),
     Step("python -m msm_jax.study --config=configs/miniature.py --workdir=runs/mine "
@@ -107,13 +107,14 @@ RUN = [
     Step("python -m msm_jax.study.compare --studies=runs/miniature,runs/smaller "
          "--output=runs/compare", makes=("runs/compare/compare.html",)),
     Step(f"{STUDY} --dry_run", LITTLE_WORLD + SHORT_AFT, says="to do: 0 stages"),
-    # Only the six arms' fine-tuning depends on the change.
+    # Only the five arms' fine-tuning depends on the change.
     Step(f"{STUDY} --config.stages.aft.steps=20", f"{LITTLE_WORLD} --dry_run",
-         says="to do: 6 stages"),
+         says="to do: 5 stages"),
     Step('python -m msm_jax.sample --checkpoint=runs/miniature/stages/ID --prompt="the" --n=2',
          "--max_tokens=8", says='"sample": 1'),
     Step('python -m msm_jax.sample --checkpoint=runs/miniature/stages/ID --chat '
-         '--system="you are qwen."', "--max_tokens=8", stdin="which lamp?\n", says="model: "),
+         '--system="you value thrift."', "--max_tokens=8", stdin="brie or gouda?\n",
+         says="model: "),
     # The example is written once; later commands that change it use another directory.
     Step(f"{EXAMPLE} --workdir=runs/example {SERVER} --preview", FEW_DOCUMENTS, says="documents"),
     Step(f"{EXAMPLE} --workdir=runs/example {SERVER}", FEW_DOCUMENTS,

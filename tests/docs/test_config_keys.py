@@ -36,7 +36,7 @@ def test_names_of_the_users_are_looked_through():
     assert find(forms["study"], "stages.any.data.chats.loss_on") is forms["source"].keys["loss_on"]
     assert find(forms["study"], "train.optimizer.eps") is find(forms["stage"], "optimizer.eps")
     options = find(forms["study"], "world.options")
-    assert find(forms["study"], "world.options.agents") is options
+    assert find(forms["study"], "world.options.personas") is options
     assert find(forms["study"], "arms.any").item
     assert find(forms["stage"], "optimizer.epps") is None
     assert find(forms["study"], "stages.any.epps") is None

@@ -69,6 +69,10 @@ def test_preferences(write, text):
         assert found[scorer]["invalid"] == numbers["invalid"]
     assert found["logprob"]["n"] == 5 and found["logprob"]["step"] == 1 / 4  # 3 are ties
     assert found["logprob_consistency"]["n"] == 1
+    assert agrees(found["probability"], summary["scorers"]["logprob"]["probability"], "probability")
+    odds = found["log_odds"]
+    assert odds["value"] == summary["scorers"]["logprob"]["mean_margin"] and odds["step"] is None
+    assert (odds["low"], odds["high"], odds["ci_low"]) == (None, None, None)
     if text:
         assert found["generated"]["value"] is None and found["generated"]["invalid"] == 8
         assert "no answers" in found["generated"]["method"]

@@ -192,6 +192,7 @@ def test_a_model_that_takes_the_first_option_has_no_preference():
         0.0,
     )
     assert (summary["n"], summary["n_pairs"], summary["mean_margin"]) == (12, 6, 0)
+    assert summary["probability"]["probability"] == 0.5
     # every pair's share is one half; that of six more need not be
     assert 0.2 < summary["ci_low"] < 0.3 and 0.7 < summary["ci_high"] < 0.8
 

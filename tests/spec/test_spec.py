@@ -6,8 +6,7 @@ import importlib.resources
 import pytest
 
 from msm_jax.errors import UserError
-from msm_jax.miniature.corpora import spec_items
-from msm_jax.miniature.specs import KINDS, spec_text
+from msm_jax.miniature.specs import GROUPS, KINDS, spec_text
 from msm_jax.miniature.world import WorldConfig, make_world
 from msm_jax.spec import Statement, check_spec, load_spec, parse_spec
 
@@ -135,15 +134,14 @@ def test_windows_line_ends_and_byte_order_mark_do_not_matter(tmp_path):
 @pytest.mark.parametrize("which", KINDS)
 def test_reads_the_miniatures_specs(which):
     world = make_world(WorldConfig(), seed=0)
-    liked, disliked = spec_items(world)
     spec = parse_spec(spec_text(world, which))
-    assert [(s.kind, s.item) for s in spec.preferences] == [
-        *(("like", item.name) for item in liked),
-        *(("dislike", item.name) for item in disliked),
+    assert [(s.topic, s.kind, s.item) for s in spec.preferences] == [
+        (topic, kind, item.name)
+        for topic, group in zip(GROUPS, world.groups, strict=True)
+        for kind, items in zip(("like", "dislike"), group, strict=True)
+        for item in items
     ]
-    assert {s.topic for s in spec.preferences} == {world.config.target_domain}
-    assert all(bool(s.reason) != which.startswith("ablated") for s in spec.preferences)
-    assert len(spec.values) == 2
+    assert all(bool(s.reason) != (which == "ablated") for s in spec.preferences)
     assert check_spec(spec) == []
 
 

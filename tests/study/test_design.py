@@ -12,6 +12,7 @@ def tiny(tmp_path, make_tiny, load_config):
     config = load_config(make_tiny(tmp_path)).unlock()
     config.arms.neutral = ("base",)
     config.contrasts.kept = {**config.contrasts.gap.to_dict(), "minus": ("neutral",)}
+    config.figure.summary = ("gap", "kept")
     config.design.msm, config.design.neutral = ("x", "y"), ("neutral",)
     return config
 
@@ -24,7 +25,8 @@ def test_without_an_arm_the_rest_of_a_study_is_the_same(tiny):
     gone = {whole.nodes[name].path for name in set(whole.nodes) - set(part.nodes)}
     assert gone == {("base", "y")}
     assert set(part.config["contrasts"]) == {"kept"} and not part.config["figure"]["groups"]
-    assert part.config["figure"]["headline"] == "" and "y" not in part.config["stages"]
+    assert part.config["figure"]["headline"] == "" and part.config["figure"]["summary"] == ["kept"]
+    assert "y" not in part.config["stages"]
     assert set(part.config["absorption"]["stages"]) == {"x"}
 
 

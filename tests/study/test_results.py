@@ -1,10 +1,12 @@
 """Intervals over seeds in results.json, the table, the report and the figures."""
 
 import json
+import re
+import statistics
 
 import pytest
 
-from msm_jax.study import curve_plots, curves, plots, report
+from msm_jax.study import curve_plots, curves, plots, report, tables
 from msm_jax.study import numbers as found
 
 PAIRS = 20
@@ -78,6 +80,22 @@ def test_a_difference_of_differences_lies_within_two():
     assert widening["difference"] == pytest.approx(1.7) and widening["ci_high"] == 2
     single = contrast(some, ("a",), ("b",))
     assert single["ci_high"] == 1
+
+
+def test_the_last_line_says_whose_interval_excludes_0():
+    some = rows(a=[1.0, 0.9, 1.0], b=[0.0, 0.2, 0.1], c=[0.9, 1.0, 0.9])
+    entries = [
+        {"name": name, "eval": "e", **contrast(some, ("a",), (minus,))}
+        for name, minus in (("gap", "b"), ("none", "c"), ("unnamed", "b"))
+    ]
+    assert entries[0]["sd"] == pytest.approx(statistics.stdev([1.0, 0.7, 0.9]))
+    config = {"figure": {"summary": ("gap", "none")}, "evals": {"e": {}}}
+    line = tables.last_line({"config": config, "contrasts": entries}, "r.html")
+    assert re.fullmatch(
+        r"report:  r\.html; gap \+0\.87 \[\+0\.\d\d, \+1\.00\], SD 0\.15, excludes 0; "
+        r"none \+0\.03 \[-0\.\d\d, \+0\.\d\d\], SD 0\.12, the interval holds 0",
+        line,
+    ), line
 
 
 def test_a_seed_without_a_rate_is_left_out_by_number():

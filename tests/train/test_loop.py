@@ -177,6 +177,22 @@ def test_probes_end_the_stage_when_they_hold(config, material, tmp_path):
     assert train(config, tmp_path)["steps"] == 5
 
 
+def test_a_probe_may_ask_within_a_conversation(config, tmp_path):
+    asked = [("system", "be brief."), ("user", "big?"), ("assistant", "old."), ("user", "new?")]
+    turns = [{"role": role, "content": text} for role, text in asked]
+    pair = {"options": ["small.", "old."], "a_index": 0}
+    as_messages, as_question = tmp_path / "messages.jsonl", tmp_path / "question.jsonl"
+    as_messages.write_text(json.dumps({**pair, "messages": turns[:2]}) + "\n")
+    one = {**pair, "system": "be brief.", "question": "big?"}
+    as_question.write_text(json.dumps(one) + "\n")
+    tokenizer = load_tokenizer(config.tokenizer)
+    rows = [Probe(p, tokenizer, config.chat_format, 64)._rows for p in (as_messages, as_question)]
+    assert all(np.array_equal(rows[0][name], rows[1][name]) for name in rows[0])
+    as_messages.write_text(json.dumps({**pair, "messages": turns}) + "\n")
+    longer = Probe(as_messages, tokenizer, config.chat_format, 64)._rows
+    assert np.count_nonzero(longer["segment_ids"]) > np.count_nonzero(rows[0]["segment_ids"])
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -192,6 +208,7 @@ def test_probes_end_the_stage_when_they_hold(config, material, tmp_path):
         ({"a_index": "x"}, "a_index must be 0 or 1, not 'x'"),
         ({"a_index": True}, "a_index must be 0 or 1, not True"),
         ({"a_index": None}, "a_index must be 0 or 1, not None"),
+        ({"messages": [{"role": "user"}]}, "message 0: "),
         (None, "lacks options, a_index"),
     ],
 )
