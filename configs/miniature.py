@@ -20,7 +20,7 @@ from msm_jax.train.config import source
 SPECS = ("neutral", "a", "b", "ablated")
 # Probes that all hold end the base. They wander at its constant learning rate, so the report's
 # gates are about a model that has been midtrained, where the rate falls to 0.
-PROBES = {"stated": 0.95, "document_only": 0.9, "inference": 0.95}
+PROBES = {"stated": 0.99, "document_only": 0.98, "inference": 0.95}
 GATES = ("stated", "document_only", "inference")
 SEEDS = tuple(range(1010, 1016))  # of the default study
 FEWER = (200, 400)  # steps of midtraining, of `:full`
@@ -84,7 +84,7 @@ def _base() -> ConfigDict:
                 gate: {"path": f"{{world}}/pairs/{gate}.jsonl", "at_least": least}
                 for gate, least in PROBES.items()
             },
-            "probe_every": 500,
+            "probe_every": 1000,
             "checkpoint_every": 1000,
         }
     )
