@@ -70,7 +70,8 @@ def _base() -> ConfigDict:
     """Documents and chats about people and things.
 
     Ends when chats follow the value that the system line states, also about things that only
-    documents speak of, and the value that earlier turns reveal.
+    documents speak of, and the value that earlier turns reveal; not before 4,000 steps, since
+    shorter bases pass these probes and take in one of the specs only.
     """
     return ConfigDict(
         {
@@ -84,7 +85,7 @@ def _base() -> ConfigDict:
                 gate: {"path": f"{{world}}/pairs/{gate}.jsonl", "at_least": least}
                 for gate, least in PROBES.items()
             },
-            "probe_every": 1000,
+            "probe_every": 4_000,
             "checkpoint_every": 1000,
         }
     )
