@@ -12,6 +12,8 @@ from msm_jax.miniature import corpora, pairs, phrases, specs, words
 from msm_jax.miniature.world import WORLD, World, WorldConfig, make_world
 
 OPTIONS = WORLD  # a study looks here for what its world.options may be
+# Beside the package's code, what a world is made of; a study looks here too.
+READS = tuple(pathlib.Path(__file__).with_name(name) for name in ("phrases.txt", "words.txt"))
 LEXICON_REPEATS = 200  # so often every word is repeated for the tokenizer, to become one piece
 
 
