@@ -168,7 +168,7 @@ def texts_of(book) -> str:
 # What must be seen, beside the absence of errors: results that can only be there if it all ran.
 SHOWN = {
     "corpus": ["near_duplicates", "documents per point of the spec", "rule 4", "records,"],
-    "effect": ["spec_a_aft", "you are qwen.", "to do: 0 stages", "open: no interval: one seed"],
+    "effect": ["spec_a_aft", "you value", "to do: 0 stages", "open: no interval: one seed"],
     "evaluation": ["paired by sample", "conditions drawn", "cancel_alert", "report: "],
     "finetune": ["adapter_model.safetensors", "after both stages", "largest difference"],
     "qwen": ["with adapter", "&lt;|im_end|&gt;", "model.safetensors"],
