@@ -5,7 +5,7 @@ A lab record:
     command    python -m msm_jax.study --config=configs/miniature.py --workdir=runs/miniature
     hardware   2 cores of a shared AMD EPYC (AVX-512), no accelerator
     time       9.6 minutes, 19 of a core (2026-11-27, `make miniature` in a fresh clone); each of
-               its two workers holds 0.5 GB. `:full` 28 minutes beside other work, 44 of a core
+               its two workers holds 0.5 GB. `:full` 28 minutes beside other work, 45 of a core
     result     gap after AFT +.79 [+.65, +.94], SD .14; before -.01 [-.03, +.01]; widening +.81
                [+.64, +.97]; attribution +.81 [+.46, +1.00]
                `:full` +.75 [+.64, +.85], SD .17; before -.01 [-.02, +.01]; widening +.75 [+.64,

@@ -12,7 +12,7 @@ import jax
 from msm_jax import accelerators
 from msm_jax.errors import UserError
 
-# name -> (of what NVIDIA's data sheets call L2 cache, MiB; clock, GHz)
+# name -> (L2 cache in MiB, clock in GHz), as such cards report them
 GPUS = {"h100": (50, 1.98), "h200": (60, 1.98)}
 # Compute capability 9.0, by the CUDA C++ programming guide (table of technical specifications).
 _HOPPER = """

@@ -4,6 +4,7 @@ The step is compiled with each choice, from the fastest to the leanest, until on
 what it began with, so that it resumes to the same bits.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -89,15 +90,18 @@ def _needed(compiled: Callable[[str], Any], remat: str) -> float:
 def device_memory(device: jax.Device) -> float:
     """Bytes that a program can use; of a CPU device its share of the machine's.
 
+    Of a GPU, what JAX takes of it: 75 % by default, also of one that is only compiled for.
     UserError where that is not known.
     """
     chip = accelerators.find(device.device_kind)
-    if chip and chip.memory:
+    if chip and chip.memory and device.platform != "gpu":
         return chip.memory
     if device.platform == "cpu":
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return machine / len(jax.local_devices(backend="cpu"))
-    limit = (device.memory_stats() or {}).get("bytes_limit", 0)
+    limit = 0.75 * chip.memory if chip else 0.0
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # of a device that is not here
+        limit = (device.memory_stats() or {}).get("bytes_limit", limit)
     if not limit:
         raise UserError(
             f"model.remat=auto: {device.device_kind} does not say how much memory it has: set "

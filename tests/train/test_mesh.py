@@ -19,7 +19,7 @@ from msm_jax.train.loop import train
 from msm_jax.weights.checkpoints import load_params
 
 config, out = ConfigDict(json.loads(sys.argv[1])), pathlib.Path(sys.argv[2])
-meshes = {"fsdp": (1, 8, 1, 1), "sequence": (1, 2, 4, 1), "all": (2, 1, 2, 2)}
+meshes = {"data": (8, 1, 1, 1), "fsdp": (1, 8, 1, 1), "sequence": (1, 2, 4, 1), "all": (2, 1, 2, 2)}
 for name, sizes in meshes.items():
     config.mesh.update(dict(zip(("data", "fsdp", "sequence", "tensor"), sizes)))
     train(config, out / name)
@@ -52,7 +52,7 @@ batch["segment_ids"][1::2, 20:] = 0
 batch["positions"] = np.arange(32, dtype=np.int32)[None].repeat(8, 0)
 grad = jax.jit(jax.value_and_grad(summed_loss, 1), static_argnums=(0, 3))
 wanted, of_params = grad(config, params, batch, None)
-for sizes in ((1, 8, 1, 1), (2, 2, 1, 2), (1, 2, 2, 2), (1, 1, 8, 1)):
+for sizes in ((8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 1, 2), (1, 2, 2, 2), (1, 1, 8, 1)):
     mesh = make_mesh(dict(zip(("data", "fsdp", "sequence", "tensor"), sizes)))
     cut = jax.device_put(params, param_shardings(config, mesh))
     found, of_cut = grad(config, cut, batch, mesh)
@@ -122,7 +122,7 @@ def test_every_mesh_trains_like_one_device(wide, tmp_path, run_program):
     eight = "--xla_force_host_platform_device_count=8"
     done = run_program(SHARDED, wide.to_json(), str(tmp_path), XLA_FLAGS=eight)
     assert done.returncode == 0, done.stderr[-2000:]
-    for name in ("fsdp", "sequence", "all", "stopped"):
+    for name in ("data", "fsdp", "sequence", "all", "stopped"):
         np.testing.assert_allclose(losses(tmp_path / name), losses(tmp_path / "one"), rtol=2e-5)
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from msm_jax import accelerators
 from msm_jax.errors import UserError
 from msm_jax.train import remat
 from msm_jax.train.loop import train
@@ -71,3 +72,17 @@ def test_the_choice_is_recorded_and_a_resumed_run_keeps_it(config, tmp_path, mon
     assert "remat dots, as this run began" in log.getvalue()
     first, second = (load_params(tmp_path / name)[1] for name in ("run", "again"))
     jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_a_gpu_has_as_much_memory_as_jax_takes_of_it():
+    class Gpu:
+        platform, device_kind = "gpu", "NVIDIA H200"
+
+        def __init__(self, stats):
+            self.memory_stats = stats
+
+    def missing():
+        raise jax.errors.JaxRuntimeError("only supported for addressable devices")
+
+    assert remat.device_memory(Gpu(lambda: {"bytes_limit": 5.0})) == 5.0
+    assert remat.device_memory(Gpu(missing)) == 0.75 * accelerators.find("NVIDIA H200").memory
