@@ -30,6 +30,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import atexit
+import ctypes
 import fcntl
 import gc
 import importlib.util
@@ -42,6 +43,7 @@ from collections.abc import Callable
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # which only glibc has
 atexit.register(shutil.rmtree, os.environ["MSM_JAX_CACHE"], ignore_errors=True)
 for name in [*os.environ]:
     if name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY") or name.startswith("INSPECT_"):
@@ -74,6 +76,12 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Gives freed memory back after each module, of which glibc would keep gigabytes."""
+    if TRIM and (nextitem is None or nextitem.path != item.path):
+        TRIM(0)
 
 
 @pytest.fixture(scope="session")

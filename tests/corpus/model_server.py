@@ -15,7 +15,7 @@ from msm_jax.corpus.writers import Request
 from msm_jax.corpus.writers.stub import StubWriter
 from msm_jax.spec import load_spec, spec_points
 
-HANG = 2.0  # seconds, longer than the clients' timeouts in the tests
+HANG = 5.0  # seconds, longer than the clients' timeouts in the tests
 EXAMPLES = importlib.resources.files("msm_jax.spec") / "examples"
 
 

@@ -23,7 +23,7 @@ pytest.importorskip("anthropic")
 pytest.importorskip("openai")
 
 SECRET = "sk-ant-secret-8e1f0c2d77aa"
-PACE = Pace(concurrency=6, timeout=0.9, attempts=6, first_wait=0.02)
+PACE = Pace(concurrency=6, timeout=1.8, attempts=6, first_wait=0.02)
 TROUBLES = ["429", "ok", "500", "ok", "529", "ok", "reset", "ok", "hang", "ok", "trickle", "ok",
             "broken", "ok"]  # fmt: skip
 
@@ -224,7 +224,7 @@ def api_config(config, kind, url, **writer):
     asked = config("values", count=24, types=3, rounds=5)
     base = f"{url}/v1" if kind == "openai" else url
     asked.writer.update(
-        {"kind": kind, "model": "test", "base_url": base, "concurrency": 6, "timeout": 0.9,
+        {"kind": kind, "model": "test", "base_url": base, "concurrency": 6, "timeout": 1.8,
          "first_wait": 0.02, "batch_poll": 0.05, **writer}
     )  # fmt: skip
     asked.writer.price.update({"input": 5.0, "output": 25.0, "cache_read": 0.5})
