@@ -114,17 +114,13 @@ def programs(config: ConfigDict, preset: str = "", layers: int = 0) -> list[Prog
         for name in path:
             add(stages[name], name, "train")
     for name in tree["evals"]:
-        settings = {**evaluations.resolved(tree, name), "kind": _kind(tree, name)}
+        settings = {**evaluations.resolved(tree, name), "kind": evaluations.kind_of(tree, name)}
         for arm in evaluations.arms_of(tree, name):
             path = tree["arms"][arm]
             stage, use = (stages[path[-1]], name) if path else (base, f"{name} of the base")
             for program in _asked(settings):
                 add(stage, use, *program)
     return list(found.values())
-
-
-def _kind(tree: dict, name: str) -> str:
-    return tree["evals"][name].get("kind", "preferences")
 
 
 def _asked(settings: dict) -> Iterator[tuple[str, int, int]]:

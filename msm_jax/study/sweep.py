@@ -20,7 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from msm_jax.errors import UserError
-from msm_jax.settings import Form, Key, Problems
+from msm_jax.settings import Form, Key, Problems, check_known
 from msm_jax.study import evaluations
 from msm_jax.study.config import STUDY
 from msm_jax.study.contents import made_path
@@ -71,11 +71,7 @@ def expanded(tree: dict) -> dict:
     Raises:
       UserError: a key that is unknown, has no effect, or on which no arm depends; a wrong value.
     """
-    for name in tree["sweep"]["arms"]:
-        if name not in (arms := tree["arms"]):
-            raise UserError(
-                f"config.sweep.arms: {name!r} is not one of config.arms: {sorted(arms)}"
-            )
+    check_known("config.sweep.arms", tree["sweep"]["arms"], "arms", tree)
     if not tree["sweep"]["over"]:
         return tree
     axes = [_axis(tree, text) for text in tree["sweep"]["over"]]
