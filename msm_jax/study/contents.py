@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from msm_jax.data.chat import ChatFormat
@@ -37,6 +38,11 @@ def made_path(path: str) -> StudyPath | None:
     """The parts of a path to what the study makes; None for a file of the user's."""
     found = _MADE.fullmatch(path)
     return StudyPath(**found.groupdict()) if found else None
+
+
+def made_names(paths: Iterable[str]) -> set[str]:
+    """The names in "{name}/..." of those paths to what the study makes."""
+    return {found.name for path in paths if (found := made_path(path))}
 
 
 # One file, and a source of data in any form that training reads: of one file they are the same.

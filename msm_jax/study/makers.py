@@ -35,9 +35,8 @@ def made_nodes(tree: dict, seed: int) -> dict[str, Node]:
     made = {} if world is None else {"world": world}
     waiting = list(tree["corpora"])
     while waiting:
-        named = {name: {found.name for path in corpus_paths(tree["corpora"][name]).values()
-                        if (found := contents.made_path(path))} for name in waiting}  # fmt: skip
-        ready = [name for name in waiting if not named[name] & {*waiting}]
+        used = lambda name: contents.made_names(corpus_paths(tree["corpora"][name]).values())
+        ready = [name for name in waiting if used(name).isdisjoint(waiting)]
         if not ready:
             raise UserError(f"config.corpora: {sorted(waiting)} are made from each other's files")
         made |= {name: _corpus(name, tree["corpora"][name], seed, made) for name in ready}
@@ -137,8 +136,7 @@ def content_of(
 
 def makers(paths: Iterable[str], made: Makers) -> dict[str, Node]:
     """Role -> the nodes that make some of these paths."""
-    named = {found.name for path in paths if (found := contents.made_path(path))}
-    return {role_of(name): made[name] for name in sorted(named)}
+    return {role_of(name): made[name] for name in sorted(contents.made_names(paths))}
 
 
 def role_of(name: str) -> str:
