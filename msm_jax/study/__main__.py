@@ -55,7 +55,7 @@ def _submit(study, workdir: pathlib.Path) -> None:
 
 def _run(study, workdir: pathlib.Path, only) -> None:
     """A study, or one node, on this machine."""
-    from msm_jax.study import adopt, display, files, names, runner
+    from msm_jax.study import adopt, display, files, runner
     from msm_jax.study.claims import Claims
 
     started = time.time()
@@ -65,7 +65,7 @@ def _run(study, workdir: pathlib.Path, only) -> None:
         return
     workdir.mkdir(parents=True, exist_ok=True)
     with Claims(workdir) as claims, claims.hold("names"):
-        names.link_arms(study, workdir)
+        files.link_arms(study, workdir)
     try:
         if flags.FLAGS.adopt:
             runner.run(study.before_training, workdir)

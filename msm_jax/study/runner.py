@@ -26,7 +26,7 @@ from msm_jax.study.display import Progress, last_step
 from msm_jax.study.evaluations import missing_key
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
-from msm_jax.study.worker import environment, work
+from msm_jax.study.worker import work
 
 _SAVING = 120.0  # seconds that workers have for saving once they are asked to stop
 _LOOK_AGAIN = 1.0  # seconds until a node that another process does is looked at again
@@ -275,7 +275,7 @@ class _Runner:
     def _start_worker(self, place: Place) -> Worker:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
-        with _environment(environment(place)):
+        with _environment(devices.environment(place)):
             given = (there, place, self._workdir, self._together)
             process = context.Process(target=work, args=given, daemon=True)
             process.start()
