@@ -48,8 +48,7 @@ class Study:
     @property
     def stages(self) -> dict[str, Node]:
         """Worlds, corpora, bases, tokenizers and training stages, by id."""
-        others = ("evals", "judge")
-        return {name: node for name, node in self.nodes.items() if node.kind not in others}
+        return {n: node for n, node in self.nodes.items() if node.kind not in ("evals", "judge")}
 
     @property
     def before_training(self) -> "Study":
@@ -66,7 +65,7 @@ class Study:
     @property
     def judges(self) -> dict[tuple[str, str], Node]:
         """Nodes that judge, by the id of the stage that they judge and the evaluation's name."""
-        judges = [node for node in self.nodes.values() if node.kind == "judge"]
+        judges = (node for node in self.nodes.values() if node.kind == "judge")
         return {(node.inputs["parent"], node.name): node for node in judges}
 
 
@@ -104,9 +103,14 @@ def make_study(config: ConfigDict) -> Study:
 # ------------------------------------------------------------------ checking a config
 
 
+def complete(config: ConfigDict) -> dict:
+    """The config as plain JSON, with its sweep and without `without`; names are not checked."""
+    return design.without(sweep.expanded(json.loads(json.dumps(values(STUDY, config)))))
+
+
 def checked(config: ConfigDict) -> dict:
-    """The config as plain JSON, if all its keys, values and names are known."""
-    tree = design.without(sweep.expanded(json.loads(json.dumps(values(STUDY, config)))))
+    """As `complete`, if all names and files exist and the parts of the config fit together."""
+    tree = complete(config)
     seeds, arms = tree["seeds"], tree["arms"]
     if len(set(seeds)) < len(seeds) or not seeds:
         raise UserError(f"config.seeds={tuple(seeds)}: one seed or more, each once")

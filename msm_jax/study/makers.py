@@ -6,7 +6,8 @@ the node that makes them and their name in it.
 
 import importlib
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -55,11 +56,8 @@ def _corpus(name: str, config: dict, seed: int, made: Makers) -> Node:
         raise UserError(str(error).replace("config.", f"{where}.", 1)) from error
     counted = identity(GENERATE, config)
     for key, path in corpus_paths(config).items():
-        *groups, last = key.split(".")
-        place = counted
-        for group in groups:
-            place = place[group]
-        place[last] = content_of(path, made, f"{where}.{key}", contents.source_or_file)
+        content = content_of(path, made, f"{where}.{key}", contents.source_or_file)
+        put(counted, key.split("."), content)
     if counted["tokenizer"]:
         counted["tokenizer"] = load_tokenizer(counted["tokenizer"]).fingerprint
     for role in ("writer", "critic"):
@@ -76,6 +74,13 @@ def corpus_paths(config: dict) -> dict[str, str]:
         del found["spec.path"]
     found |= {f"mix.sources.{name}": path for name, path in config["mix"]["sources"].items()}
     return {key: path for key, path in found.items() if path}
+
+
+def put(config: dict, path: Sequence[str], value: Any) -> None:
+    """Set the key at a path; groups that are missing on the way are added."""
+    for name in path[:-1]:
+        config = config.setdefault(name, {})
+    config[path[-1]] = value
 
 
 def _world(tree: dict, seed: int) -> Node | None:

@@ -23,7 +23,7 @@ from msm_jax.settings import Form, Key, Named, Problems, check_known
 from msm_jax.study import evaluations
 from msm_jax.study.config import STUDY
 from msm_jax.study.contents import made_names, made_path
-from msm_jax.study.makers import corpus_paths
+from msm_jax.study.makers import corpus_paths, put
 from msm_jax.study.node import with_files
 from msm_jax.train.config import STAGE
 
@@ -159,12 +159,6 @@ def _json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _put(config: dict, path: Sequence[str], value: Any) -> None:
-    for name in path[:-1]:
-        config = config.setdefault(name, {})
-    config[path[-1]] = value
-
-
 def _text(value: Any) -> str:
     """A value as a part of a name."""
     return re.sub(r"[^\w.+-]+", "_", value if isinstance(value, str) else json.dumps(value))
@@ -290,14 +284,14 @@ class _Sweep:
         own = self._new[group][copy] = _json(self._old[group][name])
         for axis in self._on[group, name]:
             if axis.path[0] == "train":
-                _put(own, axis.path[1:], point[axis])
+                put(own, axis.path[1:], point[axis])
             elif axis.path[:2] == (group, name):
-                _put(own, axis.path[2:], point[axis])
+                put(own, axis.path[2:], point[axis])
         for key, path in _paths(self._new, group, copy).items():
             made = made_path(path)
             if made and made.name in self._old["corpora"]:
                 moved = f"{{{self._copy('corpora', made.name, point)}}}"
-                _put(own, key.split("."), f"{made.before}{moved}/{made.inside}")
+                put(own, key.split("."), f"{made.before}{moved}/{made.inside}")
         absorption = self._new["absorption"]["stages"]
         if group == "stages" and name in absorption:
             label = copy.replace(name, absorption[name]["label"] or name, 1)
@@ -314,7 +308,7 @@ class _Sweep:
             for point in self._points(axes):
                 copy, own = self._labelled(name, point), _json(entry)
                 for axis in axes:
-                    _put(own, axis.path[2:], point[axis])
+                    put(own, axis.path[2:], point[axis])
                 of = evaluations.arms_of(self._old, name)
                 chosen = [arm for arm in of if arm in self._repeated]
                 copies[copy] = (own, chosen if self._old["sweep"]["arms"] else arms)
