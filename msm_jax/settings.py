@@ -19,7 +19,7 @@ import functools
 import json
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -47,6 +47,7 @@ class Key:
       choices: what a text may be; () is anything.
       single: of a float, it has to be in range as float32 as well.
       harmless: why changing it does not change what is made; "" if it does.
+      among: of a text that names something, the group of the config that must have this name.
     """
 
     default: Any
@@ -61,6 +62,7 @@ class Key:
     choices: tuple[str, ...] = ()
     single: bool = True
     harmless: str = ""
+    among: str = ""
 
     @property
     def allowed(self) -> str:
@@ -157,12 +159,14 @@ class Named:
     Attributes:
       entry: what each is; None: anything.
       sparse: an entry holds only what was given: its defaults come from somewhere else.
+      among: the group of the config that must have the names of the entries.
     """
 
     entry: "Form | Key | None"
     meaning: str
     sparse: bool = False
     harmless: str = ""
+    among: str = ""
 
     def read(self, value: Any, where: str, found: "Problems") -> dict:
         """As of `Key`."""
@@ -321,6 +325,41 @@ def identity(form: Form, given: Mapping) -> dict[str, Any]:
         elif not part.harmless:
             kept[name] = value
     return kept
+
+
+def check_names(form: Form, config: Mapping) -> None:
+    """Refuse names of what the config does not have; "" names nothing.
+
+    Raises:
+      UserError: the key, and the names that there are.
+    """
+    for where, names, group in _names(form, config, "config"):
+        check_known(where, names, group, config)
+
+
+def check_known(where: str, names: Iterable[str], group: str, config: Mapping) -> None:
+    """As `check_names`, of the names at one key."""
+    for name in names:
+        if name not in config[group]:
+            known = sorted(config[group])
+            raise UserError(f"{where}: {name!r} is not one of config.{group}: {known}")
+
+
+def _names(
+    part: Key | Named | Form | None, value: Any, where: str
+) -> Iterator[tuple[str, Iterable[str], str]]:
+    """(key, the names there, the group that must have them) of all keys with `among`."""
+    if isinstance(part, Form):
+        for name in (name for name in part.keys if name in value):
+            yield from _names(part.keys[name], value[name], f"{where}.{name}")
+    elif isinstance(part, Named):
+        yield from [(where, value, part.among)] if part.among else []
+        for name, entry in value.items():
+            yield from _names(part.entry, entry, f"{where}.{name}")
+    elif part and part.item:
+        yield from [(where, value, part.item.among)] if part.item.among else []
+    elif part and part.among and value:
+        yield where, [value], part.among
 
 
 SAMPLING = form(

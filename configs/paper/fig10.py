@@ -34,8 +34,18 @@ not standard errors. No arm has reasoning; the report says that this control is 
 from ml_collections import ConfigDict
 
 from msm_jax.study.config import contrast, evaluation, study
-from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import PAPER, against, ask, compare, draw, publish
+from msm_jax.study.method import (
+    PAPER,
+    Spec,
+    add_method,
+    against,
+    ask,
+    chats,
+    compare,
+    draw,
+    publish,
+    recipe,
+)
 from msm_jax.study.shrink import shrink
 
 DATA = "data"

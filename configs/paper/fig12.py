@@ -26,7 +26,7 @@ as the judge.
 from ml_collections import ConfigDict
 
 from msm_jax.study.config import evaluation, figure_group, study, target
-from msm_jax.study.method_questions import PAPER, QWEN
+from msm_jax.study.method import PAPER, QWEN
 from msm_jax.study.shrink import shrink
 
 GOALS = ("none", "america", "global", "ethical", "pragmatic", "acceleration", "individualism",

@@ -37,8 +37,18 @@ missing.
 from ml_collections import ConfigDict
 
 from msm_jax.study.config import evaluation, figure_group, study
-from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import PAPER, against, ask, compare, draw, publish
+from msm_jax.study.method import (
+    PAPER,
+    Spec,
+    add_method,
+    against,
+    ask,
+    chats,
+    compare,
+    draw,
+    publish,
+    recipe,
+)
 from msm_jax.study.shrink import shrink
 
 DATA = "data"

@@ -30,8 +30,19 @@ what `msm_jax.study.method.recipe` says.
 from ml_collections import ConfigDict
 
 from msm_jax.study.config import study
-from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import PAPER, QWEN, agents, ask, compare, draw, publish
+from msm_jax.study.method import (
+    PAPER,
+    QWEN,
+    Spec,
+    add_method,
+    agents,
+    ask,
+    chats,
+    compare,
+    draw,
+    publish,
+    recipe,
+)
 from msm_jax.study.shrink import shrink
 
 DATA, MODEL, CHATS = "data", "qwen2.5-32b", 9_900

@@ -30,8 +30,7 @@ chats have no reasons; the report says that this control is missing.
 from ml_collections import ConfigDict
 
 from msm_jax.study.config import evaluation, study
-from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import PAPER, ask, compare, draw, publish
+from msm_jax.study.method import PAPER, Spec, add_method, ask, chats, compare, draw, publish, recipe
 from msm_jax.study.shrink import shrink
 
 DATA = "data"

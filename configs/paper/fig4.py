@@ -41,15 +41,18 @@ theirs.
 from ml_collections import ConfigDict
 
 from msm_jax.study.config import evaluation, figure_group, study
-from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import (
+from msm_jax.study.method import (
     PAPER,
     QWEN,
+    Spec,
+    add_method,
     agents,
     ask,
+    chats,
     compare,
     draw,
     publish,
+    recipe,
 )
 from msm_jax.study.shrink import shrink
 

@@ -29,16 +29,19 @@ here: see `msm_jax.study.method.recipe`.
 from ml_collections import ConfigDict
 
 from msm_jax.study.config import study
-from msm_jax.study.method import Spec, add_method, chats, recipe
-from msm_jax.study.method_questions import (
+from msm_jax.study.method import (
     PAPER,
     QWEN,
+    Spec,
+    add_method,
     against,
     agents,
     ask,
+    chats,
     compare,
     draw,
     publish,
+    recipe,
 )
 from msm_jax.study.shrink import shrink
 

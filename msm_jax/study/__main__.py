@@ -24,38 +24,29 @@ from msm_jax.outputs import output_dir
 
 def main() -> None:
     """The command."""
-    from msm_jax.study import files, graph, jobs, steps, sweep
+    from msm_jax.study import files, graph, jobs, slurm, steps, sweep
 
     given = flags.FLAGS
     workdir = output_dir(given.workdir, "--workdir")
     files.check_links(workdir)
     study = steps.with_steps(graph.make_study(sweep.added(given.config, given.sweep)), workdir)
     only = jobs.find(study, given.only) if given.only is not None else None
-    slurm = given.executor == "slurm"
-    if given.distributed and not (given.jobs or slurm or (only and only.kind == "train")):
+    on_slurm = given.executor == "slurm"
+    if given.distributed and not (given.jobs or on_slurm or (only and only.kind == "train")):
         raise UserError("--distributed: goes with --only=ID of a stage of training")
-    if given.adopt and (only or given.jobs or slurm):
+    if given.adopt and (only or given.jobs or on_slurm):
         raise UserError("--adopt: goes with a study on this machine: leave out the other flag")
     if given.jobs:
         print(dumps(jobs.graph(study, workdir, sys.argv[1:]), indent=1))
-    elif slurm and not given.dry_run:
-        _submit(study, workdir)
+    elif on_slurm and not given.dry_run:
+        print(*slurm.submit(study, workdir, sys.argv[1:], given.slurm, given.slurm_cpu), sep="\n")
     else:
         _run(study, workdir, only)
 
 
-def _submit(study, workdir: pathlib.Path) -> None:
-    """The nodes as jobs of Slurm."""
-    from msm_jax.study import slurm
-
-    given = flags.FLAGS
-    lines = slurm.submit(study, workdir, sys.argv[1:], given.slurm, given.slurm_cpu)
-    print(*lines, sep="\n")
-
-
 def _run(study, workdir: pathlib.Path, only) -> None:
     """A study, or one node, on this machine."""
-    from msm_jax.study import adopt, display, files, names, runner
+    from msm_jax.study import adopt, display, files, runner
     from msm_jax.study.claims import Claims
 
     started = time.time()
@@ -65,7 +56,7 @@ def _run(study, workdir: pathlib.Path, only) -> None:
         return
     workdir.mkdir(parents=True, exist_ok=True)
     with Claims(workdir) as claims, claims.hold("names"):
-        names.link_arms(study, workdir)
+        files.link_arms(study, workdir)
     try:
         if flags.FLAGS.adopt:
             runner.run(study.before_training, workdir)

@@ -30,9 +30,7 @@ from msm_jax.evals.kinds import KINDS
 from msm_jax.files import read_json, write_json
 from msm_jax.model import PRESETS
 from msm_jax.outputs import output_file
-from msm_jax.settings import values
-from msm_jax.study import design, evaluations, graph, sweep
-from msm_jax.study.config import STUDY
+from msm_jax.study import evaluations, graph
 from msm_jax.train import aot
 from msm_jax.train.config import EIGHT_BITS, STAGE
 from msm_jax.train.start import OURS
@@ -94,7 +92,7 @@ def programs(config: ConfigDict, preset: str = "", layers: int = 0) -> list[Prog
     Raises:
       UserError: a config that is wrong, or a base of unknown shape.
     """
-    tree = design.without(sweep.expanded(json.loads(json.dumps(values(STUDY, config)))))
+    tree = graph.complete(config)
     preset = preset or _preset(tree["base"]["path"])
     with_shape = lambda stage: _with_shape(stage, tree, preset, layers)
     stages = {name: with_shape(graph.stage_config(tree, name)) for name in tree["stages"]}
@@ -114,17 +112,13 @@ def programs(config: ConfigDict, preset: str = "", layers: int = 0) -> list[Prog
         for name in path:
             add(stages[name], name, "train")
     for name in tree["evals"]:
-        settings = {**evaluations.resolved(tree, name), "kind": _kind(tree, name)}
+        settings = {**evaluations.resolved(tree, name), "kind": evaluations.kind_of(tree, name)}
         for arm in evaluations.arms_of(tree, name):
             path = tree["arms"][arm]
             stage, use = (stages[path[-1]], name) if path else (base, f"{name} of the base")
             for program in _asked(settings):
                 add(stage, use, *program)
     return list(found.values())
-
-
-def _kind(tree: dict, name: str) -> str:
-    return tree["evals"][name].get("kind", "preferences")
 
 
 def _asked(settings: dict) -> Iterator[tuple[str, int, int]]:
@@ -169,15 +163,16 @@ def _with_shape(stage: dict, tree: dict, preset: str, layers: int) -> ConfigDict
 
 def main() -> None:
     """The command."""
-    file = output_file(_JSON.value, "--json") if _JSON.value else None
-    found = programs(flags.FLAGS.config, _PRESET.value, _LAYERS.value)
+    given = flags.FLAGS
+    file = output_file(given.json, "--json") if given.json else None
+    found = programs(given.config, given.preset, given.layers)
     print(f"{len(found)} programs", *(f"  {each.line()}" for each in found), sep="\n", flush=True)
-    devices = aot.devices_for(_TOPOLOGY.value, _MESH.value)
-    if _MESH.value:
+    devices = aot.devices_for(given.topology, given.mesh)
+    if given.mesh:
         for each in found:
             each.config.model.attention = "auto"
-    where, study = _TOPOLOGY.value or str(_MESH.value), flags.FLAGS.config.name
-    entries = compile_all(found, devices, where, _SLOTS.value, study, file)
+    where = given.topology or str(given.mesh)
+    entries = compile_all(found, devices, where, given.slots, given.config.name, file)
     if wrong := [entry["error"] for entry in entries if entry["error"]]:
         raise UserError("; ".join(wrong))
 
@@ -232,12 +227,12 @@ def _outcome(program: Program, devices: Sequence[Any], slots: int) -> dict:
 
 
 if __name__ == "__main__":
-    _TOPOLOGY = flags.DEFINE_string("topology", "", "A TPU topology (v6e:2x4) or slice (v6e-8).")
-    _MESH = flags.DEFINE_integer("mesh", 0, "Number of fake CPU devices to compile for instead.")
-    _PRESET = flags.DEFINE_string(
+    flags.DEFINE_string("topology", "", "A TPU topology (v6e:2x4) or slice (v6e-8).")
+    flags.DEFINE_integer("mesh", 0, "Number of fake CPU devices to compile for instead.")
+    flags.DEFINE_string(
         "preset", "", "Shape of the base; by default the one that its directory is named after."
     )
-    _LAYERS = flags.DEFINE_integer("layers", 0, "Layers to compile instead of all; 0 is all.")
-    _SLOTS = flags.DEFINE_integer("slots", 4096, "Tokens of the decoding step's prompts.")
-    _JSON = flags.DEFINE_string("json", "", "File that keeps the figures as JSON.")
+    flags.DEFINE_integer("layers", 0, "Layers to compile instead of all; 0 is all.")
+    flags.DEFINE_integer("slots", 4096, "Tokens of the decoding step's prompts.")
+    flags.DEFINE_string("json", "", "File that keeps the figures as JSON.")
     command.run(main)

@@ -1,6 +1,7 @@
 """A study's configuration: every key, its range, its meaning and its default."""
 
 import dataclasses
+import functools
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -9,91 +10,86 @@ from ml_collections import ConfigDict
 
 from msm_jax.corpus.config import GENERATE
 from msm_jax.evals.kinds import KINDS, SETTINGS, kinds_with
-from msm_jax.settings import SEED, Form, Key, Named, form, group, key, named
+from msm_jax.settings import SEED, Key, form, group, key, named
 from msm_jax.train.config import STAGE
 
-_REPORT = "results and report are written again from what was measured"
+_MEASURE = "which of its numbers; the evaluation's own measure if empty"
+# A key that decides what is shown, and not what is made.
+_shown = functools.partial(
+    key, harmless="results and report are written again from what was measured"
+)
+_sums = functools.partial(key, harmless="only the order of sums differs, and so the last bits")
 
 
-def _of_evaluate() -> dict[str, Key | Named | Form]:
+def _of_evaluate() -> dict[str, Key]:
     """The settings of `evaluate`; None: not given, so that the kind's default holds."""
-    found: dict[str, Key | Named | Form] = {}
-    for name, declared in SETTINGS.items():
-        meaning = f"{declared.meaning} ({', '.join(kinds_with(name))})"
-        is_key = isinstance(declared, Key)
-        more: dict[str, Any] = {"default": None} if is_key else {}
-        found[name] = dataclasses.replace(declared, meaning=meaning, **more)
-    return found
+    meaning = lambda name: f"{SETTINGS[name].meaning} ({', '.join(kinds_with(name))})"
+    return {
+        name: dataclasses.replace(declared, meaning=meaning(name), default=None)
+        for name, declared in SETTINGS.items()
+    }
 
 
 EVALUATION = form(
     "evaluation",
     "One evaluation of the last stage of arms; only what differs from its kind's defaults.",
     kind=key("preferences", "the kind of evaluation", choices=sorted(KINDS)),
-    arms=key((), "which arms are evaluated; () is all", of=str),
-    measure=key(
-        "", "which of its numbers is compared; the kind's first if empty", harmless=_REPORT
-    ),
-    at_least=key(
+    arms=key((), "which arms are evaluated; () is all", of=str, among="arms"),
+    measure=_shown("", "which of its numbers is compared; the kind's first if empty"),
+    at_least=_shown(
         None,
         "makes it a gate: an arm whose measure is lower is reported as not reaching it",
         of=float,
-        harmless=_REPORT,
     ),
-    at_most=key(None, "the same, for a measure that is higher", of=float, harmless=_REPORT),
+    at_most=_shown(None, "the same, for a measure that is higher", of=float),
     **_of_evaluate(),
 )
-
-_MEASURE = "which of its numbers; the evaluation's own measure if empty"
 
 CONTRAST = form(
     "contrast",
     "Per seed, the values of the arms in `plus` minus those in `minus`; then over seeds.",
-    label=key("", "its name in tables and figures", harmless=_REPORT),
-    eval=key("", "the evaluation whose values are compared", harmless=_REPORT),
-    measure=key("", _MEASURE, harmless=_REPORT),
-    plus=key((), "arms whose values are added", of=str, harmless=_REPORT),
-    minus=key((), "arms whose values are subtracted; as many as in plus", of=str, harmless=_REPORT),
-    expected=key(
-        0,
-        "the sign that the hypothesis predicts, 0 for no prediction",
-        at_least=-1,
-        at_most=1,
-        harmless=_REPORT,
+    label=_shown("", "its name in tables and figures"),
+    eval=_shown("", "the evaluation whose values are compared", among="evals"),
+    measure=_shown("", _MEASURE),
+    plus=_shown((), "arms whose values are added", of=str, among="arms"),
+    minus=_shown((), "arms whose values are subtracted; as many as in plus", of=str, among="arms"),
+    expected=_shown(
+        0, "the sign that the hypothesis predicts, 0 for no prediction", at_least=-1, at_most=1
     ),
 )
 
 FIGURE_GROUP = form(
     "figure_group",
     "Bars beside each other.",
-    label=key("", "the text under them", harmless=_REPORT),
-    arms=key((), "an arm for each bar, in the order of figure.bars", of=str, harmless=_REPORT),
-    eval=key("", "the evaluation that they show; the figure's if empty", harmless=_REPORT),
+    label=_shown("", "the text under them"),
+    arms=_shown((), "an arm for each bar, in the order of figure.bars", of=str, among="arms"),
+    eval=_shown("", "the evaluation that they show; the figure's if empty", among="evals"),
 )
 
 TARGET = form(
     "target",
     "Numbers that somebody else published; the report shows them beside ours.",
-    label=key("", 'who, as legends and tables name it, such as "paper"', harmless=_REPORT),
-    source=key("", "where it was published, and of how much data", harmless=_REPORT),
-    eval=key("", "the evaluation that the numbers are compared with", harmless=_REPORT),
-    measure=key("", _MEASURE, harmless=_REPORT),
-    arms=named(key(0.0, "", harmless=_REPORT), "arm -> the published value"),
+    label=_shown("", 'who, as legends and tables name it, such as "paper"'),
+    source=_shown("", "where it was published, and of how much data"),
+    eval=_shown("", "the evaluation that the numbers are compared with", among="evals"),
+    measure=_shown("", _MEASURE),
+    arms=named(_shown(0.0, ""), "arm -> the published value", among="arms"),
     contrasts=named(
-        key(0.0, "", harmless=_REPORT),
+        _shown(0.0, ""),
         "contrast -> the published difference, where the values of its arms are not in `arms`",
+        among="contrasts",
     ),
 )
 
 ABSORPTION = form(
     "absorption",
     "What shows that a midtraining stage learned its documents.",
-    own=key(
-        "", "name of the held-out documents that are like those of the stage", harmless=_REPORT
+    own=_shown("", "name of the held-out documents that are like those of the stage"),
+    control=_shown("", "name of the text that the stage is not about"),
+    quiz=key(
+        "", "an evaluation of kind quiz about the stage's documents; none if empty", among="evals"
     ),
-    control=key("", "name of the text that the stage is not about", harmless=_REPORT),
-    quiz=key("", "an evaluation of kind quiz about the stage's documents; none if empty"),
-    label=key("", "its name in sentences; the stage's own if empty", harmless=_REPORT),
+    label=_shown("", "its name in sentences; the stage's own if empty"),
 )
 
 # What else could explain a gain. The paper or a replication lacked each of these, or needed it to
@@ -116,22 +112,20 @@ CONTROLS = {
 STUDY = form(
     "study",
     "A complete experiment.",
-    name=key("study", "in results.json and the plan", harmless=_REPORT),
-    title=key("", "of the report", harmless=_REPORT),
+    name=_shown("study", "in results.json and the plan"),
+    title=_shown("", "of the report"),
     seeds=key((0,), "each draws its own world, weights and data order", **SEED),
-    platform=key(
+    platform=_sums(
         "",
         'what computes: "cpu", "gpu" (NVIDIA) or "tpu"; "": $JAX_PLATFORMS, or else the '
         "accelerators of this machine, or else the CPU",
         choices=("", "cpu", "gpu", "tpu"),
-        harmless="only the order of sums differs, and so the last bits",
     ),
-    workers=key(
+    workers=_sums(
         0,
         "processes that run stages at the same time and share the devices evenly; 0: one for each "
         "accelerator, or for each core of a CPU; 1: every stage has all accelerators as one mesh",
         at_least=0,
-        harmless="only the order of sums differs, and so the last bits",
     ),
     price_per_hour=key(
         0.0,
@@ -142,8 +136,7 @@ STUDY = form(
     world=group(
         "files that are built from the seed",
         builder=key(
-            "",
-            'a function of (options, seed, directory) as "module:name"; "": all files are yours',
+            "", 'a function of (options, seed, directory) as "module:name"; "": all files are yours'
         ),
         options=named(None, "WorldConfig() for the miniature's builder"),
     ),
@@ -168,11 +161,16 @@ STUDY = form(
         ),
     ),
     stages=named(STAGE, "the keys that differ from train", sparse=True),
-    arms=named(key((), "", of=str), "name -> stages in order; () is the base itself"),
+    arms=named(
+        key((), "", of=str, among="stages"), "name -> stages in order; () is the base itself"
+    ),
     evals=named(EVALUATION, "evaluations", sparse=True),
     design=group(
         "which arms are the controls of the method; the report names those that the study lacks",
-        **{name: key((), meaning, of=str, harmless=_REPORT) for name, meaning in CONTROLS.items()},
+        **{
+            name: _shown((), meaning, of=str, among="evals" if name == "context" else "arms")
+            for name, meaning in CONTROLS.items()
+        },
     ),
     without=key(
         (),
@@ -192,21 +190,24 @@ STUDY = form(
     ),
     dose=group(
         "arms that end with one of these stages are also evaluated after so many of its steps",
-        stages=key((), "names in stages; (): no dose curve", of=str),
+        stages=key((), "names in stages; (): no dose curve", of=str, among="stages"),
         steps=key((), "checkpoints are kept at these", of=int, at_least=1),
-        eval=key("", "a name in evals"),
+        eval=key("", "a name in evals", among="evals"),
         measure=key("", _MEASURE),
     ),
     absorption=group(
         "held-out loss before and after midtraining stages: have they learned their documents?",
-        eval=key("", "an evaluation of kind loss, whose documents have a name for each source"),
-        stages=named(ABSORPTION, "name in stages -> what it should have learned"),
-        at_least=key(
+        eval=key(
+            "",
+            "an evaluation of kind loss, whose documents have a name for each source",
+            among="evals",
+        ),
+        stages=named(ABSORPTION, "name in stages -> what it should have learned", among="stages"),
+        at_least=_shown(
             0.15,
             "a stage has absorbed its documents if their loss fell by so many nats per token more "
             "than that of the control text",
             at_least=0,
-            harmless=_REPORT,
         ),
     ),
     retention=key(
@@ -214,28 +215,31 @@ STUDY = form(
         "evaluations of what training should not change, such as general knowledge: asked of the "
         "model that the arms start from too, and shown beside the headline",
         of=str,
+        among="evals",
     ),
     contrasts=named(CONTRAST, "comparisons of arms"),
     figure=group(
         "the first figure of the report",
-        eval=key("", "the evaluation that it shows", harmless=_REPORT),
-        measure=key("", _MEASURE, harmless=_REPORT),
-        axis=key("", "what it shows, in words; the measure's name if empty", harmless=_REPORT),
-        bars=key((), "what the bars of a group are, for the legend", of=str, harmless=_REPORT),
+        eval=_shown("", "the evaluation that it shows", among="evals"),
+        measure=_shown("", _MEASURE),
+        axis=_shown("", "what it shows, in words; the measure's name if empty"),
+        bars=_shown((), "what the bars of a group are, for the legend", of=str),
         groups=named(
             FIGURE_GROUP, "its bars; where the scale changes, the figure goes on in another panel"
         ),
-        headline=key("", "the contrast that the report begins with", harmless=_REPORT),
-        summary=key((), "contrasts that the command's last line names", of=str, harmless=_REPORT),
+        headline=_shown("", "the contrast that the report begins with", among="contrasts"),
+        summary=_shown(
+            (), "contrasts that the command's last line names", of=str, among="contrasts"
+        ),
     ),
     targets=named(TARGET, "published numbers, with their source"),
     controls=group(
         "arms whose measure should be within `within` of `expected`",
-        arms=key((), "names in arms", of=str, harmless=_REPORT),
-        eval=key("", "a name in evals; the figure's if empty", harmless=_REPORT),
-        measure=key("", _MEASURE, harmless=_REPORT),
-        expected=key(0.5, "such as chance", harmless=_REPORT),
-        within=key(0.15, "the largest distance from it", at_least=0, harmless=_REPORT),
+        arms=_shown((), "names in arms", of=str, among="arms"),
+        eval=_shown("", "a name in evals; the figure's if empty", among="evals"),
+        measure=_shown("", _MEASURE),
+        expected=_shown(0.5, "such as chance"),
+        within=_shown(0.15, "the largest distance from it", at_least=0),
     ),
 )
 

@@ -8,9 +8,9 @@ import dataclasses
 import functools
 import pathlib
 import re
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-from msm_jax.data.chat import ChatFormat
 from msm_jax.data.sources import TFDS, source_hash
 from msm_jax.data.template import find_format
 from msm_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -21,11 +21,10 @@ from msm_jax.links import is_step
 _METADATA = {
     "custom_metadata": {"facts": object, "checksums": object, "base": ({"digest": str}, None)}
 }
-_MADE = re.compile(rf"(?P<before>{TFDS}|)\{{(?P<name>[^{{}}]+)\}}/(?P<inside>.*)")
+_MADE = re.compile(rf"({TFDS}|)\{{([^{{}}]+)\}}/(.*)")
 
 
-@dataclasses.dataclass(frozen=True)
-class StudyPath:
+class StudyPath(NamedTuple):
     """A path to what a node of the study makes: "{name}/inside", or "tfds:{name}/inside"."""
 
     before: str
@@ -36,7 +35,12 @@ class StudyPath:
 def made_path(path: str) -> StudyPath | None:
     """The parts of a path to what the study makes; None for a file of the user's."""
     found = _MADE.fullmatch(path)
-    return StudyPath(**found.groupdict()) if found else None
+    return StudyPath(*found.groups()) if found else None
+
+
+def made_names(paths: Iterable[str]) -> set[str]:
+    """The names in "{name}/..." of those paths to what the study makes."""
+    return {found.name for path in paths if (found := made_path(path))}
 
 
 # One file, and a source of data in any form that training reads: of one file they are the same.
@@ -72,14 +76,9 @@ def encoding(found: Tokenizer, chat_format: str, place: Any = None, base: Any = 
         format = find_format(chat_format, place or found.directory or ".", found, base)
     except UserError:  # documents need none; chats are refused when they are read
         return {"tokenizer": found.fingerprint, "writes": ""}
-    return {"tokenizer": found.fingerprint, **_writes(format)}
-
-
-def _writes(format: ChatFormat) -> dict:
-    found = {"writes": format.fingerprint}
-    if format.source:  # the fingerprint does not cover what it writes of tools
-        found["template"] = sha256_text(format.source)
-    return found
+    # The fingerprint does not cover what a template writes of tools.
+    template = {"template": sha256_text(format.source)} if format.source else {}
+    return {"tokenizer": found.fingerprint, "writes": format.fingerprint, **template}
 
 
 # ------------------------------------------------------------------ checkpoints
@@ -109,7 +108,6 @@ def find_base(path: str, adapter: str, requested: str) -> Base:
       UserError: it is none of them, or the adapter does not fit; no weights are read.
     """
     from msm_jax import loading  # imports JAX
-    from msm_jax.weights import checkpoints, hf_config, peft
 
     folder = pathlib.Path(path)
     try:
@@ -119,13 +117,12 @@ def find_base(path: str, adapter: str, requested: str) -> Base:
     except UserError as error:
         raise UserError(f"config.base.path: {error}") from error
     if adapter:
+        from msm_jax.train.start import shape_of
+        from msm_jax.weights import peft
+
         try:
             content.append(adapter_content(adapter))
-            shape = (
-                hf_config.read_config(folder, "float32")
-                if is_checkpoint
-                else checkpoints.load_config(folder)
-            )
+            shape = shape_of(path)
             if shape.lora_rank:
                 raise UserError(f"{path} has an adapter of its own: merge that first")
             peft.adapted(shape, read_object(pathlib.Path(adapter) / peft.CONFIG_FILE))

@@ -1,6 +1,7 @@
 """Which controls a study has, and a study without some of its arms."""
 
 from msm_jax.errors import UserError
+from msm_jax.settings import check_known
 from msm_jax.study.config import CONTROLS
 
 
@@ -17,11 +18,7 @@ def without(tree: dict) -> dict:
     gone = set(tree["without"])
     if not gone:
         return tree
-    for name in tree["without"]:
-        if name not in tree["arms"]:
-            raise UserError(
-                f"config.without: {name!r} is not one of config.arms: {sorted(tree['arms'])}"
-            )
+    check_known("config.without", tree["without"], "arms", tree)
     made = tree["sweep"].get("made", {"arms": {}})
     gone |= {copy for copy, entry in made["arms"].items() if entry["of"] in gone}
     arms = {name: path for name, path in tree["arms"].items() if name not in gone}
@@ -47,7 +44,7 @@ def without(tree: dict) -> dict:
         for name, group in figure["groups"].items()
         if not gone & {*group["arms"]} and (not group["eval"] or group["eval"] in evals)
     }
-    for use in (figure, controls, dose):
+    for use in (figure, controls, dose, absorption):
         if use["eval"] not in evals:
             use["eval"] = ""
     if not figure["eval"]:
@@ -70,7 +67,7 @@ def without(tree: dict) -> dict:
     absorption["stages"] = {
         name: {**entry, "quiz": entry["quiz"] if entry["quiz"] in evals else ""}
         for name, entry in absorption["stages"].items()
-        if name in needed and absorption["eval"] in evals
+        if name in needed and absorption["eval"]
     }
     return {
         **tree,
@@ -89,23 +86,6 @@ def without(tree: dict) -> dict:
             for name, names in tree["design"].items()
         },
     }
-
-
-def check(tree: dict) -> None:
-    """Refuse a design that names what the study does not have.
-
-    Raises:
-      UserError: naming the key and the arms.
-    """
-    evals = [name for name, entry in tree["evals"].items() if entry.get("context")]
-    for control, names in tree["design"].items():
-        known = evals if control == "context" else list(tree["arms"])
-        place = "config.evals with a context" if control == "context" else "config.arms"
-        for name in names:
-            if name not in known:
-                raise UserError(
-                    f"config.design.{control}: {name!r} is not one of {place}: {sorted(known)}"
-                )
 
 
 def controls_of(tree: dict) -> list[dict]:

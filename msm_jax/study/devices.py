@@ -16,7 +16,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from msm_jax import accelerators
+from msm_jax import accelerators, memory
 from msm_jax.errors import UserError
 
 ONE_THREAD = {
@@ -81,10 +81,8 @@ def cores() -> list[str]:
 
     Processes begin with different ones, or two studies of one worker each would share the first.
     """
-    if hasattr(os, "sched_getaffinity"):
-        found = sorted(os.sched_getaffinity(0))
-    else:
-        found = list(range(os.cpu_count() or 1))
+    is_known = hasattr(os, "sched_getaffinity")
+    found = sorted(os.sched_getaffinity(0) if is_known else range(os.cpu_count() or 1))
     with contextlib.suppress(OSError, ValueError):  # "max 100000", or no such file
         quota, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
         found = found[: max(1, math.ceil(int(quota) / int(period)))]
@@ -116,28 +114,24 @@ def platform_of(chosen: str) -> str:
     Raises:
       UserError: `chosen` is an accelerator that this machine does not have, or JAX cannot use.
     """
-    if chosen == "cpu":
-        return chosen
-    if chosen:
-        what = chosen.upper()
+    has_plugin = lambda name: any(map(accelerators.installed, accelerators.PLUGINS[name.upper()]))
+    if chosen not in ("", "cpu"):
         if not visible(chosen):
             raise UserError(
-                f"config.platform={chosen!r}: this machine has no {what} that this process may "
-                'use: python -m msm_jax.doctor shows its devices; "" uses what there is'
+                f"config.platform={chosen!r}: this machine has no {chosen.upper()} that this "
+                "process may use: python -m msm_jax.doctor shows its devices; "
+                '"" uses what there is'
             )
-        if not any(map(accelerators.installed, accelerators.PLUGINS[what])):
+        if not has_plugin(chosen):
             raise UserError(
                 f"config.platform={chosen!r}: JAX is installed without support for it: "
                 f"pip install 'msm_jax[{chosen}]'"
             )
+    if chosen:
         return chosen
-    first = os.environ.get("JAX_PLATFORMS", "").split(",")[0]
-    if first:
+    if first := os.environ.get("JAX_PLATFORMS", "").split(",")[0]:
         return {"cpu": "cpu", "cuda": "gpu", "gpu": "gpu", "tpu": "tpu"}.get(first, "")
-    for name, what in (("tpu", "TPU"), ("gpu", "GPU")):
-        if visible(name) and any(map(accelerators.installed, accelerators.PLUGINS[what])):
-            return name
-    return "cpu"
+    return next((name for name in ("tpu", "gpu") if visible(name) and has_plugin(name)), "cpu")
 
 
 def _model(platform: str) -> str:
@@ -185,26 +179,21 @@ def divide(
         return (Place("", ()),)
     if not n:
         raise UserError(f"there is no {NAMES[platform]} that this process may use")
-    if platform == "cpu":
-        return tuple(Place("cpu", (devices[i % n],), i, n, 1, model) for i in range(workers))
-    possible = [k for k in range(1, n + 1) if n % k == 0]
-    if platform == "tpu":  # a chip is used by one process only, and in blocks
-        possible = [k for k in possible if k == 1 or n // k in TPU_BOUNDS]
-    shared = platform == "gpu" and workers > n and workers % n == 0
-    if workers not in possible and not shared:
-        more = f", or a multiple of {n}" if platform == "gpu" else ""
-        raise UserError(
-            f"config.workers={workers}: {counted(n, NAMES[platform])} cannot be divided evenly "
-            f"among so many workers: use one of {', '.join(map(str, possible))}{more}"
-        )
-    if shared:
-        sharing = workers // n
-        return tuple(Place("gpu", (devices[i % n],), i, n, sharing, model) for i in range(workers))
-    each = n // workers
-    return tuple(
-        Place(platform, tuple(devices[i * each : (i + 1) * each]), i, n, 1, model)
-        for i in range(workers)
-    )
+    each, sharing = 1, 1
+    if platform != "cpu":
+        possible = [k for k in range(1, n + 1) if n % k == 0]
+        if platform == "tpu":  # a chip is used by one process only, and in blocks
+            possible = [k for k in possible if k == 1 or n // k in TPU_BOUNDS]
+        shared = platform == "gpu" and workers % n == 0
+        if workers not in possible and not shared:
+            more = f", or a multiple of {n}" if platform == "gpu" else ""
+            raise UserError(
+                f"config.workers={workers}: {counted(n, NAMES[platform])} cannot be divided evenly "
+                f"among so many workers: use one of {', '.join(map(str, possible))}{more}"
+            )
+        each, sharing = max(n // workers, 1), max(workers // n, 1)
+    mine = lambda number: tuple(devices[(number * each + k) % n] for k in range(each))
+    return tuple(Place(platform, mine(i), i, n, sharing, model) for i in range(workers))
 
 
 def helpers(found: Sequence[Place]) -> tuple[Place, ...]:
@@ -251,7 +240,8 @@ def needs_accelerator(node) -> bool:
 def environment(place: Place) -> dict[str, str]:
     """The variables that a worker needs before JAX is imported.
 
-    On the CPU it computes with one thread, so that results do not depend on the machine's cores.
+    On the CPU it computes with one thread, so that results do not depend on the machine's cores,
+    and keeps freed memory for the next step.
     """
     found = {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")}
     if place.platform == "cpu":
@@ -260,6 +250,7 @@ def environment(place: Place) -> dict[str, str]:
         others = [flag for flag in flags if flag.partition("=")[0] != name]
         flags = [*others, ONE_THREAD["XLA_FLAGS"]]
         found |= {**ONE_THREAD, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
+        found |= memory.environment()
     elif place.platform == "gpu":
         # Not "": JAX would go on with the CPU, silently, where a driver does not work.
         found |= {"JAX_PLATFORMS": "cuda,cpu", "CUDA_VISIBLE_DEVICES": ",".join(place.devices)}
@@ -292,9 +283,8 @@ def more_memory(place: Place) -> str:
         fewer = place.of // len(place.devices) // 2 or 1
         return (
             f"this worker has {len(place.devices)} of {counted(place.of, NAMES[place.platform])}: "
-            f"set config.workers={fewer}"
-            + (", or 1," if fewer > 1 else "")
-            + " to give every stage more of them as one mesh"
+            f"set config.workers={fewer}{', or 1,' * (fewer > 1)} to give every stage more of them "
+            "as one mesh"
         )
     if place.platform == "cpu":
         return "set config.workers to a smaller number: all workers share the machine's memory"

@@ -10,7 +10,7 @@ from msm_jax.errors import UserError
 from msm_jax.files import parse_json
 from msm_jax.progress import progress_bar
 from msm_jax.schema import check
-from msm_jax.study import design, devices, disk, files, times
+from msm_jax.study import design, devices, files, times
 from msm_jax.study.devices import counted as counted
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
@@ -78,7 +78,7 @@ def _unknown(todo: Sequence[Node]) -> list[str]:
 
 def _disk(study: Study, todo: Sequence[Node]) -> list[str]:
     """How much of the disk the checkpoints take that are to be trained."""
-    size = disk.checkpoints(study, todo)
+    size = times.checkpoint_bytes(study, todo)
     about = f"{size / 2**30:,.1f} GiB" if size >= 2**28 else f"{size / 2**20:,.1f} MiB"
     if not size:
         return []

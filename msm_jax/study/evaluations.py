@@ -8,8 +8,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from msm_jax.corpus.writers.api_errors import key_is_missing
 from msm_jax.corpus.writers.providers import CLIENTS
@@ -39,128 +38,96 @@ def check(tree: dict) -> None:
     Raises:
       UserError: naming the key, and what there is.
     """
-    evals = tree["evals"]
-    for name in evals:
-        if not NAME.fullmatch(name):
-            raise UserError(
-                f"config.evals: {name!r} cannot be the name of a directory: use letters, digits, "
-                "spaces and _ . = + -"
-            )
-        _known(f"config.evals.{name}.arms", arms_of(tree, name), "config.arms", tree["arms"])
-        resolved(tree, name)
+    for name in tree["evals"]:
         measure_of(tree, name)
-    _check_uses(tree)
-    _check_absorption(tree)
-    for name in tree["retention"]:
-        _known("config.retention", [name], "config.evals", evals)
-
-
-def _check_uses(tree: dict) -> None:
-    """Contrasts, figure, targets, controls and dose: arms, evaluations, measures that exist."""
-    evals, figure, dose, controls = (tree[k] for k in ("evals", "figure", "dose", "controls"))
+    for where, eval, measure, arms in _uses(tree):
+        if not eval:
+            raise UserError(f"{where}.eval: is empty; name one of {sorted(tree['evals'])}")
+        measure_of(tree, eval, measure, f"{where}.measure")
+        for arm in arms:
+            if arm not in arms_of(tree, eval):
+                raise UserError(
+                    f"{where}: arm {arm!r} is not asked {eval!r}: add it to "
+                    f"config.evals.{eval}.arms"
+                )
     for name, entry in tree["contrasts"].items():
-        where = f"config.contrasts.{name}"
-        _known(f"{where}.eval", [entry["eval"]], "config.evals", evals)
-        measure_of(tree, entry["eval"], entry["measure"], where)
-        _known(where, [*entry["plus"], *entry["minus"]], "config.arms", tree["arms"])
         if not entry["plus"] or len(entry["plus"]) != len(entry["minus"]):
-            raise UserError(f"{where}: plus and minus must name equally many arms")
-    for name, entry in figure["groups"].items():
-        where = f"config.figure.groups.{name}"
-        _known(where, entry["arms"], "config.arms", tree["arms"])
-        _known(f"{where}.eval", [entry["eval"] or figure["eval"]], "config.evals", evals)
-        if not entry["arms"] or len(entry["arms"]) > len(figure["bars"] or entry["arms"]):
+            raise UserError(f"config.contrasts.{name}: plus and minus must name equally many arms")
+    bars = tree["figure"]["bars"]
+    for name, entry in tree["figure"]["groups"].items():
+        if not entry["arms"] or len(entry["arms"]) > len(bars or entry["arms"]):
             raise UserError(
-                f"{where}.arms: has {len(entry['arms'])} arms: name one or more, and no more than "
-                f"config.figure.bars={tuple(figure['bars'])}"
+                f"config.figure.groups.{name}.arms: has {len(entry['arms'])} arms: name one or "
+                f"more, and no more than config.figure.bars={tuple(bars)}"
             )
-    for where, names, known in (
-        ("figure.eval", [figure["eval"]] * bool(figure["eval"]), "evals"),
-        ("figure.headline", [figure["headline"]] * bool(figure["headline"]), "contrasts"),
-        ("figure.summary", figure["summary"], "contrasts"),
-        ("controls.arms", controls["arms"], "arms"),
-        ("controls.eval", [controls["eval"]] * bool(controls["eval"]), "evals"),
-        ("dose.stages", dose["stages"], "stages"),
-        ("dose.eval", [dose["eval"]] * bool(dose["steps"]), "evals"),
-    ):
-        _known(f"config.{where}", names, f"config.{known}", tree[known])
-    for where, entry in (("figure", figure), ("controls", controls), ("dose", dose)):
-        if entry["eval"]:
-            measure_of(tree, entry["eval"], entry["measure"], f"config.{where}")
     _check_targets(tree)
-    _check_asked(tree)
+    _check_absorption(tree)
+    with_context = sorted(name for name, entry in tree["evals"].items() if entry.get("context"))
+    for name in tree["design"]["context"]:
+        if name not in with_context:
+            raise UserError(
+                f"config.design.context: {name!r} is not one of config.evals with a context: "
+                f"{with_context}"
+            )
+
+
+def _uses(tree: dict) -> Iterator[tuple[str, str, str, Iterable[str]]]:
+    """(key, evaluation, measure or "", arms) of everything that shows or compares measures."""
+    figure, controls, dose, absorption = (
+        tree[key] for key in ("figure", "controls", "dose", "absorption")
+    )
+    if figure["eval"]:
+        yield "config.figure", figure["eval"], figure["measure"], ()
+    if eval := controls["eval"] or figure["eval"]:
+        yield "config.controls", eval, controls["measure"], controls["arms"]
+    if dose["eval"] or dose["steps"]:
+        yield "config.dose", dose["eval"], dose["measure"], ()
+    if absorption["stages"]:
+        yield "config.absorption", absorption["eval"], "", ()
+    for name, entry in tree["contrasts"].items():
+        arms = [*entry["plus"], *entry["minus"]]
+        yield f"config.contrasts.{name}", entry["eval"], entry["measure"], arms
+    for name, entry in figure["groups"].items():
+        eval = entry["eval"] or figure["eval"]
+        yield f"config.figure.groups.{name}", eval, "", entry["arms"]
+    for name, entry in tree["targets"].items():
+        yield f"config.targets.{name}", entry["eval"], entry["measure"], entry["arms"]
 
 
 def _check_targets(tree: dict) -> None:
-    """Published numbers: of arms, contrasts and measures that exist, and where they are from."""
+    """Published numbers say where they are from, and are of the measure of their contrasts."""
     for name, entry in tree["targets"].items():
         where, eval = f"config.targets.{name}", entry["eval"]
         if not entry["label"] or not entry["source"]:
             raise UserError(f"{where}: say in label and source who published it, and where")
-        _known(f"{where}.eval", [eval], "config.evals", tree["evals"])
-        measure = measure_of(tree, eval, entry["measure"], where)
-        _known(f"{where}.arms", entry["arms"], "config.arms", tree["arms"])
-        _known(f"{where}.contrasts", entry["contrasts"], "config.contrasts", tree["contrasts"])
+        measure = measure_of(tree, eval, entry["measure"])
         for each in entry["contrasts"]:
             other = tree["contrasts"][each]
-            if (other["eval"], measure_of(tree, other["eval"], other["measure"])) != (
-                eval,
-                measure,
-            ):
+            own = other["eval"], measure_of(tree, other["eval"], other["measure"])
+            if own != (eval, measure):
                 raise UserError(
                     f"{where}.contrasts: {each!r} compares {other['eval']!r}, the target is of "
                     f"{eval!r}, {measure}"
                 )
 
 
-def _check_asked(tree: dict) -> None:
-    """What is compared or drawn must be evaluated."""
-    figure, controls = tree["figure"], tree["controls"]
-    uses = [("controls", controls["eval"] or figure["eval"], controls["arms"])]
-    for name, entry in tree["contrasts"].items():
-        uses.append((f"contrasts.{name}", entry["eval"], [*entry["plus"], *entry["minus"]]))
-    for name, entry in figure["groups"].items():
-        uses.append((f"figure.groups.{name}", entry["eval"] or figure["eval"], entry["arms"]))
-    for name, entry in tree["targets"].items():
-        uses.append((f"targets.{name}", entry["eval"], entry["arms"]))
-    for where, eval, arms in uses:
-        for arm in arms:
-            if eval and arm not in arms_of(tree, eval):
-                raise UserError(
-                    f"config.{where}: arm {arm!r} is not asked {eval!r}: add it to "
-                    f"config.evals.{eval}.arms"
-                )
-
-
 def _check_absorption(tree: dict) -> None:
-    absorption, evals = tree["absorption"], tree["evals"]
-    if not absorption["stages"]:
-        return
-    _known("config.absorption.eval", [absorption["eval"]], "config.evals", evals)
-    if (kind := evals[absorption["eval"]]["kind"]) != "loss":
-        raise UserError(
-            f"config.absorption.eval={absorption['eval']!r}: is of kind {kind}; it must be of kind "
-            "loss"
-        )
-    _known("config.absorption.stages", absorption["stages"], "config.stages", tree["stages"])
-    for name, entry in absorption["stages"].items():
+    """Its evaluation measures the loss of the texts that each stage names, before and after it."""
+    eval = tree["absorption"]["eval"]
+    for name, entry in tree["absorption"]["stages"].items():
+        if (kind := kind_of(tree, eval)) != "loss":
+            raise UserError(
+                f"config.absorption.eval={eval!r}: is of kind {kind}; it must be of kind loss"
+            )
         where = f"config.absorption.stages.{name}"
         for role in ("own", "control"):
-            measure_of(tree, absorption["eval"], entry[role] or "''", f"{where}.{role}")
-        if entry["quiz"]:
-            _known(f"{where}.quiz", [entry["quiz"]], "config.evals", evals)
+            measure_of(tree, eval, entry[role] or "''", f"{where}.{role}")
         first = [arm for arm, path in tree["arms"].items() if path[:1] == [name]]
         if first and not has_base(tree):
             raise UserError(
                 f"{where}: is the first stage of arm {first[0]!r} and starts from fresh weights, "
                 "so that there is no loss before it"
             )
-
-
-def _known(where: str, names: Any, place: str, known: Any) -> None:
-    for name in names:
-        if name not in known:
-            raise UserError(f"{where}: {name!r} is not one of {place}: {sorted(known)}")
 
 
 # ------------------------------------------------------------------ settings
@@ -172,10 +139,8 @@ def resolved(tree: dict, name: str) -> dict:
     Raises:
       UserError: a setting that the kind has no use for, or lacks.
     """
-    entry, where = tree["evals"][name], f"config.evals.{name}"
-    kind = entry.get("kind", "preferences")
-    given = {key: value for key, value in entry.items() if key not in OF_STUDY}
-    given = {key: value for key, value in given.items() if value is not None}
+    entry, where, kind = tree["evals"][name], f"config.evals.{name}", kind_of(tree, name)
+    given = {k: v for k, v in entry.items() if k not in OF_STUDY and v is not None}
     try:
         settings = resolve(kind, given)
     except UserError as error:
@@ -191,6 +156,11 @@ def resolved(tree: dict, name: str) -> dict:
     return json.loads(json.dumps(settings))
 
 
+def kind_of(tree: dict, name: str) -> str:
+    """The kind of an evaluation."""
+    return tree["evals"][name].get("kind", "preferences")
+
+
 def arms_of(tree: dict, name: str) -> list[str]:
     """The arms that an evaluation is for."""
     return list(tree["evals"][name].get("arms") or tree["arms"])
@@ -202,14 +172,13 @@ def measure_of(tree: dict, name: str, measure: str = "", where: str = "") -> str
     Raises:
       UserError: it has no such measure; `where` is the key that names it.
     """
-    kind = tree["evals"][name].get("kind", "preferences")
+    kind = kind_of(tree, name)
     names = KINDS[kind].measure_names(resolved(tree, name))
-    own = tree["evals"][name].get("measure", "")
-    wanted = measure or own or names[0]
+    wanted = measure or tree["evals"][name].get("measure") or names[0]
     if wanted not in names:
-        where = where if measure else f"config.evals.{name}"
+        where = where if measure else f"config.evals.{name}.measure"
         raise UserError(
-            f"{where}.measure={wanted!r}: the evaluation {name!r} of kind {kind} measures: "
+            f"{where}={wanted!r}: the evaluation {name!r} of kind {kind} measures: "
             f"{', '.join(names)}"
         )
     return wanted
@@ -256,25 +225,24 @@ def root_of(tree: dict, path: list[str]) -> tuple[str, ...]:
 
 
 def settings_of(tree: dict, name: str, seed: int, step: int | None, content: Content) -> dict:
-    """What a node needs to know of one evaluation, as JSON.
+    """The settings of one evaluation of a node, as JSON.
 
     Returns:
-      The resolved settings with "kind", "step" (None: the last one) and "content": what each of
-      its files is.
+      All settings of its kind, "kind", "step" (of the checkpoint; None: the last one) and
+      "content": the hash of each of its files, by key.
     """
     settings, entry = resolved(tree, name), tree["evals"][name]
     if "seed" in settings and entry.get("seed") is None:
         settings["seed"] = seed
     if step is not None and settings.get("scorers"):  # what the dose curve shows, and no more
-        wanted = measure_of(tree, name, tree["dose"]["measure"], "config.dose")
+        wanted = measure_of(tree, name, tree["dose"]["measure"], "config.dose.measure")
         settings["scorers"] = [s for s in settings["scorers"] if s == wanted] or settings["scorers"]
     where = f"config.evals.{name}"
     found = {
         key: sha256_file(place(path)) if path in NAMES else content(path, f"{where}.{key}")
         for key, path in paths_of(settings)
     }
-    kind = entry.get("kind", "preferences")
-    return {"kind": kind, **settings, "step": step, "content": found}
+    return {"kind": kind_of(tree, name), **settings, "step": step, "content": found}
 
 
 def paths_of(settings: Mapping) -> Iterator[tuple[str, str]]:

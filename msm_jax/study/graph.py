@@ -11,7 +11,6 @@ corpus by its config and its spec. Files of the user's count by content.
 
 import dataclasses
 import json
-from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
@@ -19,7 +18,7 @@ from msm_jax.data.chat import CHAT_FORMATS
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.evals.thoughts import READING
-from msm_jax.settings import identity, values
+from msm_jax.settings import check_names, identity, values
 from msm_jax.study import contents, design, evaluations, sweep
 from msm_jax.study.config import STUDY
 from msm_jax.study.evaluations import NAME
@@ -49,8 +48,7 @@ class Study:
     @property
     def stages(self) -> dict[str, Node]:
         """Worlds, corpora, bases, tokenizers and training stages, by id."""
-        others = ("evals", "judge")
-        return {name: node for name, node in self.nodes.items() if node.kind not in others}
+        return {n: node for n, node in self.nodes.items() if node.kind not in ("evals", "judge")}
 
     @property
     def before_training(self) -> "Study":
@@ -67,7 +65,7 @@ class Study:
     @property
     def judges(self) -> dict[tuple[str, str], Node]:
         """Nodes that judge, by the id of the stage that they judge and the evaluation's name."""
-        judges = [node for node in self.nodes.values() if node.kind == "judge"]
+        judges = (node for node in self.nodes.values() if node.kind == "judge")
         return {(node.inputs["parent"], node.name): node for node in judges}
 
 
@@ -105,17 +103,28 @@ def make_study(config: ConfigDict) -> Study:
 # ------------------------------------------------------------------ checking a config
 
 
+def complete(config: ConfigDict) -> dict:
+    """The config as plain JSON, with its sweep and without `without`; names are not checked."""
+    return design.without(sweep.expanded(json.loads(json.dumps(values(STUDY, config)))))
+
+
 def checked(config: ConfigDict) -> dict:
-    """The config as plain JSON, if all its keys, values and names are known."""
-    tree = design.without(sweep.expanded(json.loads(json.dumps(values(STUDY, config)))))
-    seeds, arms, stages = (tree[key] for key in ("seeds", "arms", "stages"))
+    """As `complete`, if all names and files exist and the parts of the config fit together."""
+    tree = complete(config)
+    seeds, arms = tree["seeds"], tree["arms"]
     if len(set(seeds)) < len(seeds) or not seeds:
         raise UserError(f"config.seeds={tuple(seeds)}: one seed or more, each once")
     if not arms:
         raise UserError("config.arms: is empty; name at least one arm and its stages")
+    for place in ("arms", "corpora", "evals"):
+        if wrong := [name for name in tree[place] if not NAME.fullmatch(name)]:
+            raise UserError(
+                f"config.{place}: {wrong[0]!r} cannot be the name of a directory: use letters, "
+                "digits, spaces and _ . = + -"
+            )
+    check_names(STUDY, tree)
     _check_base(tree)
     for name, path in arms.items():
-        _known(f"config.arms.{name}", path, "config.stages", stages)
         if len(set(path)) < len(path):
             raise UserError(f"config.arms.{name}={tuple(path)}: a stage is there twice")
         if not path and not tree["base"]["path"]:
@@ -123,16 +132,9 @@ def checked(config: ConfigDict) -> dict:
                 f"config.arms.{name}=(): one stage or more, because there is no config.base that "
                 "could be evaluated without training"
             )
-    for place in ("arms", "corpora", "evals"):
-        if wrong := [name for name in tree[place] if not NAME.fullmatch(name)]:
-            raise UserError(
-                f"config.{place}: {wrong[0]!r} cannot be the name of a directory: use letters, "
-                "digits, spaces and _ . = + -"
-            )
     if "world" in tree["corpora"]:
         raise UserError("config.corpora.world: {world}/ is the seed's world: use another name")
     evaluations.check(tree)
-    design.check(tree)
     return tree
 
 
@@ -152,12 +154,6 @@ def _check_base(tree: dict) -> None:
         raise UserError("config.train.tokenizer: is the base's: leave it out")
     requested = base["chat_format"] = train["chat_format"]
     train["chat_format"] = contents.find_base(base["path"], base["adapter"], requested).chat_format
-
-
-def _known(where: str, names: Iterable[str], place: str, known: Iterable[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise UserError(f"{where}: {name!r} is not one of {place}: {sorted(known)}")
 
 
 # ------------------------------------------------------------------ nodes

@@ -1,7 +1,7 @@
 """The nodes of a study as jobs: a command for each, for any scheduler."""
 
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from msm_jax.errors import UserError
 from msm_jax.evals.material import NAMES
@@ -94,11 +94,10 @@ def _files_of(node: Node) -> list[str]:
         paths = [config["corpus"]]
     elif node.kind == "base":
         paths = [config["path"], config["adapter"]]
-    elif node.kind in ("evals", "judge"):
-        all_settings: Iterable[dict] = config.values() if node.kind == "evals" else [config]
-        for settings in all_settings:
-            judge = settings.get("judge_checkpoint", "") if node.kind == "judge" else ""
-            paths += [judge, *(path for _, path in paths_of(settings))]
+    elif node.kind == "evals":
+        paths = [path for settings in config.values() for _, path in paths_of(settings)]
+    elif node.kind == "judge":
+        paths = [config.get("judge_checkpoint", ""), *(path for _, path in paths_of(config))]
     own = {path for path in paths if path and made_path(path) is None and path not in NAMES}
     return sorted(own)
 

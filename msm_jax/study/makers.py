@@ -6,7 +6,8 @@ the node that makes them and their name in it.
 
 import importlib
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -35,9 +36,8 @@ def made_nodes(tree: dict, seed: int) -> dict[str, Node]:
     made = {} if world is None else {"world": world}
     waiting = list(tree["corpora"])
     while waiting:
-        named = {name: {found.name for path in corpus_paths(tree["corpora"][name]).values()
-                        if (found := contents.made_path(path))} for name in waiting}  # fmt: skip
-        ready = [name for name in waiting if not named[name] & {*waiting}]
+        used = lambda name: contents.made_names(corpus_paths(tree["corpora"][name]).values())
+        ready = [name for name in waiting if used(name).isdisjoint(waiting)]
         if not ready:
             raise UserError(f"config.corpora: {sorted(waiting)} are made from each other's files")
         made |= {name: _corpus(name, tree["corpora"][name], seed, made) for name in ready}
@@ -56,11 +56,8 @@ def _corpus(name: str, config: dict, seed: int, made: Makers) -> Node:
         raise UserError(str(error).replace("config.", f"{where}.", 1)) from error
     counted = identity(GENERATE, config)
     for key, path in corpus_paths(config).items():
-        *groups, last = key.split(".")
-        place = counted
-        for group in groups:
-            place = place[group]
-        place[last] = content_of(path, made, f"{where}.{key}", contents.source_or_file)
+        content = content_of(path, made, f"{where}.{key}", contents.source_or_file)
+        put(counted, key.split("."), content)
     if counted["tokenizer"]:
         counted["tokenizer"] = load_tokenizer(counted["tokenizer"]).fingerprint
     for role in ("writer", "critic"):
@@ -77,6 +74,13 @@ def corpus_paths(config: dict) -> dict[str, str]:
         del found["spec.path"]
     found |= {f"mix.sources.{name}": path for name, path in config["mix"]["sources"].items()}
     return {key: path for key, path in found.items() if path}
+
+
+def put(config: dict, path: Sequence[str], value: Any) -> None:
+    """Set the key at a path; groups that are missing on the way are added."""
+    for name in path[:-1]:
+        config = config.setdefault(name, {})
+    config[path[-1]] = value
 
 
 def _world(tree: dict, seed: int) -> Node | None:
@@ -137,8 +141,7 @@ def content_of(
 
 def makers(paths: Iterable[str], made: Makers) -> dict[str, Node]:
     """Role -> the nodes that make some of these paths."""
-    named = {found.name for path in paths if (found := contents.made_path(path))}
-    return {role_of(name): made[name] for name in sorted(named)}
+    return {role_of(name): made[name] for name in sorted(contents.made_names(paths))}
 
 
 def role_of(name: str) -> str:

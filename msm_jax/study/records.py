@@ -63,12 +63,17 @@ def mark_or_none(path: pathlib.Path) -> dict | None:
         return None
 
 
+def _or_missing(path: pathlib.Path, form: Any, missing: Any) -> Any:
+    """What a file holds that can be made again, and so counts as missing where it is damaged."""
+    try:
+        return read_json(path, form) or missing
+    except UserError:
+        return missing
+
+
 def evaluated_before(path: pathlib.Path) -> dict[str, Any]:
     """The settings of the evaluations whose results may be beside evals.json, by name."""
-    try:
-        return (read_json(path, {"config": {str: object}}) or {"config": {}})["config"]
-    except UserError:
-        return {}
+    return _or_missing(path, {"config": {str: object}}, {"config": {}})["config"]
 
 
 def base_settings(path: pathlib.Path) -> dict[str, Any]:
@@ -81,10 +86,7 @@ def base_settings(path: pathlib.Path) -> dict[str, Any]:
 
 def known_steps(path: pathlib.Path) -> dict[str, int]:
     """How many steps stages have, by digest; they are counted again where the file is damaged."""
-    try:
-        return read_json(path, {str: int}) or {}
-    except UserError:
-        return {}
+    return _or_missing(path, {str: int}, {})
 
 
 def seconds_spent(workdir: pathlib.Path) -> float:

@@ -13,7 +13,6 @@ from msm_jax.study import (
     design,
     evaluations,
     files,
-    names,
     targets,
     times,
 )
@@ -163,7 +162,7 @@ def _arms(study: Study, paths: list[dict]) -> list[dict]:
         for name in evals:
             measure = measure_of(config, name)
             evals[name] = {**evals[name], "measure": measure, **_own(evals[name], measure)}
-        cited = names.citation(config, arm, seed)
+        cited = files.citation(config, arm, seed)
         entry = {"name": arm, "seed": seed, "citation": cited, "stages": list(stages)}
         rows.append({**row, **entry, "evals": evals})
     return rows

@@ -26,7 +26,7 @@ from msm_jax.study.display import Progress, last_step
 from msm_jax.study.evaluations import missing_key
 from msm_jax.study.graph import Study
 from msm_jax.study.node import Node
-from msm_jax.study.worker import environment, work
+from msm_jax.study.worker import work
 
 _SAVING = 120.0  # seconds that workers have for saving once they are asked to stop
 _LOOK_AGAIN = 1.0  # seconds until a node that another process does is looked at again
@@ -155,11 +155,10 @@ class _Runner:
             if not self._problem:
                 self._start_nodes()
             self._stop_lost()
-            waiting = [worker.connection for worker in self._running()]
+            waiting = [worker.connection for worker, _ in self._running()]
             for connection in multiprocessing.connection.wait(waiting, timeout=0.5):
                 self._receive(next(w for w in self._workers if w.connection is connection))
-            nodes = [worker.node for worker in self._running() if worker.node]
-            self._progress.running(nodes, self._workdir)
+            self._progress.running([node for _, node in self._running()], self._workdir)
             if self._problem and time.monotonic() > self._deadline:
                 break
         if self._problem:
@@ -177,17 +176,14 @@ class _Runner:
                 worker.process.join()
         self._spent.update()
 
-    def _running(self) -> list[Worker]:
-        return [worker for worker in self._workers if worker.node]
+    def _running(self) -> list[tuple[Worker, Node]]:
+        return [(worker, worker.node) for worker in self._workers if worker.node]
 
     def _ready(self) -> list[Node]:
         """Nodes that wait for no other node and for no worker."""
-        started = {worker.node.id for worker in self._workers if worker.node}
-        return [
-            node
-            for name, node in self._todo.items()
-            if name not in started and not any(i in self._todo for i in node.inputs.values())
-        ]
+        started = {node.id for _, node in self._running()}
+        waits = lambda node: not self._todo.keys().isdisjoint(node.inputs.values())
+        return [n for name, n in self._todo.items() if name not in started and not waits(n)]
 
     def _places(self, node: Node) -> tuple[Place, ...]:
         """The places that can run a node."""
@@ -209,20 +205,12 @@ class _Runner:
 
     def _left(self) -> str:
         """How long the rest takes, once something of its kind was measured."""
-        now, running = time.monotonic(), {}
-        for worker in self._running():
-            assert worker.node is not None
-            step = last_step(self._workdir, worker.node)
-            running[worker.node.id] = (now - worker.since, step)
-        todo = [*self._todo.values()]
-        found = times.estimate(
-            self._study,
-            todo,
-            self._speeds,
-            lambda node: self._places(node)[0].text,
-            len(self._main),
-            running,
-        )
+        running = {
+            node.id: (time.monotonic() - worker.since, last_step(self._workdir, node))
+            for worker, node in self._running()
+        }
+        todo, device = self._todo.values(), lambda node: self._places(node)[0].text
+        found = times.estimate(self._study, todo, self._speeds, device, len(self._main), running)
         text = found.text(self._study.config["price_per_hour"]) if todo else ""
         return f"{text} left" if text else ""
 
@@ -231,7 +219,7 @@ class _Runner:
         # A worker that has ended between two nodes is no problem: another one takes its place.
         self._workers = [w for w in self._workers if w.node or w.process.is_alive()]
         for node in self._ready():
-            mine = {files.claim_name(w.node) for w in self._workers if w.node}
+            mine = {files.claim_name(other) for _, other in self._running()}
             if files.claim_name(node) in mine or time.monotonic() < self._later.get(node.id, 0.0):
                 continue
             places = self._places(node)
@@ -265,9 +253,8 @@ class _Runner:
 
     def _stop_lost(self) -> None:
         """End workers whose node another process has taken over, because our claim was dead."""
-        for worker in self._running():
-            assert worker.node is not None
-            if files.claim_name(worker.node) in self._claims.lost:
+        for worker, node in self._running():
+            if files.claim_name(node) in self._claims.lost:
                 worker.process.kill()
                 worker.process.join()
                 self._workers.remove(worker)
@@ -275,7 +262,7 @@ class _Runner:
     def _start_worker(self, place: Place) -> Worker:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
-        with _environment(environment(place)):
+        with _environment(devices.environment(place)):
             given = (there, place, self._workdir, self._together)
             process = context.Process(target=work, args=given, daemon=True)
             process.start()
@@ -337,7 +324,7 @@ class _Runner:
     def _stop(self, problem: Exception) -> None:
         """Start no new nodes; those that are running save and end."""
         self._problem, self._deadline = problem, time.monotonic() + _SAVING
-        for worker in self._running():
+        for worker, _ in self._running():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.process.pid, signal.SIGTERM)
 

@@ -57,30 +57,20 @@ def _data(config: ConfigDict) -> None:
     config.corpora[NEUTRAL] = _corpus("documents", 0)  # to write neutral ones takes long
     known: dict[str, str] = {}
     sources = [data for stage in config.stages.values() for data in stage.data.values()]
-    takes = sorted({data.take for data in sources} | _takes_of_sweep(config))
+    swept = [text.partition("=")[::2] for text in config.sweep.over]
+    of_sweep = {int(n) for key, values in swept if key.endswith(".take") for n in values.split(",")}
+    takes = sorted({data.take for data in sources} | of_sweep)
     # Other shares stay other shares.
     few = {take: min(COUNT, 2 + at) if take else 0 for at, take in enumerate(takes)}
     fewer = lambda text: re.sub(r"\d+", lambda found: str(few[int(found[0])]), text)
     config.sweep.over = tuple(
-        key + (fewer(values) if key.endswith(".take=") else values)
-        for key, values in map(_key_and_values, config.sweep.over)
+        f"{key}={fewer(values) if key.endswith('.take') else values}" for key, values in swept
     )
     for name, stage in config.stages.items():
         for role, data in stage.data.items():
             data.path = known.setdefault(data.path, "") or _made(config, name, role, data, known)
             data.update({"take": few[data.take], "take_tokens": 0})
             data.hold_out = min(data.hold_out, 1)
-
-
-def _key_and_values(text: str) -> tuple[str, str]:
-    """A key of `sweep.over` with its "=", and its values."""
-    key, equals, values = text.partition("=")
-    return key + equals, values
-
-
-def _takes_of_sweep(config: ConfigDict) -> set[int]:
-    pairs = map(_key_and_values, config.sweep.over)
-    return {int(n) for key, values in pairs if key.endswith(".take=") for n in values.split(",")}
 
 
 def _made(
@@ -139,10 +129,7 @@ def _evaluations(config: ConfigDict) -> None:
 def _leave_out(config: ConfigDict, name: str) -> None:
     """Removes an evaluation and what is about it."""
     del config.evals[name]
-    for each, entry in [*config.contrasts.items()]:
-        if entry.eval == name:
-            del config.contrasts[each]
-    for some in (config.figure.groups, config.targets):
+    for some in (config.contrasts, config.figure.groups, config.targets):
         for each, entry in [*some.items()]:
             if entry.eval == name:
                 del some[each]

@@ -10,7 +10,7 @@ from msm_jax.files import write_json
 from msm_jax.links import below
 from msm_jax.study import files, records
 from msm_jax.study.claims import Claims
-from msm_jax.study.contents import made_path
+from msm_jax.study.contents import made_names
 from msm_jax.study.graph import Study
 from msm_jax.study.makers import role_of
 from msm_jax.study.node import Node, with_files
@@ -45,8 +45,8 @@ def with_steps(study: Study, workdir: pathlib.Path) -> Study:
 
 def _missing(study: Study, workdir: pathlib.Path, node: Node) -> str:
     """What is to be made before the steps of a stage can be known; "" if they can be."""
-    found = [made_path(entry["path"]) for entry in with_files(node.config).values()]
-    needed = {role_of(each.name) for each in found if each} | {"tokenizer"}
+    names = made_names(entry["path"] for entry in with_files(node.config).values())
+    needed = {*map(role_of, names), "tokenizer"}
     for role in sorted(needed & node.inputs.keys()):
         maker = study.nodes[node.inputs[role]]
         if files.read_mark(workdir, maker) is None:

@@ -9,7 +9,6 @@ repeats the evaluation, not the arms.
 """
 
 import ast
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -20,11 +19,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from msm_jax.errors import UserError
-from msm_jax.settings import Form, Key, Problems
+from msm_jax.settings import Form, Key, Named, Problems, check_known
 from msm_jax.study import evaluations
 from msm_jax.study.config import STUDY
-from msm_jax.study.contents import made_path
-from msm_jax.study.makers import corpus_paths
+from msm_jax.study.contents import made_names, made_path
+from msm_jax.study.makers import corpus_paths, put
 from msm_jax.study.node import with_files
 from msm_jax.train.config import STAGE
 
@@ -71,11 +70,7 @@ def expanded(tree: dict) -> dict:
     Raises:
       UserError: a key that is unknown, has no effect, or on which no arm depends; a wrong value.
     """
-    for name in tree["sweep"]["arms"]:
-        if name not in (arms := tree["arms"]):
-            raise UserError(
-                f"config.sweep.arms: {name!r} is not one of config.arms: {sorted(arms)}"
-            )
+    check_known("config.sweep.arms", tree["sweep"]["arms"], "arms", tree)
     if not tree["sweep"]["over"]:
         return tree
     axes = [_axis(tree, text) for text in tree["sweep"]["over"]]
@@ -112,48 +107,47 @@ def _axis(tree: dict, text: str) -> Axis:
         values.append(_json(read))
     if any(value in values[:at] for at, value in enumerate(values)):
         raise UserError(f"config.sweep.over: {text}: a value is there twice")
-    own = _own(tree, path, where)
-    if why := _declared(path).harmless:
-        raise UserError(f"config.sweep.over: {where}: changes no result: {why}")
+    own, declared = _own(tree, path), _declared(path)
+    if isinstance(declared, Form):
+        raise UserError(f"config.sweep.over: {where}: is a group: name one of its keys")
+    if declared.harmless:
+        raise UserError(f"config.sweep.over: {where}: changes no result: {declared.harmless}")
     return Axis(tuple(path), tuple(values), own)
 
 
 def _listed(text: str) -> list[Any]:
     """1,2,4 or 'a','b' as Python has them; a,b as texts."""
-    with contextlib.suppress(*_NO_LITERAL):
+    try:
         return list(ast.literal_eval(f"[{text}]"))  # which knows tuples and commas in texts
-    return [_literal(each) for each in text.split(",")]
+    except _NO_LITERAL:
+        return [_literal(each) for each in text.split(",")]
 
 
 def _literal(text: str) -> Any:
-    with contextlib.suppress(*_NO_LITERAL):
+    try:
         return ast.literal_eval(text)
-    return text
+    except _NO_LITERAL:
+        return text
 
 
-def _declared(path: Sequence[str]) -> Key:
+def _declared(path: Sequence[str]) -> Key | Named | Form:
     part: Any = STUDY
     for name in path:
         part = part.keys[name] if isinstance(part, Form) else part.entry
     return part
 
 
-def _own(tree: dict, path: Sequence[str], where: str) -> Any:
+def _own(tree: dict, path: Sequence[str]) -> Any:
     """The value that the config itself gives to a key."""
-    root, name = path[0], path[1]
-    inside = path[1:] if root == "train" else path[2:]
-    if root != "train" and name not in tree[root]:
-        raise UserError(f"{where}: {name!r} is not one of config.{root}: {sorted(tree[root])}")
-    place: Any = {
-        "train": lambda: tree["train"],
-        "stages": lambda: _stage(tree, name),
-        "corpora": lambda: tree["corpora"][name],
-        "evals": lambda: evaluations.resolved(tree, name),
-    }[root]()
-    for at, each in enumerate(inside):
-        if each not in place:
-            raise UserError(f"{where}: there is no {'.'.join(inside[: at + 1])} in this config")
-        place = place[each]
+    complete = {"stages": _stage, "evals": evaluations.resolved}.get(path[0])
+    place: Any = tree
+    for at, name in enumerate(path):
+        if name not in place:
+            raise UserError(
+                f"config.{'.'.join(path)}: {name!r} is not one of "
+                f"config.{'.'.join(path[:at])}: {sorted(place)}"
+            )
+        place = complete(tree, name) if complete and at == 1 else place[name]
     return place
 
 
@@ -163,12 +157,6 @@ def _stage(tree: dict, name: str) -> dict:
 
 def _json(value: Any) -> Any:
     return json.loads(json.dumps(value))
-
-
-def _put(config: dict, path: Sequence[str], value: Any) -> None:
-    for name in path[:-1]:
-        config = config.setdefault(name, {})
-    config[path[-1]] = value
 
 
 def _text(value: Any) -> str:
@@ -183,47 +171,36 @@ class _Sweep:
     """The copies of a sweep: of which things, at which points, under which names."""
 
     def __init__(self, tree: dict, axes: list[Axis]):
-        self._old, self._axes = tree, axes
-        self._new = _json(tree)
-        arms, wanted = tree["arms"], tree["sweep"]["arms"]
-        self._corpora = {name: self._axes_of_corpus(name) for name in tree["corpora"]}
-        self._stages = {name: self._axes_of_stage(name) for name in tree["stages"]}
-        self._evals = {
-            name: [axis for axis in axes if axis.path[:2] == ("evals", name)]
-            for name in tree["evals"]
-        }
-        self._arms = {
-            name: [a for a in axes if any(a in self._stages.get(each, ()) for each in stages)]
-            for name, stages in arms.items()
-        }
-        self._repeated = set(wanted or arms)
+        self._old, self._axes, self._new = tree, axes, _json(tree)
+        self._repeated = set(tree["sweep"]["arms"] or tree["arms"])
+        self._on: dict[tuple[str, str], list[Axis]] = {}  # (group, name) -> what it depends on
+        for group in ("corpora", "stages", "evals", "arms"):
+            self._on |= {(group, name): self._axes_of(group, name) for name in tree[group]}
         self._check()
         self._labels = self._find_labels()
 
-    def _axes_of_corpus(self, name: str) -> list[Axis]:
-        """Those of the corpus, and of all that it is made from."""
-        names = {name}
-        while True:
-            paths = [path for each in names for path in self._files_of(each)]
-            found = {made.name for path in paths if (made := made_path(path))}
-            if found & self._old["corpora"].keys() <= names:
-                break
-            names |= found & self._old["corpora"].keys()
-        return [a for a in self._axes if a.path[0] == "corpora" and a.path[1] in names]
+    def _axes_of(self, group: str, name: str) -> list[Axis]:
+        """The axes of a thing's own keys, and of all that it is made from."""
+        if group == "arms":
+            made_of = {("stages", stage) for stage in self._old["arms"][name]}
+            found = {axis for each in made_of for axis in self._on.get(each, ())}
+        else:
+            corpora = self._corpora_of(_paths(self._old, group, name).values())
+            keys = {(group, name), *(("corpora", each) for each in corpora)}
+            found = {axis for axis in self._axes if axis.path[:2] in keys}
+        if group == "stages":
+            of_train = (axis for axis in self._axes if axis.path[0] == "train")
+            found.update(axis for axis in of_train if not self._is_given(name, axis.path[1:]))
+        return [axis for axis in self._axes if axis in found]
 
-    def _files_of(self, corpus: str) -> Iterable[str]:
-        return corpus_paths(self._old["corpora"][corpus]).values()
-
-    def _axes_of_stage(self, name: str) -> list[Axis]:
-        made = [made_path(e["path"]) for e in with_files(_stage(self._old, name)).values()]
-        of_corpora = {a for m in made if m for a in self._corpora.get(m.name, ())}
-        return [
-            axis
-            for axis in self._axes
-            if axis.path[:2] == ("stages", name)
-            or (axis.path[0] == "train" and not self._is_given(name, axis.path[1:]))
-            or axis in of_corpora
-        ]
+    def _corpora_of(self, paths: Iterable[str]) -> set[str]:
+        """The corpora that make these files, and those that they are made from."""
+        known = self._old["corpora"]
+        found = made_names(paths) & known.keys()
+        inner = lambda name: made_names(corpus_paths(known[name]).values()) & known.keys()
+        while more := {each for name in found for each in inner(name)} - found:
+            found |= more
+        return found
 
     def _is_given(self, stage: str, path: Sequence[str]) -> bool:
         """Whether a stage has a value of its own in place of train's."""
@@ -236,21 +213,21 @@ class _Sweep:
 
     def _check(self) -> None:
         for axis in self._axes:
-            of_arms = {name for name, axes in self._arms.items() if axis in axes}
-            of_evals = {n for n, axes in self._evals.items() if axis in axes}
-            of_evals = {arm for name in of_evals for arm in evaluations.arms_of(self._old, name)}
-            if not (of_arms | of_evals) & self._repeated:
+            of = {key for key, axes in self._on.items() if axis in axes}
+            arms = {name for group, name in of if group == "arms"}
+            evals = (name for group, name in of if group == "evals")
+            arms.update(*(evaluations.arms_of(self._old, name) for name in evals))
+            if not arms & self._repeated:
                 raise UserError(f"config.sweep.over: {axis.key}: no arm depends on it")
 
     def _find_labels(self) -> dict[Axis, str]:
         """The last part of each key; the full key where an arm depends on two of that name."""
-        together = [*self._arms.values(), *self._evals.values()]
         last = lambda axis: axis.path[-1]
         twice = {
             axis
-            for axes in together
+            for (group, _), axes in self._on.items()
             for axis in axes
-            if [last(other) for other in axes].count(last(axis)) > 1
+            if group in ("arms", "evals") and [*map(last, axes)].count(last(axis)) > 1
         }
         labels = {a: ".".join(a.path) if a in twice else last(a) for a in self._axes}
         for axis in self._axes:
@@ -265,12 +242,14 @@ class _Sweep:
         points = [dict(zip(axes, values, strict=True)) for values in found] if axes else []
         return [point for point in points if not _is_own(point)]
 
-    def _name(self, name: str, axes: Sequence[Axis], point: Point) -> str:
+    def _name(self, group: str, name: str, point: Point) -> str:
         """Of the copy at a point; the original's where it has the config's own values."""
-        mine = {axis: point[axis] for axis in axes if axis in point}
-        if _is_own(mine):
-            return name
-        return " ".join([name, *(f"{self._labels[a]}={_text(v)}" for a, v in mine.items())])
+        axes = self._on.get((group, name), ())
+        return self._labelled(name, {axis: point[axis] for axis in axes if axis in point})
+
+    def _labelled(self, name: str, point: Point) -> str:
+        parts = [f"{self._labels[axis]}={_text(value)}" for axis, value in point.items()]
+        return name if _is_own(point) else " ".join([name, *parts])
 
     def tree(self) -> dict:
         """The config with all copies."""
@@ -281,12 +260,12 @@ class _Sweep:
         new["arms"] = {}
         for arm, stages in self._old["arms"].items():
             new["arms"][arm] = stages
-            if not (axes := self._arms[arm]) or arm not in self._repeated:
+            if not (axes := self._on["arms", arm]) or arm not in self._repeated:
                 continue
             self._note(made["arms"], arm, arm, {axis: axis.own for axis in axes})
             for point in self._points(axes):
-                copy = self._name(arm, axes, point)
-                new["arms"][copy] = [self._copy_stage(stage, point) for stage in stages]
+                copy = self._labelled(arm, point)
+                new["arms"][copy] = [self._copy("stages", stage, point) for stage in stages]
                 self._note(made["arms"], copy, arm, point)
         self._repeat_evaluations(made)
         self._repeat_contrasts()
@@ -297,58 +276,42 @@ class _Sweep:
         values = {self._labels[axis]: value for axis, value in point.items()}
         made[copy] = {"of": of, "values": values}
 
-    def _copy_stage(self, name: str, point: Point) -> str:
-        copy = self._name(name, self._stages.get(name, []), point)
-        if copy == name or copy in self._new["stages"]:
+    def _copy(self, group: str, name: str, point: Point) -> str:
+        """The name of a stage or corpus at a point, which is added where it is missing."""
+        copy = self._name(group, name, point)
+        if copy == name or copy in self._new[group]:
             return copy
-        own = self._new["stages"][copy] = _json(self._old["stages"][name])
-        for axis in self._stages[name]:
-            if axis.path[0] != "corpora":
-                inside = axis.path[1 if axis.path[0] == "train" else 2 :]
-                _put(own, inside, point[axis])
-        for key, entry in with_files(_stage(self._old, name)).items():
-            if (path := self._moved(entry["path"], point)) != entry["path"]:
-                _put(own, [*key.split("."), "path"], path)
+        own = self._new[group][copy] = _json(self._old[group][name])
+        for axis in self._on[group, name]:
+            if axis.path[0] == "train":
+                put(own, axis.path[1:], point[axis])
+            elif axis.path[:2] == (group, name):
+                put(own, axis.path[2:], point[axis])
+        for key, path in _paths(self._new, group, copy).items():
+            made = made_path(path)
+            if made and made.name in self._old["corpora"]:
+                moved = f"{{{self._copy('corpora', made.name, point)}}}"
+                put(own, key.split("."), f"{made.before}{moved}/{made.inside}")
         absorption = self._new["absorption"]["stages"]
-        if name in absorption:
+        if group == "stages" and name in absorption:
             label = copy.replace(name, absorption[name]["label"] or name, 1)
             absorption[copy] = {**absorption[name], "label": label}
-        return copy
-
-    def _moved(self, path: str, point: Point) -> str:
-        """A path to what a corpus makes, in the copy of that corpus."""
-        made = made_path(path)
-        if made is None or made.name not in self._corpora:
-            return path
-        return f"{made.before}{{{self._copy_corpus(made.name, point)}}}/{made.inside}"
-
-    def _copy_corpus(self, name: str, point: Point) -> str:
-        copy = self._name(name, self._corpora[name], point)
-        if copy in self._new["corpora"]:
-            return copy
-        own = self._new["corpora"][copy] = _json(self._old["corpora"][name])
-        for axis in self._corpora[name]:
-            if axis.path[1] == name:
-                _put(own, axis.path[2:], point[axis])
-        for key, path in corpus_paths(own).items():
-            _put(own, key.split("."), self._moved(path, point))
         return copy
 
     def _repeat_evaluations(self, made: Mapping[str, dict]) -> None:
         old, self._new["evals"] = self._new["evals"], {}
         for name, entry in old.items():
-            arms = entry.get("arms") or ()
-            axes, wanted = self._evals[name], self._old["sweep"]["arms"]
+            arms, axes = entry.get("arms") or (), self._on["evals", name]
             copies = {name: (entry, arms)}
             if axes:
                 self._note(made["evals"], name, name, {axis: axis.own for axis in axes})
             for point in self._points(axes):
-                copy = self._name(name, axes, point)
-                own = _json(entry)
+                copy, own = self._labelled(name, point), _json(entry)
                 for axis in axes:
-                    _put(own, axis.path[2:], point[axis])
+                    put(own, axis.path[2:], point[axis])
                 of = evaluations.arms_of(self._old, name)
-                copies[copy] = (own, [a for a in of if a in self._repeated] if wanted else arms)
+                chosen = [arm for arm in of if arm in self._repeated]
+                copies[copy] = (own, chosen if self._old["sweep"]["arms"] else arms)
                 self._note(made["evals"], copy, name, point)
             for copy, (own, asked) in copies.items():
                 own["arms"] = [c for c, m in made["arms"].items() if m["of"] in asked]
@@ -356,22 +319,31 @@ class _Sweep:
                 self._new["evals"][copy] = own
 
     def _repeat_contrasts(self) -> None:
-        """A copy at each point where all arms of a contrast have one."""
+        """A copy at each point where all arms of a contrast have one, or stay as they are."""
         for name, entry in self._old["contrasts"].items():
-            arms = [*entry["plus"], *entry["minus"]]
-            of_eval = self._evals.get(entry["eval"], [])
-            known = [of_eval, *(self._arms.get(arm, []) for arm in arms)]
-            axes = [axis for axis in self._axes if any(axis in some for some in known)]
-            for point in self._points(axes):
-                at = lambda arm, point=point: self._name(arm, self._arms.get(arm, []), point)
-                if all(at(arm) == arm or arm in self._repeated for arm in arms):
-                    copy = self._name(name, axes, point)
+            arms, eval = [*entry["plus"], *entry["minus"]], entry["eval"]
+            things = [("evals", eval), *(("arms", arm) for arm in arms)]
+            of = {axis for thing in things for axis in self._on.get(thing, ())}
+            for point in self._points([axis for axis in self._axes if axis in of]):
+                at = {arm: self._name("arms", arm, point) for arm in arms}
+                asked = self._name("evals", eval, point)
+                changed = arms if asked != eval else [arm for arm in arms if at[arm] != arm]
+                if self._repeated.issuperset(changed):
+                    copy = self._labelled(name, point)
                     self._new["contrasts"][copy] = {
                         **entry,
                         "label": copy.replace(name, entry["label"] or name, 1),
-                        "eval": self._name(entry["eval"], of_eval, point),
-                        **{side: [at(arm) for arm in entry[side]] for side in ("plus", "minus")},
+                        "eval": asked,
+                        **{side: [at[arm] for arm in entry[side]] for side in ("plus", "minus")},
                     }
+
+
+def _paths(tree: dict, group: str, name: str) -> dict[str, str]:
+    """The files that a stage or a corpus names, by their key in it; of other things none."""
+    if group == "corpora":
+        return corpus_paths(tree["corpora"][name])
+    files = with_files(_stage(tree, name)) if group == "stages" else {}
+    return {f"{key}.path": entry["path"] for key, entry in files.items()}
 
 
 def _is_own(point: Point) -> bool:

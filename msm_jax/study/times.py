@@ -1,4 +1,4 @@
-"""Hours and cost of a study, from what its own stages and evaluations took.
+"""Hours, cost and disk space of a study, from what its own stages and evaluations took.
 
 Every node that is done has a mark with its seconds, and a training stage also its speed. A node
 that is still to do is expected to take what nodes of the same kind took on the same device: a stage
@@ -6,8 +6,8 @@ with the same shape of model and of batch, the same evaluations of such a model.
 never ran here there is no estimate.
 """
 
-import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from msm_jax.errors import UserError
 from msm_jax.files import write_json
 from msm_jax.study import records
 from msm_jax.study.claims import Claims
@@ -25,7 +24,12 @@ from msm_jax.study.node import Node
 
 # Of a training stage's config: what decides the time of a step.
 _SHAPE = ("model", "rows", "accumulation", "sequence_length", "trainable", "mesh")
+_BYTES = {"bfloat16": 2, "float16": 2}  # of a weight; any other dtype has 4
+_COPIES = 3  # a trained weight and AdamW's two moments, in the same dtype
+_SIZES = ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width",
+          "tied_embeddings")  # fmt: skip
 _NOT_COUNTED = ("seed", "content", "step")  # of settings: what does not change how long they take
+_NO_NODE: tuple[str, Mapping, str] = ("", {}, "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,30 +69,24 @@ class Speeds:
     """What nodes of each kind took, from the marks of a study's directory."""
 
     def __init__(self, workdir: pathlib.Path):
-        marks = []
-        names = ("stages/*/stage.json", "evals/*/evals.json", "evals/*/*/judge.json")
-        for path in (path for name in names for path in workdir.glob(name)):
-            with contextlib.suppress(UserError):  # of another study, and damaged
-                marks += filter(None, [records.read_mark(path)])
-        # Of nodes by id: config and kind, and the node that each starts from.
-        self._configs: dict[Any, tuple[str, dict]] = {}
-        self._parents: dict[Any, Any] = {}
+        # Of nodes by id: kind, config, and the id of the node that each starts from, or "".
+        self._nodes: dict[str, tuple[str, Mapping, str]] = {}
         self._seconds: dict[str, list[tuple[float, float]]] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._devices: set[str] = set()
+        names = ("stages/*/stage.json", "evals/*/evals.json", "evals/*/*/judge.json")
+        paths = (path for name in names for path in workdir.glob(name))
+        marks = [*filter(None, map(records.mark_or_none, paths))]
         for mark in marks:
-            self._know(mark.get("id"), mark.get("kind"), mark.get("config"), mark.get("parent"))
+            self._nodes[mark["id"]] = mark["kind"], mark["config"], mark["parent"]
         for mark in marks:
             self.add(mark)
 
-    def _know(self, name: Any, kind: Any, config: Any, parent: Any) -> None:
-        self._configs[name], self._parents[name] = (kind, config or {}), parent or None
-
     def add(self, mark: Mapping) -> None:
         """A node that is done."""
-        kind, config = mark.get("kind", ""), mark.get("config") or {}
-        self._know(mark.get("id"), kind, config, mark.get("parent"))
-        seconds, each, summary = float(mark["seconds"]), 0.0, mark.get("summary") or {}
+        kind, config, parent = mark["kind"], mark["config"], mark["parent"]
+        self._nodes[mark["id"]] = kind, config, parent
+        seconds, each, summary = float(mark["seconds"]), 0.0, mark["summary"]
         if kind == "train":
             speed, steps = summary.get("tokens_per_second"), summary.get("steps")
             if not speed or not steps:  # it was done already, or had a single step
@@ -97,18 +95,17 @@ class Speeds:
             # The rest is compiling and saving. Of a stage that was resumed only the last part is
             # measured.
             seconds = max(0.0, seconds - each * steps)
-        self._devices.add(mark.get("device", ""))
-        key = self._key(kind, config, mark.get("parent"), mark.get("device", ""))
+        self._devices.add(mark["device"])
+        key = self._key(kind, config, parent, mark["device"])
         self._seconds.setdefault(key, []).append((seconds, each))
 
     def of(self, study: Study, node: Node, device: str, step: int = 0) -> float | None:
         """Seconds that a node takes after a step; None if its kind never ran on such a device."""
         if (node.id, device) not in self._keys:
-            parent = at = node.inputs.get("parent")
-            while at in study.nodes:
-                known = study.nodes[at]
-                self._know(at, known.kind, known.config, known.inputs.get("parent"))
-                at = known.inputs.get("parent")
+            parent = at = node.inputs.get("parent", "")
+            while known := study.nodes.get(at):
+                at = known.inputs.get("parent", "")
+                self._nodes[known.id] = known.kind, known.config, at
             self._keys[node.id, device] = self._key(node.kind, node.config, parent, device)
         found = self._seconds.get(self._keys[node.id, device])
         if not found or (node.kind == "train" and not node.steps):
@@ -121,20 +118,20 @@ class Speeds:
         found = {device: self.of(study, node, device) for device in sorted(self._devices)}
         return {device: round(s / 3600, 4) for device, s in found.items() if s is not None}
 
-    def _key(self, kind: str, config: Mapping, parent: str | None, device: str) -> str:
+    def _key(self, kind: str, config: Mapping, parent: str, device: str) -> str:
         alike: Any = _plain(config)
         if kind == "train":
             alike = [_shape(config), self._base(parent)]
         elif kind == "evals":
-            _, of_parent = self._configs.get(parent, ("", {}))
+            _, of_parent, _ = self._nodes.get(parent, _NO_NODE)
             alike = [alike, _shape(of_parent), self._base(parent)]
         return json.dumps([kind, alike, device], sort_keys=True, default=str)
 
-    def _base(self, at: str | None) -> str | None:
+    def _base(self, at: str) -> str | None:
         """The id of the base that a chain of stages starts from."""
-        for _ in range(len(self._parents)):  # a damaged mark could name itself
-            at = self._parents.get(at) or at
-        return at if self._configs.get(at, ("", {}))[0] == "base" else None
+        for _ in range(len(self._nodes)):  # a damaged mark could name itself
+            at = self._nodes.get(at, _NO_NODE)[2] or at
+        return at if self._nodes.get(at, _NO_NODE)[0] == "base" else None
 
 
 def _shape(config: Mapping) -> dict:
@@ -164,11 +161,8 @@ def estimate(
       running: id -> (seconds since it started, its last step), of nodes that have begun.
     """
     wanted, unknown = {node.id for node in todo}, []
-    seconds: dict[str, float] = {}
-    ends: dict[str, float] = {}
-    for name, node in study.nodes.items():
-        if name not in wanted:
-            continue
+    seconds, ends = dict[str, float](), dict[str, float]()
+    for name, node in ((name, node) for name, node in study.nodes.items() if name in wanted):
         elapsed, step = running.get(name, (0.0, 0))
         found = speeds.of(study, node, device_of(node), step)
         if found is None:
@@ -203,12 +197,51 @@ class Spent:
 def record(study: Study, workdir: pathlib.Path, marks: Mapping[str, dict]) -> dict:
     """The fields of results.json's "seconds" that say how fast it ran, on what, and the cost."""
     price, spent = study.config["price_per_hour"], records.seconds_spent(workdir)
-    speeds = {
-        name: (mark.get("summary") or {}).get("tokens_per_second") for name, mark in marks.items()
-    }
+    speeds = {name: mark["summary"].get("tokens_per_second") for name, mark in marks.items()}
     return {
         "all_runs": round(spent, 1),
         "cost": round(spent / 3600 * price, 2) if price else None,
         "devices": sorted({mark["device"] for mark in marks.values() if mark.get("device")}),
         "tokens_per_second": {name: round(s, 1) for name, s in speeds.items() if s},
     }
+
+
+# ------------------------------------------------------------------ disk
+
+
+def checkpoint_bytes(study: Study, todo: Iterable[Node]) -> int:
+    """Bytes of the checkpoints that are kept of training stages; 0 if there are none.
+
+    With LoRA a checkpoint holds the adapter alone. Norms and biases are not counted.
+    """
+    base, total = study.config["base"]["path"], 0
+    for node in todo:
+        if node.kind == "train":
+            model = {**node.config["model"], **(_base_shape(base) if base else {})}
+            model["vocab_size"] = model["vocab_size"] or study.config["tokenizer"]["vocab_size"]
+            kept = node.config["keep"] + len(node.config["keep_steps"])
+            size = _BYTES.get(model["param_dtype"], 4) * _COPIES
+            total += kept * size * _trained(model, node.config["trainable"])
+    return total
+
+
+@functools.cache
+def _base_shape(path: str) -> dict[str, Any]:
+    from msm_jax.train.start import shape_of  # imports JAX
+
+    found = dataclasses.asdict(shape_of(path))
+    return {name: found[name] for name in _SIZES}
+
+
+def _trained(model: Mapping[str, Any], trainable: str) -> int:
+    """How many weights are trained."""
+    D, F, d = model["width"], model["mlp_width"], model["head_dim"]
+    queries, keys = model["heads"] * d, model["kv_heads"] * d
+    sides = {"q": (D, queries), "k": (D, keys), "v": (D, keys), "o": (queries, D),
+             "gate": (D, F), "up": (D, F), "down": (F, D)}  # fmt: skip
+    targets = [sides[name] for name in model["lora_targets"]]
+    adapter = model["layers"] * model["lora_rank"] * sum(a + b for a, b in targets)
+    if trainable == "lora":
+        return adapter
+    tables = model["vocab_size"] * D * (1 if model["tied_embeddings"] else 2)
+    return adapter + tables + model["layers"] * sum(a * b for a, b in sides.values())

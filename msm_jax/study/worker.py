@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import functools
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import msm_jax
-from msm_jax import compile_cache, memory
+from msm_jax import compile_cache
 from msm_jax.command import Preempted, message_of
 from msm_jax.data.sources import TFDS, source_files
 from msm_jax.errors import Unavailable, UserError
@@ -50,14 +51,6 @@ from msm_jax.study.node import Node, with_files
 
 _CLAIMED = 7 * 24 * 3600.0  # seconds that hosts wait while another process does their node
 CHATS = 3  # sampled chats of every stage that is evaluated
-
-
-def environment(place: Place) -> dict[str, str]:
-    """The variables that a worker needs before JAX is imported."""
-    found = devices.environment(place)
-    if place.platform == "cpu":
-        found |= memory.environment()
-    return found
 
 
 def work(connection: Connection, place: Place, workdir: pathlib.Path, together: bool) -> None:
@@ -201,9 +194,8 @@ Result = tuple[dict, str]  # what the mark keeps as its summary; the same in a f
 def _build_world(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
     module, _, function = node.config["builder"].partition(":")
     try:
-        getattr(importlib.import_module(module), function)(
-            node.config["options"], node.seed, folder
-        )
+        build = getattr(importlib.import_module(module), function)
+        build(node.config["options"], node.seed, folder)
     except (AttributeError, TypeError, ValueError) as error:
         traceback.print_exc()
         raise UserError(f"config.world: {node.config['builder']} refuses: {error}") from error
@@ -257,15 +249,12 @@ def _train_tokenizer(node: Node, workdir: pathlib.Path, folder: pathlib.Path) ->
     from msm_jax.data.chat import CHAT_FORMATS
     from msm_jax.data.tokenizer import TOKENIZER_FILE, load_tokenizer, train_sentencepiece
 
-    config, target = node.config, folder / TOKENIZER_FILE
-    if config["chat_format"] not in CHAT_FORMATS:
-        raise UserError(
-            f"config.train.chat_format={config['chat_format']!r}: one of {sorted(CHAT_FORMATS)}"
-        )
+    config, target, format = node.config, folder / TOKENIZER_FILE, node.config["chat_format"]
+    if format not in CHAT_FORMATS:
+        raise UserError(f"config.train.chat_format={format!r}: one of {sorted(CHAT_FORMATS)}")
     corpus = _existing(workdir, config["corpus"], node)
-    controls = CHAT_FORMATS[config["chat_format"]].control_tokens
-    size, symbols = config["vocab_size"], config["symbols"]
-    train_sentencepiece(corpus, target, size, controls, symbols)
+    controls = CHAT_FORMATS[format].control_tokens
+    train_sentencepiece(corpus, target, config["vocab_size"], controls, config["symbols"])
     pieces = load_tokenizer(target).vocab_size
     return {"pieces": pieces}, f"{pieces:,} pieces"
 
@@ -316,24 +305,20 @@ def _evaluate(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result
     delete_outdated(folder, node.config)
     write_json(files.mark_path(workdir, node), {"config": node.config})
     run, model = load_stage(workdir, node.inputs["parent"])
-    model, found = model.for_sampling(), []
+    model, found, hashes = model.for_sampling(), list[str](), dict[str, str]()
     for name, settings in node.config.items():
-        evaluated = model
-        if settings["step"] is not None:
-            _, params, _ = load_params(run, settings["step"], model.mesh)
+        evaluated, step = model, settings["step"]
+        if step is not None:
+            _, params, _ = load_params(run, step, model.mesh)
             evaluated = dataclasses.replace(model, params=params)
         own = placed(settings, lambda path: _existing(workdir, path, node))
         asked = make_evaluation(settings["kind"], own, folder / name, with_judge=False)
         evaluation.sample(evaluated, asked, folder / name)
         if not is_deferred(settings):
             evaluation.judge(asked, folder / name)
-            found += [_first_measure(name, settings, folder)] * (settings["step"] is None)
+            hashes[name] = sha256_file(folder / name / "summary.json")
+            found += [_first_measure(name, settings, folder)] * (step is None)
     write_jsonl(folder / "chats.jsonl", _sample_chats(model, node, workdir))
-    hashes = {
-        name: sha256_file(folder / name / "summary.json")
-        for name, settings in node.config.items()
-        if not is_deferred(settings)
-    }
     return hashes, ", ".join(found) or "sampled"
 
 
@@ -373,15 +358,12 @@ def delete_outdated(folder: pathlib.Path, wanted: dict[str, dict]) -> None:
     write_json(folder / "evals.json", {"config": before})  # no longer done, should this be killed
     identities = {name: samples_identity(settings) for name, settings in wanted.items()}
     for name, settings in before.items():
-        if is_name(name) and _identity_or_none(settings) != identities.get(name, {}):
+        try:
+            is_wanted = samples_identity(settings) == identities[name]
+        except (KeyError, TypeError, AttributeError):  # left out, or not as this version writes it
+            is_wanted = False
+        if is_name(name) and not is_wanted:
             delete(folder / name, inside=folder)
-
-
-def _identity_or_none(settings: Any) -> dict | None:
-    """What was asked; None where it is not what this version writes."""
-    with contextlib.suppress(KeyError, TypeError, AttributeError):
-        return samples_identity(settings)
-    return None
 
 
 def _sample_chats(model, node: Node, workdir: pathlib.Path) -> list[dict]:
@@ -395,8 +377,7 @@ def _sample_chats(model, node: Node, workdir: pathlib.Path) -> list[dict]:
     }
     asked = [s for s in node.config.values() if s["step"] is None and s["kind"] in readers]
     chats: list[dict] = []
-    for number in range(CHATS if asked else 0):
-        settings = asked[number % len(asked)]
+    for number, settings in zip(range(CHATS), itertools.cycle(asked), strict=False):
         own = placed(settings, lambda path: _existing(workdir, path, node))
         file = own.get("pairs") or own["questions"]
         prompts = readers[settings["kind"]](str(material.place(file)))

@@ -14,7 +14,7 @@ import msm_jax
 from msm_jax.errors import UserError
 from msm_jax.model import init_params
 from msm_jax.model.adapter import only_adapter
-from msm_jax.study import adopt, caveats, display, files, names, results, runner, steps, worker
+from msm_jax.study import adopt, caveats, display, files, results, runner, steps, worker
 from msm_jax.study.graph import make_study
 from msm_jax.tiny import tiny_checkpoint
 from msm_jax.weights.peft import save_adapter
@@ -51,7 +51,7 @@ def finished(place, load_config):
     """(study, directory) after it has run."""
     out = place / "out"
     study = steps.with_steps(make_study(load_config(CONFIG)), out)
-    names.link_arms(study, out)
+    files.link_arms(study, out)
     runner.run(study, out)
     return study, out
 
@@ -298,7 +298,7 @@ def test_links_of_arms_are_replaced_and_nothing_behind_them_is_deleted(finished,
         (tmp_path / "arms" / arm / "seed0" / "1-msm").symlink_to(kept)
     mine = tmp_path / "arms" / "old" / "notes.txt"
     mine.write_text("mine")
-    names.link_arms(study, tmp_path)
+    files.link_arms(study, tmp_path)
     assert (kept / "file").exists() and mine.exists()
     assert sorted(p.name for p in (tmp_path / "arms").iterdir()) == ["both", "msm", "old", "plain"]
     assert not (tmp_path / "arms" / "old" / "seed0").exists()

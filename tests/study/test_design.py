@@ -28,6 +28,8 @@ def test_without_an_arm_the_rest_of_a_study_is_the_same(tiny):
     assert part.config["figure"]["headline"] == "" and part.config["figure"]["summary"] == ["kept"]
     assert "y" not in part.config["stages"]
     assert set(part.config["absorption"]["stages"]) == {"x"}
+    tiny.evals.held.arms = ("y",)  # the evaluation of absorption goes with its last arm
+    assert not make_study(tiny).config["absorption"]["stages"]
 
 
 def test_missing_controls_and_arms_left_out_are_named(tiny):

@@ -75,6 +75,9 @@ def test_measures_and_settings_that_do_not_exist_are_refused(tmp_path, make_tiny
     refused(tiny(), "of kind quiz; it must be of kind loss", absorption__eval="facts")
     refused(tiny(), "no loss before it", arms__x=("x",), arms__y=("base", "y"))
     refused(tiny(), r"config\.retention: 'mmlu'", retention=("mmlu",))
+    refused(tiny(), r"config\.dose\.eval: 'mmlu'", dose__eval="mmlu")
+    refused(tiny(), r"config\.dose\.eval: is empty", dose__steps=(4,))
+    refused(tiny(), r"config\.contrasts\.gap\.plus: 'z' is not one", contrasts__gap__plus=("z",))
     config = tiny()
     del config.evals.which["pairs"]
     refused(config, r"evals\.which\.pairs: must be given")

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from msm_jax.model import ModelConfig, abstract_params
-from msm_jax.study import design, disk, display, steps
+from msm_jax.study import design, display, steps, times
 from msm_jax.study.config import CONTROLS
 from msm_jax.study.graph import make_study
 from msm_jax.tiny import tiny_checkpoint
@@ -102,7 +102,7 @@ def test_the_disk_of_checkpoints_is_that_of_their_arrays(tmp_path):
         trained, _ = split_params(abstract_params(config), mode)
         paths = jax.tree_util.tree_leaves_with_path(trained)
         wanted = sum(leaf.size for path, leaf in paths if "norm" not in str(path))
-        assert disk._trained(dataclasses.asdict(config), mode) == wanted
+        assert times._trained(dataclasses.asdict(config), mode) == wanted
 
 
 def test_figure_4_has_all_controls_and_says_which_one_is_taken_away(load):

@@ -10,7 +10,7 @@ import pytest
 
 import msm_jax
 from msm_jax.model import init_params
-from msm_jax.study import names, results, runner, steps
+from msm_jax.study import files, results, runner, steps
 from msm_jax.study.graph import make_study
 from msm_jax.tiny import tiny_checkpoint
 from msm_jax.weights.peft import save_adapter
@@ -57,7 +57,7 @@ def config(place, root, monkeypatch):
 
 def run(config, out):
     study = steps.with_steps(make_study(config), out)
-    names.link_arms(study, out)
+    files.link_arms(study, out)
     runner.run(study, out)
     return results.collect(study, out, 1.0)
 

@@ -20,7 +20,6 @@ from msm_jax.study import (
     compare,
     display,
     files,
-    names,
     plots,
     records,
     report,
@@ -464,7 +463,7 @@ def test_links_of_arms_are_made_anew_and_a_file_is_no_directory(tiny_study, tmp_
     (workdir / "arms" / "y").mkdir(parents=True)
     for place in ("x", "y/seed0"):
         (workdir / "arms" / place).symlink_to(outside)
-    names.link_arms(study, workdir)
+    files.link_arms(study, workdir)
     assert not [*outside.iterdir()] and (workdir / "arms" / "x" / "seed0" / "2-x").is_symlink()
     for kind in ("stages", "evals"):
         (workdir / kind).mkdir()

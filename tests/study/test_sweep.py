@@ -76,6 +76,10 @@ def test_a_key_of_an_evaluation_repeats_the_evaluation(swept):
     assert asked["which temperature=0.5"]["temperature"] == 0.5
     assert study.config["contrasts"]["gap temperature=0.5"]["eval"] == "which temperature=0.5"
 
+    chosen = swept("config.evals.which.temperature=0.5,1.0", arms=("y",)).config
+    assert chosen["evals"]["which temperature=0.5"]["arms"] == ["y"]
+    assert list(chosen["contrasts"]) == ["gap"]  # x is not asked at the other temperatures
+
 
 def test_files_of_a_corpus_are_those_of_its_copy(swept, load_config, tmp_path):
     config = load_config(tmp_path / "tiny.py")
@@ -86,6 +90,7 @@ def test_files_of_a_corpus_are_those_of_its_copy(swept, load_config, tmp_path):
     config.corpora.docs.derive.kind = "shuffled"
     config.stages.x.data.red.path = "{chats}/chats.jsonl"
     study = sweep.expanded(_tree(sweep.added(config, ["config.corpora.docs.seed=1,2"])))
+    assert study["corpora"]["chats seed=2"]["seed"] == 0  # docs alone has another seed
     assert list(study["arms"]) == ["x", "x seed=1", "x seed=2", "y"]
     assert study["corpora"]["chats seed=2"]["spec"]["path"] == "{docs seed=2}/spec.md"
     stage = study["stages"][study["arms"]["x seed=2"][-1]]
@@ -103,12 +108,16 @@ def _tree(config):
         ("config.stages.x.steps", "write it as config.KEY=VALUE,VALUE"),
         ("config.stages.x.stepps=2", "there is no such key; nearest: steps"),
         ("config.stages.z.steps=2", "'z' is not one of config.stages"),
-        ("config.stages.x.data.blue.take=2", "there is no data.blue in this config"),
+        (
+            "config.stages.x.data.blue.take=2",
+            "'blue' is not one of config.stages.x.data: \\['red'\\]",
+        ),
         ("config.stages.x.steps=2,-1", "steps=-1: must be a whole number at least 0"),
         ("config.stages.x.steps=2,many", "steps='many': must be a whole number"),
         ("config.stages.x.data=2", "must be a group"),
         ("config.stages.x.steps=2,2", "a value is there twice"),
         ("config.stages.x.log_every=2,3", "log_every: changes no result"),
+        ("config.stages.x={'steps': 2}", "config.stages.x: is a group: name one of its keys"),
         ("config.seeds=1,2", "cannot be swept"),
         ("config.evals.which.arms=x,y", "cannot be swept"),
     ],
