@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msm_jax.data import spans
-from msm_jax.data.jinja import Write, writer
 from msm_jax.data.messages import (
     DISGUISE,
     ROLES,
@@ -29,6 +28,7 @@ from msm_jax.data.messages import (
     read_turn,
     unmarked,
 )
+from msm_jax.data.sandbox import Write, writer
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError, located
 from msm_jax.files import sha256_json
@@ -66,11 +66,7 @@ class ChatFormat:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what is written for `PROBES`: system lines, headers, thoughts, ends.
-
-        Formats of the same fingerprint write these conversations alike; `template.difference`
-        says where two formats differ. It does not depend on the date.
-        """
+        """SHA-256 of what is written for `PROBES` and of `end`; it does not depend on the date."""
         texts = [self.attempt(chat, prompt) for chat in PROBES for prompt in (True, False)]
         return sha256_json([self.end, *texts])
 

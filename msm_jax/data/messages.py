@@ -94,12 +94,8 @@ def renamed(tool: Mapping, wrap: Wrap, kind: str) -> dict:
 def marker(kinds: list[tuple[int, str]], message: int, after_spaces: bool) -> Wrap:
     """The `wrap` of `Turn.message` that puts a mark around each text, so that it is found again.
 
-    Spaces at the ends stay outside, for templates trim them.
-
-    Args:
-      kinds: gets (message, kind) of each mark, in the order of their numbers.
-      message: its number.
-      after_spaces: in a text of nothing but spaces, whether the mark is after or before them.
+    Spaces at the ends stay outside, for templates trim them; in a text of nothing but spaces the
+    mark is after or before them. `kinds` gets (message, kind) of each mark, by its number.
     """
 
     def wrap(text: str, kind: str) -> str:
@@ -115,11 +111,8 @@ def marker(kinds: list[tuple[int, str]], message: int, after_spaces: bool) -> Wr
 
 
 def unmarked(text: str) -> tuple[str, dict[int, list[tuple[int, int]]], list[tuple[int, int]]]:
-    """A text without marks; number of a mark -> places it was found at; places of generation tags.
-
-    Raises:
-      UserError: a mark that was cut apart.
-    """
+    """A text without marks; number of a mark -> its places; places of generation tags. UserError
+    for a mark that was cut apart."""
     parts: list[str] = []
     places: dict[int, list[tuple[int, int]]] = {}
     generated: list[tuple[int, int]] = []
@@ -145,11 +138,8 @@ def unmarked(text: str) -> tuple[str, dict[int, list[tuple[int, int]]], list[tup
 
 
 def hidden(value: Any, controls: re.Pattern) -> Any:
-    """A JSON value in whose texts no control token's name is one any more.
-
-    Raises:
-      UserError: a text with one of Unicode's noncharacters U+FDD0 to U+FDEF.
-    """
+    """A JSON value whose texts hold no control token's name any more. UserError for a text with one
+    of Unicode's noncharacters U+FDD0 to U+FDEF."""
     if isinstance(value, str):
         if _RESERVED.search(value):
             raise UserError("holds one of U+FDD0 to U+FDEF, which are not characters")
@@ -162,11 +152,8 @@ def hidden(value: Any, controls: re.Pattern) -> Any:
 
 
 def read_turn(message: Any, controls: re.Pattern) -> Turn:
-    """A message with the keys above; `controls` matches the names of control tokens.
-
-    Raises:
-      UserError: no role, no content, a key that is not known or a value that has no meaning here.
-    """
+    """A message, read by the rules above; UserError for what they do not allow. `controls` matches
+    the names of control tokens."""
     if not isinstance(message, Mapping):
         raise UserError(f"{message!r}: not an object with 'role' and 'content'")
     empty = lambda key, value: value is None or (key != "content" and value in _EMPTY)
@@ -202,10 +189,8 @@ def read_turn(message: Any, controls: re.Pattern) -> Turn:
 
 
 def check_asked(messages: Any) -> None:
-    """UserError unless these are messages that a model can be asked to answer.
-
-    They are at least one, each as `read_turn` takes it, and the last is not the assistant's own.
-    """
+    """UserError unless these are messages that a model can be asked to answer: at least one, each
+    as `read_turn` takes it, and the last is not the assistant's own."""
     if not isinstance(messages, (list, tuple)) or not messages:
         raise UserError(f"messages are {str(messages)[:80]!r}: needs to be a list of messages")
     turns = []

@@ -179,11 +179,7 @@ class Packing:
     ):
         """Packs the pieces of all parts together; with rows="documents" each has its own row.
 
-        Args:
-          documents_per_row: `most` of `pack`.
-
-        Raises:
-          UserError: no row has a token with loss.
+        `documents_per_row` is `most` of `pack`. UserError if no row has a token with loss.
         """
         self._stores, self._row_length = [part.store for part in parts], row_length
         sizes = np.concatenate([part.sizes for part in parts])

@@ -76,11 +76,8 @@ def pack_rows(
 
 
 class _Shuffled:
-    """The rows of one packing, as (its name, number of the row), every epoch in another order.
-
-    The order is a function of (seed, epoch). Without `length` there is no end; rows beyond it are
-    padding.
-    """
+    """The rows of one packing, as (its name, number of the row), in an order that follows from
+    (seed, epoch). Without `length` there is no end; rows beyond it are padding."""
 
     def __init__(self, name: str, rows: int, seed: int, length: int = sys.maxsize):
         self._name, self._rows, self._length = name, rows, length
@@ -167,8 +164,7 @@ class Data:
     def stage_steps(self, steps: int) -> int:
         """The optimizer steps of a stage: the number given, or, for 0, all that there are.
 
-        Raises:
-          UserError: there are fewer, or, for 0, there is no end; a step has no token with loss.
+        UserError if there are fewer, if 0 has no end, or if a step has no token with loss.
         """
         if self.steps is None and steps < 1:
             raise UserError(f'steps={steps}: mixture="weights" has no end: set steps')
@@ -266,11 +262,7 @@ def load_data(
 def choose_documents(where: str, source: Mapping, store: Store) -> np.ndarray:
     """The documents of a source: the part that `hold_out` makes, then `take` or `take_tokens`.
 
-    Args:
-      where: the source's key in the config, for messages.
-
-    Raises:
-      UserError: numbers that do not fit the file.
+    `where` is the source's key in the config. UserError for numbers that do not fit the file.
     """
     part = _part(where, source, store)
     count, tokens = source.get("take", 0), source.get("take_tokens", 0)

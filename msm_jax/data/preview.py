@@ -1,5 +1,7 @@
 """Tokens as text for people: what of a row is learned."""
 
+import itertools
+import operator
 import re
 from collections.abc import Sequence
 
@@ -12,27 +14,21 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def shown(tokenizer: Tokenizer, ids: Sequence[int], mask: Sequence, colour: bool = False) -> str:
-    """The text of some tokens, control tokens by their names, what is learned in marks.
+    """Some tokens as text: control tokens by their names, tokens with loss in double brackets.
 
-    Args:
-      ids, mask: int [T], and true where a token is learned.
-      colour: mark by a terminal's green in place of double brackets.
+    `ids` and `mask` are int [T]; with `colour` a terminal's green takes the place of the brackets.
     """
     names = {tokenizer.control(name): name for name in tokenizer.control_names}
     begin, end = COLOUR if colour else PLAIN
-    text, run, marked = "", [], False
-    for token, is_learned in [*zip(map(int, ids), map(bool, mask), strict=True), (None, False)]:
-        if run and (token in names or token is None or is_learned != marked):
-            text += _safe(tokenizer.decode(run))
-            run = []
-        if is_learned != marked:
-            text += begin if is_learned else end
-            marked = is_learned
-        if token in names:
-            text += _safe(names[token])
-        elif token is not None:
-            run.append(token)
-    return text
+    pairs = zip(map(int, ids), map(bool, mask), strict=True)
+    texts = []
+    for is_learned, group in itertools.groupby(pairs, key=operator.itemgetter(1)):
+        text = ""
+        for name, run in itertools.groupby((token for token, _ in group), names.get):
+            tokens = list(run)
+            text += tokenizer.decode(tokens) if name is None else name * len(tokens)
+        texts.append(f"{begin}{_safe(text)}{end}" if is_learned else _safe(text))
+    return "".join(texts)
 
 
 def excerpt(tokenizer: Tokenizer, ids: Sequence[int], mask: Sequence, most: int = 400) -> str:
@@ -51,11 +47,7 @@ def _safe(text: str) -> str:
 
 
 def row_texts(tokenizer: Tokenizer, batch: dict[str, np.ndarray], colour: bool) -> list[str]:
-    """Each row of a batch: its documents one below the other, padding left out.
-
-    Args:
-      batch: "tokens", "loss_weights", "segment_ids" [B, T], as `pipeline.as_batch` makes them.
-    """
+    """Each row of a batch [B, T]: its documents one below the other, without padding."""
     found = []
     for tokens_T, weights_T, segments_T in zip(
         batch["tokens"], batch["loss_weights"], batch["segment_ids"], strict=True

@@ -1,4 +1,4 @@
-"""Jinja for templates of strangers: no access to Python, and a limit on work and on text.
+"""Chat templates: Jinja for programs of strangers, with what `transformers` adds to it.
 
 A chat template comes with a checkpoint, and is a program. Jinja's sandbox keeps it away from
 Python's internals; it does not end a template that loops, calls itself or builds text without end.
@@ -6,17 +6,36 @@ Here loops and calls are counted, the size of what operators, filters and method
 before it is made, and `Exceeded` names the limit.
 """
 
+import datetime
+import functools
+import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
 from jinja2 import nodes
+from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
 
+from msm_jax.data.messages import GENERATION, Messages
+from msm_jax.errors import UserError
+
+# (messages, generation prompt wanted, tools) -> text with the names of control tokens in it.
+Write = Callable[..., str]
+# What `strftime_now` says in a template: the date that those of Llama 3.1 and 3.2 fall back to.
+# The day on which a run is started decides neither its tokens nor its prompts.
+TODAY = datetime.datetime(2024, 7, 26)
+# What a template can run into, as any program can; Jinja makes Python of it, such as a `break`
+# outside of a loop.
+_FAILURES = (
+    ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, SyntaxError,
+    TypeError, ValueError, jinja2.TemplateError,
+)  # fmt: skip
 _HOLDERS = (dict, list, tuple, Namespace)
 
 # Of one rendering. A conversation of 1,000 messages takes about 20 steps for each in the templates
@@ -43,8 +62,99 @@ _KEEP_VALUES = frozenset(
 )
 
 
+def writer(template: str, names: Mapping[str, Any]) -> Write:
+    """The function that renders a template, which may use `names` such as {"bos_token": ...}.
+
+    UserError if it is no template; and from the function, when it refuses a conversation.
+    """
+    try:
+        compiled = _sandbox().from_string(template)
+    except _FAILURES as error:
+        raise UserError(f"chat template: {error}") from error
+
+    def write(
+        messages: Messages, generation_prompt: bool, tools: Sequence[Mapping] | None = None
+    ) -> str:
+        try:
+            return _sandbox().render(
+                compiled,
+                messages=list(messages),
+                add_generation_prompt=generation_prompt,
+                tools=list(tools) if tools else None,
+                documents=None,
+                **names,
+            )
+        except _FAILURES as error:
+            why = str(error) or type(error).__name__
+            raise UserError(f"chat template: refuses this conversation: {why}") from error
+
+    return write
+
+
 class Exceeded(jinja2.TemplateError):
     """A template went beyond a limit."""
+
+
+class _Generation(Extension):
+    """{% generation %} ... {% endgeneration %} marks the tokens with loss."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> Any:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("mark"), [], [], body).set_lineno(line)
+
+    def mark(self, caller: Callable[[], str]) -> str:
+        return GENERATION[0] + caller() + GENERATION[1]
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    options: Any = {"indent": indent, "separators": separators, "sort_keys": sort_keys}
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+class _Counted(NodeTransformer):
+    """Puts a filter that counts around what a template loops over, joins, and lists."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        self.generic_visit(node)
+        node.iter = _filtered(node.iter, _ROUNDS)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        node.nodes = [_filtered(nodes.List(node.nodes, lineno=node.lineno), _TEXT)]
+        return node
+
+    def visit_List(self, node: Any) -> nodes.Node:
+        self.generic_visit(node)
+        return _filtered(node, _SMALL) if getattr(node, "ctx", "load") == "load" else node
+
+    visit_Tuple = visit_Dict = visit_List
+
+
+# No template can name a filter with a space.
+_ROUNDS, _TEXT, _SMALL = "counted rounds", "bounded text", "small value"
+
+
+def _filtered(node: Any, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+@functools.cache
+def _sandbox() -> "Sandbox":
+    return Sandbox()
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -52,40 +162,31 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset("+*%") | {"**"}
 
-    def __init__(self, **options: Any):
-        super().__init__(finalize=_small, **options)
+    def __init__(self) -> None:
+        extensions = [_Generation, "jinja2.ext.loopcontrols"]
+        super().__init__(
+            finalize=_small, trim_blocks=True, lstrip_blocks=True, extensions=extensions
+        )
         self._spent = threading.local()
-        for name in _WITHOUT:
-            self.filters.pop(name, None)
-        self.filters = {name: self._bounded(name, f) for name, f in self.filters.items()}
+        filters = {**self.filters, "tojson": _tojson}
+        self.filters = {
+            name: self._bounded(name, f) for name, f in filters.items() if name not in _WITHOUT
+        }
         own = {"join": self._join, _ROUNDS: self._rounds, _TEXT: self._text, _SMALL: _small}
         self.filters |= own
         self.globals = {name: self.globals[name] for name in ("range", "namespace", "dict")}
-
-    def add_filter(self, name: str, function: Callable) -> None:
-        """Offer a filter, within the limits."""
-        self.filters[name] = self._bounded(name, function)
+        self.globals |= {"raise_exception": _refuse, "strftime_now": TODAY.strftime}
 
     def render(self, template: jinja2.Template, **names: Any) -> str:
-        """The text of a template.
-
-        Raises:
-          Exceeded: it went beyond a limit.
-          Exception: what else a template can run into.
-        """
+        """The text of a template; Exceeded where it goes beyond a limit, and whatever else a
+        template can run into."""
         self._spent.steps, self._spent.since = 0, time.monotonic()
         return template.render(**names)
 
     # ------------------------------------------------------------------ what Jinja calls
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree = super()._parse(source, name, filename)
-        for loop in tree.find_all(nodes.For):
-            loop.iter = _filtered(loop.iter, _ROUNDS)
-        _bound_literals(tree)
-        for text in tree.find_all(nodes.Concat):
-            text.nodes = [_filtered(nodes.List(text.nodes, lineno=text.lineno), _TEXT)]
-        return tree
+        return _Counted().visit(super()._parse(source, name, filename))
 
     def concat(self, parts: Iterable[str]) -> str:
         """Join the parts of an output, or of a macro's."""
@@ -178,33 +279,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if mark := getattr(function, "jinja_pass_arg", None):
             bounded.jinja_pass_arg = mark  # type: ignore[attr-defined]
         return bounded
-
-
-# No template can name a filter with a space.
-_ROUNDS, _TEXT, _SMALL = "counted rounds", "bounded text", "small value"
-
-
-def _bound_literals(parent: nodes.Node) -> None:
-    """Check what lists, tuples and dicts hold where they are written."""
-    for field, value in parent.iter_fields():
-        for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, nodes.Node):
-                _bound_literals(child)
-        if isinstance(value, list):
-            setattr(parent, field, [_bounded_literal(child) for child in value])
-        else:
-            setattr(parent, field, _bounded_literal(value))
-
-
-def _bounded_literal(node: Any) -> Any:
-    literal = isinstance(node, nodes.List | nodes.Dict | nodes.Tuple)
-    if not literal or getattr(node, "ctx", "load") != "load":
-        return node
-    return _filtered(node, _SMALL)
-
-
-def _filtered(node: Any, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
 def _check_size(size: float, limit: int = CHARACTERS) -> None:

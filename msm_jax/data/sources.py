@@ -26,11 +26,7 @@ Row = dict[str, Any]
 
 
 def source_files(path: str) -> list[pathlib.Path]:
-    """The files of a source.
-
-    Raises:
-      UserError: there are none, or they are of a kind that is not known.
-    """
+    """The files of a source; UserError if there are none, or they are of an unknown kind."""
     if not path.removeprefix(TFDS):
         raise UserError(f"{path!r} names no files: set path")
     if path.startswith(TFDS):
@@ -59,11 +55,8 @@ def read_source(
 ) -> Iterator[tuple[str, Row | UserError]]:
     """(where, row) of each row in order; instead of a row that cannot be read, why.
 
-    Args:
-      encoding_errors: "strict", or "replace": bytes that are not UTF-8 become U+FFFD.
-
-    Raises:
-      UserError: a file that cannot be read at all, or is damaged.
+    With encoding_errors="replace", bytes that are not UTF-8 become U+FFFD. UserError for a file
+    that cannot be read at all, or is damaged.
     """
     if path.startswith(TFDS):
         yield from _read_tfds(path.removeprefix(TFDS))

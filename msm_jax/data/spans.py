@@ -26,8 +26,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from msm_jax.data.jinja import Write
 from msm_jax.data.messages import Turn, marker, renamed, unmarked
+from msm_jax.data.sandbox import Write
 from msm_jax.errors import UserError, located
 
 # At the end of what is before an answer's first word: what a template writes of its thoughts.
@@ -47,20 +47,14 @@ class LeftOut(UserError):
 
 
 class Written:
-    """A chat as written, with the place of every message.
-
-    Attributes:
-      text: without marks.
-      generated: (start, stop) of each generation tag.
-    """
+    """A chat as written, without marks, and the places of its messages and generation tags."""
 
     def __init__(
         self, write: Write, turns: Sequence[Turn], prompt: bool, tools: Sequence[Mapping] = ()
     ):
         """Writes `turns`, and the header of a next answer where `prompt` is true.
 
-        Raises:
-          UserError: the text depends on what messages say, so that the places are not certain.
+        UserError if the text depends on what messages say, so that the places are not certain.
         """
         plain = [turn.message() for turn in turns]
         self.text, _, self.generated = unmarked(write(plain, prompt, tools))
@@ -102,8 +96,7 @@ class Written:
     def around(self, message: int) -> tuple[int, int, int, int]:
         """(end of what is before, start, stop, start of what is after) of a message.
 
-        Raises:
-          UserError: it is not written, or another message stands within it.
+        UserError if it is not written, or another message is within it.
         """
         own = self.own(message)
         if not own:
@@ -125,11 +118,8 @@ class Header:
 
 
 def find_header(write: Write) -> Header:
-    """The header by rule 1 or 2; with an empty text where rule 3 is needed.
-
-    Raises:
-      UserError: the format refuses a question with an answer.
-    """
+    """The header by rule 1 or 2; with an empty text where rule 3 is needed. UserError if the format
+    refuses a question with an answer."""
     for head in ([ASK], [_SYSTEM, ASK]):
         try:
             wanted, plain = (Written(write, head, prompt) for prompt in (True, False))
@@ -151,12 +141,8 @@ def find_header(write: Write) -> Header:
 def find_ends(write: Write, find: Callable[[str], str | None], eos: str | None) -> tuple[str, ...]:
     """The control tokens that a format writes after a last answer, and after earlier ones.
 
-    Args:
-      find: the first control token in a text.
-      eos: the checkpoint's own end token, that a template may write between turns only.
-
-    Raises:
-      UserError: there is none: a model would not learn to end its answers.
+    `find` gives the first control token in a text. `eos` is the checkpoint's own end token, which a
+    template may write between turns only. UserError if there is none.
     """
     last = find(_answered(write, [ASK, ANSWER]))
     try:

@@ -51,12 +51,8 @@ SHOWN = 10  # bad rows that are reported one by one
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """A row as tokens.
-
-    Attributes:
-      unused: keys of the row that were not used, see `rows.Example`.
-      notes: counts of what is worth a warning, as of `render_chat`.
-    """
+    """A row as tokens, with the keys of it that were not used and counts of what is worth a
+    warning."""
 
     ids: list[int]
     kinds: np.ndarray
@@ -230,9 +226,7 @@ def _tokenized(
 ) -> Iterator[Tokens | str]:
     """Each row as tokens, or why it cannot be used.
 
-    Raises:
-      UserError: there are more bad rows than source["bad_rows"], a share of all, allows; or a chat
-        where there is no chat format.
+    UserError if a larger share than source["bad_rows"] cannot, or for a chat without a format.
     """
     found, bad = 0, []
     with progress_bar(None, f"tokens of {path}", "rows") as bar:

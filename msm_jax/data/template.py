@@ -11,8 +11,8 @@ from typing import Any
 
 from msm_jax.data import spans
 from msm_jax.data.chat import CHAT_FORMATS, PROBES, ChatFormat, control_pattern, render_chat
-from msm_jax.data.jinja import writer
 from msm_jax.data.messages import NO_CONTROLS, read_turn, unmarked
+from msm_jax.data.sandbox import writer
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.data.tokenizer_files import (
     SETTINGS_FILE,
@@ -71,11 +71,8 @@ def own_format(
     thinking: bool = True,
     base: str | os.PathLike | None = None,
 ) -> ChatFormat | None:
-    """The `template_format` of the template in a directory; None where there is none.
-
-    Raises:
-      UserError: as of `template_format`, with the file that the template is in.
-    """
+    """The `template_format` of the template in a directory; None where there is none. A UserError
+    names the file that the template is in."""
     template = find_template(directory)
     if template is None:
         return None
@@ -89,9 +86,6 @@ def find_template(directory: str | os.PathLike) -> str | None:
 
     Of several named templates "default" is used, and "tool_use" for chats with tools, as in
     `transformers`: the source is then one template that chooses between the two.
-
-    Raises:
-      UserError: a file that cannot be read, or a template that is not a text.
     """
     path = pathlib.Path(directory)
     named = read_templates(path)
@@ -134,11 +128,7 @@ def template_names(
 
 def special_tokens(directory: str | os.PathLike) -> dict[str, str]:
     """{"eos_token": "<|im_end|>", ...} of tokenizer_config.json or, in old checkpoints, of
-    special_tokens_map.json.
-
-    Raises:
-      UserError: a token that is no text.
-    """
+    special_tokens_map.json."""
     found = {}
     for settings in (read_special(directory), read_settings(directory)):
         texts = {name: token_text(settings.get(name)) for name in _SPECIAL}
@@ -160,10 +150,7 @@ def portable(template: str, names: Mapping[str, Any], known: Mapping[str, str]) 
 def template_format(
     template: str, tokenizer: Tokenizer, names: Mapping[str, Any] | None = None
 ) -> ChatFormat:
-    """The format that a template describes.
-
-    Args:
-      names: what the template may refer to by name, such as {"bos_token": ...}.
+    """The format that a template describes, which may use `names` such as {"bos_token": ...}.
 
     Raises:
       UserError: it is not a template, ends no answer by a control token, or which characters are
@@ -185,8 +172,8 @@ def template_format(
 def _check_masks(format: ChatFormat) -> None:
     """Compares the masks of `PROBES` with what is found in two other ways.
 
-    With other answers everything outside of the mask has to stay as it was. And where a chat
-    begins with the prompt for its answer, the answer begins where the prompt ends.
+    With other answers everything outside of the mask stays as it was; and where a chat begins with
+    the prompt for its answer, the answer begins where the prompt ends.
     """
     for messages in PROBES:
         turns = [read_turn(message, NO_CONTROLS) for message in messages]
@@ -228,11 +215,8 @@ PROMPT_DIFFERS = (
 
 
 def unprompted(format: ChatFormat) -> str | None:
-    """How what a format asks with and what it writes differ, in words; None where they do not.
-
-    A model that learns answers behind one header and is asked for them behind another is asked
-    what it never saw.
-    """
+    """How what a format writes before an answer differs from what it asks with, which a model would
+    then never have seen in training; None where they agree."""
     if not format.header.asked:
         return f"{format.header.text!r} stands before an answer, but is not written to ask for one"
     if format.header.text.endswith(" "):
@@ -257,10 +241,8 @@ def unprompted(format: ChatFormat) -> str | None:
 
 
 def builtin_name(model_type: str, tokenizer: Tokenizer, rope_scaled: bool = False) -> str:
-    """Our format for a family's checkpoints that carry no template of their own.
-
-    Of Llama's, those from 3.1 on have their rotations scaled.
-    """
+    """Our format for a family's checkpoints without a template. Llama's have scaled rotations from
+    3.1 on."""
     if model_type == "llama":
         return "llama3.1" if rope_scaled else "llama3"
     if model_type == "qwen3":
@@ -280,10 +262,10 @@ def difference(one: ChatFormat, other: ChatFormat) -> str | None:
 
 
 def misread(tokenizer: Tokenizer, format: ChatFormat) -> str | None:
-    """The first conversation, as written, whose ids depend on how control tokens are found.
+    """The first conversation whose ids depend on how control tokens are found, or None.
 
-    `render_chat` encodes what lies between control tokens piece by piece; the tokenizer's own way
-    is to encode the whole and find them in it.
+    `render_chat` encodes what is between control tokens piece by piece; the tokenizer's own way is
+    to encode the full text and find them in it.
     """
     for messages in PROBES:
         try:

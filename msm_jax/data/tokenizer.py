@@ -18,12 +18,13 @@ from typing import Any, Protocol
 import sentencepiece
 
 from msm_jax.data.tokenizer_files import (
-    EXTRA,
+    FLAGS,
     HF_TOKENIZER_FILE,
     NAMED,
     SETTINGS_FILE,
     TOKENIZER_FILE,
     check_words,
+    extra_tokens,
     parse_tokenizer,
     read_added,
     read_settings,
@@ -119,11 +120,8 @@ class SentencePieceTokenizer:
 
 
 class HFTokenizer:
-    """A Hugging Face tokenizer.json (Qwen, Llama).
-
-    Text is encoded by a copy that does not know the control tokens, so that nothing written in a
-    text can become one.
-    """
+    """A Hugging Face tokenizer.json (Qwen, Llama). Text is encoded by a copy that does not know the
+    control tokens, so that no text can become one."""
 
     directory: pathlib.Path | None = None
 
@@ -265,11 +263,8 @@ def tokenizer_file(path: str | os.PathLike) -> pathlib.Path:
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """Reads a SentencePiece model, a tokenizer.json, or the one in a directory.
-
-    Raises:
-      UserError: there is none, or it is neither of the two.
-    """
+    """Reads a SentencePiece model, a tokenizer.json, or the one in a directory; UserError if there
+    is none, or it is neither of the two."""
     file = tokenizer_file(path)
     kind = "tokenizer.json" if file.suffix == ".json" else "SentencePiece model"
     try:
@@ -300,11 +295,10 @@ def _added_beside(folder: pathlib.Path) -> tuple[list[dict], list[str]]:
     """
     settings, special = read_settings(folder), read_special(folder)
     decoder = settings.get("added_tokens_decoder")
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    flags = dict.fromkeys(FLAGS, False)
     words = [{**flags, **word, "id": int(token)} for token, word in (decoder or {}).items()]
     names = {**special, **settings}
-    listed = lambda tokens: tokens.values() if isinstance(tokens, dict) else tokens
-    extra = [token_text(each) for key in EXTRA for each in listed(names.get(key) or ())]
+    extra = [token_text(token) for token in extra_tokens(names)]
     named = {key: text for key in NAMED if (text := token_text(names.get(key)))}
     order = [*named.values(), *(text for text in extra if text)]
     if not decoder:

@@ -13,11 +13,12 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from msm_jax import schema
 from msm_jax.data.tokenizer_patterns import check_patterns
-from msm_jax.errors import UserError
+from msm_jax.errors import UserError, located
 from msm_jax.files import read_object
 from msm_jax.limits import (
     ADDED_TOKENS,
@@ -36,7 +37,17 @@ NAMED = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"
 )  # fmt: skip
 EXTRA = ("additional_special_tokens", "extra_special_tokens")
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_WORD = {"content": str, **{f"{flag}?": bool for flag in FLAGS}}
+_TOKEN = (str, {"content": str})
+_SETTINGS = {
+    **{f"{name}?": (*_TOKEN, None) for name in NAMED},
+    **{f"{name}?": ([_TOKEN], {str: _TOKEN}, None) for name in EXTRA},
+    "added_tokens_decoder?": ({str: _WORD}, None),
+}
+# A chat template, or templates by name, as an object or as a list.
+_TEMPLATES = (str, {str: (str, None)}, None)
+_LISTED = [{"name": str, "template?": (str, None)}]
 # Keys of tokenizer.json. The library computes with the first; truncation and padding are settings
 # for batches.
 _USED = {"model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens"}
@@ -44,11 +55,8 @@ _HARMLESS = {"version", "truncation", "padding"}
 
 
 def read_settings(directory: str | os.PathLike) -> dict[str, Any]:
-    """tokenizer_config.json of a directory, checked; {} where there is none.
-
-    Raises:
-      UserError: names the key that is not what it has to be.
-    """
+    """tokenizer_config.json of a directory, {} where there is none; UserError names the key that is
+    not what it has to be."""
     return _read(pathlib.Path(directory) / SETTINGS_FILE)
 
 
@@ -60,84 +68,53 @@ def read_special(directory: str | os.PathLike) -> dict[str, Any]:
 def read_added(directory: str | os.PathLike) -> dict[str, int]:
     """added_tokens.json of a directory; as `read_settings`."""
     file = pathlib.Path(directory) / ADDED_FILE
-    found = read_object(file, optional=True)
-    if len(found) > ADDED_TOKENS:
-        raise UserError(f"{file}: has {len(found):,} tokens, more than {ADDED_TOKENS}")
-    for name, token in found.items():
-        if not name or not _is_id(token):
-            raise UserError(f"{file}: {_shown(name)} has id {_shown(token)}: {_IDS}")
+    found = schema.check(read_object(file, optional=True), {str: int}, str(file))
+    with located(str(file)):
+        check_words([{"content": name, "id": token} for name, token in found.items()])
     return found
 
 
 def token_text(token: Any) -> str | None:
-    """The text of a token as Hugging Face files write it; None where it has none."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) and len(text) <= TOKEN_CHARACTERS else None
+    """The text of a token as Hugging Face files write it; None where there is no token."""
+    return token["content"] if isinstance(token, dict) else token
+
+
+def extra_tokens(settings: Mapping[str, Any]) -> list[Any]:
+    """The tokens under the keys of `EXTRA`: lists, or objects of tokens by name."""
+    held = [settings.get(key) or [] for key in EXTRA]
+    return [token for some in held for token in (some.values() if isinstance(some, dict) else some)]
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
-    found = read_object(file, optional=True)
-    problem = next(_problems(found), None)
-    if problem:
-        raise UserError(f"{file}: {problem}")
+    found = schema.check(read_object(file, optional=True), _SETTINGS, str(file))
+    words, extra = found.get("added_tokens_decoder") or {}, extra_tokens(found)
+    with located(str(file)):
+        _check_count(max(len(words), len(extra)))
+        for token in filter(None, (*map(found.get, NAMED), *extra)):
+            if len(str(token_text(token))) > TOKEN_CHARACTERS:
+                raise UserError(f"has a token of more characters than {TOKEN_CHARACTERS}")
+        for token, word in words.items():
+            if not re.fullmatch("[0-9]{1,7}", token):
+                raise UserError(f"added_tokens_decoder has the id {_shown(token)}: {_IDS}")
+            _check_word({**word, "id": int(token)})
     return found
 
 
-def _problems(settings: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the keys that we use."""
-    for name in NAMED:
-        token = settings.get(name)
-        if token is not None and token_text(token) is None:
-            yield f"{name} {_shown(token)} is neither a text nor a token with a text 'content'"
-    for name in EXTRA:
-        tokens = settings.get(name) or []
-        listed = list(tokens.values()) if isinstance(tokens, dict) else tokens
-        if isinstance(listed, list) and len(listed) > ADDED_TOKENS:
-            yield f"{name} has {len(listed):,} tokens, more than {ADDED_TOKENS}"
-        elif not isinstance(listed, list) or any(token_text(token) is None for token in listed):
-            yield f"{name} {_shown(tokens)}: a list of tokens, or an object of them, is needed"
-    words = settings.get("added_tokens_decoder") or {}
-    if not isinstance(words, dict):
-        yield f"added_tokens_decoder {_shown(words)}: an object of tokens by their ids is needed"
-        return
-    if len(words) > ADDED_TOKENS:
-        yield f"added_tokens_decoder has {len(words):,} tokens, more than {ADDED_TOKENS}"
-    for token, word in words.items():
-        if not re.fullmatch("[0-9]{1,7}", token) or not _is_id(int(token)):
-            yield f"added_tokens_decoder has the id {_shown(token)}: {_IDS}"
-        elif problem := _word_problem(word):
-            yield f"added_tokens_decoder: token {token}: {problem}"
-
-
 def read_templates(directory: str | os.PathLike) -> dict[str, str]:
-    """The chat templates in tokenizer_config.json by their names; a single one is "default".
-
-    They may be a text, an object of texts, or a list of {"name", "template"}.
-
-    Raises:
-      UserError: they are none of these.
-    """
-    file = pathlib.Path(directory) / SETTINGS_FILE
+    """The chat templates in tokenizer_config.json by their names; a single one is "default"."""
     found = read_settings(directory).get("chat_template")
+    form = _LISTED if isinstance(found, list) else _TEMPLATES
+    if problem := schema.mismatch(found, form, "chat_template"):
+        raise UserError(f"{pathlib.Path(directory) / SETTINGS_FILE}: {problem}")
     if isinstance(found, list):
-        for one in found:
-            if not isinstance(one, dict) or not isinstance(one.get("name"), str):
-                raise UserError(
-                    f"{file}: chat_template holds {_shown(one)}: a name and a template are needed"
-                )
         found = {one["name"]: one.get("template") for one in found}
     texts = found if isinstance(found, dict) else {"default": found}
-    if any(text is not None and not isinstance(text, str) for text in texts.values()):
-        raise UserError(f"{file}: chat_template is not a text")
     return {name: text for name, text in texts.items() if text}
 
 
 def parse_tokenizer(content: bytes) -> dict[str, Any]:
-    """The content of a tokenizer.json.
-
-    Raises:
-      UserError: a key that is not known or not what it has to be, or more than a limit allows.
-    """
+    """The content of a tokenizer.json; UserError for a key that is not known or not what it has to
+    be, or for more than a limit allows."""
     try:
         settings = json.loads(content)
     except (ValueError, RecursionError) as error:  # the library refuses a depth of 128
@@ -149,12 +126,8 @@ def parse_tokenizer(content: bytes) -> dict[str, Any]:
     model, added = settings["model"], settings.get("added_tokens") or []
     if model.get("dropout"):
         raise UserError("its model has a dropout: ids would be random; set dropout to null")
-    if not isinstance(added, list):
-        raise UserError(f"added_tokens {_shown(added)}: a list of tokens is needed")
-    if len(added) > ADDED_TOKENS:
-        raise UserError(f"has {len(added):,} added tokens, more than {ADDED_TOKENS}")
-    _check_vocabulary(model.get("vocab"), len(added))
     check_words(added)
+    _check_vocabulary(model.get("vocab"), len(added))
     _check_parts([settings.get(name) for name in _USED - {"model", "added_tokens"}])
     splitting = [settings.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")]
     check_patterns(*splitting)
@@ -175,26 +148,31 @@ def _check_vocabulary(vocabulary: Any, added: int) -> None:
         raise UserError(f"its model's vocab has a token of more characters than {TOKEN_CHARACTERS}")
 
 
-def check_words(added: list) -> None:
-    """UserError unless each added word has a content and an id that no other has."""
+def check_words(added: Any) -> None:
+    """UserError unless these are added words, each with a content and an id that no other has."""
+    if problem := schema.mismatch(added, [{**_WORD, "id": int}], "added_tokens"):
+        raise UserError(problem)
+    _check_count(len(added))
     seen: set = set()
-    for number, word in enumerate(added):
-        if problem := _word_problem(word):
-            raise UserError(f"added token {number} {_shown(word)}: {problem}")
-        if not _is_id(token := word.get("id")):
-            raise UserError(f"added token {number} {_shown(word)}: id {_shown(token)}: {_IDS}")
-        if seen & {word["content"], token}:
-            raise UserError(f"added token {number} {word['content']!r} (id {token}) is there twice")
-        seen |= {word["content"], token}
+    for word in added:
+        _check_word(word)
+        content, token = word["content"], word["id"]
+        if seen & {content, token}:
+            raise UserError(f"added token {content!r} (id {token}) is there twice")
+        seen |= {content, token}
 
 
-def _word_problem(word: Any) -> str | None:
-    if not isinstance(word, dict):
-        return "an object is needed"
-    if not token_text(word):
-        return f"needs a text 'content', not empty, of at most {TOKEN_CHARACTERS} characters"
-    wrong = [flag for flag in _FLAGS if not isinstance(word.get(flag, False), bool)]
-    return f"{wrong[0]} {_shown(word[wrong[0]])}: true or false is needed" if wrong else None
+def _check_count(count: int) -> None:
+    if count > ADDED_TOKENS:
+        raise UserError(f"has {count:,} added tokens, more than {ADDED_TOKENS}")
+
+
+def _check_word(word: Mapping[str, Any]) -> None:
+    what = f"added token {_shown(word['content'])}"
+    if not 0 < len(word["content"]) <= TOKEN_CHARACTERS:
+        raise UserError(f"{what}: a text of 1 to {TOKEN_CHARACTERS} characters is needed")
+    if not 0 <= word["id"] <= VOCABULARY:
+        raise UserError(f"{what} has the id {word['id']}: {_IDS}")
 
 
 def _check_parts(parts: list) -> None:
@@ -223,10 +201,6 @@ def _growth(replace: Mapping) -> int:
 
 
 _IDS = f"a whole number from 0 up to {VOCABULARY} is needed"
-
-
-def _is_id(token: Any) -> bool:
-    return type(token) is int and 0 <= token <= VOCABULARY
 
 
 def _shown(value: Any) -> str:

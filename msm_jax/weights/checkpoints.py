@@ -22,7 +22,7 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from msm_jax import files, limits, links
+from msm_jax import files, limits, links, schema
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, abstract_params, param_shardings
 from msm_jax.model.adapter import join, only_adapter, without_adapter
@@ -45,12 +45,15 @@ from msm_jax.weights.huggingface import load_checkpoint
 # 2: weights outputs first; 3: the optimizer counts skipped steps; 4: checksums see every position
 FORMAT = 4
 DAMAGED = ".damaged"  # ends the name of a checkpoint that a run went on without
+_PROGRESS = {"tokens": int, "loss_tokens": int, "empty": int, "probes": {str: object}, "done": bool}
 # What the metadata holds, apart from its seal.
-_PARTS = {
-    "facts": dict, "progress": dict, "made_by": dict, "checksums": dict, "base": dict | None,
-}  # fmt: skip
-_PROGRESS = {"tokens": int, "loss_tokens": int, "empty": int, "probes": dict, "done": bool}
-_BASE = {"path": str, "relative": str, "digest": str}
+_FORM = {
+    "facts": {str: object},
+    "progress": {f"{name}?": form for name, form in _PROGRESS.items()},
+    "made_by": {str: object},
+    "checksums": {str: int},
+    "base": ({"path": str, "relative": str, "digest": str}, None),
+}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN)
 
@@ -71,11 +74,8 @@ class CheckpointManager:
 
     @functools.cached_property
     def _orbax(self) -> Any:
-        """Made for the first save: it reads the metadata of all checkpoints, damaged or not.
-
-        It deletes what a killed process left of a save, and keeps all checkpoints: older ones are
-        deleted here, when the newest has been read back.
-        """
+        """Made for the first save: it reads the metadata of all checkpoints, damaged or not, and
+        deletes what a killed process left of a save. Older checkpoints are deleted by `wait`."""
         try:
             return ocp.training.Checkpointer(self.directory, cleanup_tmp_directories=True)
         except Exception as error:
@@ -123,7 +123,7 @@ class CheckpointManager:
             "base": base,
         }
         metadata = json.loads(json.dumps(metadata, allow_nan=False))
-        metadata["seal"] = files.sha256_json(metadata)
+        metadata["seal"] = files.seal(metadata)
         with self._errors(f"the checkpoint of step {step}"):
             self._orbax.save_checkpointables_async(
                 step, state, force=True, custom_metadata=metadata
@@ -131,10 +131,8 @@ class CheckpointManager:
         self._written = step, metadata["seal"], _shapes(state)
 
     def saved(self) -> int | None:
-        """The step of the last `save`, once, when it is committed and was read back.
-
-        UserError if it cannot be read back; earlier checkpoints are kept.
-        """
+        """The step of the last `save`, once, when it is committed and was read back. UserError if
+        it cannot be read back; earlier checkpoints are kept."""
         # Several processes have to wait at the same step, because each waits for the others.
         if not self._written or jax.process_count() > 1 or self._orbax.is_saving_in_progress():
             return None
@@ -195,12 +193,10 @@ class CheckpointManager:
     ) -> tuple[int, dict, Any, dict] | None:
         """The newest checkpoint as (step, params, optimizer state, progress), or None.
 
-        The arguments are arrays or ShapeDtypeStructs that the checkpoint has to match, on any mesh,
-        and the facts of this run. `fall_back` uses the newest checkpoint that can be read, and
-        renames the damaged ones after it to STEP.damaged, so that their steps can be saved again.
-
-        Raises:
-          UserError: lists the facts that differ, with both values, or the damaged arrays.
+        The arguments are arrays or ShapeDtypeStructs that it has to match, on any mesh, and the
+        facts of this run; UserError lists the facts that differ, or the damaged arrays. `fall_back`
+        uses the newest checkpoint that can be read, and renames the damaged ones after it to
+        STEP.damaged, so that their steps can be saved again.
         """
         self.wait()
         committed = steps(self.directory)
@@ -288,42 +284,32 @@ def _metadata(path: pathlib.Path, step: int, resuming: bool = False) -> dict:
     damaged = functools.partial(damage_error, path, step, file=METADATA, resuming=resuming)
     try:
         text = limits.read_bytes(path / str(step) / METADATA, limits.JSON_BYTES)
-        found = _get(files.parse_json(text), "custom_metadata")
+        content = files.parse_json(text)
     except OSError as error:
         raise damaged(f"{error.strerror}") from error
     except ValueError as error:
         raise damaged(f"not JSON ({error})") from error
-    wrong = [name for name, kind in _PARTS.items() if not isinstance(_get(found, name), kind)]
-    if "facts" in wrong:
-        raise damaged(f"lacks {', '.join(wrong)}")
-    if (format := found["facts"].get("format")) != FORMAT:
+    problem = schema.mismatch(content, {"custom_metadata": {"facts": {str: object}}})
+    found = {} if problem else content["custom_metadata"]
+    if found and (format := found["facts"].get("format")) != FORMAT:
         raise UserError(
             f"{path}/{step}: a checkpoint of format {format}, this version reads {FORMAT}: convert "
             "it with the version that wrote it (--to=huggingface, or --to=peft), and load the "
             "result"
         )
-    if wrong:
-        raise damaged(f"lacks {', '.join(wrong)}")
-    for part, kinds in (("progress", _PROGRESS), ("base", _BASE if found["base"] else {})):
-        for name, value in (found[part] or {}).items():
-            if not isinstance(value, kinds.get(name, ())):
-                raise damaged(f"{part}.{name} is {value!r:.100}")
-    if found["base"] and found["base"].keys() != _BASE.keys():
-        raise damaged(f"base is {found['base']!r:.300}")
-    content = {key: value for key, value in found.items() if key != "seal"}
-    if found.keys() == _PARTS.keys():
+    if problem := problem or schema.mismatch(found, _FORM):
+        raise damaged(problem)
+    if unknown := found["progress"].keys() - _PROGRESS.keys():
+        raise damaged(f"progress has {sorted(unknown)!r:.100}")
+    if "seal" not in found:
         warnings.warn(
             f"{path}/{step}: has no checksum of its model and settings, because an early version "
             "wrote it: a change of them would not be noticed",
             stacklevel=3,
         )
-    elif found.get("seal") != files.sha256_json(content):
+    elif found["seal"] != files.seal(found):
         raise damaged("not what was saved (checksum)")
     return found
-
-
-def _get(found: Any, name: str) -> Any:
-    return found.get(name, ...) if isinstance(found, dict) else ...
 
 
 def _model(path: pathlib.Path, step: int, facts: dict) -> ModelConfig:
@@ -350,10 +336,8 @@ def _load(
     resuming: bool = False,
     partial: bool = False,
 ) -> dict:
-    """Arrays with the shapes, dtypes and shardings of `abstract`, checked by their checksums.
-
-    `partial`: they are some of the checkpoint's, and the others are not read.
-    """
+    """Arrays with the shapes, dtypes and shardings of `abstract`, checked by their checksums; with
+    `partial` the checkpoint has others as well."""
     damaged = functools.partial(damage_error, path, step, resuming=resuming)
     folder = path / str(step)
     context = ocp.Context()

@@ -29,11 +29,8 @@ def steps(path: pathlib.Path) -> list[int]:
 def damage_error(
     path: pathlib.Path, step: int, what: str, file: str = "", resuming: bool = False
 ) -> UserError:
-    """That a checkpoint, or this file of it, is damaged, and what to do.
-
-    Args:
-      resuming: `config.fall_back` can be used.
-    """
+    """That a checkpoint, or this file of it, is damaged, and what to do; when `resuming`,
+    --config.fall_back can be used."""
     place = f"{path}/{step}/{file}" if file else f"{path}/{step}"
     return UserError(f"{place}: damaged: {what}; {way_out(path, step, resuming)}")
 

@@ -8,10 +8,8 @@ from msm_jax.model.eightbit import from_eight_bits, to_eight_bits
 
 
 def as_stored(config: ModelConfig, params: dict) -> dict:
-    """Weights as the config stores them, converted one by one, each given up.
-
-    An adapter stays as it is. From 8 bits come the numbers that the 8 bits stand for.
-    """
+    """Weights as the config stores them, converted one by one, each given up; an adapter stays as
+    it is. From 8 bits come the numbers that the 8 bits stand for."""
     cast = jax.jit(lambda leaf, dtype: leaf.astype(dtype), static_argnums=1, donate_argnums=0)
 
     def walk(tree: dict, shapes: dict) -> dict:

@@ -12,7 +12,7 @@ import jax
 
 from msm_jax import files
 from msm_jax.data.chat import ChatFormat
-from msm_jax.data.jinja import TODAY
+from msm_jax.data.sandbox import TODAY
 from msm_jax.data.template import (
     TEMPLATE_FILE,
     TOOLS_FILE,
@@ -61,8 +61,7 @@ CARRIED = (
 class Chat:
     """The chat format that is exported with a model, and the Jinja source that has to write it.
 
-    `names` are what the template refers to by name, such as {"bos_token": ...}; `stop_ids` all
-    tokens that end a completion, that of a turn first.
+    `names` are what the template refers to by name; `stop_ids` all tokens that end a completion.
     """
 
     format: ChatFormat
@@ -211,12 +210,8 @@ def save_run(
 
 
 def carried(directory: pathlib.Path) -> list[str]:
-    """The files beside the weights that go where the model goes.
-
-    Raises:
-      UserError: one of them, or a file whose content goes into the exported settings, is a link to
-        somewhere else.
-    """
+    """The files beside the weights that go where the model goes; UserError if one of them, or one
+    that is read into the exported settings, is a link to somewhere else."""
     is_there = lambda name: (directory / name).is_file()
     for name in filter(is_there, (*CARRIED, KEPT_CONFIG, "config.json", TOOLS_FILE)):
         real_path(directory, name)

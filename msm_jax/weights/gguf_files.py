@@ -13,13 +13,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from msm_jax import schema
 from msm_jax.data.tokenizer import is_panic
 from msm_jax.data.tokenizer_patterns import LLAMA3_SPLIT, QWEN2_SPLIT
 from msm_jax.errors import UserError, located
 from msm_jax.files import new_directory, write_json, write_text
 from msm_jax.model.rope import RopeScaling, frequencies
 from msm_jax.weights import keys
-from msm_jax.weights.gguf_header import check_header, check_kinds
+from msm_jax.weights.gguf_header import check_header
 from msm_jax.weights.hf_config import FAMILIES, read_config
 from msm_jax.weights.names import entries
 from msm_jax.weights.tensor_files import INDEX
@@ -39,8 +40,25 @@ _SIZES = {
     "context_length": "max_position_embeddings",
 }
 _HEAD_SIZES = ("attention.key_length", "attention.value_length", "rope.dimension_count")
-# Further metadata that changes nothing about the model.
-_HARMLESS = ("vocab_size", "rope.scaling.type", *_HEAD_SIZES)
+_FLOATS = ("attention.layer_norm_rms_epsilon", "rope.freq_base")
+# What the metadata must hold, below "<architecture>." and elsewhere.
+_MODEL = {
+    **{name: float if name in _FLOATS else int for name in _SIZES},
+    **{f"{name}?": int for name in _HEAD_SIZES},
+    "rope.scaling.type?": str,
+    "vocab_size?": object,
+}
+_VOCABULARY = {
+    "tokenizer.ggml.model": str,
+    "tokenizer.ggml.tokens": [str],
+    **{f"tokenizer.ggml.{name}_token_id?": int for name in "bos eos eot padding unknown".split()},
+}
+_BPE = {
+    "tokenizer.ggml.token_type": [int],
+    "tokenizer.ggml.merges": [str],
+    "tokenizer.ggml.add_bos_token?": bool,
+    "tokenizer.chat_template?": str,
+}
 # Llama 3's rope scaling is stored as one factor per frequency. Meta's releases (3.1, 3.2) differ in
 # the first number only; which it was is found by computing the factors of each.
 _LLAMA3_FACTORS = (8.0, 32.0)
@@ -63,12 +81,6 @@ class GGUF:
     metadata: dict[str, Any]
     tensors: dict[str, Any]
 
-    def get(self, key: str) -> Any:
-        """A metadata value; UserError where there is none."""
-        if key not in self.metadata:
-            raise UserError(f"{self.path}: has no metadata {key!r}")
-        return self.metadata[key]
-
 
 def convert_gguf(
     source: str | os.PathLike, target: str | os.PathLike, dtype: str = "float32"
@@ -76,10 +88,7 @@ def convert_gguf(
     """Write a Hugging Face checkpoint with the weights, tokenizer and chat template of a GGUF file.
 
     The directory appears when it is complete. Weights are stored as "float32" (dequantized exactly)
-    or "bfloat16" (rounded).
-
-    Raises:
-      UserError: the file is damaged, or holds something that this package does not know.
+    or "bfloat16" (rounded). UserError for a damaged file, or what this package does not know.
     """
     found = read_gguf(source)
     settings = hf_config(found)
@@ -108,7 +117,6 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
         check_header(path)
         reader = gguf.GGUFReader(path)
         metadata = {name: field.contents() for name, field in reader.fields.items()}
-        check_kinds(metadata)
     except UserError:
         raise
     except OSError as error:
@@ -122,17 +130,16 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
 
 
 def hf_config(found: GGUF) -> dict:
-    """The config.json of the model in a file.
-
-    UserError for an architecture, a rope scaling or other metadata that we do not know.
-    """
-    family = found.get("general.architecture")
-    if family not in FAMILIES:
+    """The config.json of the model in a file; UserError for what we do not know."""
+    family = found.metadata.get("general.architecture")
+    if not isinstance(family, str) or family not in FAMILIES:
         raise UserError(
             f"{found.path}: architecture {keys.shown(family)} is not supported, only "
             f"{', '.join(FAMILIES)}"
         )
-    known = {f"{family}.{name}" for name in (*_SIZES, *_HARMLESS)}
+    form = {**_VOCABULARY, **{f"{family}.{name}": kind for name, kind in _MODEL.items()}}
+    schema.check(found.metadata, form, f"{found.path}: its metadata")
+    known = {name.removesuffix("?") for name in form}
     unknown = [n for n in found.metadata if n.startswith(f"{family}.") and n not in known]
     if unknown:
         raise UserError(
@@ -143,7 +150,7 @@ def hf_config(found: GGUF) -> dict:
     if scaling != "none":
         raise UserError(f"{found.path}: rope scaling {scaling!r} is not supported in GGUF files")
     settings: dict[str, Any] = {"architectures": [FAMILIES[family][1]], "model_type": family}
-    settings |= {ours: _plain(found.get(f"{family}.{name}")) for name, ours in _SIZES.items()}
+    settings |= {ours: _plain(found.metadata[f"{family}.{name}"]) for name, ours in _SIZES.items()}
     heads = settings["num_attention_heads"]
     if heads < 1:
         raise UserError(
@@ -157,7 +164,7 @@ def hf_config(found: GGUF) -> dict:
         **settings,
         "head_dim": sizes[0],
         "hidden_act": "silu",
-        "vocab_size": len(found.get("tokenizer.ggml.tokens")),
+        "vocab_size": len(found.metadata["tokenizer.ggml.tokens"]),
         "tie_word_embeddings": "output.weight" not in found.tensors,
         "rope_scaling": _rope_scaling(found, settings["rope_theta"], sizes[0]),
         **{
@@ -254,15 +261,16 @@ def _write_tokenizer(found: GGUF, directory: pathlib.Path) -> None:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
     from tokenizers import pre_tokenizers as pre
 
-    kind = found.get("tokenizer.ggml.model")
-    split = found.get("tokenizer.ggml.pre") if kind == "gpt2" else None
-    if split not in _SPLITS:
+    held = {name.removeprefix("tokenizer."): value for name, value in found.metadata.items()}
+    kind, split = held["ggml.model"], held.get("ggml.pre")
+    if kind != "gpt2" or split not in [*_SPLITS]:
         raise UserError(
             f"{found.path}: tokenizer {kind!r} with pre-tokenizer {split!r} is not supported, only "
             f"byte-level BPE ('gpt2') with one of {', '.join(_SPLITS)}"
         )
-    tokens, types = found.get("tokenizer.ggml.tokens"), found.get("tokenizer.ggml.token_type")
-    merges = [tuple(merge.split(" ", 1)) for merge in found.get("tokenizer.ggml.merges")]
+    schema.check(found.metadata, _BPE, f"{found.path}: its metadata")
+    tokens, types = held["ggml.tokens"], held["ggml.token_type"]
+    merges = [tuple(merge.split(" ", 1)) for merge in held["ggml.merges"]]
     ids = {token: number for number, token in enumerate(tokens)}
     odd = sorted(set(types) - {_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED})
     if len(ids) != len(tokens) or len(types) != len(tokens) or odd:
@@ -283,33 +291,25 @@ def _write_tokenizer(found: GGUF, directory: pathlib.Path) -> None:
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     names = _special_names(found, tokens)
     # llama.cpp writes Llama 3's <|begin_of_text|> unless the file says that it should not.
-    if found.metadata.get("tokenizer.ggml.add_bos_token", split == "llama-bpe"):
+    if held.get("ggml.add_bos_token", split == "llama-bpe"):
         if not (bos := names.get("bos_token")):
             raise UserError(f"{found.path}: has no bos_token_id, which begins every text")
-        tokenizer.post_processor = processors.Sequence([
-            processors.ByteLevel(trim_offsets=False),
-            processors.TemplateProcessing(
-                single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, ids[bos])]
-            ),
-        ])  # fmt: skip
-    for number, token in enumerate(tokens):
-        if types[number] in (_CONTROL, _USER_DEFINED):
-            special = types[number] == _CONTROL
+        with_bos = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, ids[bos])]
+        )
+        byte_level = tokenizer.post_processor
+        tokenizer.post_processor = processors.Sequence([byte_level, with_bos])
+    for token, kind in zip(tokens, types, strict=True):
+        if kind in (_CONTROL, _USER_DEFINED):
+            special = kind == _CONTROL
             added = AddedToken(token, special=special, normalized=False)
             (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([added])
     tokenizer.save(str(directory / "tokenizer.json"))
-    write_json(
-        directory / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-            **names,
-        },
-    )
-    if template := found.metadata.get("tokenizer.chat_template"):
+    fixed = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    write_json(directory / "tokenizer_config.json", {**fixed, **names})
+    if template := held.get("chat_template"):
         write_text(directory / "chat_template.jinja", template)
-    ends = [found.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
-    ends = sorted({end for end in ends if end is not None})
+    ends = sorted({held[key] for key in ("ggml.eos_token_id", "ggml.eot_token_id") if key in held})
     write_json(directory / "generation_config.json", {"eos_token_id": ends} if ends else {})
 
 

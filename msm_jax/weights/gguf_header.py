@@ -18,32 +18,6 @@ _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _STRING, _ARRAY = 8, 9
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes, by type
 _MOST_AXES = 4  # GGML_MAX_DIMS
-# What metadata that we use has to be, by the end of its name.
-_NUMBER = (int, float)
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "general.architecture": str,
-    "block_count": int,
-    "embedding_length": int,
-    "feed_forward_length": int,
-    "head_count": int,
-    "head_count_kv": int,
-    "layer_norm_rms_epsilon": _NUMBER,
-    "freq_base": _NUMBER,
-    "context_length": int,
-    "key_length": int,
-    "value_length": int,
-    "dimension_count": int,
-    "scaling.type": str,
-    "ggml.model": str,
-    "ggml.pre": str,
-    "ggml.tokens": list,
-    "ggml.token_type": list,
-    "ggml.merges": list,
-    "token_id": int,
-    "add_bos_token": bool,
-    "tokenizer.chat_template": str,
-}
-_ITEMS = {"ggml.tokens": str, "ggml.merges": str, "ggml.token_type": int}
 
 
 class _Reader:
@@ -105,9 +79,7 @@ class _Reader:
 def check_header(path: str | os.PathLike) -> None:
     """Walk over the metadata and the descriptions of the tensors.
 
-    Raises:
-      UserError: a count or length that the file cannot have, or that is above a limit.
-      OSError: it cannot be read.
+    UserError for a count or length that the file cannot have, or that is above a limit.
     """
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size < 24:
@@ -131,17 +103,3 @@ def _walk(reader: _Reader) -> None:
         reader.value()
     for _ in range(tensors):
         reader.tensor()
-
-
-def check_kinds(metadata: dict) -> None:
-    """ValueError that names the first metadata that are not of the kind of `KINDS`."""
-    for name, value in metadata.items():
-        for end, kind in KINDS.items():
-            if not name.endswith(end):
-                continue
-            right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-            if right and end in _ITEMS:
-                right = all(type(item) is _ITEMS[end] for item in value)
-            if not right:
-                wanted = getattr(kind, "__name__", "number")
-                raise ValueError(f"{name} is {value!r:.80}, not of the kind {wanted}")

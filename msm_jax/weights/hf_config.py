@@ -49,12 +49,9 @@ _LLAMA3 = {
 
 
 def read_config(directory: str | os.PathLike, dtype: str = "float32") -> ModelConfig:
-    """The model that a checkpoint directory's config.json describes, in this dtype.
+    """The model that a checkpoint directory's config.json describes, in this dtype, not the file's.
 
-    The file's own dtype is how its weights are stored.
-
-    Raises:
-      UserError: lists all keys that are missing, malformed or not supported.
+    UserError lists all keys that are missing, malformed or not supported.
     """
     file = pathlib.Path(directory) / "config.json"
     raw = {**_DEFAULTS, **read_object(file)}
@@ -138,10 +135,10 @@ def _sizes(raw: dict, problems: list[str]) -> dict[str, int]:
 
 
 def _number(raw: dict, name: str, problems: list[str]) -> float:
-    value = keys.finite(raw.get(name))
-    if value is not None and 1e-38 < value < 1e38:  # what float32 can hold
-        return value
-    problems.append(f"{name} {keys.shown(raw.get(name))}: a number above 0, below 1e38, is needed")
+    value: Any = raw.get(name)
+    if type(value) in (int, float) and 1e-38 < value < 1e38:  # what float32 can hold
+        return float(value)
+    problems.append(f"{name} {keys.shown(value)}: a number above 0, below 1e38, is needed")
     return 1.0
 
 

@@ -6,7 +6,6 @@ an adapter, which has no such keys in practice, to a refusal.
 
 import dataclasses
 import importlib.resources
-import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -58,17 +57,6 @@ def is_off(value: Any) -> bool:
     if isinstance(value, float):
         return value in (0.0, 1.0)
     return value in (None, False, "", [], {})  # 0 == False
-
-
-def finite(value: Any) -> float | None:
-    """A number of JSON as a float; None if it is no number, not finite or too large."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _tables() -> tuple[dict[str, Table], frozenset[str]]:

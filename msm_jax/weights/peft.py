@@ -47,20 +47,21 @@ def adapted(config: ModelConfig, settings: dict, where: str = CONFIG_FILE) -> Mo
     """The model with the adapter that an adapter_config.json describes.
 
     PEFT scales an adapter's output by alpha / r, or with `use_rslora` by alpha / sqrt(r)
-    (Kalajdzievski 2023), which becomes the alpha that gives the same scale without it.
-
-    Raises:
-      UserError: lists every key that is malformed or not supported.
+    (Kalajdzievski 2023), which becomes the alpha that gives the same scale without it. UserError
+    lists every key that is malformed or not supported.
     """
     problems = []
     if settings.get("peft_type") != "LORA":
         problems.append(f"peft_type {keys.shown(settings.get('peft_type'))}: only LORA")
-    rank, alpha = settings.get("r"), keys.finite(settings.get("lora_alpha"))
-    if not (isinstance(rank, int) and not isinstance(rank, bool) and 0 < rank < 2**31):
+    rank: Any = settings.get("r")
+    alpha: Any = settings.get("lora_alpha")
+    if type(rank) is not int or not 0 < rank < 2**31:
         problems.append(f"r {keys.shown(rank)}: a whole number above 0 is needed")
         rank = 1
-    if alpha is None or alpha >= 1e30:  # with any rank float32 can hold it
-        problems.append(f"lora_alpha {keys.shown(settings.get('lora_alpha'))}: a number is needed")
+    if (
+        type(alpha) not in (int, float) or not abs(alpha) < 1e30
+    ):  # with any rank float32 can hold it
+        problems.append(f"lora_alpha {keys.shown(alpha)}: a number is needed")
     elif alpha == 0:
         problems.append("lora_alpha 0: the adapter would do nothing; leave it out, or correct it")
     elif alpha < 0:
@@ -80,9 +81,7 @@ def adapted(config: ModelConfig, settings: dict, where: str = CONFIG_FILE) -> Mo
     if problems:
         unsupported = any("not supported" in each or "only" in each for each in problems)
         raise UserError(f"{where}: " + "; ".join(problems) + unsupported * _MERGE_FIRST)
-    assert alpha is not None
-    if settings.get("use_rslora"):
-        alpha = alpha * math.sqrt(rank)
+    alpha *= math.sqrt(rank) if settings.get("use_rslora") else 1.0
     return dataclasses.replace(config, lora_rank=rank, lora_alpha=alpha, lora_targets=targets)
 
 
@@ -174,11 +173,8 @@ def load_adapter(
 
 
 def find_adapter(directory: str | os.PathLike, config: ModelConfig) -> dict[str, Stored]:
-    """An adapter's tensors on disk, by their names in the base model.
-
-    Raises:
-      UserError: lists all that are missing, unknown, not finite, or of a wrong shape or dtype.
-    """
+    """An adapter's tensors on disk, by their names in the base model; UserError lists all that are
+    missing, unknown, not finite, or of a wrong shape or dtype."""
     path = pathlib.Path(directory)
     if not (path / WEIGHTS_FILE).exists() and list(path.glob("adapter_model.*")):
         raise UserError(f"{path}: only {WEIGHTS_FILE} is read: pickled weights can run code")
@@ -215,9 +211,6 @@ def save_adapter(
     """Write a model's adapter where `peft` and vLLM can load it, in a new or empty directory.
 
     `base` is the name or path of the base model; `rslora` writes the scale as alpha / sqrt(r).
-
-    Raises:
-      UserError: a model without an adapter, or a directory that holds something.
     """
     if not config.lora_rank:
         raise UserError(f"{directory}: the model has no adapter to save")

@@ -36,13 +36,9 @@ def read_entry(
     sharding: jax.sharding.Sharding,
     layers_at_once: int | None = None,
 ) -> jax.Array:
-    """A parameter from its tensors, with this dtype and sharding.
+    """A parameter from its tensors, with this dtype and sharding; NotFinite for NaN or infinity.
 
-    `layers_at_once` bounds the layers of a stack in the host's memory; None: all on the CPU, else
-    one.
-
-    Raises:
-      NotFinite: a tensor holds NaN or infinity.
+    At most `layers_at_once` of a stack are in the host's memory; None: all on the CPU, else one.
     """
     dtype = np.dtype(dtype)
     if _processes_share_columns(entry, sharding):

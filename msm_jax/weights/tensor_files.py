@@ -76,42 +76,33 @@ class Stored:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return self.shape[0] if self.shape else 1
 
     def read(self, first: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows [first, stop) along the first axis (everything of a scalar), as a new array."""
-        if not self.shape:
-            return self._fill(np.empty((), self.dtype), self.start)
-        first, stop, _ = slice(first, stop).indices(self.shape[0])
-        row = math.prod(self.shape[1:]) * self.dtype.itemsize
-        found = np.empty((max(stop - first, 0), *self.shape[1:]), self.dtype)
-        return self._fill(found, self.start + first * row)
+        first, stop, _ = slice(first, stop).indices(len(self))
+        rows = (max(stop - first, 0), *self.shape[1:])
+        found = np.empty(rows if self.shape else (), self.dtype)
+        for _ in self._filled(found, first):
+            pass
+        return found
 
     def read_into(self, array: np.ndarray, first: int = 0) -> None:
-        """Fill a contiguous array of this dtype with the rows from `first` on.
-
-        Raises:
-          NotFinite: one of its numbers is NaN or infinity; the array is then not complete.
-          UserError: the file is too short.
-        """
-        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        """Fill a contiguous array of this dtype with the rows from `first` on; NotFinite, with the
+        array incomplete, for NaN or infinity."""
         if not array.flags.c_contiguous or array.dtype != self.dtype:
             raise ValueError("read_into needs a contiguous array of the tensor's dtype")
-        for part in self._filled(array, self.start + first * row, CHUNK):
+        for part in self._filled(array, first):
             check_finite(part, self.dtype)
 
-    def _fill(self, array: np.ndarray, at: int) -> np.ndarray:
-        for _ in self._filled(array, at, max(1, array.nbytes)):
-            pass
-        return array
-
-    def _filled(self, array: np.ndarray, at: int, size: int) -> Iterator[np.ndarray]:
-        """Fill an array from this byte of the file on; yields `size` bytes at a time, when read."""
+    def _filled(self, array: np.ndarray, first: int) -> Iterator[np.ndarray]:
+        """Fill an array with the rows from `first` on; yields every `CHUNK` bytes when read."""
         flat = array.reshape(-1).view(np.uint8)
+        at = self.start + first * math.prod(self.shape[1:]) * self.dtype.itemsize
         with open(self.file, "rb", buffering=0) as file:
             file.seek(at)
-            for start in range(0, len(flat), size):
-                part = flat[start : start + size]
+            for start in range(0, len(flat), CHUNK):
+                part = flat[start : start + CHUNK]
                 view, done = memoryview(part.data), 0
                 while done < len(view):
                     count = file.readinto(view[done:])
@@ -129,10 +120,8 @@ def find_tensors(
 ) -> dict[str, Stored]:
     """name -> `Stored` for every tensor of a directory with `single`, or an index and its files.
 
-    Raises:
-      UserError: lists what is wrong: no files, an index that does not agree with them or names a
-        path outside the directory, a damaged or truncated file, a tensor in two files, headers that
-        have more than `HEADER_BYTES` together.
+    UserError lists what is wrong: no files, an index that does not agree with them or names a path
+    outside the directory, a damaged file, a tensor in two files, too large headers.
     """
     path = pathlib.Path(directory)
     problems: list[str] = []

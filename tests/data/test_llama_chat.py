@@ -118,7 +118,7 @@ def test_templates_by_name_and_a_file_beside_them(folder):
     assert own_format(folder, tokenizer) is None
     with pytest.raises(UserError, match="has no chat template"):
         find_format("own", folder, tokenizer)
-    with pytest.raises(UserError, match="chat_template is not a text"):
+    with pytest.raises(UserError, match="chat_template.default must be a text"):
         own_format(folder, with_template(folder, {"default": 1}))
 
 

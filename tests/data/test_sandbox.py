@@ -3,7 +3,7 @@
 import pytest
 
 from msm_jax.data import sandbox
-from msm_jax.data.jinja import writer
+from msm_jax.data.sandbox import writer
 from msm_jax.errors import UserError
 
 MESSAGES = [
