@@ -67,8 +67,12 @@ class ChatFormat:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what is written for `PROBES` and of `end`; it does not depend on the date."""
-        texts = [self.attempt(chat, prompt) for chat in PROBES for prompt in (True, False)]
-        return sha256_json([self.end, *texts])
+        return sha256_json([self.end, *(text for _, text in self.probes)])
+
+    @functools.cached_property
+    def probes(self) -> list[tuple[Messages, str]]:
+        """Each of `PROBES`, and what is written for it, with a generation prompt and without."""
+        return [(chat, self.attempt(chat, prompt)) for chat in PROBES for prompt in (True, False)]
 
     def attempt(self, messages: Messages, generation_prompt: bool) -> str:
         """The text without marks, or why the format refuses the conversation."""
@@ -135,11 +139,13 @@ def _writer(name: str) -> Write:
     return writer(builtin_template(name), {})
 
 
-def _format(name: str, end: str, controls: tuple[str, ...]) -> ChatFormat:
-    return ChatFormat(lambda *chat: _writer(name)(*chat), end, controls)
+def _write(name: str, *chat: Any) -> str:
+    return _writer(name)(*chat)  # compiled when it is first used
 
 
-CHAT_FORMATS = {name: _format(name, *tokens) for name, tokens in _BUILTIN.items()}
+CHAT_FORMATS = {
+    name: ChatFormat(functools.partial(_write, name), *tokens) for name, tokens in _BUILTIN.items()
+}
 
 
 def render_chat(

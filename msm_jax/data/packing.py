@@ -37,9 +37,6 @@ def split_lengths(
         token lost; "cut", its rest lost; "drop", all of it lost; or an "error".
       chats: bool[documents], which of them are chats; None for none.
       long_chats: the same for chats; they cannot be split.
-
-    Raises:
-      UserError: there are such documents and the policy is "error".
     """
     lengths = np.asarray(lengths, np.int64)
     chats = np.zeros(len(lengths), bool) if chats is None else chats
@@ -110,10 +107,8 @@ def pack(lengths: Sequence[int], row_length: int, seed: int, most: int = 0) -> l
 class Pieces:
     """The pieces of a store's documents that are to be packed into rows.
 
-    Attributes:
-      starts, sizes: int64[pieces], the first token of each in the store, and how many they are.
-      trained: int64[pieces], how many of them carry loss.
-      account: counts of the documents; see `pipeline.Data`.
+    `starts`, `sizes` and `trained` are int64[pieces]: the first token of each in the store, its
+    tokens, and how many of them carry loss. `account` counts the documents; see `pipeline.Data`.
     """
 
     store: Store
@@ -162,11 +157,8 @@ def find_pieces(
 class Packing:
     """Which pieces of which documents are in which row.
 
-    Attributes:
-      count, tokens: rows, and tokens in all of them.
-      has_loss: bool[rows], which of them have a token with loss.
-      fill: share of token slots that are not padding.
-      documents: pieces in the row that has most.
+    `count` rows hold `tokens` tokens, the share `fill` of their slots, in at most `documents` pieces
+    each; `has_loss`, bool[rows], says which have a token with loss.
     """
 
     def __init__(

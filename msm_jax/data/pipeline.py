@@ -28,9 +28,7 @@ def as_batch(tokens_BT: np.ndarray, loss_BT: np.ndarray, segment_ids_BT: np.ndar
 
     Each is int32 [B, T], loss_weights float32. A token's target and loss weight are those of its
     successor in its own segment, and 0 where a segment ends: no document is predicted from another.
-
-    Args:
-      tokens_BT, loss_BT, segment_ids_BT: int32, uint8, int32 [B, T], as of `Packing.fill_row`.
+    The arguments are int32, uint8 and int32 [B, T], as of `Packing.fill_row`.
     """
     same_Bt = (segment_ids_BT[:, 1:] == segment_ids_BT[:, :-1]) & (segment_ids_BT[:, 1:] > 0)
     targets_BT = np.zeros(tokens_BT.shape, np.int32)
@@ -211,10 +209,6 @@ def load_data(
         `packing.pack`; "too_long", "long_chats": see `split_lengths`}.
       cache: see `cache_directory`.
       where: the config's key, for messages.
-
-    Raises:
-      UserError: no source, an unreadable file or row, too few documents, a chat longer than a row,
-        no token with loss.
     """
     used = {name: dict(source) for name, source in config.items() if source["weight"] != 0}
     if not used:
@@ -232,7 +226,9 @@ def load_data(
         with located(here):
             pieces = find_pieces(store, numbers, row_length, **policy)
         parts[name] = pieces.repeated(source.get("repeat", 1))
-        accounts[name] = {**pieces.account, **_rows_account(store)}
+        counts = {"refused": "skipped", "unused_keys": "unused", "notes": "notes"}
+        counted = {key: store.facts[count] for key, count in counts.items() if store.facts[count]}
+        accounts[name] = {**pieces.account, **counted}
         notes += _sentences(here, accounts[name], store)
         examples[name] = store.document(int(numbers[0]))
         contents[name] = {key: store.facts["recipe"][key] for key in ("content", "format")}
@@ -314,12 +310,6 @@ def _part(where: str, source: Mapping, store: Store) -> np.ndarray:
     found = np.zeros(rows, bool)
     found[np.argsort(numbers)[:count]] = True
     return found if held_out else ~found
-
-
-def _rows_account(store: Store) -> dict:
-    """What the store counted of the rows of its file, where there is something."""
-    names = {"refused": "skipped", "unused_keys": "unused", "notes": "notes"}
-    return {name: store.facts[key] for name, key in names.items() if store.facts[key]}
 
 
 def _sentences(where: str, account: Mapping, store: Store) -> list[str]:

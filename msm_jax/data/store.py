@@ -255,7 +255,7 @@ def _tokenized(
         raise UserError(f"{path}: holds no records")
 
 
-class _NoFormat(UserError):
+class _NoFormat(Exception):
     """A chat where there is no chat format: not the row's fault."""
 
 
@@ -273,8 +273,6 @@ def _tokens(
             _refuse_weights(example.messages)
         chat = example.messages
         found = _chat(example, tokenizer, format) if chat else _document(example, tag, tokenizer)
-    except _NoFormat:
-        raise
     except (UserError, AttributeError) as error:
         raise UserError(f"{where}: {error}") from error
     except RecursionError as error:

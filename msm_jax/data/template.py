@@ -1,7 +1,6 @@
 """A checkpoint's own chat template, and how chat formats differ."""
 
 import dataclasses
-import itertools
 import json
 import os
 import pathlib
@@ -41,13 +40,8 @@ def find_format(
     """A chat format by name: one of `CHAT_FORMATS`, or "own" or "own-no-thinking".
 
     The last two are the template in `directory`, beside the tokenizer, with `enable_thinking` true
-    or false (a template may ignore it).
-
-    Args:
-      base: directory that defines bos_token and the like where the first one does not.
-
-    Raises:
-      UserError: an unknown name, no template there, or one that cannot be used.
+    or false (a template may ignore it); `base` is a directory that defines bos_token and the like
+    where the first one does not. UserError for an unknown name or a template that cannot be used.
     """
     if name not in FORMATS:
         raise UserError(f"chat_format={name!r}: one of {sorted(FORMATS)}")
@@ -252,10 +246,9 @@ def builtin_name(model_type: str, tokenizer: Tokenizer, rope_scaled: bool = Fals
 
 def difference(one: ChatFormat, other: ChatFormat) -> str | None:
     """The first of some conversations that two formats write differently, in words, or None."""
-    for messages, prompt in itertools.product(PROBES, (True, False)):
-        texts = [format.attempt(messages, prompt) for format in (one, other)]
-        if texts[0] != texts[1]:
-            return f"{messages}: {texts[0]!r} against {texts[1]!r}"
+    for (messages, text), (_, theirs) in zip(one.probes, other.probes, strict=True):
+        if text != theirs:
+            return f"{messages}: {text!r} against {theirs!r}"
     if one.end != other.end:
         return f"the token that ends an answer: {one.end!r} against {other.end!r}"
     return None

@@ -13,7 +13,7 @@ import pathlib
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import sentencepiece
 
@@ -42,7 +42,7 @@ _TRIED = ("It's 12 o'clock in Ulm.\n\n  Yes: `x = 3`", "Größe ÉTÉ 東京 \t\
 _TAG = re.compile(r"<\S+>|\[\S+\]")
 
 
-class Tokenizer(Protocol):
+class Tokenizer:
     """What the package needs of a tokenizer.
 
     Attributes:
@@ -56,45 +56,48 @@ class Tokenizer(Protocol):
       directory: where it was read from, which may also hold a chat template; None: from memory.
     """
 
-    vocab_size: int
-    control_names: tuple[str, ...]
-    end_of_document: str
-    start_ids: tuple[int, ...]
-    fingerprint: str
-    directory: pathlib.Path | None
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of the text, without `start_ids`; names of control tokens in it are plain text."""
-
-    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
-        """The ids, and the character of the text at which each of them starts."""
-
-    def encode_marked(self, text: str) -> list[int]:
-        """The ids of a text in which names of control tokens are control tokens."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids, without control tokens."""
-
-    def control(self, name: str) -> int:
-        """The id of a control token, e.g. "<|end|>"; UserError if there is none."""
-
-
-class SentencePieceTokenizer:
-    """A SentencePiece model."""
-
     end_of_document = END_OF_DOCUMENT
     start_ids: tuple[int, ...] = ()
     directory: pathlib.Path | None = None
 
+    def __init__(self, content: bytes, vocab_size: int, controls: dict[str, int]):
+        if not 0 < vocab_size <= VOCABULARY:
+            raise UserError(f"has {vocab_size:,} ids: at least one, at most {VOCABULARY}")
+        self.vocab_size, self._controls = vocab_size, controls
+        self.control_names = tuple(sorted(controls, key=len, reverse=True))
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, without `start_ids`; names of control tokens in it are plain text."""
+        raise NotImplementedError
+
+    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids, and the character of the text at which each of them starts."""
+        raise NotImplementedError
+
+    def encode_marked(self, text: str) -> list[int]:
+        """The ids of a text in which names of control tokens are control tokens."""
+        raise NotImplementedError
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids, without control tokens."""
+        raise NotImplementedError
+
+    def control(self, name: str) -> int:
+        """The id of a control token, e.g. "<|end|>"; UserError if there is none."""
+        if name not in self._controls:
+            raise UserError(f"the tokenizer has no control token {name!r}: train or choose another")
+        return self._controls[name]
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model."""
+
     def __init__(self, model: bytes):
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self.vocab_size = self._pieces.vocab_size()
-        if not 0 < self.vocab_size <= VOCABULARY:
-            raise UserError(f"has {self.vocab_size:,} ids: at least one, at most {VOCABULARY}")
-        self.fingerprint = hashlib.sha256(model).hexdigest()
-        ids = range(self.vocab_size)
-        names = [self._pieces.id_to_piece(i) for i in ids if self._pieces.is_control(i)]
-        self.control_names = tuple(sorted(names, key=len, reverse=True))
+        size = self._pieces.vocab_size()
+        controls = filter(self._pieces.is_control, range(min(size, VOCABULARY)))
+        super().__init__(model, size, {self._pieces.id_to_piece(i): i for i in controls})
 
     def encode(self, text: str) -> list[int]:
         return self._pieces.encode(text)
@@ -112,18 +115,10 @@ class SentencePieceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return self._pieces.decode([int(token) for token in ids])
 
-    def control(self, name: str) -> int:
-        token = self._pieces.piece_to_id(name)
-        if not self._pieces.is_control(token):
-            raise _no_control(name)
-        return token
 
-
-class HFTokenizer:
+class HFTokenizer(Tokenizer):
     """A Hugging Face tokenizer.json (Qwen, Llama). Text is encoded by a copy that does not know the
     control tokens, so that no text can become one."""
-
-    directory: pathlib.Path | None = None
 
     def __init__(self, content: bytes, more: Sequence[dict] = (), named: Sequence[str] = ()):
         """Adds tokens of other files: `more` with their ids, and `named`, which are special, with
@@ -153,27 +148,23 @@ class HFTokenizer:
             content = self._full.to_str().encode()
             settings = json.loads(content)
             added = settings["added_tokens"]
-        self._controls = {
+        controls = {
             word["content"]: word["id"]
             for word in added
             if word.get("special") or _TAG.fullmatch(word["content"])
         }
         # Ids are given out by position, so the copy has either all added words or none; those that
         # are marked special it leaves alone.
-        words = [{**word, "special": word["content"] in self._controls} for word in added]
-        some = len(self._controls) < len(added)
+        words = [{**word, "special": word["content"] in controls} for word in added]
+        some = len(controls) < len(added)
         self._plain = tokenizers.Tokenizer.from_str(
             json.dumps({**settings, "added_tokens": words if some else [], "post_processor": None})
         )
         self._plain.encode_special_tokens = True
         self._plain.no_truncation()
         self._plain.no_padding()
-        self.control_names = tuple(sorted(self._controls, key=len, reverse=True))
-        self.vocab_size = 1 + max(self.words().values(), default=-1)
-        if not 0 < self.vocab_size <= VOCABULARY:
-            raise UserError(f"has {self.vocab_size:,} ids: at least one, at most {VOCABULARY}")
-        self.fingerprint = hashlib.sha256(content).hexdigest()
-        self.end_of_document = next((name for name in _ENDS if name in self._controls), _ENDS[0])
+        super().__init__(content, 1 + max(self.words().values(), default=-1), controls)
+        self.end_of_document = next((name for name in _ENDS if name in controls), _ENDS[0])
         found = self._full.encode("a")
         written = found.special_tokens_mask
         self.start_ids = tuple(found.ids[: written.index(0)]) if 0 in written else ()
@@ -210,11 +201,6 @@ class HFTokenizer:
         known = [int(token) for token in ids if int(token) < self.vocab_size]
         return self._called(self._full.decode, known, skip_special_tokens=True)
 
-    def control(self, name: str) -> int:
-        if name not in self._controls:
-            raise _no_control(name)
-        return self._controls[name]
-
     def words(self) -> dict[str, int]:
         """Every token and its id."""
         return self._full.get_vocab(with_added_tokens=True)
@@ -245,10 +231,6 @@ def _check_ids(added: Sequence[Mapping], library: Any) -> None:
                 f"added token {content!r} has id {token}, but the ids of all others make it "
                 f"{library.token_to_id(content)}: give it that id, or fill the gap before it"
             )
-
-
-def _no_control(name: str) -> UserError:
-    return UserError(f"the tokenizer has no control token {name!r}: train or choose another")
 
 
 def tokenizer_file(path: str | os.PathLike) -> pathlib.Path:

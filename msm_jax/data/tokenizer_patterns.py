@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from msm_jax.errors import UserError
-from msm_jax.limits import PATTERN_CHARACTERS, PATTERN_SECONDS
+from msm_jax.limits import PATTERN_CHARACTERS, PATTERN_SECONDS, Limit
 
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
@@ -77,17 +77,29 @@ def _try(parts: str, patterns: tuple[str, ...]) -> None:
     texts = [unit * (_LENGTH // len(unit)) + "\x01" + "".join(letters) for unit in units]
     shown = ", ".join(repr(pattern[:80]) for pattern in patterns[:3])
     try:
+        run_apart(_TRIAL, {"parts": json.loads(parts), "texts": texts}, PATTERN_SECONDS)
+    except ValueError as error:
+        raise UserError(
+            f"its patterns {shown} do not work on {_LENGTH:,} characters: {error}"
+        ) from error
+
+
+def run_apart(program: str, given: Any, limit: Limit) -> str:
+    """What a Python program prints that is given JSON, in another process, which can be ended.
+
+    ValueError if it fails, or takes more seconds than the limit.
+    """
+    try:
         done = subprocess.run(
-            [sys.executable, "-I", "-c", _TRIAL],
-            input=json.dumps({"parts": json.loads(parts), "texts": texts}).encode(),
+            [sys.executable, "-I", "-c", program],
+            input=json.dumps(given),
             capture_output=True,
-            timeout=PATTERN_SECONDS,
+            encoding="utf-8",
+            errors="replace",
+            timeout=limit,
         )
     except subprocess.TimeoutExpired as error:
-        raise UserError(
-            f"its patterns {shown} take more seconds than {PATTERN_SECONDS} for "
-            f"{_LENGTH:,} characters"
-        ) from error
+        raise ValueError(f"takes more seconds than {limit}") from error
     if done.returncode:
-        why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:300]
-        raise UserError(f"its patterns {shown} do not work: {why}")
+        raise ValueError(done.stderr.strip().rpartition("\n")[2][:300])
+    return done.stdout

@@ -25,7 +25,6 @@ from msm_jax.model.adapter import join, only_adapter
 from msm_jax.train import hosts
 from msm_jax.train.optimizer import optimizer_shardings, split_params
 from msm_jax.weights import checkpoints
-from msm_jax.weights.differences import RUNTIME_FIELDS
 from msm_jax.weights.fingerprint import params_fingerprint
 
 # Keys of config.model that do not describe the shape, which a preset decides.
@@ -245,7 +244,7 @@ def _same_model(parent: str, theirs: ModelConfig, ours: ModelConfig) -> None:
         for field in dataclasses.fields(ModelConfig)
         if getattr(theirs, field.name) != getattr(ours, field.name)
         and not field.name.startswith("lora_")
-        and field.name not in ("dtype", "param_dtype", *RUNTIME_FIELDS)
+        and field.name not in ("dtype", "param_dtype", *checkpoints.RUNTIME_FIELDS)
     }
     if changed:
         raise UserError(

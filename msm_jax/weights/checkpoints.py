@@ -14,6 +14,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -37,7 +38,6 @@ from msm_jax.weights.damage import (
     steps,
     way_out,
 )
-from msm_jax.weights.differences import differences
 from msm_jax.weights.dtypes import as_stored
 from msm_jax.weights.fingerprint import checksums, named_leaves, params_fingerprint
 from msm_jax.weights.huggingface import load_checkpoint
@@ -54,6 +54,8 @@ _FORM = {
     "checksums": {str: int},
     "base": ({"path": str, "relative": str, "digest": str}, None),
 }
+# How a model is run and not what it is: a run may go on with others.
+RUNTIME_FIELDS = ("remat", "attention")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN)
 
@@ -107,9 +109,6 @@ class CheckpointManager:
         and an error of the writing is raised by the next `save`, `saved` or `wait`. An empty
         optimizer state is left out. All but the trees of arrays are JSON, as in the module's
         docstring; `base` is from `base_facts`, if `params` hold an adapter only.
-
-        Raises:
-          UserError: the file system refused; earlier checkpoints stay as they are.
         """
         self.wait()
         state = {"params": params}
@@ -254,6 +253,42 @@ def checkpointer(
     manager.close()
 
 
+def differences(saved: dict, wanted: dict) -> list[str]:
+    """A line for each fact that differs: its name, as saved, and as this run has it."""
+    nothing, lines = "nothing", []
+    before, now = _flat(saved), _flat(json.loads(json.dumps(wanted)))
+    for name in dict.fromkeys([*now, *before]):
+        pair = [flat.get(name, nothing) for flat in (before, now)]
+        if pair[0] != pair[1]:
+            hashed = " (hashes: its content differs)" if all(map(_is_hash, pair)) else ""
+            lines.append(
+                f"{name}: checkpoint {_short(pair[0])}, this run {_short(pair[1])}{hashed}"
+            )
+    return lines
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted path, without what only says how a model is run."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif prefix != "model." or key not in RUNTIME_FIELDS:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16,}", value) is not None
+
+
+def _short(value: Any) -> str:
+    """A hash is shown by its first digits."""
+    if _is_hash(value):
+        return value[:12]
+    return value if value == "nothing" else repr(value)
+
+
 def _refuse_uncommitted(path: pathlib.Path) -> None:
     """Refuse a newest checkpoint without its commit marker, which Orbax would delete.
 
@@ -394,16 +429,13 @@ def load_params(
     """The model of a run's newest checkpoint, or of the one of `step`.
 
     `dtype` is that of the weights, as of `load_checkpoint`, or None: as the run has them. They are
-    converted one module at a time as they are read.
+    converted one module at a time as they are read. UserError if there is none, or it or the base
+    of its adapter is gone, damaged or another, or its weights are not finite.
 
     Returns:
       (config; params, on the first device or sharded by the mesh as `param_shardings` says; the
       checkpoint's facts and progress in one dict, with "step", and as "base" the path of the
       checkpoint that an adapter was trained on, or None).
-
-    Raises:
-      UserError: there is none, or it or the base of its adapter is gone, damaged or another, or
-        its weights are not finite.
     """
     path = directory(run_dir)
     if not path.is_dir():

@@ -44,17 +44,9 @@ KEPT_CONFIG = "huggingface_config.json"  # in a run directory: the config.json i
 GENERATION = "generation_config.json"
 # Files that are copied along with the weights.
 CARRIED = (
-    GENERATION,
-    "tokenizer.json",
-    SETTINGS_FILE,
-    "tokenizer.model",
-    SPECIAL_FILE,
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    TEMPLATE_FILE,
-    "LICENSE",
-)
+    GENERATION, "tokenizer.json", SETTINGS_FILE, "tokenizer.model", SPECIAL_FILE,
+    "added_tokens.json", "vocab.json", "merges.txt", TEMPLATE_FILE, "LICENSE",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +82,10 @@ def save_checkpoint(
         config.json are copied.
       max_length: longest row in tokens, if no original says it.
       shard_bytes: of one file at most, unless one tensor is larger.
-      chat: replaces the original's template, and adds its end to the tokens at which `generate`
-        of transformers stops.
+      chat: replaces the original's template; transformers' `generate` stops at its end as well.
 
     Raises:
-      UserError: a model that no family describes or with weights in 8 bits, or a directory that
-        is not empty.
+      UserError: a model that no family describes, weights in 8 bits, a directory that is not empty.
     """
     config.refuse_eight_bits("they cannot be written as a Hugging Face checkpoint")
     dtype = dtype or config.param_dtype
@@ -130,9 +120,7 @@ def write_chat(directory: pathlib.Path, config: dict, chat: Chat) -> None:
     Its end becomes the tokenizer's eos_token, at which vLLM and others stop, and one of the
     eos_token_id of generation_config.json, at which transformers stops. Where a name in the
     template means another token than in the directory, the template gets the token itself.
-
-    Raises:
-      UserError: the directory's template would not write what the format writes.
+    UserError if the directory's template would not write what the format writes.
     """
     end = chat.format.end
     has_settings = (directory / SETTINGS_FILE).exists()

@@ -32,7 +32,6 @@ _SIZES = {
     "head_dim": "head_dim",
     "intermediate_size": "mlp_width",
 }
-_LARGEST = {**dict.fromkeys(_SIZES.values(), DIMENSION), "layers": LAYERS}
 # Where a file does not say: the defaults of transformers, which are the same in these families.
 _DEFAULTS = {
     "rms_norm_eps": 1e-6,
@@ -124,12 +123,12 @@ def _sizes(raw: dict, problems: list[str]) -> dict[str, int]:
             known["head_dim"] = width // heads
     found = {}
     for theirs, ours in _SIZES.items():
-        value = known.get(theirs)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST[ours]:
+        value, most = known.get(theirs), LAYERS if ours == "layers" else DIMENSION
+        if type(value) is int and 0 < value <= most:
             found[ours] = value
         else:
             problems.append(
-                f"{theirs} {keys.shown(value)}: a whole number from 1 to {_LARGEST[ours]} is needed"
+                f"{theirs} {keys.shown(value)}: a whole number from 1 to {most} is needed"
             )
     return found
 

@@ -31,9 +31,8 @@ def load_checkpoint(
         embedding is stored, and float32 for float16.
       mesh: shards the weights as `param_shardings` says; None: all on the first device.
 
-    Raises:
-      UserError: lists all tensors that are missing, unknown, there twice, or of a wrong shape or
-        dtype; nothing has been read by then.
+    UserError lists, before anything is read, all tensors that are missing, unknown, there twice, or
+    of a wrong shape or dtype.
     """
     config, tensors = find_checkpoint(directory, dtype)
     return config, read_params(config, list(entries(config)), tensors, config.plain_dtype, mesh)

@@ -8,27 +8,20 @@ import json
 import math
 import os
 import pathlib
-import subprocess
-import sys
 import warnings
 from typing import Any
 
 import jax
 import numpy as np
 
+from msm_jax.data.tokenizer_patterns import run_apart
 from msm_jax.errors import UserError
 from msm_jax.files import read_object
 from msm_jax.limits import MATCHING_SECONDS, PATTERN_CHARACTERS
 from msm_jax.model import ModelConfig
 from msm_jax.model.config import PROJECTIONS
 from msm_jax.weights import keys
-from msm_jax.weights.huggingface import (
-    EMBEDDING,
-    HEAD,
-    check,
-    not_finite,
-    read_params,
-)
+from msm_jax.weights.huggingface import EMBEDDING, HEAD, check, not_finite, read_params
 from msm_jax.weights.names import Entry, entries
 from msm_jax.weights.tensor_files import Stored, find_tensors, in_lines
 from msm_jax.weights.writing import host_array, new_directory, pieces, write_json, write_tensors
@@ -133,24 +126,12 @@ def _picked(wanted: str | list, modules: list[str]) -> list[bool]:
         return [any(end in names for end in ends(module)) for module in modules]
     if len(wanted) > PATTERN_CHARACTERS:
         raise ValueError(f"has more characters than {PATTERN_CHARACTERS}")
-    # In another process, which can be ended: some patterns take for ever.
+    # Some patterns take for ever.
     match = (
         "import json, re, sys; pattern, modules = json.load(sys.stdin); "
         "print(json.dumps([re.fullmatch(pattern, m) is not None for m in modules]))"
     )
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", match],
-            input=json.dumps([wanted, modules]),
-            capture_output=True,
-            text=True,
-            timeout=MATCHING_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ValueError(f"takes more seconds than {MATCHING_SECONDS}") from error
-    if done.returncode:
-        raise ValueError(done.stderr.strip().rpartition("\n")[2][:300])
-    return json.loads(done.stdout)
+    return json.loads(run_apart(match, [wanted, modules], MATCHING_SECONDS))
 
 
 def load_adapter(

@@ -48,9 +48,7 @@ def read_entry(
     parts = {}
     for device, index in indices.items():
         index = index if entry.stacked else (slice(None), *index)
-        parts[device] = [
-            slice(*part.indices(size)[:2]) for part, size in zip(index, stack, strict=True)
-        ]
+        parts[device] = [slice(*p.indices(size)[:2]) for p, size in zip(index, stack, strict=True)]
     files = [tensors[name] for name in entry.names]
     if layers_at_once is None:
         on_cpu = all(device.platform == "cpu" for device in parts)
@@ -59,19 +57,18 @@ def read_entry(
     for start in range(0, len(files), layers_at_once):
         group = files[start : start + layers_at_once]
         hosts = {
-            device: _aligned([len(group), *_sizes(part[1:])], dtype)
+            device: _aligned([len(group), *(each.stop - each.start for each in part[1:])], dtype)
             for device, part in parts.items()
         }
         _fill(group, entry, hosts, parts)
         for device, host in hosts.items():
             if layers_at_once >= len(files):
                 buffers[device] = jax.device_put(host if entry.stacked else host[0], device)
-            else:
+                continue
+            if not start:
                 shape = (len(files), *host.shape[1:])
-                stacked = buffers.get(device)
-                if stacked is None:
-                    stacked = jnp.zeros(shape, dtype, device=device)
-                buffers[device] = _insert(stacked, jax.device_put(host, device), start)
+                buffers[device] = jnp.zeros(shape, dtype, device=device)
+            buffers[device] = _insert(buffers[device], jax.device_put(host, device), start)
         # At most one group is in the host's memory.
         jax.block_until_ready(list(buffers.values()))
     return jax.make_array_from_single_device_arrays(
@@ -100,7 +97,6 @@ def _read_together(
     """A parameter from its tensors; every process has to call it."""
     mesh = sharding.mesh
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
-    empty = jax.jit(functools.partial(jnp.zeros, entry.shape, dtype), out_shardings=sharding)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding)
     def insert(stack, tensor, layer):
@@ -109,7 +105,7 @@ def _read_together(
             return tensor
         return jax.lax.dynamic_update_index_in_dim(stack, tensor, layer, 0)
 
-    stack = empty()
+    stack = jax.jit(functools.partial(jnp.zeros, entry.shape, dtype), out_shardings=sharding)()
     for layer, name in enumerate(entry.names):
         read = functools.partial(_rows, tensors[name])
         tensor = jax.make_array_from_callback(entry.file_shape, rows, read)
@@ -173,10 +169,6 @@ def _copy(source: np.ndarray, target: np.ndarray) -> None:
         np.left_shift(source.view(np.uint16), 16, out=bits, dtype=np.uint32)
     else:
         target[...] = source
-
-
-def _sizes(part: Sequence[slice]) -> list[int]:
-    return [each.stop - each.start for each in part]
 
 
 def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:

@@ -255,5 +255,4 @@ def _entries(header: dict, begin: int, size: int) -> list[tuple]:
 
 def _counts(values) -> bool:
     """A list of whole numbers from 0 up to what a file can hold."""
-    whole = lambda value: isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(values, list) and all(whole(v) and 0 <= v < 2**63 for v in values)
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)

@@ -11,6 +11,7 @@ from msm_jax.data.store import TAG, load_store
 from msm_jax.data.template import find_template
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
+from msm_jax.limits import Limit
 
 BEGIN, END, OF_TURN = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
 CONTROLS = [BEGIN, END, OF_TURN, "<|start_header_id|>", "<|end_header_id|>"]
@@ -182,7 +183,7 @@ BROKEN = {
     "no model": (lambda settings: settings.pop("model"), "not a tokenizer.json"),
 }  # fmt: skip
 BROKEN_BESIDE = {
-    "an end of no text": ("tokenizer_config.json", {"eos_token": {"id": 3}}, "eos_token.content is"),
+    "an end of no text": ("tokenizer_config.json", {"eos_token": {"id": 3}}, "eos_token.content"),
     "a list of ends": ("special_tokens_map.json", {"eos_token": [END]}, "eos_token must be a text"),
     "a number of more": (
         "tokenizer_config.json", {"additional_special_tokens": 5}, "must be a list or an object",
@@ -316,7 +317,7 @@ def test_settings_for_batches_change_no_ids(tmp_path):
     ("pattern", "message"),
     [
         ("(a+)+$", "do not work"),  # the library gives up
-        ("a*a*b", "take more seconds than 1 "),  # it does not; the time grows as the square
+        ("a*a*b", "takes more seconds than 1 "),  # it does not; the time grows as the square
         ("(", "do not work"),
         ("a" * 10_001, "PATTERN_CHARACTERS"),
     ],
@@ -324,9 +325,8 @@ def test_settings_for_batches_change_no_ids(tmp_path):
 def test_a_pattern_that_takes_too_long_is_refused_before_it_is_used(
     tmp_path, monkeypatch, pattern, message
 ):
-    monkeypatch.setattr(
-        "msm_jax.data.tokenizer_patterns.PATTERN_SECONDS", 1 if "seconds" in message else 60
-    )
+    seconds = Limit(1 if "seconds" in message else 60, "PATTERN_SECONDS")
+    monkeypatch.setattr("msm_jax.data.tokenizer_patterns.PATTERN_SECONDS", seconds)
     bomb = {
         "type": "Split",
         "pattern": {"Regex": pattern},

@@ -14,7 +14,7 @@ from msm_jax.train.chats import chat_format_of
 from msm_jax.train.config import STAGE, probe, source
 from msm_jax.train.loop import _load, train
 from msm_jax.train.start import model_config
-from msm_jax.weights.differences import differences
+from msm_jax.weights.checkpoints import differences
 
 # Values other than the default's neighbours, where those could not be.
 OTHER = {
