@@ -157,8 +157,8 @@ def find_pieces(
 class Packing:
     """Which pieces of which documents are in which row.
 
-    `count` rows hold `tokens` tokens, the share `fill` of their slots, in at most `documents` pieces
-    each; `has_loss`, bool[rows], says which have a token with loss.
+    `count` rows hold `tokens` tokens, which fill the share `fill` of their slots, in at most
+    `documents` pieces each; `has_loss`, bool[rows], says which have a token with loss.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sentencepiece
@@ -142,7 +142,13 @@ class HFTokenizer(Tokenizer):
         self._full = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         self._full.no_truncation()
         self._full.no_padding()
-        _check_ids(added, self._full)
+        for word in added:
+            name, token = word["content"], word["id"]
+            if (own := self._full.token_to_id(name)) != token:
+                raise UserError(
+                    f"added token {name!r} has id {token}, but the ids of all others make it "
+                    f"{own}: give it that id, or fill the gap before it"
+                )
         if fresh := [name for name in named if name not in {word["content"] for word in added}]:
             self._full.add_special_tokens(fresh)
             content = self._full.to_str().encode()
@@ -220,17 +226,6 @@ def different_id(one: Tokenizer, other: Tokenizer) -> str | None:
         if words[0].get(word) != words[1].get(word):
             return word
     return next((text for text in _TRIED if one.encode(text) != other.encode(text)), None)
-
-
-def _check_ids(added: Sequence[Mapping], library: Any) -> None:
-    """In the library each added word has the id that the file says."""
-    for word in added:
-        content, token = word["content"], word["id"]
-        if library.token_to_id(content) != token:
-            raise UserError(
-                f"added token {content!r} has id {token}, but the ids of all others make it "
-                f"{library.token_to_id(content)}: give it that id, or fill the gap before it"
-            )
 
 
 def tokenizer_file(path: str | os.PathLike) -> pathlib.Path:

@@ -392,8 +392,7 @@ def _load(
 def read_facts(run_dir: str | os.PathLike) -> dict:
     """The facts of a run's newest checkpoint; no array is read."""
     path = directory(run_dir)
-    committed = steps(path)
-    if not committed:
+    if not (committed := steps(path)):
         raise UserError(f"{path}: has no checkpoint")
     facts = _metadata(path, committed[-1])["facts"]
     _model(path, committed[-1], facts)

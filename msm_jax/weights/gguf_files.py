@@ -48,7 +48,7 @@ _FLOATS = ("attention.layer_norm_rms_epsilon", "rope.freq_base")
 _MODEL = {
     **{name: float if name in _FLOATS else int for name in _SIZES},
     **{f"{name}?": int for name in _HEAD_SIZES},
-    "rope.scaling.type?": str,
+    "rope.scaling.type?": "none",
     "vocab_size?": object,
 }
 _VOCABULARY = {
@@ -149,16 +149,9 @@ def hf_config(found: GGUF) -> dict:
             f"{found.path}: metadata {', '.join(sorted(unknown))} is not supported: it may change "
             "what the model computes"
         )
-    scaling = found.metadata.get(f"{family}.rope.scaling.type", "none")
-    if scaling != "none":
-        raise UserError(f"{found.path}: rope scaling {scaling!r} is not supported in GGUF files")
     settings: dict[str, Any] = {"architectures": [FAMILIES[family][1]], "model_type": family}
     settings |= {ours: _plain(found.metadata[f"{family}.{name}"]) for name, ours in _SIZES.items()}
-    heads = settings["num_attention_heads"]
-    if heads < 1:
-        raise UserError(
-            f"{found.path}: {family}.attention.head_count {heads}: at least 1 is needed"
-        )
+    heads = max(1, settings["num_attention_heads"])  # 0 is refused with the other sizes
     sizes = [found.metadata.get(f"{family}.{name}") for name in _HEAD_SIZES]
     sizes = [size for size in sizes if size is not None] or [settings["hidden_size"] // heads]
     if len(set(sizes)) > 1:
@@ -187,12 +180,11 @@ def _rope_scaling(found: GGUF, theta: float, head_dim: int) -> dict | None:
     tensor = found.tensors.get(_ROPE_FACTORS)
     if tensor is None:
         return None
-    for factor in _LLAMA3_FACTORS:
-        scaling = {**_LLAMA3, "factor": factor}
-        rule = RopeScaling(factor)
-        ours = frequencies(head_dim, theta) / frequencies(head_dim, theta, rule)
-        if ours.shape == tensor.data.shape and np.allclose(ours, tensor.data, rtol=1e-5):
-            return scaling
+    # A width that the file only claims is not computed with: it may be larger than any memory.
+    for factor in _LLAMA3_FACTORS if tensor.data.shape == (head_dim // 2,) else ():
+        ours = frequencies(head_dim, theta) / frequencies(head_dim, theta, RopeScaling(factor))
+        if np.allclose(ours, tensor.data, rtol=1e-5):
+            return {**_LLAMA3, "factor": factor}
     raise UserError(
         f"{found.path}: {_ROPE_FACTORS} is not the scaling of Llama 3.1 or 3.2 (factors "
         f"{_LLAMA3_FACTORS}), so it is not supported"

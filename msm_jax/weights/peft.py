@@ -95,43 +95,41 @@ def _targets(settings: dict, layers: int, problems: list[str]) -> tuple[str, ...
                 f"target_modules has {keys.shown(strange)}: only projections of the layers"
             )
     block = lambda name: "mlp" if name in ("gate", "up", "down") else "self_attn"
-    modules = [
-        f"model.layers.{i}.{block(name)}.{name}_proj" for name in PROJECTIONS for i in range(layers)
-    ]
-    picked: dict[str, list[bool]] = {}
+    modules = {
+        name: {f"model.layers.{i}.{block(name)}.{name}_proj" for i in range(layers)}
+        for name in PROJECTIONS
+    }
+    picked: dict[str, set[str]] = {}
     for key, value in (("target_modules", wanted), ("exclude_modules", excluded)):
         try:
-            picked[key] = _picked(value, modules)
+            picked[key] = _picked(value, set().union(*modules.values()))
         except ValueError as error:
             problems.append(f"{key} {keys.shown(value)}: {error}")
             return ()
-    hit = [some and not none for some, none in zip(*picked.values(), strict=True)]
-    found, shown = [], keys.shown(wanted)
-    for number, name in enumerate(PROJECTIONS):
-        hits = hit[number * layers : (number + 1) * layers]
-        if all(hits):
-            found.append(name)
-        elif any(hits):
+    hits, shown = picked["target_modules"] - picked["exclude_modules"], keys.shown(wanted)
+    found = [name for name in PROJECTIONS if modules[name] <= hits]
+    for name in PROJECTIONS:
+        if name not in found and modules[name] & hits:
             problems.append(f"target_modules {shown}: picks {name}_proj in some layers only")
     if not found and not problems:
         problems.append(f"target_modules {shown}: picks no projection of the layers")
     return tuple(found)
 
 
-def _picked(wanted: str | list, modules: list[str]) -> list[bool]:
-    """Which modules these names or this pattern match; ValueError for a pattern that is invalid."""
+def _picked(wanted: str | list, modules: set[str]) -> set[str]:
+    """The modules that these names or this pattern match; ValueError for an invalid pattern."""
     if isinstance(wanted, list):  # of ends of names, at a dot
         names = {name for name in wanted if isinstance(name, str)}
         ends = lambda module: (module.split(".", n)[-1] for n in range(module.count(".") + 1))
-        return [any(end in names for end in ends(module)) for module in modules]
+        return {module for module in modules if not names.isdisjoint(ends(module))}
     if len(wanted) > PATTERN_CHARACTERS:
         raise ValueError(f"has more characters than {PATTERN_CHARACTERS}")
     # Some patterns take for ever.
     match = (
         "import json, re, sys; pattern, modules = json.load(sys.stdin); "
-        "print(json.dumps([re.fullmatch(pattern, m) is not None for m in modules]))"
+        "print(json.dumps([m for m in modules if re.fullmatch(pattern, m)]))"
     )
-    return json.loads(run_apart(match, [wanted, modules], MATCHING_SECONDS))
+    return {*json.loads(run_apart(match, [wanted, [*modules]], MATCHING_SECONDS))}
 
 
 def load_adapter(

@@ -191,8 +191,13 @@ REFUSED = {
         r"output_norm.weight: \d+ of its numbers are not finite",
     ),
     "metadata": (sets(llama__expert_count=8), "metadata llama.expert_count is not supported"),
-    "rope": (sets(llama__rope__scaling__type="yarn"), "rope scaling 'yarn'"),
+    "rope": (sets(llama__rope__scaling__type="yarn"), "rope.scaling.type must be 'none'"),
     "other factors": (lambda parts: llama3_factors(parts, damage=1.01), "rope_freqs.weight is not"),
+    "a width that no memory holds": (
+        lambda parts: (llama3_factors(parts), sets(**dict.fromkeys(
+            ("llama__attention__key_length", "llama__attention__value_length"), 2**32 - 2))(parts)),
+        "rope_freqs.weight is not",
+    ),
     "key width": (sets(llama__attention__value_length=2), "widths"),
     "pre": (sets(tokenizer__ggml__pre="deepseek-llm"), "pre-tokenizer 'deepseek-llm'"),
     "sentencepiece": (sets(tokenizer__ggml__model="llama"), "tokenizer 'llama'"),
