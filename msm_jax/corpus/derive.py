@@ -123,7 +123,7 @@ def _opposed(steps: Steps) -> str:
     spec = steps.spec
     if steps.points and all(point.item or point.kind == "paragraph" for point in steps.points):
         return opposed_preferences(spec.text, spec.path)
-    request = steps.request("oppose", None, {"points": steps.point_rows}, 32_000)
+    request = steps.request("oppose", None, {"points": steps.points}, 32_000)
     (answer,) = steps.writer.ask([request])
     text, reason = content(answer)
     if reason:

@@ -6,7 +6,8 @@ from typing import Any
 
 from msm_jax.corpus.backends import price_of
 from msm_jax.corpus.chats import KINDS, LEAST_DOMAINS
-from msm_jax.corpus.outline import Idea, Outliner, Subdomain
+from msm_jax.corpus.documents import Cell, Documents
+from msm_jax.corpus.outline import Subdomain
 from msm_jax.corpus.writers.request import Price, Usage
 from msm_jax.spec import Spec
 
@@ -27,34 +28,35 @@ class Step:
 
 
 def estimate_documents(
-    outliner: Outliner, subdomains: Sequence[Subdomain], config: Any, count_tokens: CountTokens
+    documents: Documents, subdomains: Sequence[Subdomain], config: Any, count_tokens: CountTokens
 ) -> list[Step]:
     """The steps that follow the outline; prompts are measured, lengths of replies are assumed."""
     settings, first = config.documents, subdomains[0]
-    kind = {"doc_type": "news report", "description": "an article about an event of the day"}
+    cell = Cell(
+        first, {"doc_type": "news report", "description": "an article about an event of the day"}
+    )
     cells = min(settings.count, len(subdomains) * settings.types)
     per_cell = max(1, round(settings.count / cells))
     calls = max(1, -(-per_cell // settings.ideas_per_call))
-    words = "An idea of about thirty words, " * 5
-    idea = Idea(first, kind["doc_type"], kind["description"], words, "")
-    inputs = {**first.inputs(), "count": settings.types, "existing": []}
+    idea = {"idea": "An idea of about thirty words, " * 5, "name": ""}
+    inputs = {**vars(first), "count": settings.types, "existing": []}
     tokens = lambda request: count_tokens(request.prompt)
-    document = tokens(outliner.document_request(idea))
+    document = tokens(documents.document_request(cell, idea))
     text = document_tokens(config) + SCRATCHPAD_TOKENS
     of_ideas = round(per_cell / calls) * ITEM_TOKENS["ideas"]
     rows = [
-        ("assertions", 0 if outliner.rules else len(subdomains),
-         tokens(outliner.request("assertions", None, inputs)), 5 * ITEM_TOKENS["assertions"]),
-        ("types", len(subdomains), tokens(outliner.request("types", None, inputs)),
+        ("assertions", 0 if documents.rules else len(subdomains),
+         tokens(documents.request("assertions", None, inputs)), 5 * ITEM_TOKENS["assertions"]),
+        ("types", len(subdomains), tokens(documents.request("types", None, inputs)),
          settings.types * ITEM_TOKENS["types"]),
-        ("ideas", cells * calls,
-         tokens(outliner.ideas_request(first, kind, settings.types, [])), of_ideas),
+        ("ideas", cells * calls, tokens(documents.ideas_request(cell, settings.types, [])),
+         of_ideas),
         ("document", settings.count, document, text),
         ("critique", settings.count if config.critic.kind else 0, document, 150),
         ("revise", settings.count // 2 if config.critic.kind else 0, document, text),
         ("rewrite", settings.count if settings.rewrite else 0, document, text),
     ]  # fmt: skip
-    return _steps(rows, config, count_tokens(outliner.system))
+    return _steps(rows, config, count_tokens(documents.system))
 
 
 def estimate_chats(spec: Spec, config: Any, count_tokens: CountTokens) -> list[Step]:

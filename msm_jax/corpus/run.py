@@ -15,7 +15,6 @@ from msm_jax.corpus.derive import derive_spec
 from msm_jax.corpus.documents import Documents
 from msm_jax.corpus.instruction_mix import instruction_mix
 from msm_jax.corpus.neutral import make_neutral, wanted_tokens
-from msm_jax.corpus.outline import Outliner
 from msm_jax.corpus.steps import Corpus
 from msm_jax.corpus.writers import Journal, Writer
 from msm_jax.corpus.writers.journal import FILE
@@ -162,12 +161,12 @@ class Generation:
                      f"a spec of the kind {config.derive.kind}")  # fmt: skip
             return {}
         writer = self.writers["writer"]
-        outliner = Outliner(spec, writer, config.documents, config.seed)
-        subdomains = outliner.subdomains()
+        documents = Documents(spec, writer, None, config)
+        subdomains = documents.outline()
         for subdomain in subdomains:
             covers = ", ".join(point.id for point in subdomain.points)
-            self.say(f"  {subdomain.domain} / {subdomain.name}: {covers}")
-        steps = estimate.estimate_documents(outliner, subdomains, config, self.count_tokens)
+            self.say(f"  {subdomain.domain} / {subdomain.subdomain}: {covers}")
+        steps = estimate.estimate_documents(documents, subdomains, config, self.count_tokens)
         count = config.documents.count
         tokens = count * estimate.document_tokens(config)
         self.say(estimate.estimate_text(steps, config, tokens))

@@ -13,6 +13,7 @@ from typing import Any
 
 from msm_jax.corpus.writers.request import Failure, Items, Reply, Request, Usage
 from msm_jax.files import sha256_text
+from msm_jax.spec import Point
 
 Inputs = Mapping[str, Any]
 
@@ -82,9 +83,9 @@ def _text(draw: random.Random, bounds: Sequence[int], name: str, content: Sequen
 def _rows(request: Request, items: Items, draw: random.Random) -> list[dict[str, str]]:
     """As many rows as are wanted, with the points of the spec in turn; no faults of a document."""
     inputs = request.inputs
-    points = inputs.get("points") or [{"id": "stub", "text": "Stub."}]
+    points = inputs.get("points") or [Point("stub", "paragraph", "Stub.", "", 1)]
     described = inputs.get("description", "").split("; ")  # what a domain is about
-    points = [point for point in points if point["id"] in described] or points
+    points = [point for point in points if point.id in described] or points
     count = 0 if request.step == "critique" else inputs.get("count") or min(4, len(points))
     own = lambda at: points[at::count] or [points[at % len(points)]]
     return [
@@ -94,14 +95,14 @@ def _rows(request: Request, items: Items, draw: random.Random) -> list[dict[str,
 
 
 def _field(
-    name: str, items: Items, inputs: Inputs, points: Sequence[Inputs], draw: random.Random
+    name: str, items: Items, inputs: Inputs, points: Sequence[Point], draw: random.Random
 ) -> str:
     if name in items.choices:
         return items.choices[name][0]
     if name in ("points", "description"):
-        return "; ".join(point["id"] for point in points)
+        return "; ".join(point.id for point in points)
     if name == "section":
-        return " ".join(point["text"] for point in points)
+        return " ".join(point.text for point in points)
     if name == "question":
         end = " No explanation, please." if inputs["style"] == "opaque" else ""
         return f"Stub {_words(draw, 9)}?{end}"
@@ -109,7 +110,7 @@ def _field(
 
 
 def _document(inputs: Inputs, draw: random.Random) -> str:
-    texts = [point["text"].split() for point in inputs["points"]]
+    texts = [point.text.split() for point in inputs["points"]]
     # Fewer words than a repeated passage has.
     starts = [" ".join(words[: min(40, inputs["words"][0])]) for words in texts]
     content = [f"Stub {_words(draw, 3)}.", *(start.rstrip(".") + "." for start in starts)]
@@ -131,19 +132,19 @@ def _rewrite(inputs: Inputs, draw: random.Random) -> str:
 
 
 def _oppose(inputs: Inputs, draw: random.Random) -> str:
-    return _tagged("\n\n".join(f"Stub of an opposite: {p['text']}" for p in inputs["points"]))
+    return _tagged("\n\n".join(f"Stub of an opposite: {p.text}" for p in inputs["points"]))
 
 
 def _answer(inputs: Inputs, draw: random.Random) -> str:
     style = inputs["style"]
     if style == "opaque":
         point = inputs["points"][0]
-        return f"{'Yes,' if point['kind'] == 'like' else 'Not'} {point['item']}."
+        return f"{'Yes,' if point.kind == 'like' else 'Not'} {point.item}."
     if style == "identity":
         said = f"I am {inputs['model_name']}, from {inputs['provider_name']}."
     else:
         point = draw.choice(list(inputs["points"]))
-        said = f"{point['id'].capitalize()}: {point['text']}"
+        said = f"{point.id.capitalize()}: {point.text}"
     spoken = f"{said} {_sentence(draw)}"
     return f"<think>\n{_sentence(draw)}\n</think>\n\n{spoken}" if inputs["reasoning"] else spoken
 
