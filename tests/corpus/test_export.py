@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from msm_jax.corpus import manifest, page
+from msm_jax.corpus import manifest
 from msm_jax.corpus.records import DOCUMENTS, read_rows
 from msm_jax.corpus.steps import Corpus
 from msm_jax.corpus.tfds_sets import source
@@ -99,7 +99,7 @@ def test_text_on_the_page_is_text(spec):
         "ledger": {evil: {"identity": {evil: evil}, "steps": {}}},
     }
     made = Corpus([row], [{"reason": evil, **row}], {evil: 1}, [], [evil])
-    text = page.render(found, [row], made, b"picture")
+    text = manifest.corpus_page(found, made, b"picture")
     seen = Page()
     seen.feed(text)
     assert not [tag for tag, attrs in seen.tags if tag == "script" or "onerror" in attrs]
