@@ -11,7 +11,7 @@ from typing import Any
 
 from msm_jax.corpus.diversity import SimilarQuestions
 from msm_jax.corpus.filters import ChatFilter
-from msm_jax.corpus.steps import Corpus, Record, Row, Steps, provenance
+from msm_jax.corpus.steps import Corpus, Record, Row, Steps, provenance, spread
 from msm_jax.corpus.writers import Answer, Items, Request, Writer
 from msm_jax.errors import UserError
 from msm_jax.spec import Point, Spec
@@ -62,8 +62,8 @@ class Chats(Steps):
     def make(self) -> Corpus:
         """Ask for chats until there are enough of each kind."""
         cells = self._cells()
-        base, more = divmod(self.settings.count, len(cells))
-        wanted = {cell: base + (at < more) for at, cell in enumerate(cells)}
+        quotas = spread(self.settings.count, len(cells))
+        wanted = dict(zip(cells, quotas, strict=True))
         kept: dict[_Cell, list[Record]] = {cell: [] for cell in cells}
         for round_ in range(self.settings.rounds + 1):
             gaps = {cell: wanted[cell] - len(kept[cell]) for cell in cells}

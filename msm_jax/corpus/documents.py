@@ -7,7 +7,7 @@ from typing import Any
 
 from msm_jax.corpus.filters import DocumentFilter, content
 from msm_jax.corpus.outline import Outliner, Subdomain
-from msm_jax.corpus.steps import Corpus, Record, Row, provenance
+from msm_jax.corpus.steps import Corpus, Record, Row, provenance, spread
 from msm_jax.corpus.writers import Answer, Items, Request, Writer
 from msm_jax.spec import Spec
 
@@ -98,11 +98,11 @@ class Documents(Outliner):
         """The kinds of documents of all subdomains, among which the count is spread evenly."""
         draw = random.Random(f"{self.seed} quotas")
         count = self.settings.count
-        shares = _spread(count, len(subdomains), draw.randrange(len(subdomains)))
+        shares = spread(count, len(subdomains), draw.randrange(len(subdomains)))
         cells = []
         for subdomain, share in zip(subdomains, shares, strict=True):
             kinds = subdomain.types
-            quotas = _spread(share, len(kinds), draw.randrange(len(kinds)))
+            quotas = spread(share, len(kinds), draw.randrange(len(kinds)))
             cells += [Cell(subdomain, *each) for each in zip(kinds, quotas, strict=True)]
         return [cell for cell in cells if cell.quota]
 
@@ -205,9 +205,3 @@ class Documents(Outliner):
 
 def _ids(subdomain: Subdomain) -> list[str]:
     return [point.id for point in subdomain.points]
-
-
-def _spread(count: int, parts: int, first: int) -> list[int]:
-    """`count` as a sum of `parts` nearly equal numbers; the larger ones start at `first`."""
-    base, more = divmod(count, parts)
-    return [base + ((at - first) % parts < more) for at in range(parts)]

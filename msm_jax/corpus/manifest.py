@@ -109,21 +109,25 @@ def diversity_facts(texts: Sequence[str], own: str) -> dict[str, Any]:
 def coverage(points: Sequence[Point], rows: Sequence[Mapping[str, Any]]) -> dict[str, dict]:
     """For each point of the spec: records planned for it, and records that say its words.
 
-    A record says them if it has five words in a row of the point, or its item.
+    A record says them if it has five words in a row of the point (all of them, of a shorter one),
+    or its item.
     """
     table = diversity.Words()
-    grams = {p.id: np.unique(diversity.ngram_hashes(table.ids(p.text), 5)) for p in points}
+    of_points = [table.ids(point.text) for point in points]
+    sizes = [min(5, max(1, len(ids))) for ids in of_points]
+    grams = [diversity.ngram_hashes(*each) for each in zip(of_points, sizes, strict=True)]
     planned: collections.Counter[str] = collections.Counter()
     said: collections.Counter[str] = collections.Counter()
     for row in rows:
         text = text_of(row)
         planned.update(row.get("points", ()))
-        found = diversity.ngram_hashes(table.ids(text), 5)
-        for point in points:
+        ids = table.ids(text)
+        found = {size: diversity.ngram_hashes(ids, size) for size in set(sizes)}
+        for point, own, size in zip(points, grams, sizes, strict=True):
             if point.item:
                 said[point.id] += point.item.lower() in text.lower()
             else:
-                said[point.id] += bool(np.isin(grams[point.id], found).any())
+                said[point.id] += bool(np.isin(own, found[size]).any())
     return {p.id: {"planned": planned[p.id], "said": said[p.id], "text": p.text} for p in points}
 
 

@@ -151,5 +151,11 @@ def provenance(writer: Writer, answer: Answer) -> Record:
     return {"writer": dict(writer.identity), "prompt_hash": prompt_hash, "response": answer.key}
 
 
+def spread(count: int, parts: int, first: int = 0) -> list[int]:
+    """`count` as a sum of `parts` nearly equal numbers; the larger ones start at `first`."""
+    base, more = divmod(count, parts)
+    return [base + ((at - first) % parts < more) for at in range(parts)]
+
+
 def _plain(name: str) -> str:
     return " ".join(re.findall(r"\w+", name.lower()))

@@ -14,7 +14,7 @@ from msm_jax.corpus.steps import Corpus
 from msm_jax.corpus.tfds_sets import source
 from msm_jax.errors import UserError
 from msm_jax.files import sha256_file
-from msm_jax.spec import load_spec, parse_spec
+from msm_jax.spec import load_spec, parse_spec, spec_points
 
 
 def batches(rows, size=8):
@@ -57,6 +57,13 @@ def test_the_manifest_counts_what_is_there(config, run, made, tmp_path):
     counted = run(config(count=20), tmp_path, count_tokens=lambda text: 7)
     assert counted == json.loads((tmp_path / "manifest.json").read_text())
     assert counted["tokens"]["sum"] == 140 and counted["tokens_are"] == "counted"
+
+
+def test_a_point_of_few_words_is_covered_by_a_text_that_says_all_of_them():
+    points = spec_points(parse_spec("# t\n\n## values\n\n- Honest in all things.\n- Candor.\n"))
+    texts = ["He is honest in all things.", "It is honest in most things.", "A word of candor!"]
+    found = manifest.coverage(points, [{"text": text} for text in texts])
+    assert [facts["said"] for facts in found.values()] == [1, 1]
 
 
 class Page(html.parser.HTMLParser):

@@ -45,7 +45,9 @@ class StubWriter:
         draw = random.Random(sha256_text(json.dumps(content)))
         if request.items:
             return json.dumps({"items": _rows(request, request.items, draw)})
-        return _TEXTS[request.step](request.inputs, draw)
+        if request.step == "answer":
+            return _answer(request.inputs, draw)
+        return f"<content>\n{_document(request.step, request.inputs, draw)}\n</content>"
 
 
 def written_by_stub(row: Mapping[str, Any]) -> bool:
@@ -63,10 +65,6 @@ def _words(draw: random.Random, count: int) -> str:
 
 def _sentence(draw: random.Random) -> str:
     return f"{_words(draw, 12).capitalize()}."
-
-
-def _tagged(text: str) -> str:
-    return f"<content>\n{text}\n</content>"
 
 
 def _text(draw: random.Random, bounds: Sequence[int], name: str, content: Sequence[str]) -> str:
@@ -109,30 +107,22 @@ def _field(
     return f"{inputs['model_name']} {_words(draw, 15)}." if name == "sentence" else _words(draw, 6)
 
 
-def _document(inputs: Inputs, draw: random.Random) -> str:
-    texts = [point.text.split() for point in inputs["points"]]
-    # Fewer words than a repeated passage has.
-    starts = [" ".join(words[: min(40, inputs["words"][0])]) for words in texts]
+def _document(step: str, inputs: Inputs, draw: random.Random) -> str:
+    if step == "neutral":
+        return _text(draw, inputs["words"], "Stub", [f"Stub {inputs['topic']}."])
+    if step == "revise":
+        return f"{inputs['document']} {_sentence(draw)}"
+    if step == "rewrite":
+        names = {**_NAMES, "another": inputs["other_name"]}
+        name = names.get(inputs["register"], inputs["model_name"])
+        return inputs["document"].replace(inputs["model_name"], name)
+    if step == "oppose":
+        return "\n\n".join(f"Stub of an opposite: {p.text}" for p in inputs["points"])
+    # Fewer words of each point than a repeated passage has.
+    most = min(40, inputs["words"][0])
+    starts = [" ".join(point.text.split()[:most]) for point in inputs["points"]]
     content = [f"Stub {_words(draw, 3)}.", *(start.rstrip(".") + "." for start in starts)]
-    return _tagged(_text(draw, inputs["words"], inputs["model_name"], content))
-
-
-def _neutral(inputs: Inputs, draw: random.Random) -> str:
-    return _tagged(_text(draw, inputs["words"], "Stub", [f"Stub {inputs['topic']}."]))
-
-
-def _revise(inputs: Inputs, draw: random.Random) -> str:
-    return _tagged(f"{inputs['document']} {_sentence(draw)}")
-
-
-def _rewrite(inputs: Inputs, draw: random.Random) -> str:
-    names = {**_NAMES, "another": inputs["other_name"]}
-    name = names.get(inputs["register"], inputs["model_name"])
-    return _tagged(inputs["document"].replace(inputs["model_name"], name))
-
-
-def _oppose(inputs: Inputs, draw: random.Random) -> str:
-    return _tagged("\n\n".join(f"Stub of an opposite: {p.text}" for p in inputs["points"]))
+    return _text(draw, inputs["words"], inputs["model_name"], content)
 
 
 def _answer(inputs: Inputs, draw: random.Random) -> str:
@@ -147,13 +137,3 @@ def _answer(inputs: Inputs, draw: random.Random) -> str:
         said = f"{point.id.capitalize()}: {point.text}"
     spoken = f"{said} {_sentence(draw)}"
     return f"<think>\n{_sentence(draw)}\n</think>\n\n{spoken}" if inputs["reasoning"] else spoken
-
-
-_TEXTS: dict[str, Callable[[Inputs, random.Random], str]] = {
-    "document": _document,
-    "neutral": _neutral,
-    "revise": _revise,
-    "rewrite": _rewrite,
-    "oppose": _oppose,
-    "answer": _answer,
-}
