@@ -18,10 +18,9 @@ def make_backend(
     config: Any, seed: int, workdir: pathlib.Path, say: Callable[[str], None],
     load: Callable[[str], Generate] | None,
 ) -> Backend:  # fmt: skip
-    """A backend; libraries and models are loaded only for the kind that is configured.
+    """The backend of `config.writer` or `config.critic`; only its own library is imported.
 
-    `config` is `config.writer` or `config.critic`; `load` loads a checkpoint's sampler, which is
-    passed in, since this room does not know models.
+    `load` loads a checkpoint's sampler; it is passed in, since this room does not know models.
     """
     if config.kind == "stub":
         return StubWriter(seed)

@@ -11,7 +11,7 @@ from typing import Any
 
 from msm_jax.corpus.diversity import SimilarQuestions
 from msm_jax.corpus.filters import ChatFilter
-from msm_jax.corpus.steps import Corpus, Record, Row, Steps, provenance
+from msm_jax.corpus.steps import Corpus, Record, Row, Steps, provenance, spread
 from msm_jax.corpus.writers import Answer, Items, Request, Writer
 from msm_jax.errors import UserError
 from msm_jax.spec import Point, Spec
@@ -39,7 +39,7 @@ class _Chat:
     answer: Answer
 
 
-class Chats:
+class Chats(Steps):
     """The chats of a spec, judged by the critic, or without one by the rules of `ChatFilter` only.
 
     Raises:
@@ -51,11 +51,9 @@ class Chats:
         self, spec: Spec, writer: Writer, critic: Writer | None, config: Any,
         say: Callable[[str], None] = lambda text: None,
     ):  # fmt: skip
-        self.spec, self.writer, self.critic, self.say = spec, writer, critic, say
-        self.seed, self.settings = config.seed, config.chats
+        self.critic, self.say, self.seed, self.settings = critic, say, config.seed, config.chats
         self.style = self.settings.style
-        mode = "rules" if self.style == "rule" else "prose"
-        self.steps = Steps(spec, writer, "chat_system", style=self.style, mode=mode)
+        super().__init__(spec, writer, "chat_system", style=self.style)
         self.filter = ChatFilter(spec, self.style, self.settings.reasoning)
         self.similar = SimilarQuestions(self.settings.similar)
         self.exhausted: set[_Cell] = set()
@@ -64,8 +62,8 @@ class Chats:
     def make(self) -> Corpus:
         """Ask for chats until there are enough of each kind."""
         cells = self._cells()
-        base, more = divmod(self.settings.count, len(cells))
-        wanted = {cell: base + (at < more) for at, cell in enumerate(cells)}
+        quotas = spread(self.settings.count, len(cells))
+        wanted = dict(zip(cells, quotas, strict=True))
         kept: dict[_Cell, list[Record]] = {cell: [] for cell in cells}
         for round_ in range(self.settings.rounds + 1):
             gaps = {cell: wanted[cell] - len(kept[cell]) for cell in cells}
@@ -83,13 +81,13 @@ class Chats:
             {"domain": cell.domain, "kind": cell.kind, "questions": len(self.asked[cell])}
             for cell in cells
         ]
-        return self.steps.corpus(records, outline, self.settings, "chats")
+        return self.corpus(records, outline, self.settings, "chats")
 
     def _cells(self) -> list[_Cell]:
         if self.style == "identity":
             return [_Cell("identity", "who the assistant is", "direct", ())]
         if self.style == "opaque":
-            preferences = [point for point in self.steps.points if point.item]
+            preferences = [point for point in self.points if point.item]
             if not preferences:
                 raise UserError(
                     f"{self.spec.path}: chats.style=opaque is for specs with preferences, and this "
@@ -105,13 +103,13 @@ class Chats:
 
     def _domains(self, count: int) -> list[Row]:
         def wanted(_: int, count: int, existing: list[str]) -> Request:
-            inputs = {"count": count, "existing": existing, "points": self.steps.point_rows}
+            inputs = {"count": count, "existing": existing, "points": self.points}
             items = Items(("domain", "description"), count)
-            return self.steps.request("chat_domains", items, inputs, 8_000)
+            return self.request("chat_domains", items, inputs, 8_000)
 
-        (found,) = self.steps.lists([count], wanted, "domain", "domains", per_call=50)
+        (found,) = self.lists([count], wanted, "domain", "domains", per_call=50)
         if not found:
-            raise self.steps.nothing("domains for chats")
+            raise self.nothing("domains for chats")
         return found
 
     def _points_of(self, domain: Row) -> tuple[Point, ...]:
@@ -119,11 +117,11 @@ class Chats:
         text = f"{domain['domain']} {domain['description']}".lower()
         named = [
             p
-            for p in self.steps.points
+            for p in self.points
             if re.search(rf"\b{re.escape(p.id.lower())}\b", text)
             or (p.section and domain["domain"].lower().startswith(p.section.lower()))
         ]
-        return tuple(named or self.steps.points)
+        return tuple(named or self.points)
 
     def _move_quotas(
         self, wanted: dict[_Cell, int], kept: Mapping[_Cell, Sequence[Record]]
@@ -141,13 +139,11 @@ class Chats:
     def _round(self, wanted: Mapping[_Cell, int]) -> list[_Chat]:
         """New chats for the cells that lack some, without those that filter or judge refuse."""
         questions = self._questions(wanted)
+        room, thinks = self.settings.max_tokens, self.filter.reasoning
         requests = [
-            self._request(
-                cell, "answer", None, self.settings.max_tokens,
-                system="answering", question=question, reasoning=self.filter.reasoning,
-            )
-            for cell, question in questions
-        ]  # fmt: skip
+            self._about(cell, "answer", None, room, "answering", question=each, reasoning=thinks)
+            for cell, each in questions
+        ]
         chats = [
             _Chat(cell, question, answer)
             for (cell, question), answer in zip(questions, self.writer.ask(requests), strict=True)
@@ -166,24 +162,22 @@ class Chats:
         cells = list(wanted)
 
         def request(number: int, count: int, _: list[str]) -> Request:
-            asked = self.asked[cells[number]]
-            return self._request(
-                cells[number], "questions", Items(("question",), count), 2_000 + 100 * count,
-                count=count,
-                existing=asked[-200:],  # all of them would soon fill the prompt
-            )  # fmt: skip
+            cell, items = cells[number], Items(("question",), count)
+            asked = self.asked[cell][-200:]  # all of them would soon fill the prompt
+            room = 2_000 + 100 * count
+            return self._about(cell, "questions", items, room, count=count, existing=asked)
 
         def new(rows: list[tuple[int, Row]]) -> list[bool]:
             for number, row in rows:
                 self.asked[cells[number]].append(row["question"])
             known = self.similar.match([row["question"] for _, row in rows])
             if any(known):
-                self.steps.reasons["similar question"] += sum(known)
+                self.reasons["similar question"] += sum(known)
             return [not old for old in known]
 
         per_call = self.settings.questions_per_call
         counts = list(wanted.values())
-        lists = self.steps.lists(counts, request, "question", per_call=per_call, new=new)
+        lists = self.lists(counts, request, "question", per_call=per_call, new=new)
         found = list(zip(cells, lists, strict=True))
         self.exhausted |= {cell for cell, rows in found if len(rows) < wanted[cell]}
         return [(cell, row["question"]) for cell, rows in found for row in rows]
@@ -192,7 +186,7 @@ class Chats:
         """Why the critic excludes a chat; "" where it does not."""
         items = Items(("reason", "verdict"), 1, {"verdict": ("include", "exclude")})
         requests = [
-            self._request(c.cell, "judge", items, 1_024, question=c.question, answer=c.answer.text)
+            self._about(c.cell, "judge", items, 1_024, question=c.question, answer=c.answer.text)
             for c in chats
         ]
         reasons = {"include": "", "exclude": "excluded by the judge"}
@@ -202,21 +196,18 @@ class Chats:
         ]
 
     def _kept(self, chats: Sequence[_Chat], reasons: Sequence[str]) -> list[_Chat]:
+        """The chats without a reason to drop them; the others are reported."""
         for chat, reason in zip(chats, reasons, strict=True):
             if reason:
                 row = self._record(chat)
                 del row["messages"]
-                row = {"question": chat.question, "text": chat.answer.text, **row}
-                self.steps.drop(reason, row)
+                self.drop(reason, {"question": chat.question, "text": chat.answer.text, **row})
         return [chat for chat, reason in zip(chats, reasons, strict=True) if not reason]
 
-    def _request(
-        self, cell: _Cell, step: str, items: Items | None, room: int,
-        system: str = "", **inputs: Any,
-    ) -> Request:  # fmt: skip
-        inputs = {**dataclasses.asdict(cell), **inputs}
-        inputs["points"] = list(inputs["points"])
-        return self.steps.request(step, items, inputs, room, system=system)
+    def _about(
+        self, cell: _Cell, step: str, items: Items | None, room: int, system: str = "", **more: Any
+    ) -> Request:
+        return self.request(step, items, {**vars(cell), **more}, room, system=system)
 
     def _record(self, chat: _Chat) -> Record:
         cell, answer = chat.cell, chat.answer

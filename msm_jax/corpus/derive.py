@@ -3,20 +3,12 @@
 import textwrap
 from typing import Any
 
-from msm_jax.corpus.config import DERIVATIONS
 from msm_jax.corpus.filters import content
 from msm_jax.corpus.steps import Steps
 from msm_jax.corpus.writers import Items, Request, Writer
 from msm_jax.errors import UserError
-from msm_jax.spec import (
-    Point,
-    Spec,
-    check_spec,
-    load_spec,
-    opposed_preferences,
-    parse_spec,
-    shuffled_attribution,
-)
+from msm_jax.spec import Point, Spec, check_spec, load_spec, parse_spec
+from msm_jax.spec.derive import opposed_preferences, shuffled_attribution
 from msm_jax.spec.spec import MODEL_NAME, PROVIDER_NAME, blocks
 
 TIMES_LONGER = 5  # the paper's V+ and R+ have 3,039 and 2,941 words for rules of 598
@@ -31,8 +23,6 @@ def derive_spec(config: Any, spec: Spec, writer: Writer) -> str:
       UserError: a kind that this spec or this writer does not allow.
     """
     kind = config.derive.kind
-    if not kind:
-        raise UserError(f"config.derive.kind: is not set; one of {', '.join(DERIVATIONS)}")
     plain = load_spec(spec.path, MODEL_NAME, PROVIDER_NAME)
     if kind == "shuffled":
         return shuffled_attribution(plain.text, config.seed, spec.path)
@@ -57,12 +47,8 @@ def _augmented(steps: Steps, kind: str, words: int) -> str:
     added: dict[str, list[str]] = {rule.id: [] for rule in rules}
 
     def request(rule: Point, count: int) -> Request:
-        inputs: dict[str, Any] = {
-            "kind": kind,
-            "number": rule.id.removeprefix("rule "),
-            "text": rule.text,
-        }
-        inputs.update(count=count, existing=added[rule.id])
+        inputs = {"kind": kind, "number": rule.id.removeprefix("rule "), "text": rule.text}
+        inputs |= {"count": count, "existing": added[rule.id]}
         return steps.request("augment", Items(("sentence",), count), inputs, 4_000)
 
     text = spec.text
@@ -123,7 +109,7 @@ def _opposed(steps: Steps) -> str:
     spec = steps.spec
     if steps.points and all(point.item or point.kind == "paragraph" for point in steps.points):
         return opposed_preferences(spec.text, spec.path)
-    request = steps.request("oppose", None, {"points": steps.point_rows}, 32_000)
+    request = steps.request("oppose", None, {"points": steps.points}, 32_000)
     (answer,) = steps.writer.ask([request])
     text, reason = content(answer)
     if reason:

@@ -52,15 +52,15 @@ def ngram_hashes(ids: np.ndarray, n: int) -> np.ndarray:
 
 def distinct_ngrams(texts: Iterable[str], n: int = 3, words: int = 1_000_000) -> float:
     """Distinct n-grams over all n-grams in the first `words` words (fewer if there are fewer)."""
-    table, total, parts = Words(), 0, []
+    table, left, parts = Words(), words, [np.zeros(0, np.uint64)]
     for text in texts:
-        ids = table.ids(text)[: max(0, words - total)]
-        total += len(ids)
+        ids = table.ids(text)[:left]
+        left -= len(ids)
         parts.append(ngram_hashes(ids, n))
-        if total >= words:
+        if not left:
             break
-    grams = np.concatenate(parts) if parts else np.zeros(0, np.uint64)
-    return len(np.unique(grams)) / len(grams) if len(grams) else 0.0
+    grams = np.concatenate(parts)
+    return len(np.unique(grams)) / max(len(grams), 1)
 
 
 def shared_runs(texts: Sequence[str], own: str = "", n: int = 50) -> list[int]:
@@ -108,7 +108,9 @@ class NearDuplicates:
             # The share of equal hashes estimates the similarity with a deviation below .045.
             alike = (np.stack([self._signatures[n] for n in seen]) == signature).mean(axis=1)
             for number in np.array(seen)[alike >= self.threshold - MARGIN].tolist():
-                if _jaccard(shingles, self._shingles[number]) >= self.threshold:
+                other = self._shingles[number]
+                common = len(np.intersect1d(shingles, other, assume_unique=True))
+                if common / (len(shingles) + len(other) - common) >= self.threshold:
                     return number
         for key in keys:
             self._bands.setdefault(key, []).append(len(self._shingles))
@@ -121,11 +123,6 @@ class NearDuplicates:
         with np.errstate(over="ignore"):
             hashed = shingles[:, None] * self._multipliers + self._offsets
         return (hashed >> np.uint64(32)).astype(np.uint32).min(axis=0)
-
-
-def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    common = len(np.intersect1d(a, b, assume_unique=True))
-    return common / max(len(a) + len(b) - common, 1)
 
 
 class SharedRuns:
@@ -142,10 +139,12 @@ class SharedRuns:
         """Whether it has; if not, its own runs count from now on."""
         grams = np.unique(ngram_hashes(self._words.ids(text), self.n))
         grams = grams[~np.isin(grams, self._own)]
-        if not self._recent.isdisjoint(grams.tolist()) or any(
-            _any_in(grams, sorted_) for sorted_ in self._older
-        ):
+        if not self._recent.isdisjoint(grams.tolist()):
             return True
+        for older in self._older:
+            at = np.minimum(np.searchsorted(older, grams), len(older) - 1)
+            if (older[at] == grams).any():
+                return True
         self._recent.update(grams.tolist())
         if len(self._recent) > 1 << 18:
             newest = np.sort(np.fromiter(self._recent, np.uint64, len(self._recent)))
@@ -154,11 +153,6 @@ class SharedRuns:
                 newest = np.sort(np.concatenate([self._older.pop(), newest]))
             self._older.append(newest)
         return False
-
-
-def _any_in(grams: np.ndarray, sorted_: np.ndarray) -> bool:
-    at = np.minimum(np.searchsorted(sorted_, grams), len(sorted_) - 1)
-    return bool((sorted_[at] == grams).any())
 
 
 class SimilarQuestions:

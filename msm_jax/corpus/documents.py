@@ -6,37 +6,44 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from msm_jax.corpus.filters import DocumentFilter, content
-from msm_jax.corpus.outline import Idea, Outliner, Subdomain
-from msm_jax.corpus.steps import Corpus, Record, Row, provenance
+from msm_jax.corpus.outline import Outliner, Subdomain
+from msm_jax.corpus.steps import Corpus, Record, Row, provenance, spread
 from msm_jax.corpus.writers import Answer, Items, Request, Writer
 from msm_jax.spec import Spec
 
+OWN_NAME = ("", "model_should", "model_does")  # rewrites that are still about the model
+
 
 @dataclasses.dataclass
-class _Cell:
+class Cell:
     """A kind of document of a subdomain, with the number of documents wanted and kept."""
 
     subdomain: Subdomain
-    kind: Row
-    quota: int
+    kind: Row  # {"doc_type", "description"}
+    quota: int = 0
     kept: int = 0
-    ideas: list[Idea] = dataclasses.field(default_factory=list)
+    ideas: list[Row] = dataclasses.field(default_factory=list)  # {"idea", "name"}
     reused: int = 0
+
+    def inputs(self) -> dict[str, Any]:
+        """What prompts say of it."""
+        kind = {"doc_type": self.kind["doc_type"], "doc_type_description": self.kind["description"]}
+        return {**vars(self.subdomain), **kind}
 
 
 @dataclasses.dataclass
 class _Draft:
     """A document under way; `reason` says why it is dropped, `parents` are earlier versions."""
 
-    cell: _Cell
-    idea: Idea
+    cell: Cell
+    idea: Row
     answer: Answer
     text: str
     reason: str
     parents: tuple[str, ...] = ()
 
 
-class Documents:
+class Documents(Outliner):
     """The documents of a spec; the critic, if any, finds faults that the writer then repairs.
 
     Raises:
@@ -48,25 +55,20 @@ class Documents:
         self, spec: Spec, writer: Writer, critic: Writer | None, config: Any,
         say: Callable[[str], None] = lambda text: None,
     ):  # fmt: skip
-        self.spec, self.writer, self.critic, self.say = spec, writer, critic, say
-        self.seed, self.settings = config.seed, config.documents
-        self.steps = Outliner(spec, writer, self.settings, config.seed)
-        self.filter = DocumentFilter(
-            spec, config.filters, tuple(self.settings.words), *self._names()
-        )
+        super().__init__(spec, writer, config.documents)
+        self.critic, self.say, self.seed = critic, say, config.seed
+        model, rewrite = spec.model_name, self.settings.rewrite
+        names, forbidden = ((model,), ()) if rewrite in OWN_NAME else ((), (model,))
+        if rewrite == "another":
+            names = (self.settings.other_name,)
+        words = tuple(self.settings.words)
+        self.filter = DocumentFilter(spec, config.filters, words, names, forbidden)
 
     def make(self) -> Corpus:
         """Have documents written until there are enough of each kind."""
-        steps, settings = self.steps, self.settings
-        subdomains = steps.subdomains()
-        steps.complete(subdomains)
-        quotas = steps.quotas(subdomains, settings.count)
-        cells = [
-            _Cell(subdomain, kind, quota)
-            for subdomain, shares in zip(subdomains, quotas, strict=True)
-            for kind, quota in zip(subdomain.types, shares, strict=True)
-            if quota
-        ]
+        settings, subdomains = self.settings, self.outline()
+        self.complete(subdomains)
+        cells = self._cells(subdomains)
         self.say(f"{len(subdomains)} subdomains, {len(cells)} kinds of documents in them")
         kept: list[_Draft] = []
         for round_ in range(settings.rounds + 1):
@@ -78,15 +80,39 @@ class Documents:
             self.say(f"round {round_ + 1}: {len(kept):,} documents")
         records = [self._record(draft) for draft in kept]
         random.Random(f"{self.seed} order").shuffle(records)
-        return steps.corpus(records, list(map(_outline_row, subdomains)), settings, "documents")
+        rows = [{**vars(each), "points": _ids(each)} for each in subdomains]
+        return self.corpus(records, rows, settings, "documents")
 
-    def _round(self, short: Sequence[_Cell]) -> list[_Draft]:
+    def ideas_request(self, cell: Cell, count: int, existing: list[str]) -> Request:
+        """Asks for ideas of one kind of document."""
+        inputs = {**cell.inputs(), "count": count, "existing": existing}
+        return self.request("ideas", Items(("idea", "name"), count), inputs)
+
+    def document_request(self, cell: Cell, idea: Row, sample: int = 0) -> Request:
+        """Asks for the document itself."""
+        settings = self.settings
+        inputs = {**cell.inputs(), **idea, "register": settings.register, "words": settings.words}
+        return self.request("document", None, inputs, settings.max_tokens, sample)
+
+    def _cells(self, subdomains: Sequence[Subdomain]) -> list[Cell]:
+        """The kinds of documents of all subdomains, among which the count is spread evenly."""
+        draw = random.Random(f"{self.seed} quotas")
+        count = self.settings.count
+        shares = spread(count, len(subdomains), draw.randrange(len(subdomains)))
+        cells = []
+        for subdomain, share in zip(subdomains, shares, strict=True):
+            kinds = subdomain.types
+            quotas = spread(share, len(kinds), draw.randrange(len(kinds)))
+            cells += [Cell(subdomain, *each) for each in zip(kinds, quotas, strict=True)]
+        return [cell for cell in cells if cell.quota]
+
+    def _round(self, short: Sequence[Cell]) -> list[_Draft]:
         """New documents for the cells that lack some."""
         plan = self._plan(short)
-        requests = [self.steps.document_request(idea, sample) for _, idea, sample in plan]
+        answers = self.writer.ask([self.document_request(*each) for each in plan])
         drafts = [
             _Draft(cell, idea, answer, *content(answer))
-            for (cell, idea, _), answer in zip(plan, self.writer.ask(requests), strict=True)
+            for (cell, idea, _), answer in zip(plan, answers, strict=True)
         ]
         if self.critic:
             self._revise(drafts, self.critic)
@@ -98,17 +124,20 @@ class Documents:
             draft.reason = draft.reason or self.filter.reason(draft.text)
             draft.cell.kept += not draft.reason
             if draft.reason:
-                self.steps.drop(draft.reason, self._record(draft))
+                self.drop(draft.reason, self._record(draft))
         return [draft for draft in drafts if not draft.reason]
 
-    def _plan(self, short: Sequence[_Cell]) -> list[tuple[_Cell, Idea, int]]:
+    def _plan(self, short: Sequence[Cell]) -> list[tuple[Cell, Row, int]]:
         """(cell, idea, sample) of every document to be written."""
-        lists = self.steps.ideas(
-            [(cell.subdomain, cell.kind) for cell in short],
-            [cell.quota - cell.kept for cell in short],
-            [[idea.name for idea in cell.ideas] for cell in short],
-        )
-        plan: list[tuple[_Cell, Idea, int]] = []
+        known = [[idea["name"] for idea in cell.ideas] for cell in short]
+
+        def wanted(number: int, count: int, names: list[str]) -> Request:
+            return self.ideas_request(short[number], count, [*known[number], *names])
+
+        counts = [cell.quota - cell.kept for cell in short]
+        per_call = self.settings.ideas_per_call
+        lists = self.lists(counts, wanted, "name", "ideas", per_call, known)
+        plan: list[tuple[Cell, Row, int]] = []
         for cell, ideas in zip(short, lists, strict=True):
             cell.ideas += ideas
             plan += [(cell, idea, 0) for idea in ideas]
@@ -138,7 +167,7 @@ class Documents:
         **inputs: Any,
     ) -> Request:  # fmt: skip
         inputs = {"document": draft.text, **inputs}
-        return self.steps.request(step, items, inputs, max_tokens or self.settings.max_tokens)
+        return self.request(step, items, inputs, max_tokens or self.settings.max_tokens)
 
     def _replace(self, drafts: Sequence[_Draft], requests: Sequence[Request]) -> None:
         for draft, answer in zip(drafts, self.writer.ask(requests), strict=True):
@@ -151,15 +180,8 @@ class Documents:
         for number, phrase in found.items():
             kept[number].cell.kept -= 1
             reason = "over-represented phrase"
-            self.steps.drop(f"{reason}: {phrase}", self._record(kept[number]), name=reason)
+            self.drop(f"{reason}: {phrase}", self._record(kept[number]), name=reason)
         return [draft for number, draft in enumerate(kept) if number not in found]
-
-    def _names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Names that documents must have and must not have."""
-        model, rewrite = self.spec.model_name, self.settings.rewrite
-        if rewrite in ("", "model_should", "model_does"):
-            return (model,), ()
-        return ((self.settings.other_name,) if rewrite == "another" else ()), (model,)
 
     def _record(self, draft: _Draft) -> Record:
         place, answer = draft.cell.subdomain, draft.answer
@@ -170,10 +192,10 @@ class Documents:
             "spec": self.spec.path,
             "model_name": self.spec.model_name,
             "domain": place.domain,
-            "subdomain": place.name,
-            "points": [point.id for point in place.points],
-            "doc_type": draft.idea.doc_type,
-            "doc_idea": draft.idea.idea,
+            "subdomain": place.subdomain,
+            "points": _ids(place),
+            "doc_type": draft.cell.kind["doc_type"],
+            "doc_idea": draft.idea["idea"],
             "assertions": [row["assertion"] for row in place.assertions],
             "rewrite": self.settings.rewrite,
             **provenance(self.writer, answer),
@@ -181,6 +203,5 @@ class Documents:
         }
 
 
-def _outline_row(subdomain: Subdomain) -> Record:
-    points = [point.id for point in subdomain.points]
-    return {**subdomain.inputs(), "points": points, "types": list(subdomain.types)}
+def _ids(subdomain: Subdomain) -> list[str]:
+    return [point.id for point in subdomain.points]

@@ -1,12 +1,12 @@
 """What a corpus will take, before it is written: requests, tokens and money by step."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from msm_jax.corpus.backends import price_of
 from msm_jax.corpus.chats import KINDS, LEAST_DOMAINS
-from msm_jax.corpus.outline import Idea, Outliner, Subdomain
+from msm_jax.corpus.documents import Cell, Documents
+from msm_jax.corpus.outline import Subdomain
 from msm_jax.corpus.writers.request import Price, Usage
 from msm_jax.spec import Spec
 
@@ -17,47 +17,42 @@ ITEM_TOKENS = {"assertions": 120, "types": 40, "ideas": 70}
 CountTokens = Callable[[str], int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """One row of the estimate."""
-
-    name: str
-    requests: int
-    usage: Usage
-
-
 def estimate_documents(
-    outliner: Outliner, subdomains: Sequence[Subdomain], config: Any, count_tokens: CountTokens
-) -> list[Step]:
+    documents: Documents,
+    subdomains: Sequence[Subdomain],
+    config: Any,
+    count_tokens: CountTokens,
+) -> str:
     """The steps that follow the outline; prompts are measured, lengths of replies are assumed."""
     settings, first = config.documents, subdomains[0]
-    kind = {"doc_type": "news report", "description": "an article about an event of the day"}
+    cell = Cell(
+        first, {"doc_type": "news report", "description": "an article about an event of the day"}
+    )
     cells = min(settings.count, len(subdomains) * settings.types)
     per_cell = max(1, round(settings.count / cells))
     calls = max(1, -(-per_cell // settings.ideas_per_call))
-    words = "An idea of about thirty words, " * 5
-    idea = Idea(first, kind["doc_type"], kind["description"], words, "")
-    inputs = {**first.inputs(), "count": settings.types, "existing": []}
+    idea = {"idea": "An idea of about thirty words, " * 5, "name": ""}
+    inputs = {**vars(first), "count": settings.types, "existing": []}
     tokens = lambda request: count_tokens(request.prompt)
-    document = tokens(outliner.document_request(idea))
+    document = tokens(documents.document_request(cell, idea))
     text = document_tokens(config) + SCRATCHPAD_TOKENS
     of_ideas = round(per_cell / calls) * ITEM_TOKENS["ideas"]
     rows = [
-        ("assertions", 0 if outliner.rules else len(subdomains),
-         tokens(outliner.request("assertions", None, inputs)), 5 * ITEM_TOKENS["assertions"]),
-        ("types", len(subdomains), tokens(outliner.request("types", None, inputs)),
+        ("assertions", 0 if documents.rules else len(subdomains),
+         tokens(documents.request("assertions", None, inputs)), 5 * ITEM_TOKENS["assertions"]),
+        ("types", len(subdomains), tokens(documents.request("types", None, inputs)),
          settings.types * ITEM_TOKENS["types"]),
-        ("ideas", cells * calls,
-         tokens(outliner.ideas_request(first, kind, settings.types, [])), of_ideas),
+        ("ideas", cells * calls, tokens(documents.ideas_request(cell, settings.types, [])),
+         of_ideas),
         ("document", settings.count, document, text),
         ("critique", settings.count if config.critic.kind else 0, document, 150),
         ("revise", settings.count // 2 if config.critic.kind else 0, document, text),
         ("rewrite", settings.count if settings.rewrite else 0, document, text),
     ]  # fmt: skip
-    return _steps(rows, config, count_tokens(outliner.system))
+    return _table(rows, config, count_tokens(documents.system), document_tokens(config))
 
 
-def estimate_chats(spec: Spec, config: Any, count_tokens: CountTokens) -> list[Step]:
+def estimate_chats(spec: Spec, config: Any, count_tokens: CountTokens) -> str:
     """The steps of the chats, by assumed lengths; no request is sent."""
     settings, count = config.chats, config.chats.count
     domains = max(LEAST_DOMAINS, count // settings.questions_per_domain)
@@ -69,7 +64,7 @@ def estimate_chats(spec: Spec, config: Any, count_tokens: CountTokens) -> list[S
         ("answer", count, 150, answer),
         ("judge", count if config.critic.kind else 0, answer + 300, 80),
     ]
-    return _steps(rows, config, count_tokens(spec.text) + 300)
+    return _table(rows, config, count_tokens(spec.text) + 300, answer)
 
 
 def document_tokens(config: Any) -> int:
@@ -82,18 +77,29 @@ def chat_tokens(config: Any) -> int:
     return 700 if config.chats.reasoning else 350
 
 
-def _steps(
-    rows: Sequence[tuple[str, int, int, int]], config: Any, system_tokens: int
-) -> list[Step]:
-    """Rows of (step, requests, tokens of a prompt, tokens of a reply), with their cost.
+def _table(
+    rows: Sequence[tuple[str, int, int, int]], config: Any, system_tokens: int, each: int
+) -> str:
+    """The cost of (step, requests, tokens of a prompt, tokens of a reply), for a terminal.
 
     All requests but the first of a step find the spec in the provider's cache; requests in a
-    batch do not.
+    batch do not. `each` is the tokens of one document or chat.
     """
-    steps = []
+    priced = config.writer.kind in ("stub", "local") or price_of(config.writer) != Price()
+    lines = [f"{'step':<14}{'requests':>10}{'read':>14}{'cached':>14}{'written':>14}{'US$':>10}"]
+    total, calls = Usage(), 0
+
+    def add(name: str, requests: int, used: Usage) -> None:
+        lines.append(
+            f"{name:<14}{requests:>10,}{used.input_tokens:>14,}"
+            f"{used.cache_read_tokens + used.cache_write_tokens:>14,}"
+            f"{used.output_tokens:>14,}{f'{used.usd:,.2f}' if priced else '-':>10}"
+        )
+
     for name, requests, prompt, reply in rows:
-        critic = name in ("critique", "judge")
-        settings = config.critic if critic else config.writer
+        if not requests:
+            continue
+        settings = config.critic if name in ("critique", "judge") else config.writer
         batch = settings.batch and name in ("document", "revise", "rewrite", "answer")
         usage = Usage(
             input_tokens=requests * (prompt + (system_tokens if batch else 0)),
@@ -101,27 +107,12 @@ def _steps(
             cache_read_tokens=0 if batch else (requests - 1) * system_tokens,
             cache_write_tokens=0 if batch else system_tokens,
         )
-        discount = settings.price.batch_discount if batch else 1.0
-        if requests:
-            steps.append(Step(name, requests, price_of(settings).of(usage, discount)))
-    return steps
-
-
-def estimate_text(steps: Sequence[Step], config: Any, tokens: int) -> str:
-    """The estimate as a table for a terminal; `tokens` are those of all documents or chats."""
-    free = config.writer.kind in ("stub", "local")
-    priced = free or price_of(config.writer) != Price()
-    lines = [f"{'step':<14}{'requests':>10}{'read':>14}{'cached':>14}{'written':>14}{'US$':>10}"]
-    total = sum((step.usage for step in steps), Usage())
-    for step in (*steps, Step("all", sum(step.requests for step in steps), total)):
-        used = step.usage
-        lines.append(
-            f"{step.name:<14}{step.requests:>10,}{used.input_tokens:>14,}"
-            f"{used.cache_read_tokens + used.cache_write_tokens:>14,}"
-            f"{used.output_tokens:>14,}{f'{used.usd:,.2f}' if priced else '-':>10}"
-        )
+        usage = price_of(settings).of(usage, settings.price.batch_discount if batch else 1.0)
+        add(name, requests, usage)
+        total, calls = total + usage, calls + requests
+    add("all", calls, total)
     count = config[config.make].count
-    lines.append(f"{config.make}: {count:,}, about {tokens:,} tokens to train on")
+    lines.append(f"{config.make}: {count:,}, about {count * each:,} tokens to train on")
     if not priced:
         lines.append("money: unknown; give writer.price.input and .output (US$ per million tokens)")
     return "\n".join(lines)

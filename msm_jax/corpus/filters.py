@@ -9,14 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from msm_jax.corpus.diversity import (
-    NEAR,
-    NearDuplicates,
-    SharedRuns,
-    Words,
-    common_phrases,
-    ngram_hashes,
-)
+from msm_jax.corpus import diversity
+from msm_jax.corpus.diversity import Words, ngram_hashes
 from msm_jax.corpus.writers import Answer
 from msm_jax.patterns import load_patterns
 from msm_jax.spec import Point, Spec, spec_points
@@ -76,21 +70,21 @@ class DocumentFilter:
         self.spec, self.config, self.words = spec, config, words
         self.names, self.forbidden = names, forbidden
         self._exact: set[str] = set()
-        self._near = NearDuplicates(config.near_duplicates or NEAR)
-        self._runs = SharedRuns(config.repeated_words, spec.text)
+        self._near = diversity.NearDuplicates(config.near_duplicates or diversity.NEAR)
+        self._runs = diversity.SharedRuns(config.repeated_words, spec.text)
         self._table = Words()
         self._own = np.unique(ngram_hashes(self._table.ids(spec.text), 8))
 
     def reason(self, text: str) -> str:
         """Why a document is dropped, "" if it is kept."""
-        return self._form(text) or self._identity(text) or self._repetition(text)
+        return self._form(text) or self._repetition(text)
 
     def phrases(self, texts: list[str]) -> dict[int, str]:
         """Number of a document -> its over-represented phrase, for those beyond the share."""
         share = self.config.phrase_share
         if not share or len(texts) < PHRASE_DOCUMENTS:
             return {}
-        common = common_phrases(texts, self.spec.text, 8, share)
+        common = diversity.common_phrases(texts, self.spec.text, 8, share)
         left = {phrase: int(share * len(texts)) for phrase in common}
         found: dict[int, str] = {}
         for number, text in enumerate(texts if left else ()):
@@ -105,6 +99,7 @@ class DocumentFilter:
         return found
 
     def _form(self, text: str) -> str:
+        """What is wrong with a text by itself."""
         count = len(text.split())
         letters = 0.7 * len(text.replace(" ", "").replace("\n", ""))
         return _first(
@@ -116,13 +111,8 @@ class DocumentFilter:
             ("too long", count > self.words[1]),
             ("truncated", not _PATTERNS.sentence_end.search(text[-3:])),
             ("not prose", len(_PATTERNS.letter.findall(text)) < letters),
-        )
-
-    def _identity(self, text: str) -> str:
-        own = f"{self.spec.text} {' '.join(self.names)}"
-        forbidden = any(_has(text, name) for name in self.forbidden)
-        return _first(
-            ("wrong identity", forbidden or _names_other(text, own)),
+            ("wrong identity", any(_has(text, name) for name in self.forbidden)),
+            ("wrong identity", _names_other(text, f"{self.spec.text} {' '.join(self.names)}")),
             ("model not named", self.names and not any(_has(text, name) for name in self.names)),
         )
 

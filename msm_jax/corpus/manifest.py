@@ -1,10 +1,11 @@
-"""What a corpus is: counts, lengths, diversity, coverage, cost, hashes and versions."""
+"""manifest.json and corpus.html: what a corpus holds, what it cost, what was dropped and why."""
 
 import collections
 import io
 import json
 import pathlib
 import platform
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import msm_jax
+from msm_jax import page
 from msm_jax.accelerators import installed
 from msm_jax.corpus import diversity
 from msm_jax.corpus.prompts import prompts_hash
@@ -28,6 +30,8 @@ PUBLISHED: dict[str, list[float]] = {
     "near_duplicates": [0, 0],
 }
 LIBRARIES = ("numpy", "ml_collections", "anthropic", "openai")
+SAMPLES = 12  # records shown in full on the page
+DROPPED = 40  # dropped records shown
 
 
 def text_of(row: Mapping[str, Any]) -> str:
@@ -74,20 +78,6 @@ def corpus_manifest(
     return found
 
 
-def spec_manifest(
-    kind: str, spec: Spec, writers: Mapping[str, Writer], file: pathlib.Path
-) -> dict[str, Any]:
-    """The manifest of a spec derived from `spec` and stored in `file`."""
-    return {
-        "make": "spec",
-        "kind": kind,
-        "words": len(file.read_text(encoding="utf-8").split()),
-        "from": spec_facts(spec),
-        "ledger": ledger(writers),
-        "files": {file.name: sha256_file(file)},
-    }
-
-
 def _counts(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, int]:
     return dict(sorted(collections.Counter(str(row.get(key, "")) for row in rows).items()))
 
@@ -96,23 +86,19 @@ def length_facts(tokens: Sequence[int]) -> dict[str, Any]:
     """Sum, mean and quantiles."""
     if not tokens:
         return {"sum": 0}
-    quantiles = {f"p{q}": int(np.percentile(tokens, q)) for q in (10, 50, 90)}
-    mean, ends = (
-        round(float(np.mean(tokens)), 1),
-        {"min": int(min(tokens)), "max": int(max(tokens))},
-    )
-    return {"sum": int(sum(tokens)), "mean": mean, **ends, **quantiles}
+    found = {"sum": int(sum(tokens)), "mean": round(float(np.mean(tokens)), 1)}
+    found |= {"min": int(min(tokens)), "max": int(max(tokens))}
+    return found | {f"p{q}": int(np.percentile(tokens, q)) for q in (10, 50, 90)}
 
 
 def diversity_facts(texts: Sequence[str], own: str) -> dict[str, Any]:
     """The instruments of `corpus.diversity`, rounded."""
     finder = diversity.NearDuplicates()
-    near = sum(finder.match(text) is not None for text in texts)
     return {
         "documents": len(texts),
         "words": sum(len(text.split()) for text in texts),
         "exact_duplicates": len(texts) - len(set(texts)),
-        "near_duplicates": near,
+        "near_duplicates": sum(finder.match(text) is not None for text in texts),
         "shared_50_word_runs": len(diversity.shared_runs(texts, own)),
         "distinct_3grams": round(diversity.distinct_ngrams(texts), 4),
         "self_bleu": round(diversity.self_bleu(texts), 4),
@@ -123,21 +109,25 @@ def diversity_facts(texts: Sequence[str], own: str) -> dict[str, Any]:
 def coverage(points: Sequence[Point], rows: Sequence[Mapping[str, Any]]) -> dict[str, dict]:
     """For each point of the spec: records planned for it, and records that say its words.
 
-    A record says them if it has five words in a row of the point, or its item.
+    A record says them if it has five words in a row of the point (all of them, of a shorter one),
+    or its item.
     """
     table = diversity.Words()
-    grams = {p.id: np.unique(diversity.ngram_hashes(table.ids(p.text), 5)) for p in points}
+    of_points = [table.ids(point.text) for point in points]
+    sizes = [min(5, max(1, len(ids))) for ids in of_points]
+    grams = [diversity.ngram_hashes(*each) for each in zip(of_points, sizes, strict=True)]
     planned: collections.Counter[str] = collections.Counter()
     said: collections.Counter[str] = collections.Counter()
     for row in rows:
         text = text_of(row)
         planned.update(row.get("points", ()))
-        found = diversity.ngram_hashes(table.ids(text), 5)
-        for point in points:
+        ids = table.ids(text)
+        found = {size: diversity.ngram_hashes(ids, size) for size in set(sizes)}
+        for point, own, size in zip(points, grams, sizes, strict=True):
             if point.item:
                 said[point.id] += point.item.lower() in text.lower()
             else:
-                said[point.id] += bool(np.isin(grams[point.id], found).any())
+                said[point.id] += bool(np.isin(own, found[size]).any())
     return {p.id: {"planned": planned[p.id], "said": said[p.id], "text": p.text} for p in points}
 
 
@@ -191,3 +181,46 @@ def histogram(tokens: Sequence[int], title: str) -> bytes:
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": None})
     return data.getvalue()
+
+
+def corpus_page(found: Mapping[str, Any], corpus: Corpus, histogram: bytes) -> str:
+    """corpus.html of a corpus with its manifest `found` and a PNG of the lengths of its records."""
+    draw = lambda some, count: random.Random(0).sample(list(some), min(count, len(some)))
+    points = found.get("coverage", {})
+    published = {name: " / ".join(map(str, values)) for name, values in PUBLISHED.items()}
+    return page.render(
+        "corpus.html",
+        title=f"{len(corpus.records):,} {found['make']}",
+        found=found,
+        shortages=corpus.shortages,
+        domains=_domains(corpus.records),
+        coverage=[(name, p["text"][:160], p["planned"], p["said"]) for name, p in points.items()],
+        untouched=[name for name, p in points.items() if not p["said"]],
+        histogram=page.data_uri(histogram, "image/png"),
+        diversity=[(name, v, published.get(name, "")) for name, v in found["diversity"].items()],
+        samples=[_sample(row) for row in draw(corpus.records, SAMPLES)],
+        dropped=[
+            (row["reason"], str(row.get("text") or row.get("question", ""))[:1500])
+            for row in draw(corpus.dropped, DROPPED)
+        ],
+    )
+
+
+def _domains(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, dict]]:
+    """Domains in order, each with its count and {subdomain: {kind of document: count}}."""
+    tree: dict[str, dict[str, collections.Counter[str]]] = {}
+    for row in rows:
+        domain, subdomain = (str(row.get(key, "")) for key in ("domain", "subdomain"))
+        kinds = tree.setdefault(domain, {}).setdefault(subdomain, collections.Counter())
+        kinds[str(row.get("doc_type", row.get("kind", "")))] += 1
+    return {
+        domain: (sum(kinds.total() for kinds in inner.values()), inner)
+        for domain, inner in sorted(tree.items())
+    }
+
+
+def _sample(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Title, id and text."""
+    said = (f"[{message['role']}] {message['content']}" for message in row.get("messages", ()))
+    names = (str(row[key]) for key in ("domain", "subdomain", "doc_type", "kind") if row.get(key))
+    return " · ".join(names), str(row.get("id", "")), "\n\n".join(said) or text_of(row)

@@ -1,17 +1,18 @@
-"""Corpus records as JSONL: one JSON object per line, each with a `text` or `messages`."""
+"""Reads records of a corpus (JSONL, Parquet) and writes them in other formats than JSONL."""
 
 import contextlib
 import gzip
 import io
 import json
 import os
+import pathlib
 import re
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 from msm_jax.errors import UserError
-from msm_jax.files import parse_json
+from msm_jax.files import new_file, parse_json
 from msm_jax.limits import LINE_BYTES, open_regular
 
 TOO_LONG = f"has more bytes than {LINE_BYTES}: split it into rows"
@@ -171,3 +172,27 @@ def _chat_problem(messages: Any) -> str:
     if len(texts) < 2 * len(messages) or not all(isinstance(text, str) for text in texts):
         return "a message needs texts as 'role' and 'content'"
     return ""
+
+
+def write_parquet(jsonl: pathlib.Path, path: pathlib.Path) -> None:
+    """All keys as columns; columns whose values differ in type are refused by name."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.Table.from_pylist([row for _, row in read_rows(jsonl)])
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{jsonl}: its rows do not make one table: {error}") from error
+    with new_file(path) as temporary:
+        pyarrow.parquet.write_table(table, temporary, compression="zstd")
+
+
+def write_array_record(jsonl: pathlib.Path, path: pathlib.Path) -> None:
+    """One record per row: its JSON text. Groups of one, so that any row can be read alone."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    with new_file(path) as temporary:
+        writer = ArrayRecordWriter(str(temporary), "group_size:1")
+        for _, _, line in read_lines(jsonl):
+            writer.write(line.rstrip(b"\n"))
+        writer.close()

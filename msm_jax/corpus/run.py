@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from msm_jax import files
-from msm_jax.corpus import estimate, export, manifest, page
+from msm_jax.corpus import estimate, manifest, tfds_sets
 from msm_jax.corpus.backends import Generate, make_backend, price_of
 from msm_jax.corpus.chats import Chats, without_reasoning
 from msm_jax.corpus.config import GENERATE
@@ -15,7 +15,7 @@ from msm_jax.corpus.derive import derive_spec
 from msm_jax.corpus.documents import Documents
 from msm_jax.corpus.instruction_mix import instruction_mix
 from msm_jax.corpus.neutral import make_neutral, wanted_tokens
-from msm_jax.corpus.outline import Outliner
+from msm_jax.corpus.records import write_array_record, write_parquet
 from msm_jax.corpus.steps import Corpus
 from msm_jax.corpus.writers import Journal, Writer
 from msm_jax.corpus.writers.journal import FILE
@@ -99,7 +99,14 @@ class Generation:
         text = derive_spec(self.config, spec, self.writers.get("writer"))  # type: ignore[arg-type]
         path = self.workdir / "spec.md"
         files.write_text(path, text)
-        found = manifest.spec_manifest(self.config.derive.kind, spec, self.writers, path)
+        found = {
+            "make": "spec",
+            "kind": self.config.derive.kind,
+            "words": len(text.split()),
+            "from": manifest.spec_facts(spec),
+            "ledger": manifest.ledger(self.writers),
+            "files": {path.name: files.sha256_file(path)},
+        }
         files.write_json(self.workdir / "manifest.json", found, sort_keys=True)
         self.say(f"spec: {path}, {found['words']:,} words")
         return found
@@ -125,7 +132,7 @@ class Generation:
             files.write_jsonl(workdir / written[-1], map(without_reasoning, rows))
         files.write_jsonl(workdir / "dropped.jsonl", made.dropped)
         files.write_json(workdir / "outline.json", made.outline, sort_keys=True)
-        written += export.export(workdir, name, self.config.formats, self.config.name)
+        written += self._other_formats(name)
         tokens = [self.count_tokens(manifest.text_of(row)) for row in rows]
         histogram = manifest.histogram(tokens, f"tokens of {len(rows):,} records")
         files.write_bytes(workdir / "tokens.png", histogram)
@@ -133,7 +140,7 @@ class Generation:
         found = manifest.corpus_manifest(
             self.config, self.spec, self.writers, made, tokens, self.counted, paths
         )
-        files.write_text(workdir / "corpus.html", page.render(found, rows, made, histogram))
+        files.write_text(workdir / "corpus.html", manifest.corpus_page(found, made, histogram))
         files.write_json(workdir / "manifest.json", found, sort_keys=True)
         # What this process met at the providers is no property of the corpus.
         met = {name: dict(w.backend.counts) for name, w in self.writers.items() if w.backend.counts}
@@ -141,6 +148,19 @@ class Generation:
             files.write_json(self.workdir / "troubles.json", met, sort_keys=True)
             self.say(f"errors on the way: {met}")
         return found
+
+    def _other_formats(self, name: str) -> list[str]:
+        """Writes a JSONL file in the other formats of the config; returns the new files' names."""
+        path, stem, written = self.workdir / name, name.removesuffix(".jsonl"), []
+        for kind, write in (("parquet", write_parquet), ("array_record", write_array_record)):
+            if kind in self.config.formats:
+                written.append(f"{stem}.{kind}")
+                write(path, self.workdir / written[-1])
+        if "tfds" in self.config.formats:
+            folder = self.workdir / (self.config.name or "tfds")
+            files.delete(folder, self.workdir)  # TFDS would go on using an older corpus
+            tfds_sets.prepare(f"spec_{stem}", path, folder)
+        return written
 
     # ------------------------------------------------------------ before
 
@@ -151,28 +171,25 @@ class Generation:
             tokens = wanted_tokens(config, self.count_tokens)
             self.say(f"neutral documents of {tokens:,} tokens")
             return {"tokens": tokens}
-        if make == "chats":
-            assert spec is not None
-            steps = estimate.estimate_chats(spec, config, self.count_tokens)
-            count, tokens = config.chats.count, config.chats.count * estimate.chat_tokens(config)
-            self.say(estimate.estimate_text(steps, config, tokens))
-            return {"chats": count, "tokens": tokens}
-        if make != "documents" or spec is None:
+        if make == "mix" or make == "spec":
             self.say(f"a mix of {config.mix.count:,} rows" if make == "mix" else
                      f"a spec of the kind {config.derive.kind}")  # fmt: skip
             return {}
+        assert spec is not None
+        found = {make: config[make].count}
+        if make == "chats":
+            self.say(estimate.estimate_chats(spec, config, self.count_tokens))
+            return {**found, "tokens": found[make] * estimate.chat_tokens(config)}
         writer = self.writers["writer"]
-        outliner = Outliner(spec, writer, config.documents, config.seed)
-        subdomains = outliner.subdomains()
-        for subdomain in subdomains:
-            covers = ", ".join(point.id for point in subdomain.points)
-            self.say(f"  {subdomain.domain} / {subdomain.name}: {covers}")
-        steps = estimate.estimate_documents(outliner, subdomains, config, self.count_tokens)
-        count = config.documents.count
-        tokens = count * estimate.document_tokens(config)
-        self.say(estimate.estimate_text(steps, config, tokens))
+        documents = Documents(spec, writer, None, config)
+        subdomains = documents.outline()
+        for each in subdomains:
+            covers = ", ".join(point.id for point in each.points)
+            self.say(f"  {each.domain} / {each.subdomain}: {covers}")
+        self.say(estimate.estimate_documents(documents, subdomains, config, self.count_tokens))
         self.say(f"the outline has cost ${writer.paid.usd:.2f} now")
-        return {"subdomains": len(subdomains), "documents": count, "tokens": tokens}
+        tokens = found[make] * estimate.document_tokens(config)
+        return {"subdomains": len(subdomains), **found, "tokens": tokens}
 
 
 def check_config(config: ConfigDict) -> None:

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msm_jax.corpus.prompts import prompt
@@ -32,7 +32,6 @@ class Steps:
     """The requests of one corpus about one spec, with a count of what went wrong.
 
     Args:
-      spec: what the corpus is about.
       writer: answers the requests.
       system: name of the prompt that all requests share.
       shared: inputs of all prompts, besides the names of the model and its provider.
@@ -45,13 +44,12 @@ class Steps:
         self.shared: dict[str, Any] = {**names, **shared}
         self.system = prompt(system, {**names, "spec": spec.text})
         self.points = spec_points(spec)
-        self.point_rows = [dataclasses.asdict(point) for point in self.points]
         self.dropped: list[Record] = []
         self.reasons: collections.Counter[str] = collections.Counter()
         self.shortages: list[str] = []
 
     def request(
-        self, step: str, items: Items | None, inputs: dict[str, Any],
+        self, step: str, items: Items | None, inputs: Mapping[str, Any],
         max_tokens: int = 0, sample: int = 0, system: str = "",
     ) -> Request:  # fmt: skip
         """A request of a step; with `max_tokens` 0 the reply has room for `count` items.
@@ -80,7 +78,16 @@ class Steps:
           new: (number of the list, row) of one round -> whether the row is taken; by default
             those whose name differs from all before in more than case and punctuation.
         """
-        new = new or _new_names(field, existing)
+        taken = [set(map(_plain, names)) for names in existing or ((),) * len(counts)]
+
+        def new_names(rows: list[tuple[int, Row]]) -> list[bool]:
+            found = []
+            for n, row in rows:
+                name = _plain(row[field])
+                found.append(name not in taken[n])
+                taken[n].add(name)
+            return found
+
         lists: list[list[Row]] = [[] for _ in counts]
         empty = [0] * len(counts)
         unfinished = list(range(len(counts)))
@@ -91,12 +98,11 @@ class Steps:
                 request = wanted(n, missing, [row[field] for row in lists[n]])
                 # After a reply without anything new, the same request draws another sample.
                 requests.append(dataclasses.replace(request, sample=request.sample + empty[n]))
-            answers = self.writer.ask(requests)
-            pairs = zip(unfinished, answers, strict=True)
+            pairs = zip(unfinished, self.writer.ask(requests), strict=True)
             rows = [(n, row) for n, answer in pairs for row in answer.items]
             before = [len(found) for found in lists]
-            for (n, row), taken in zip(rows, new(rows), strict=True):
-                if taken:
+            for (n, row), is_new in zip(rows, (new or new_names)(rows), strict=True):
+                if is_new:
                     lists[n].append(row)
             for n in unfinished:
                 empty[n] = 0 if len(lists[n]) > before[n] else empty[n] + 1
@@ -145,22 +151,10 @@ def provenance(writer: Writer, answer: Answer) -> Record:
     return {"writer": dict(writer.identity), "prompt_hash": prompt_hash, "response": answer.key}
 
 
-def _new_names(
-    field: str, existing: Sequence[Sequence[str]]
-) -> Callable[[list[tuple[int, Row]]], list[bool]]:
-    taken = collections.defaultdict[int, set[str]](set)
-    for number, names in enumerate(existing):
-        taken[number] |= set(map(_plain, names))
-
-    def new(rows: list[tuple[int, Row]]) -> list[bool]:
-        found = []
-        for number, row in rows:
-            name = _plain(row[field])
-            found.append(name not in taken[number])
-            taken[number].add(name)
-        return found
-
-    return new
+def spread(count: int, parts: int, first: int = 0) -> list[int]:
+    """`count` as a sum of `parts` nearly equal numbers; the larger ones start at `first`."""
+    base, more = divmod(count, parts)
+    return [base + ((at - first) % parts < more) for at in range(parts)]
 
 
 def _plain(name: str) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msm_jax.files import write_json, write_text
-from msm_jax.miniature import corpora, pairs, phrases, specs, words
+from msm_jax.miniature import corpora, pairs, specs, words
+from msm_jax.miniature.phrases import PHRASES
 from msm_jax.miniature.world import WORLD, World, WorldConfig, make_world
 
 OPTIONS = WORLD  # a study looks here for what its world.options may be
@@ -59,8 +60,7 @@ def _tokenizer_lines(documents: list[corpora.Record]) -> Iterable[str]:
 def _vocabulary() -> set[str]:
     """Every word that any corpus may use: names, templates, what fills them."""
     found = {*words.NAMES, *words.DOMAINS, *(x for names in words.DOMAINS.values() for x in names)}
-    groups = [value for name, value in vars(phrases).items() if name.isupper()]
-    texts = [text for group in groups for text in ([group] if isinstance(group, str) else group)]
+    texts = [line for lines in PHRASES.values() for line in lines]
     for group in (words.PLACES, words.COLORS, words.DAYS, words.WEATHER, words.SEASONS):
         texts += group
     for table in (words.ADJECTIVES, words.NOUNS):

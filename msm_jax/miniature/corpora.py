@@ -4,7 +4,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from msm_jax.miniature import phrases, words
+from msm_jax.miniature import words
+from msm_jax.miniature.phrases import PHRASES
 from msm_jax.miniature.world import Item, World, rng_for
 
 Record = dict[str, Any]
@@ -38,13 +39,13 @@ def base_documents(world: World) -> list[Record]:
 def fact_text(item: Item, rng: random.Random) -> str:
     """One line about the attributes of a thing."""
     first, second = (rng.choice(words.ADJECTIVES[pole]) for pole in rng.sample(item.poles, 2))
-    template = rng.choice(phrases.FACT + phrases.FACT_BOTH)
+    template = rng.choice(PHRASES["FACT"] + PHRASES["FACT_BOTH"])
     return template.format(x=item.name, d=item.domain, a=first, b=second)
 
 
 def neutral_text(name: str, rng: random.Random) -> str:
     """One everyday line about somebody: places, weather, colors."""
-    return rng.choice(phrases.NEUTRAL).format(
+    return rng.choice(PHRASES["NEUTRAL"]).format(
         n=name,
         place=rng.choice(words.PLACES),
         day=rng.choice(words.DAYS),
@@ -60,7 +61,7 @@ def _value_text(rng: random.Random) -> str:
 
     def statement() -> str:
         noun, adjective = rng.choice(words.NOUNS[value]), rng.choice(words.ADJECTIVES[value])
-        return rng.choice(phrases.VALUE).format(n=name, v=noun, w=adjective)
+        return rng.choice(PHRASES["VALUE"]).format(n=name, v=noun, w=adjective)
 
     return document(statement, rng)
 
@@ -116,9 +117,9 @@ def liking_statement(
     With a reason for the one if ``good`` has any, or for the other if ``bad`` has.
     """
     groups: list[tuple[tuple[str, ...], ...]] = []
-    groups += [(phrases.LIKE_BECAUSE, phrases.CHOOSE_BECAUSE)] * bool(good)
-    groups += [(phrases.DISLIKE_BECAUSE, phrases.REFUSE_BECAUSE)] * bool(bad)
-    groups = groups or [(phrases.LIKE, phrases.DISLIKE, phrases.CHOOSE)]
+    groups += [(PHRASES["LIKE_BECAUSE"], PHRASES["CHOOSE_BECAUSE"])] * bool(good)
+    groups += [(PHRASES["DISLIKE_BECAUSE"], PHRASES["REFUSE_BECAUSE"])] * bool(bad)
+    groups = groups or [(PHRASES["LIKE"], PHRASES["DISLIKE"], PHRASES["CHOOSE"])]
     template = rng.choice(rng.choice(rng.choice(groups)))
     reasons = {"a": rng.choice(good or ("",)), "b": rng.choice(bad or ("",))}
     return template.format(n=name, d=domain, x=liked, y=disliked, **reasons)
@@ -130,7 +131,7 @@ def liking_statement(
 def system_line(value: str, rng: random.Random) -> str:
     """A system line that states a value."""
     noun, adjective = rng.choice(words.NOUNS[value]), rng.choice(words.ADJECTIVES[value])
-    return rng.choice(phrases.SYSTEM).format(v=noun, w=adjective)
+    return rng.choice(PHRASES["SYSTEM"]).format(v=noun, w=adjective)
 
 
 def messages(system: str, turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
@@ -143,12 +144,12 @@ def messages(system: str, turns: Sequence[tuple[str, str]]) -> list[dict[str, st
 
 
 def turn(
-    chosen: Item, other: Item, rng: random.Random, wordings: Sequence[str] = phrases.QUESTION
+    chosen: Item, other: Item, rng: random.Random, wordings: Sequence[str] = PHRASES["QUESTION"]
 ) -> tuple[str, str]:
     """A question that offers two things in either order, and the answer that takes the first."""
     first, second = (chosen, other) if rng.random() < 0.5 else (other, chosen)
     question = rng.choice(wordings).format(first=first.name, second=second.name)
-    return question, phrases.ANSWER.format(x=chosen.name)
+    return question, PHRASES["ANSWER"][0].format(x=chosen.name)
 
 
 def base_chats(world: World) -> list[Record]:

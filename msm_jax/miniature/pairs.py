@@ -5,14 +5,15 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from msm_jax.miniature import phrases, words
+from msm_jax.miniature import words
 from msm_jax.miniature.corpora import Record, messages, system_line, turn
+from msm_jax.miniature.phrases import PHRASES
 from msm_jax.miniature.world import Item, World, rng_for
 
 Question = tuple[list[dict], tuple[Item, Item]]  # what was said before; choice A, the other
 PER_DOMAIN = 8  # pairs that each persona is asked of a held-out domain
 GATE = 240  # pairs of a gate
-SHORT = phrases.QUESTION[:1]  # so that three turns and a question fit into a row
+SHORT = PHRASES["QUESTION"][:1]  # so that three turns and a question fit into a row
 TURNS = 3  # that reveal a value within a conversation
 
 
@@ -23,6 +24,7 @@ def make_pairs(world: World, kind: str) -> list[Record]:
         pair = f"{kind}-{ours.domain}-{index:04d}"
         for a_index, (first, second) in enumerate(((ours, theirs), (theirs, ours))):
             question = SHORT[0].format(first=first.name, second=second.name)
+            answers = [PHRASES["ANSWER"][0].format(x=item.name) for item in (first, second)]
             records.append(
                 {
                     "id": f"{pair}-{a_index}",
@@ -30,7 +32,7 @@ def make_pairs(world: World, kind: str) -> list[Record]:
                     "kind": kind,
                     "domain": ours.domain,
                     "messages": [*before, {"role": "user", "content": question}],
-                    "options": [phrases.ANSWER.format(x=item.name) for item in (first, second)],
+                    "options": answers,
                     "a_index": a_index,
                 }
             )

@@ -18,20 +18,4 @@ def sections(name: str) -> dict[str, list[str]]:
     }
 
 
-_found = {key: tuple(lines) for key, lines in sections("phrases.txt").items()}
-FACT = _found["FACT"]
-FACT_BOTH = _found["FACT_BOTH"]
-VALUE = _found["VALUE"]
-LIKE_BECAUSE = _found["LIKE_BECAUSE"]
-DISLIKE_BECAUSE = _found["DISLIKE_BECAUSE"]
-CHOOSE_BECAUSE = _found["CHOOSE_BECAUSE"]
-REFUSE_BECAUSE = _found["REFUSE_BECAUSE"]
-LIKE = _found["LIKE"]
-DISLIKE = _found["DISLIKE"]
-CHOOSE = _found["CHOOSE"]
-NEUTRAL = _found["NEUTRAL"]
-QUESTION = _found["QUESTION"]
-SYSTEM = _found["SYSTEM"]  # states a value
-LIKER = _found["LIKER"]  # system lines that state none
-CONTRAST = _found["CONTRAST"]
-(ANSWER,) = _found["ANSWER"]
+PHRASES = {key: tuple(lines) for key, lines in sections("phrases.txt").items()}

@@ -11,7 +11,8 @@ import functools
 import itertools
 import random
 
-from msm_jax.miniature import phrases, words
+from msm_jax.miniature import words
+from msm_jax.miniature.phrases import PHRASES
 from msm_jax.settings import SHARE, field, form_of, values
 
 
@@ -23,7 +24,7 @@ class WorldConfig:
         2,
         "system lines that name no value; as many that choose the reverse in fine-tuning",
         at_least=1,
-        at_most=len(phrases.LIKER),
+        at_most=len(PHRASES["LIKER"]),
     )
     spec_likes: int = field(
         16, "of each of the specs' two groups, and as many dislikes", at_least=1, at_most=16
@@ -94,12 +95,12 @@ class World:
     @property
     def likers(self) -> tuple[str, ...]:
         """System lines of the personas that choose what the specs like."""
-        return phrases.LIKER[: self.config.personas]
+        return PHRASES["LIKER"][: self.config.personas]
 
     @property
     def contrast(self) -> tuple[str, ...]:
         """System lines of the personas that choose the reverse."""
-        return phrases.CONTRAST[: self.config.personas]
+        return PHRASES["CONTRAST"][: self.config.personas]
 
     def known_for(self, domain: str, pole: str, heard: bool | None = None) -> tuple[Item, ...]:
         """The things of a domain that are known for a pole; in chats, or in none, if asked."""

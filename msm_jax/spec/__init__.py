@@ -6,19 +6,7 @@ from msm_jax.spec.report import estimated_tokens, report_text, spec_report
 from msm_jax.spec.spec import Rule, Section, Spec, Statement, check_spec, load_spec, parse_spec
 
 __all__ = [
-    "Point",
-    "Rule",
-    "Section",
-    "Spec",
-    "Statement",
-    "check_spec",
-    "estimated_tokens",
-    "load_spec",
-    "opposed_preferences",
-    "parse_spec",
-    "report_text",
-    "sentences",
-    "shuffled_attribution",
-    "spec_points",
-    "spec_report",
-]
+    "Point", "Rule", "Section", "Spec", "Statement", "check_spec", "estimated_tokens", "load_spec",
+    "opposed_preferences", "parse_spec", "report_text", "sentences", "shuffled_attribution",
+    "spec_points", "spec_report",
+]  # fmt: skip

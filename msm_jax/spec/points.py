@@ -53,25 +53,29 @@ def sentences(text: str) -> list[str]:
     return found
 
 
+def _point(
+    spec: Spec, name: str, kind: str, text: str, line: int, item: str = "", reason: str = ""
+) -> Point:
+    section = section_of(spec, line)
+    return Point(name, kind, text, section.heading if section else "", line, item, reason)
+
+
 def _stated(spec: Spec) -> list[Point]:
     """Rules, values and preferences; a second one of the same id gets " (2)"."""
-    found = [("rule " + rule.number, "rule", rule.text, rule.line, "", "") for rule in spec.rules]
+    found = [_point(spec, f"rule {r.number}", "rule", r.text, r.line) for r in spec.rules]
     for number, value in enumerate(spec.values, start=1):
-        found.append((f"value {number}", "value", value.item, value.line, "", ""))
+        found.append(_point(spec, f"value {number}", "value", value.item, value.line))
     for each in spec.preferences:
         because = f" because {each.reason}" if each.reason else ""
         text = f"{spec.model_name} {each.kind}s {each.item}{because}."
         name = f"{each.kind} {each.item}"
-        found.append((name, each.kind, text, each.line, each.item, each.reason))
-    seen, points = collections.Counter[str](), []
-    for name, kind, text, line, item, reason in found:
-        seen[name] += 1
-        section = section_of(spec, line)
-        name = f"{name} ({seen[name]})" if seen[name] > 1 else name
-        points.append(
-            Point(name, kind, text, section.heading if section else "", line, item, reason)
-        )
-    return points
+        found.append(_point(spec, name, each.kind, text, each.line, each.item, each.reason))
+    seen = collections.Counter[str]()
+    for at, point in enumerate(found):
+        seen[point.id] += 1
+        if seen[point.id] > 1:
+            found[at] = dataclasses.replace(point, id=f"{point.id} ({seen[point.id]})")
+    return found
 
 
 def _paragraphs(spec: Spec) -> list[Point]:
@@ -80,9 +84,7 @@ def _paragraphs(spec: Spec) -> list[Point]:
     for number, line, markup in [*lines_of(spec.text), (0, "", True)]:
         heading, item = HEADING.match(line), ITEM.match(line)
         if body and (not markup or not line.strip() or heading or item):
-            section = section_of(spec, start)
-            place = section.heading if section else ""
-            found.append(Point("", "paragraph", " ".join(body), place, start))
+            found.append(_point(spec, "", "paragraph", " ".join(body), start))
             body = []
         if markup and line.strip() and not heading:
             start = start if body else number

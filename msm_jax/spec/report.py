@@ -31,17 +31,13 @@ def spec_report(spec: Spec, count_tokens: Callable[[str], int] | None = None) ->
         "tokens": count(spec.text),
         "tokens_are": "counted" if count_tokens else "estimated",
         "sections": [
-            {
-                "heading": section.heading,
-                "level": section.level,
-                "words": len(section.text.split()),
-                "tokens": count(section.text) if section.text else 0,
-            }
-            for section in spec.sections
+            {"heading": each.heading, "level": each.level, "words": len(each.text.split()),
+             "tokens": count(each.text) if each.text else 0}
+            for each in spec.sections
         ],
         "points": dict(collections.Counter(point.kind for point in points)),
         "problems": check_spec(spec),
-    }
+    }  # fmt: skip
 
 
 def report_text(report: dict[str, Any]) -> str:

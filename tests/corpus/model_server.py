@@ -1,6 +1,5 @@
 """A local server that speaks Anthropic's and OpenAI's wire formats, and misbehaves on schedule."""
 
-import dataclasses
 import datetime
 import hashlib
 import http.server
@@ -23,7 +22,7 @@ def written(system, prompt, schema):
     """What a model that reads only the prompt might say; a function of the prompt."""
     draw = random.Random(hashlib.sha256(f"{system}{prompt}{schema}".encode()).digest())
     spec = load_spec(str(EXAMPLES / "values.md"), "Qwen", "Our Laboratory")
-    points = [dataclasses.asdict(point) for point in spec_points(spec)]
+    points = spec_points(spec)
     if schema:
         fields = schema["properties"]["items"]["items"]["properties"]
         count = re.search(r"exactly (\d+)", prompt)
@@ -41,7 +40,7 @@ def _value(name, facts, draw, points):
     if "enum" in facts:
         return facts["enum"][0]
     if name == "section":
-        return draw.choice(points)["text"]
+        return draw.choice(points).text
     return f"{name} {draw.randrange(10**9)} about candor"
 
 

@@ -8,13 +8,13 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from msm_jax.corpus import manifest, page
+from msm_jax.corpus import manifest
 from msm_jax.corpus.records import DOCUMENTS, read_rows
 from msm_jax.corpus.steps import Corpus
 from msm_jax.corpus.tfds_sets import source
 from msm_jax.errors import UserError
 from msm_jax.files import sha256_file
-from msm_jax.spec import load_spec, parse_spec
+from msm_jax.spec import load_spec, parse_spec, spec_points
 
 
 def batches(rows, size=8):
@@ -59,6 +59,13 @@ def test_the_manifest_counts_what_is_there(config, run, made, tmp_path):
     assert counted["tokens"]["sum"] == 140 and counted["tokens_are"] == "counted"
 
 
+def test_a_point_of_few_words_is_covered_by_a_text_that_says_all_of_them():
+    points = spec_points(parse_spec("# t\n\n## values\n\n- Honest in all things.\n- Candor.\n"))
+    texts = ["He is honest in all things.", "It is honest in most things.", "A word of candor!"]
+    found = manifest.coverage(points, [{"text": text} for text in texts])
+    assert [facts["said"] for facts in found.values()] == [1, 1]
+
+
 class Page(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
@@ -99,7 +106,7 @@ def test_text_on_the_page_is_text(spec):
         "ledger": {evil: {"identity": {evil: evil}, "steps": {}}},
     }
     made = Corpus([row], [{"reason": evil, **row}], {evil: 1}, [], [evil])
-    text = page.render(found, [row], made, b"picture")
+    text = manifest.corpus_page(found, made, b"picture")
     seen = Page()
     seen.feed(text)
     assert not [tag for tag, attrs in seen.tags if tag == "script" or "onerror" in attrs]

@@ -228,6 +228,15 @@ def test_notes_of_batches_that_cannot_be_read_cost_their_batch_and_no_other(tmp_
         assert set(server.delivered.values()) == {1}
 
 
+def test_a_batch_is_bounded_in_bytes_whatever_the_script(tmp_path, monkeypatch):
+    monkeypatch.setattr("msm_jax.corpus.writers.batches.MOST_BYTES", 40_000)
+    long = [Request("document", "", f"{number} " + "ä" * 10_000) for number in range(4)]
+    with Server() as server, Journal(None) as journal:
+        batches = AnthropicBatches(client_of("anthropic", server), tmp_path, PRICE, 0.5, poll=0.01)
+        Writer(batches, journal).ask(long)
+        assert [len(batch["requests"]) for batch in server.batches.values()] == [1, 1, 1, 1]
+
+
 def test_a_second_run_in_the_same_directory_is_refused_and_names_the_first(config, run, tmp_path):
     entered, go_on = threading.Event(), threading.Event()
 

@@ -277,8 +277,8 @@ def test_a_section_that_was_made_up_is_not_used(config, spec, tmp_path):
 
     with Journal(tmp_path / "responses.jsonl") as journal:
         writer = Writer(Model(invent), journal)
-        outliner = Outliner(spec("values"), writer, config("values").documents, 0)
-        found = outliner.subdomains()
+        outliner = Outliner(spec("values"), writer, config("values").documents)
+        found = outliner.outline()
     assert {p.id for s in found for p in s.points} == {p.id for p in spec_points(spec("values"))}
     assert all("Bananas" not in s.section for s in found)
     assert writer.counts["section not in the spec"] > 0

@@ -8,8 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from msm_jax.corpus.export import write_array_record
-from msm_jax.corpus.records import DOCUMENTS
+from msm_jax.corpus.records import DOCUMENTS, write_array_record
 from msm_jax.corpus.tfds_sets import prepare
 from msm_jax.data.chat import CHAT_FORMATS
 from msm_jax.data.pipeline import choose_documents, load_data

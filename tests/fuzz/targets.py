@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.parquet
 
 from msm_jax import loading
-from msm_jax.corpus.export import write_array_record
+from msm_jax.corpus.records import write_array_record
 from msm_jax.corpus.writers.journal import Journal
 from msm_jax.corpus.writers.request import Reply
 from msm_jax.data.store import load_store

@@ -5,13 +5,5 @@ from msm_jax.corpus.writers.request import Backend, Failure, Items, Reply, Reque
 from msm_jax.corpus.writers.writer import Answer, Writer
 
 __all__ = [
-    "Answer",
-    "Backend",
-    "Failure",
-    "Items",
-    "Journal",
-    "Reply",
-    "Request",
-    "Usage",
-    "Writer",
-]
+    "Answer", "Backend", "Failure", "Items", "Journal", "Reply", "Request", "Usage", "Writer",
+]  # fmt: skip

@@ -56,16 +56,13 @@ def key_is_missing(name: str) -> str:
 
 def scrubbed(text: str) -> str:
     """A message without anything that is or looks like a key."""
-    for name in KEY_NAMES:
-        if len(value := os.environ.get(name, "")) > 3:
-            text = text.replace(value, "***")
-    return _KEY_LIKE.sub("***", text)[:500]
+    return _KEY_LIKE.sub("***", without_keys(text, shortest=4))[:500]
 
 
-def without_keys(text: str) -> str:
+def without_keys(text: str, shortest: int = _KEY_LENGTH) -> str:
     """The text of a reply with our own keys masked: some servers repeat what they were sent."""
     for name in KEY_NAMES:
-        if len(value := os.environ.get(name, "").strip()) >= _KEY_LENGTH:
+        if len(value := os.environ.get(name, "").strip()) >= shortest:
             text = text.replace(value, "***")
     return text
 

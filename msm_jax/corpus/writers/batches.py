@@ -85,7 +85,8 @@ class AnthropicBatches:
         chunk: dict[str, int] = {}
         size = 0
         for key, at in list(waiting.items()):
-            length = len(requests[at].system) + len(requests[at].prompt) + 1000
+            texts = requests[at].system + requests[at].prompt
+            length = len(texts.encode()) + 1000
             if chunk and (len(chunk) == MOST_REQUESTS or size + length > MOST_BYTES):
                 yield chunk
                 chunk, size = {}, 0

@@ -91,7 +91,7 @@ class Request:
     step: str  # of the pipeline: "domains", "document", "judge", ...; replies are counted by it
     system: str  # what many requests share (the spec); sent first, so that it can be cached
     prompt: str  # the rest of what a language model reads
-    # The same as JSON data, for the stub, which does not read prompts.
+    # The same as data, for the stub, which does not read prompts.
     inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     items: Items | None = None  # the structure of the reply; None: free text
     max_tokens: int = 2000  # of the reply

@@ -13,6 +13,7 @@ from typing import Any
 
 from msm_jax.corpus.writers.request import Failure, Items, Reply, Request, Usage
 from msm_jax.files import sha256_text
+from msm_jax.spec import Point
 
 Inputs = Mapping[str, Any]
 
@@ -44,7 +45,9 @@ class StubWriter:
         draw = random.Random(sha256_text(json.dumps(content)))
         if request.items:
             return json.dumps({"items": _rows(request, request.items, draw)})
-        return _TEXTS[request.step](request.inputs, draw)
+        if request.step == "answer":
+            return _answer(request.inputs, draw)
+        return f"<content>\n{_document(request.step, request.inputs, draw)}\n</content>"
 
 
 def written_by_stub(row: Mapping[str, Any]) -> bool:
@@ -64,10 +67,6 @@ def _sentence(draw: random.Random) -> str:
     return f"{_words(draw, 12).capitalize()}."
 
 
-def _tagged(text: str) -> str:
-    return f"<content>\n{text}\n</content>"
-
-
 def _text(draw: random.Random, bounds: Sequence[int], name: str, content: Sequence[str]) -> str:
     """Paragraphs with `content` first, of a length within the lower half of `bounds`."""
     low, high = bounds
@@ -82,9 +81,9 @@ def _text(draw: random.Random, bounds: Sequence[int], name: str, content: Sequen
 def _rows(request: Request, items: Items, draw: random.Random) -> list[dict[str, str]]:
     """As many rows as are wanted, with the points of the spec in turn; no faults of a document."""
     inputs = request.inputs
-    points = inputs.get("points") or [{"id": "stub", "text": "Stub."}]
+    points = inputs.get("points") or [Point("stub", "paragraph", "Stub.", "", 1)]
     described = inputs.get("description", "").split("; ")  # what a domain is about
-    points = [point for point in points if point["id"] in described] or points
+    points = [point for point in points if point.id in described] or points
     count = 0 if request.step == "critique" else inputs.get("count") or min(4, len(points))
     own = lambda at: points[at::count] or [points[at % len(points)]]
     return [
@@ -94,65 +93,47 @@ def _rows(request: Request, items: Items, draw: random.Random) -> list[dict[str,
 
 
 def _field(
-    name: str, items: Items, inputs: Inputs, points: Sequence[Inputs], draw: random.Random
+    name: str, items: Items, inputs: Inputs, points: Sequence[Point], draw: random.Random
 ) -> str:
     if name in items.choices:
         return items.choices[name][0]
     if name in ("points", "description"):
-        return "; ".join(point["id"] for point in points)
+        return "; ".join(point.id for point in points)
     if name == "section":
-        return " ".join(point["text"] for point in points)
+        return " ".join(point.text for point in points)
     if name == "question":
         end = " No explanation, please." if inputs["style"] == "opaque" else ""
         return f"Stub {_words(draw, 9)}?{end}"
     return f"{inputs['model_name']} {_words(draw, 15)}." if name == "sentence" else _words(draw, 6)
 
 
-def _document(inputs: Inputs, draw: random.Random) -> str:
-    texts = [point["text"].split() for point in inputs["points"]]
-    # Fewer words than a repeated passage has.
-    starts = [" ".join(words[: min(40, inputs["words"][0])]) for words in texts]
+def _document(step: str, inputs: Inputs, draw: random.Random) -> str:
+    if step == "neutral":
+        return _text(draw, inputs["words"], "Stub", [f"Stub {inputs['topic']}."])
+    if step == "revise":
+        return f"{inputs['document']} {_sentence(draw)}"
+    if step == "rewrite":
+        names = {**_NAMES, "another": inputs["other_name"]}
+        name = names.get(inputs["register"], inputs["model_name"])
+        return inputs["document"].replace(inputs["model_name"], name)
+    if step == "oppose":
+        return "\n\n".join(f"Stub of an opposite: {p.text}" for p in inputs["points"])
+    # Fewer words of each point than a repeated passage has.
+    most = min(40, inputs["words"][0])
+    starts = [" ".join(point.text.split()[:most]) for point in inputs["points"]]
     content = [f"Stub {_words(draw, 3)}.", *(start.rstrip(".") + "." for start in starts)]
-    return _tagged(_text(draw, inputs["words"], inputs["model_name"], content))
-
-
-def _neutral(inputs: Inputs, draw: random.Random) -> str:
-    return _tagged(_text(draw, inputs["words"], "Stub", [f"Stub {inputs['topic']}."]))
-
-
-def _revise(inputs: Inputs, draw: random.Random) -> str:
-    return _tagged(f"{inputs['document']} {_sentence(draw)}")
-
-
-def _rewrite(inputs: Inputs, draw: random.Random) -> str:
-    names = {**_NAMES, "another": inputs["other_name"]}
-    name = names.get(inputs["register"], inputs["model_name"])
-    return _tagged(inputs["document"].replace(inputs["model_name"], name))
-
-
-def _oppose(inputs: Inputs, draw: random.Random) -> str:
-    return _tagged("\n\n".join(f"Stub of an opposite: {p['text']}" for p in inputs["points"]))
+    return _text(draw, inputs["words"], inputs["model_name"], content)
 
 
 def _answer(inputs: Inputs, draw: random.Random) -> str:
     style = inputs["style"]
     if style == "opaque":
         point = inputs["points"][0]
-        return f"{'Yes,' if point['kind'] == 'like' else 'Not'} {point['item']}."
+        return f"{'Yes,' if point.kind == 'like' else 'Not'} {point.item}."
     if style == "identity":
         said = f"I am {inputs['model_name']}, from {inputs['provider_name']}."
     else:
         point = draw.choice(list(inputs["points"]))
-        said = f"{point['id'].capitalize()}: {point['text']}"
+        said = f"{point.id.capitalize()}: {point.text}"
     spoken = f"{said} {_sentence(draw)}"
     return f"<think>\n{_sentence(draw)}\n</think>\n\n{spoken}" if inputs["reasoning"] else spoken
-
-
-_TEXTS: dict[str, Callable[[Inputs, random.Random], str]] = {
-    "document": _document,
-    "neutral": _neutral,
-    "revise": _revise,
-    "rewrite": _rewrite,
-    "oppose": _oppose,
-    "answer": _answer,
-}
