@@ -38,6 +38,8 @@ from msm_jax.weights.export import GENERATION, KEPT_CONFIG, hf_settings
 from msm_jax.weights.huggingface import load_checkpoint
 from msm_jax.weights.peft import CONFIG_FILE
 
+flags.disclaim_key_flags()  # they belong to the command that asks for them
+
 
 @dataclasses.dataclass(frozen=True)
 class ChatSource:
