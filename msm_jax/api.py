@@ -166,15 +166,9 @@ class Model:
         *,
         max_tokens: int = 256,
         temperature: float = 0.7,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        seed: int = 0,
         stop: str | Sequence[str] = (),
-        first: int = 0,
-        limits: Callable[[int, int], int] | None = None,
         context_length: int | None = None,
-        rows: int = 64,
+        **draw: Any,
     ) -> Iterator[Sample]:
         """n samples per prompt, each as soon as it has ended.
 
@@ -183,10 +177,11 @@ class Model:
         token that is partly before that text is kept.
 
         Args:
-          n, ...: as for `msm_jax.sample.stream`; temperature 0 is greedy.
+          max_tokens, temperature: as for `msm_jax.sample.stream`; temperature 0 is greedy.
           stop: one text or several; the name of a control token is that token, too.
           context_length: replaces the model's own. A completion that fills it ends there with
             "length" and a warning.
+          draw: top_k, top_p, min_p, seed, first, limits and rows of `msm_jax.sample.stream`.
 
         Raises:
           UserError: as `msm_jax.sample.stream`, and for an empty stop.
@@ -201,20 +196,14 @@ class Model:
             self.params,
             encoded,
             n=n,
-            first=first,
             max_tokens=max_tokens,
             temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            seed=seed,
             stop_ids=sorted({*self.ends, *ids}),
             stop=functools.partial(_kept, text_of, stops) if stops else None,
             vocab_limit=self.tokenizer.vocab_size,
             context_length=context,
-            rows=rows,
-            limits=limits,
             mesh=self.mesh,
+            **draw,
         ):
             used = len(encoded[answer.prompt])
             if sampling.filled_context(answer, used, max_tokens, context):

@@ -23,7 +23,8 @@ import pathlib
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -33,33 +34,13 @@ from msm_jax.files import read_object
 from msm_jax.outputs import output_dir
 
 if TYPE_CHECKING:
+    from msm_jax.api import Model
     from msm_jax.model import ModelConfig
     from msm_jax.weights.tensor_files import Stored
 
 FORMS = ("huggingface", "peft", "orbax")
 TEXT = "examples/philosophy.md"  # of msm_jax.spec; about 1,100 tokens
 ROW, MOST = 256, 2048  # tokens of a text in one row, and in all
-
-
-def define_flags() -> None:
-    """Define this command's flags."""
-    flags.DEFINE_string(
-        "source", None, "Checkpoint or run directory, or a .gguf file.", required=True
-    )
-    flags.DEFINE_string("adapter", None, "Directory of a PEFT adapter to put on the source.")
-    flags.DEFINE_string("target", None, "Directory to write; does not exist yet, or is empty.")
-    flags.DEFINE_enum("to", None, FORMS, "Format to write.")
-    flags.DEFINE_enum(
-        "dtype",
-        None,
-        ("float32", "bfloat16", "int8", "float8"),
-        "Of the written weights, by default as they are; int8 and float8 only with --check.",
-    )
-    flags.DEFINE_string("chat_format", None, "Chat format of the target; by default the source's.")
-    flags.DEFINE_boolean("check", False, "Check the source and write nothing.")
-    flags.DEFINE_string(
-        "text", None, "Text file to compare 8 bits and bfloat16 on; by default a spec of ours."
-    )
 
 
 def main() -> None:
@@ -94,7 +75,7 @@ def main() -> None:
     from msm_jax.weights.export import carried
 
     start = time.perf_counter()
-    for folder in (args.source, *([args.adapter] if args.adapter else [])):
+    for folder in filter(None, (args.source, args.adapter)):
         carried(pathlib.Path(folder))
     model = load(args.source, args.adapter, dtype=args.dtype, chat_format=args.chat_format)
     model.save(target, args.to)
@@ -174,17 +155,17 @@ def quality(
     plain = load(source, adapter, dtype="bfloat16")
     ids = plain.encode(words)[:MOST]
     length = min(ROW, len(ids))
-    rows = [ids[at : at + length] for at in range(0, len(ids) - length + 1, length)]
 
-    def logprobs(model: Any, row: list[int]) -> Any:
-        return jax.nn.log_softmax(model.logits([row])[0, :, : model.tokenizer.vocab_size])
+    def logprobs(model: "Model") -> Iterator[jax.Array]:
+        for at in range(0, len(ids) - length + 1, length):
+            logits_TV = model.logits([ids[at : at + length]])[0]
+            yield jax.nn.log_softmax(logits_TV[:, : model.tokenizer.vocab_size])
 
-    wanted = [np.asarray(logprobs(plain, row)) for row in rows]
+    wanted = list(map(np.asarray, logprobs(plain)))
     config = plain.config.stored_as(dtype)
     eight = dataclasses.replace(plain, config=config, params=as_stored(config, plain.params))
     kl, same = [], []
-    for row, p_TV in zip(rows, wanted, strict=True):
-        q_TV = logprobs(eight, row)
+    for p_TV, q_TV in zip(wanted, logprobs(eight), strict=True):
         kl.append(jnp.sum(jnp.exp(p_TV) * (p_TV - q_TV), -1))
         same.append(p_TV.argmax(-1) == q_TV.argmax(-1))
     kl_T, same_T = np.concatenate(kl), np.concatenate(same)
@@ -262,5 +243,21 @@ def _about_adapter(config: "ModelConfig", adapter: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    define_flags()
+    flags.DEFINE_string(
+        "source", None, "Checkpoint or run directory, or a .gguf file.", required=True
+    )
+    flags.DEFINE_string("adapter", None, "Directory of a PEFT adapter to put on the source.")
+    flags.DEFINE_string("target", None, "Directory to write; does not exist yet, or is empty.")
+    flags.DEFINE_enum("to", None, FORMS, "Format to write.")
+    flags.DEFINE_enum(
+        "dtype",
+        None,
+        ("float32", "bfloat16", "int8", "float8"),
+        "Of the written weights, by default as they are; int8 and float8 only with --check.",
+    )
+    flags.DEFINE_string("chat_format", None, "Chat format of the target; by default the source's.")
+    flags.DEFINE_boolean("check", False, "Check the source and write nothing.")
+    flags.DEFINE_string(
+        "text", None, "Text file to compare 8 bits and bfloat16 on; by default a spec of ours."
+    )
     command.run(main, config=False)

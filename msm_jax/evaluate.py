@@ -83,7 +83,9 @@ def resolved_settings(names: list[str]) -> dict:
     own = values(COMMAND, {n: given.get(n, flags.FLAGS[n].value) for n in KEYS}, "--")
     settings = {name: value for name, value in given.items() if name not in KEYS}
     if own["phase"] in ("judge", "report", "inspect") and own["output"]:
-        recorded = _recorded(own["output"])
+        recorded = read_recorded(pathlib.Path(own["output"]))
+        if recorded is None:
+            raise UserError(f"{own['output']}: has no evaluation.json; run --phase=sample first")
         if "kind" not in given:
             own["kind"] = recorded.get("kind", "preferences")
             if own["kind"] not in kinds.KINDS:
@@ -108,14 +110,6 @@ def resolved_settings(names: list[str]) -> dict:
         options = ", ".join(f"--{name}" for name in missing)
         raise UserError(f"{options} must be given for --phase={own['phase']}")
     return {**own, "settings": settings}
-
-
-def _recorded(output: str) -> dict:
-    """The settings that the samples in a directory were drawn with."""
-    recorded = read_recorded(pathlib.Path(output))
-    if recorded is None:
-        raise UserError(f"{output}: has no evaluation.json; run --phase=sample first")
-    return recorded
 
 
 def evaluate(resolved: dict) -> None:
