@@ -302,14 +302,18 @@ class Model:
                 self.directory, directory, self.tokenizer, source.requested, source.recorded
             )
             model = dataclasses.replace(self, chat_format=source.name, chat_source=source)
+        return model._with_weights(directory)
+
+    def _with_weights(self, directory: str | os.PathLike | None) -> "Model":
+        """This model with an adapter's weights, or with none, and its own chat format."""
         base = without_adapter(self.params)
         if directory is None:
             plain = dataclasses.replace(self.config, lora_rank=0)
-            return dataclasses.replace(model, config=plain, params=base)
+            return dataclasses.replace(self, config=plain, params=base)
         self._compare_base(pathlib.Path(directory))
         config, adapter = peft.load_adapter(directory, self.config, self.mesh)
         adapter = unstacked(adapter) if isinstance(base["layers"], tuple) else adapter
-        return dataclasses.replace(model, config=config, params=join(base, adapter))
+        return dataclasses.replace(self, config=config, params=join(base, adapter))
 
     def _compare_base(self, adapter: pathlib.Path) -> None:
         """Warn if an adapter names another base model; the names of directories are compared."""
@@ -322,7 +326,7 @@ class Model:
             warnings.warn(
                 f"{adapter}: was trained on {named!r} by its own account, and is put on "
                 f"{self.base}: if that is another model, its outputs are meaningless",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def for_sampling(self, always: bool = False) -> "Model":
@@ -457,7 +461,7 @@ def load(
             raise UserError(f"mesh={mesh!r}: must be a Mesh, or sizes such as {{'fsdp': 4}}")
         mesh = make_mesh(mesh)
     model = Model(**read_model(path, adapter, mesh, dtype, chat_format))
-    return model if adapter is None else model.with_adapter(adapter)
+    return model if adapter is None else model._with_weights(adapter)
 
 
 def _too_large_to_have_twice(params: dict) -> bool:

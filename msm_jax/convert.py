@@ -63,41 +63,31 @@ def main() -> None:
             f"--dtype={args.dtype}: weights are put into 8 bits when a model is loaded, and not "
             "written so: give it to `sample` and `evaluate`, or model.param_dtype to `train`"
         )
-    if os.path.isfile(args.source):
-        _convert_gguf(args)
-        return
-    if not args.target or not args.to:
-        raise UserError("--target and --to must be given, or --check")
-    if args.to == "peft" and args.dtype:
-        raise UserError("--to=peft writes float32, as PEFT does: leave out --dtype")
-    target = output_dir(args.target, "--target")
-    from msm_jax.api import load
-    from msm_jax.weights.export import carried
-
-    start = time.perf_counter()
-    for folder in filter(None, (args.source, args.adapter)):
-        carried(pathlib.Path(folder))
-    model = load(args.source, args.adapter, dtype=args.dtype, chat_format=args.chat_format)
-    model.save(target, args.to)
-    _report(target, start)
-
-
-def _convert_gguf(args: flags.FlagValues) -> None:
-    if args.adapter or args.chat_format or args.to not in (None, "huggingface") or not args.target:
+    gguf = os.path.isfile(args.source)
+    more = args.adapter or args.chat_format or args.to not in (None, "huggingface")
+    if gguf and (more or not args.target):
         raise UserError(
             f"--source={args.source}: a GGUF file becomes a Hugging Face checkpoint, with --target "
             "and --dtype alone; convert that one for everything else"
         )
-    from msm_jax.weights.gguf_files import convert_gguf
-
+    if not gguf and not (args.target and args.to):
+        raise UserError("--target and --to must be given, or --check")
+    if args.to == "peft" and args.dtype:
+        raise UserError("--to=peft writes float32, as PEFT does: leave out --dtype")
     target, start = output_dir(args.target, "--target"), time.perf_counter()
-    convert_gguf(args.source, target, args.dtype or "float32")
-    _report(target, start)
+    if gguf:
+        from msm_jax.weights.gguf_files import convert_gguf
 
+        convert_gguf(args.source, target, args.dtype or "float32")
+    else:
+        from msm_jax.api import load
+        from msm_jax.weights.export import carried
 
-def _report(target: pathlib.Path, start: float) -> None:
-    size = sum(file.stat().st_size for file in target.rglob("*"))
-    seconds = time.perf_counter() - start
+        for folder in filter(None, (args.source, args.adapter)):
+            carried(pathlib.Path(folder))
+        model = load(args.source, args.adapter, dtype=args.dtype, chat_format=args.chat_format)
+        model.save(target, args.to)
+    size, seconds = sum(f.stat().st_size for f in target.rglob("*")), time.perf_counter() - start
     print(f"{target}: {size / 1e9:.3f} GB in {seconds:.1f} s", file=sys.stderr)
 
 

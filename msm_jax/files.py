@@ -366,7 +366,8 @@ def link(path: str | os.PathLike, target: str | os.PathLike) -> None:
 def lock(path: str | os.PathLike, busy: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`; the lock ends with its process, however that ends.
 
-    On NFS it keeps out other hosts too. Where it may not, as on a bucket, there is a warning.
+    On NFS it keeps out other hosts too. Where it may not, as on a bucket, or where the file system
+    has no locks, there is a warning.
 
     Args:
       path: made if it is missing, with its directory; holds the id of the process and its host.
@@ -382,19 +383,22 @@ def lock(path: str | os.PathLike, busy: str, wait: bool = False) -> Iterator[Non
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_own(path, "a+", encoding="utf-8") as file:
+        holds = f"may hold on this host only ({kind})" if (kind := fuse(path)) else ""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip().removesuffix(f" on {platform.node()}")
             raise UserError(busy + (f" (process {holder})" if holder else "")) from error
+        except OSError as error:  # as of Lustre that is mounted without flock
+            holds = f"holds nobody out ({error.strerror})"
         file.truncate(0)
         file.write(f"{os.getpid()} on {platform.node()}")
         file.flush()
-        if kind := fuse(path):
+        if holds:
             warnings.warn(
-                f"{path}: on this file system ({kind}) a lock may hold on this host only: make "
-                f"sure that no other host works in {path.parent}",
+                f"{path}: on this file system a lock {holds}: make sure that no other host or "
+                f"process works in {path.parent}",
                 stacklevel=3,
             )
         yield

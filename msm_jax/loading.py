@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from absl import flags
 
+from msm_jax import schema
 from msm_jax.data.template import (
     FORMATS,
     OWN,
@@ -161,18 +162,9 @@ def read_model(
 
 def _run_settings(path: pathlib.Path) -> dict:
     """The config.json of a run."""
-    settings = read_object(path / "config.json")
-    names = ("tokenizer", "chat_format")
-    if missing := [name for name in names if not isinstance(settings.get(name), str)]:
-        raise UserError(
-            f"{path / 'config.json'}: has no text {missing}, so it is not a run directory's"
-        )
-    if (recorded := settings["chat_format"]) not in FORMATS:
-        raise UserError(
-            f"{path / 'config.json'}: chat_format {keys.shown(recorded)} is unknown; known: "
-            f"{sorted(FORMATS)}"
-        )
-    return settings
+    form = {"tokenizer": str, "chat_format": tuple(sorted(FORMATS))}
+    where = f"{path / 'config.json'}: is not a run directory's"
+    return schema.check(read_object(path / "config.json"), form, where)
 
 
 def _check_run(path: pathlib.Path, tokenizer: Tokenizer, chat: ChatSource, facts: dict) -> None:

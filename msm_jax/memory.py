@@ -14,6 +14,8 @@ glibc reads the variables when a program starts. So a study sets them for its wo
 import itertools
 import os
 import pathlib
+import platform
+import re
 import sys
 
 from msm_jax import accelerators
@@ -61,10 +63,8 @@ def restart(command: str) -> None:
 
 def _glibc() -> tuple[int, ...]:
     """(2, 36), or () where the C library is another."""
-    try:
-        return tuple(map(int, (os.confstr("CS_GNU_LIBC_VERSION") or "").split()[1].split(".")))
-    except (AttributeError, IndexError, OSError, ValueError):
-        return ()
+    name, version = platform.libc_ver()
+    return tuple(map(int, re.findall(r"\d+", version))) if name == "glibc" else ()
 
 
 def _has_huge_pages() -> bool:

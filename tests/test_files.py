@@ -1,5 +1,6 @@
 """Files appear complete or not at all, and nothing outside of the named directory is touched."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -262,6 +263,20 @@ def test_a_lock_on_a_mounted_bucket_warns_that_other_hosts_do_not_see_it(
             pass
     texts = [str(one.message) for one in caught]
     assert len(texts) == warned and all("(fuse.gcsfuse)" in text for text in texts)
+
+
+def test_a_file_system_without_locks_is_named_and_no_other_process_is_blamed(tmp_path, monkeypatch):
+    import fcntl
+
+    def flock(file, how):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        pytest.warns(UserWarning, match=r"a lock holds nobody out \(Function not implemented\)"),
+        files.lock(tmp_path / "lock", "another process is training here"),
+    ):
+        pass
 
 
 def test_what_is_appended_is_in_a_file_that_nobody_holds_open(tmp_path):
