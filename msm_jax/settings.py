@@ -127,12 +127,12 @@ def key(
     Args:
       of: the type, or that of a tuple's values, where the default does not show it.
     """
+    limits["choices"] = tuple(choices)
     if isinstance(default, tuple):
-        item = Key(None, "", of or type(default[0]), choices=tuple(choices), **limits)
-        item = dataclasses.replace(item, default=item.kind())  # None is no value of a tuple
+        kind = of or type(default[0])
+        item = Key(kind(), "", kind, **limits)  # with a default, as None is no value of a tuple
         return Key(default, meaning, tuple, item, length, harmless=harmless)
-    more = {"choices": tuple(choices), "single": single, "harmless": harmless, **limits}
-    return Key(default, meaning, of or type(default), **more)
+    return Key(default, meaning, of or type(default), single=single, harmless=harmless, **limits)
 
 
 @dataclasses.dataclass(frozen=True)
