@@ -7,9 +7,6 @@ import time
 import numpy as np
 from gpu_common import check, figure, model
 
-# Bytes per second of the memory, by the vendor's data sheets.
-BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12}
-
 
 def decode(tiny: bool) -> None:
     """32 prompts of 500 tokens with an answer each, and 256 answers to one prompt of 2,800."""
@@ -26,6 +23,7 @@ def measure(preset: str, tiny: bool, cases: list[tuple[int, int, int]]) -> None:
     milliseconds per token, share of the bandwidth, programs compiled, memory."""
     import jax
 
+    from msm_jax import accelerators
     from msm_jax.model import PRESETS, init_params
     from msm_jax.model.decode import unstacked
     from msm_jax.sample import device, sample
@@ -38,7 +36,8 @@ def measure(preset: str, tiny: bool, cases: list[tuple[int, int, int]]) -> None:
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     token = 2 * config.layers * config.kv_heads * config.head_dim * 2
     chip = jax.devices()[0]
-    speed = next((speed for name, speed in BANDWIDTH.items() if name in chip.device_kind), None)
+    known = accelerators.find(chip.device_kind)
+    speed = known.bandwidth if known else 0.0  # 0: not known
     short, long = (4, 20) if tiny else (32, 160)
     for P, length, n in [(min(P, 2), 40, min(n, 4)) for P, _, n in cases] if tiny else cases:
         rng = np.random.default_rng(0)
@@ -77,6 +76,6 @@ def measure(preset: str, tiny: bool, cases: list[tuple[int, int, int]]) -> None:
             ms_per_step=1000 * step,
             tokens_per_second=P * n / step,
             with_everything=P * n * long / many,
-            of_bandwidth=None if speed is None else needed / step / speed,
+            of_bandwidth=needed / step / speed if speed else None,
             peak_gib=(chip.memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30,
         )

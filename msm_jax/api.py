@@ -166,15 +166,9 @@ class Model:
         *,
         max_tokens: int = 256,
         temperature: float = 0.7,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        seed: int = 0,
         stop: str | Sequence[str] = (),
-        first: int = 0,
-        limits: Callable[[int, int], int] | None = None,
         context_length: int | None = None,
-        rows: int = 64,
+        **draw: Any,
     ) -> Iterator[Sample]:
         """n samples per prompt, each as soon as it has ended.
 
@@ -183,10 +177,11 @@ class Model:
         token that is partly before that text is kept.
 
         Args:
-          n, ...: as for `msm_jax.sample.stream`; temperature 0 is greedy.
+          max_tokens, temperature: as for `msm_jax.sample.stream`; temperature 0 is greedy.
           stop: one text or several; the name of a control token is that token, too.
           context_length: replaces the model's own. A completion that fills it ends there with
             "length" and a warning.
+          draw: top_k, top_p, min_p, seed, first, limits and rows of `msm_jax.sample.stream`.
 
         Raises:
           UserError: as `msm_jax.sample.stream`, and for an empty stop.
@@ -201,20 +196,14 @@ class Model:
             self.params,
             encoded,
             n=n,
-            first=first,
             max_tokens=max_tokens,
             temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            seed=seed,
             stop_ids=sorted({*self.ends, *ids}),
             stop=functools.partial(_kept, text_of, stops) if stops else None,
             vocab_limit=self.tokenizer.vocab_size,
             context_length=context,
-            rows=rows,
-            limits=limits,
             mesh=self.mesh,
+            **draw,
         ):
             used = len(encoded[answer.prompt])
             if sampling.filled_context(answer, used, max_tokens, context):
@@ -313,14 +302,18 @@ class Model:
                 self.directory, directory, self.tokenizer, source.requested, source.recorded
             )
             model = dataclasses.replace(self, chat_format=source.name, chat_source=source)
+        return model._with_weights(directory)
+
+    def _with_weights(self, directory: str | os.PathLike | None) -> "Model":
+        """This model with an adapter's weights, or with none, and its own chat format."""
         base = without_adapter(self.params)
         if directory is None:
             plain = dataclasses.replace(self.config, lora_rank=0)
-            return dataclasses.replace(model, config=plain, params=base)
+            return dataclasses.replace(self, config=plain, params=base)
         self._compare_base(pathlib.Path(directory))
         config, adapter = peft.load_adapter(directory, self.config, self.mesh)
         adapter = unstacked(adapter) if isinstance(base["layers"], tuple) else adapter
-        return dataclasses.replace(model, config=config, params=join(base, adapter))
+        return dataclasses.replace(self, config=config, params=join(base, adapter))
 
     def _compare_base(self, adapter: pathlib.Path) -> None:
         """Warn if an adapter names another base model; the names of directories are compared."""
@@ -333,7 +326,7 @@ class Model:
             warnings.warn(
                 f"{adapter}: was trained on {named!r} by its own account, and is put on "
                 f"{self.base}: if that is another model, its outputs are meaningless",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def for_sampling(self, always: bool = False) -> "Model":
@@ -468,7 +461,7 @@ def load(
             raise UserError(f"mesh={mesh!r}: must be a Mesh, or sizes such as {{'fsdp': 4}}")
         mesh = make_mesh(mesh)
     model = Model(**read_model(path, adapter, mesh, dtype, chat_format))
-    return model if adapter is None else model.with_adapter(adapter)
+    return model if adapter is None else model._with_weights(adapter)
 
 
 def _too_large_to_have_twice(params: dict) -> bool:

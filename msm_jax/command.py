@@ -4,7 +4,6 @@ Exit codes: 0 success, 2 a user's error, 75 preempted after a clean save (run it
 with a traceback is a bug of ours.
 """
 
-import contextlib
 import difflib
 import errno
 import logging as logs
@@ -16,7 +15,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -27,6 +26,7 @@ from msm_jax.limits import printable
 
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75
+flags.disclaim_key_flags()  # what is defined here belongs to the command, whose --help shows it
 
 
 class Preempted(Exception):
@@ -64,7 +64,7 @@ def run(main: Callable[[], None], *, config: bool = True) -> None:
     plain = warnings.formatwarning
     warnings.formatwarning = lambda *given, **named: printable(plain(*given, **named))
     sys.unraisablehook = report_of_unraisable
-    logs.getLogger("asyncio").addFilter(_is_news)
+    logs.getLogger("asyncio").addFilter(lambda log: _is_news(f"{log.getMessage()} {log.exc_info}"))
     warnings.filterwarnings("ignore", r"coroutine '(PyTreeHandler|_read_array)", RuntimeWarning)
     try:
         app.run(guarded, flags_parser=_parse_flags)
@@ -104,17 +104,13 @@ def report_of_unraisable(args: "sys.UnraisableHookArgs") -> None:
     It closes event loops whose other tasks still run. Those then fail as well, each with a
     traceback, before the error itself arrives here.
     """
-    places = [frame.filename for frame in traceback.extract_tb(args.exc_traceback)]
-    if "Event loop is closed" not in str(args.exc_value) and not any(
-        "orbax" in place for place in places
-    ):
+    places = " ".join(frame.filename for frame in traceback.extract_tb(args.exc_traceback))
+    if _is_news(f"{args.exc_value} {places}"):
         sys.__unraisablehook__(args)
 
 
-def _is_news(record: logs.LogRecord) -> bool:
-    """A filter of asyncio's log, as `report_of_unraisable`."""
-    text = record.getMessage() + "".join(map(str, record.exc_info or ()))
-    return not ("orbax" in text or "Event loop is closed" in text)
+def _is_news(text: str) -> bool:
+    return "orbax" not in text and "Event loop is closed" not in text
 
 
 def message_of(error: Exception) -> str | None:
@@ -164,19 +160,16 @@ class Stream:
 
     def write(self, text: str) -> int:
         """As of a file."""
-        with self._dropping():
-            self._stream.write(text)
+        self._try(self._stream.write, text)
         return len(text)
 
     def flush(self) -> None:
         """As of a file."""
-        with self._dropping():
-            self._stream.flush()
+        self._try(self._stream.flush)
 
-    @contextlib.contextmanager
-    def _dropping(self) -> Iterator[None]:
+    def _try(self, call: Callable, *given: str) -> None:
         try:
-            yield
+            call(*given)
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):
                 raise
@@ -269,10 +262,11 @@ def _check_overrides(config: ConfigDict, argv: list[str]) -> None:
             path = f"--config.{'.'.join(names[: at + 1])}"
             if not isinstance(place, ConfigDict) or name not in place:
                 known = list(place) if isinstance(place, ConfigDict) else []
-                elsewhere = {path.rpartition(".")[2]: path for path in _paths(config)}
+                paths = {path.rpartition(".")[2]: path for path in _paths(config)}
+                paths |= {key: ".".join([*names[:at], key]) for key in known}
                 near = difflib.get_close_matches(name, known, 1)
-                near = near or difflib.get_close_matches(name, elsewhere, 1)
-                said = f"nearest: {elsewhere[near[0]]}" if near else f"known: {', '.join(known)}"
+                near = near or difflib.get_close_matches(name, paths, 1)
+                said = f"nearest: {paths[near[0]]}" if near else f"known: {', '.join(known)}"
                 raise UserError(f"{path}: there is no such key; {said}")
             place = place[name]
         if isinstance(place, ConfigDict):

@@ -23,7 +23,8 @@ import pathlib
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -33,33 +34,13 @@ from msm_jax.files import read_object
 from msm_jax.outputs import output_dir
 
 if TYPE_CHECKING:
+    from msm_jax.api import Model
     from msm_jax.model import ModelConfig
     from msm_jax.weights.tensor_files import Stored
 
 FORMS = ("huggingface", "peft", "orbax")
 TEXT = "examples/philosophy.md"  # of msm_jax.spec; about 1,100 tokens
 ROW, MOST = 256, 2048  # tokens of a text in one row, and in all
-
-
-def define_flags() -> None:
-    """Define this command's flags."""
-    flags.DEFINE_string(
-        "source", None, "Checkpoint or run directory, or a .gguf file.", required=True
-    )
-    flags.DEFINE_string("adapter", None, "Directory of a PEFT adapter to put on the source.")
-    flags.DEFINE_string("target", None, "Directory to write; does not exist yet, or is empty.")
-    flags.DEFINE_enum("to", None, FORMS, "Format to write.")
-    flags.DEFINE_enum(
-        "dtype",
-        None,
-        ("float32", "bfloat16", "int8", "float8"),
-        "Of the written weights, by default as they are; int8 and float8 only with --check.",
-    )
-    flags.DEFINE_string("chat_format", None, "Chat format of the target; by default the source's.")
-    flags.DEFINE_boolean("check", False, "Check the source and write nothing.")
-    flags.DEFINE_string(
-        "text", None, "Text file to compare 8 bits and bfloat16 on; by default a spec of ours."
-    )
 
 
 def main() -> None:
@@ -82,41 +63,31 @@ def main() -> None:
             f"--dtype={args.dtype}: weights are put into 8 bits when a model is loaded, and not "
             "written so: give it to `sample` and `evaluate`, or model.param_dtype to `train`"
         )
-    if os.path.isfile(args.source):
-        _convert_gguf(args)
-        return
-    if not args.target or not args.to:
-        raise UserError("--target and --to must be given, or --check")
-    if args.to == "peft" and args.dtype:
-        raise UserError("--to=peft writes float32, as PEFT does: leave out --dtype")
-    target = output_dir(args.target, "--target")
-    from msm_jax.api import load
-    from msm_jax.weights.export import carried
-
-    start = time.perf_counter()
-    for folder in (args.source, *([args.adapter] if args.adapter else [])):
-        carried(pathlib.Path(folder))
-    model = load(args.source, args.adapter, dtype=args.dtype, chat_format=args.chat_format)
-    model.save(target, args.to)
-    _report(target, start)
-
-
-def _convert_gguf(args: flags.FlagValues) -> None:
-    if args.adapter or args.chat_format or args.to not in (None, "huggingface") or not args.target:
+    gguf = os.path.isfile(args.source)
+    more = args.adapter or args.chat_format or args.to not in (None, "huggingface")
+    if gguf and (more or not args.target):
         raise UserError(
             f"--source={args.source}: a GGUF file becomes a Hugging Face checkpoint, with --target "
             "and --dtype alone; convert that one for everything else"
         )
-    from msm_jax.weights.gguf_files import convert_gguf
-
+    if not gguf and not (args.target and args.to):
+        raise UserError("--target and --to must be given, or --check")
+    if args.to == "peft" and args.dtype:
+        raise UserError("--to=peft writes float32, as PEFT does: leave out --dtype")
     target, start = output_dir(args.target, "--target"), time.perf_counter()
-    convert_gguf(args.source, target, args.dtype or "float32")
-    _report(target, start)
+    if gguf:
+        from msm_jax.weights.gguf_files import convert_gguf
 
+        convert_gguf(args.source, target, args.dtype or "float32")
+    else:
+        from msm_jax.api import load
+        from msm_jax.weights.export import carried
 
-def _report(target: pathlib.Path, start: float) -> None:
-    size = sum(file.stat().st_size for file in target.rglob("*"))
-    seconds = time.perf_counter() - start
+        for folder in filter(None, (args.source, args.adapter)):
+            carried(pathlib.Path(folder))
+        model = load(args.source, args.adapter, dtype=args.dtype, chat_format=args.chat_format)
+        model.save(target, args.to)
+    size, seconds = sum(f.stat().st_size for f in target.rglob("*")), time.perf_counter() - start
     print(f"{target}: {size / 1e9:.3f} GB in {seconds:.1f} s", file=sys.stderr)
 
 
@@ -174,17 +145,17 @@ def quality(
     plain = load(source, adapter, dtype="bfloat16")
     ids = plain.encode(words)[:MOST]
     length = min(ROW, len(ids))
-    rows = [ids[at : at + length] for at in range(0, len(ids) - length + 1, length)]
 
-    def logprobs(model: Any, row: list[int]) -> Any:
-        return jax.nn.log_softmax(model.logits([row])[0, :, : model.tokenizer.vocab_size])
+    def logprobs(model: "Model") -> Iterator[jax.Array]:
+        for at in range(0, len(ids) - length + 1, length):
+            logits_TV = model.logits([ids[at : at + length]])[0]
+            yield jax.nn.log_softmax(logits_TV[:, : model.tokenizer.vocab_size])
 
-    wanted = [np.asarray(logprobs(plain, row)) for row in rows]
+    wanted = list(map(np.asarray, logprobs(plain)))
     config = plain.config.stored_as(dtype)
     eight = dataclasses.replace(plain, config=config, params=as_stored(config, plain.params))
     kl, same = [], []
-    for row, p_TV in zip(rows, wanted, strict=True):
-        q_TV = logprobs(eight, row)
+    for p_TV, q_TV in zip(wanted, logprobs(eight), strict=True):
         kl.append(jnp.sum(jnp.exp(p_TV) * (p_TV - q_TV), -1))
         same.append(p_TV.argmax(-1) == q_TV.argmax(-1))
     kl_T, same_T = np.concatenate(kl), np.concatenate(same)
@@ -262,5 +233,21 @@ def _about_adapter(config: "ModelConfig", adapter: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    define_flags()
+    flags.DEFINE_string(
+        "source", None, "Checkpoint or run directory, or a .gguf file.", required=True
+    )
+    flags.DEFINE_string("adapter", None, "Directory of a PEFT adapter to put on the source.")
+    flags.DEFINE_string("target", None, "Directory to write; does not exist yet, or is empty.")
+    flags.DEFINE_enum("to", None, FORMS, "Format to write.")
+    flags.DEFINE_enum(
+        "dtype",
+        None,
+        ("float32", "bfloat16", "int8", "float8"),
+        "Of the written weights, by default as they are; int8 and float8 only with --check.",
+    )
+    flags.DEFINE_string("chat_format", None, "Chat format of the target; by default the source's.")
+    flags.DEFINE_boolean("check", False, "Check the source and write nothing.")
+    flags.DEFINE_string(
+        "text", None, "Text file to compare 8 bits and bfloat16 on; by default a spec of ours."
+    )
     command.run(main, config=False)

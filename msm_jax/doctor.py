@@ -7,6 +7,7 @@ nothing is wrong; 2: something is. Of keys it reports whether they are set, neve
 
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -124,13 +125,11 @@ print("@" + json.dumps({
 
 
 def _devices(problems: Problems, seconds: float = 120) -> dict[str, Any]:
-    names = [name for names in accelerators.PLUGINS.values() for name in names]
+    names = itertools.chain(*accelerators.PLUGINS.values())
     plugins = [f"{name} {version}" for name in names if (version := accelerators.installed(name))]
-    facts: dict[str, Any] = {
-        "on the machine": f"{accelerators.tpu_chips()} TPU chips, "
-        f"{accelerators.gpus()} NVIDIA GPUs",
-        "plugins": ", ".join(plugins) or "none",
-    }
+    chips, gpus = accelerators.tpu_chips(), accelerators.gpus()
+    facts = {"on the machine": f"{chips} TPU chips, {gpus} NVIDIA GPUs"}
+    facts["plugins"] = ", ".join(plugins) or "none"
     try:
         done = subprocess.run(
             [sys.executable, "-c", LOOK], capture_output=True, text=True, timeout=seconds
@@ -149,9 +148,8 @@ def _devices(problems: Problems, seconds: float = 120) -> dict[str, Any]:
         facts["memory of each"] = f"{seen['limit'] / GIB:.1f} GiB, {seen['used'] / GIB:.1f} in use"
     if one := accelerators.find(seen["kind"]):
         limit = f"{one.memory / GIB:.2f} GiB, " if one.memory else ""
-        facts["limits of each"] = (
-            f"{limit}{one.flops / 1e12:.0f} TFLOP/s bfloat16, {one.bandwidth / 1e12:.2f} TB/s"
-        )
+        speed = f"{one.flops / 1e12:.0f} TFLOP/s bfloat16, {one.bandwidth / 1e12:.2f} TB/s"
+        facts["limits of each"] = limit + speed
     if not seen["one"]:
         problems.append(("a sum of eight ones came out wrong", "change the device"))
     if seen["backend"] == "cpu":
@@ -224,10 +222,8 @@ def _disks(problems: Problems, workdir: str) -> dict[str, Any]:
 
 def _settings(problems: Problems) -> dict[str, Any]:
     facts = {name: os.environ[name] for name in SETTINGS if name in os.environ}
-    for name, what in (
-        ("JAX_DISABLE_JIT", "nothing is compiled"),
-        ("JAX_ENABLE_X64", "untested with msm_jax"),
-    ):
+    harmful = {"JAX_DISABLE_JIT": "nothing is compiled", "JAX_ENABLE_X64": "untested with msm_jax"}
+    for name, what in harmful.items():
         if facts.get(name, "0").lower() in ("1", "true"):
             problems.append((f"{name} is set: {what}", "unset it"))
     for name in KEYS:

@@ -48,10 +48,9 @@ KEYS = {
 COMMAND = form("evaluate", "What the command does, and with which model.", **KEYS)
 
 
-def define_flags() -> list[str]:
-    """Define this command's flags; returns the names of the settings."""
+def define_flags() -> None:
+    """Define this command's flags."""
     flags.DEFINE_string("config", None, "A config file with settings, as path.py[:arg].")
-    before = set(flags.FLAGS)
     loading.define_flags()
     define = {
         str: flags.DEFINE_string,
@@ -68,22 +67,23 @@ def define_flags() -> list[str]:
             define[each.kind](name, each.default, meaning)
     for name, each in kinds.SETTINGS.items():
         define[each.kind](name, None, kinds.help_of(name))
-    return sorted(set(flags.FLAGS) - before)
 
 
-def resolved_settings(names: list[str]) -> dict:
+def resolved_settings() -> dict:
     """Defaults of the kind, then the config file, then the flags that were given.
 
     Raises:
       UserError: what is unknown, what the kind has no use for, and what is missing.
     """
     config = flags.FLAGS.config.to_dict() if flags.FLAGS.config else {}
-    given = {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].present}
-    given = {**config, **given}
+    names = sorted({*KEYS, *kinds.SETTINGS})
+    given = config | {n: flags.FLAGS[n].value for n in names if flags.FLAGS[n].present}
     own = values(COMMAND, {n: given.get(n, flags.FLAGS[n].value) for n in KEYS}, "--")
     settings = {name: value for name, value in given.items() if name not in KEYS}
     if own["phase"] in ("judge", "report", "inspect") and own["output"]:
-        recorded = _recorded(own["output"])
+        recorded = read_recorded(pathlib.Path(own["output"]))
+        if recorded is None:
+            raise UserError(f"{own['output']}: has no evaluation.json; run --phase=sample first")
         if "kind" not in given:
             own["kind"] = recorded.get("kind", "preferences")
             if own["kind"] not in kinds.KINDS:
@@ -108,14 +108,6 @@ def resolved_settings(names: list[str]) -> dict:
         options = ", ".join(f"--{name}" for name in missing)
         raise UserError(f"{options} must be given for --phase={own['phase']}")
     return {**own, "settings": settings}
-
-
-def _recorded(output: str) -> dict:
-    """The settings that the samples in a directory were drawn with."""
-    recorded = read_recorded(pathlib.Path(output))
-    if recorded is None:
-        raise UserError(f"{output}: has no evaluation.json; run --phase=sample first")
-    return recorded
 
 
 def evaluate(resolved: dict) -> None:
@@ -149,5 +141,5 @@ def evaluate(resolved: dict) -> None:
 
 
 if __name__ == "__main__":
-    NAMES = define_flags()
-    command.run(lambda: evaluate(resolved_settings(NAMES)), config=False)
+    define_flags()
+    command.run(lambda: evaluate(resolved_settings()), config=False)

@@ -1,8 +1,8 @@
 """The one place where files are written, locked, deleted and hashed.
 
-A file or directory appears complete or not at all: it is written under a temporary name beside its
-own, synced to the disk, and renamed. Nothing is deleted outside of a directory that the caller
-names, and no symbolic link is followed while writing or deleting (see `links`).
+A file or directory is written under a temporary name beside its own, synced to the disk and
+renamed, so that it appears complete or not at all. Nothing is deleted outside of a directory that
+the caller names, and no symbolic link is followed while writing or deleting (see `links`).
 """
 
 import collections
@@ -96,10 +96,9 @@ def _occupied(target: pathlib.Path) -> bool:
 
 
 def _claim(temporary: pathlib.Path, path: str | os.PathLike) -> int:
-    """Make an empty directory that no other process deletes; returns what holds the claim.
+    """Make and lock an empty directory; returns its file descriptor, whose closing unlocks it.
 
-    That is an open file, whose lock ends with the process. The lock is on the directory itself and
-    leaves no file. What a killed process left in the directory is deleted.
+    What a killed process left in the directory is deleted.
     """
     import fcntl  # not on Windows, where the package can still be imported
 
@@ -186,11 +185,10 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def append(path: str | os.PathLike, data: bytes) -> None:
-    """Add bytes to the end of a file; when this returns, neither a kill nor a power cut loses them.
+    """Add bytes to the end of a file, from which neither a kill nor a power cut loses them.
 
-    The file is closed each time, because a bucket that gcsfuse mounts stores what was written to a
-    new file only when it is closed; fsync is not enough
-    (github.com/GoogleCloudPlatform/gcsfuse, docs/semantics.md).
+    The file is closed each time, because gcsfuse stores what was written to a new file only when it
+    is closed; fsync is not enough (github.com/GoogleCloudPlatform/gcsfuse, docs/semantics.md).
     """
     with open_own(path, "ab") as file:
         file.write(data)
@@ -200,12 +198,7 @@ def append(path: str | os.PathLike, data: bytes) -> None:
 
 def write_json(path: str | os.PathLike, content: Any, sort_keys: bool = False) -> None:
     """Replace `path` by JSON as of `dumps`; with `sort_keys` equal contents are equal files."""
-    write = lambda as_ascii: dumps(content, indent=1, sort_keys=sort_keys, ensure_ascii=as_ascii)
-    try:
-        data = write(False).encode("utf-8")
-    except UnicodeEncodeError:  # half a surrogate pair, which only an escape can spell
-        data = write(True).encode()
-    write_bytes(path, data + b"\n")
+    write_text(path, _readable(content, indent=1, sort_keys=sort_keys) + "\n")
 
 
 def write_jsonl(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -216,15 +209,19 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> N
 def jsonl_line(row: Mapping[str, Any]) -> str:
     """One line of a JSONL file, with its newline.
 
-    Unicode's line separators are escaped, because some readers split lines at them; so is a row
-    with half a surrogate pair, which UTF-8 cannot encode.
+    Unicode's line separators are escaped, because some readers split lines at them.
     """
-    text = dumps(row, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return _readable(row).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029") + "\n"
+
+
+def _readable(value: Any, **options: Any) -> str:
+    """JSON without escapes, unless it has half a surrogate pair, which UTF-8 cannot encode."""
+    text = dumps(value, ensure_ascii=False, **options)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        text = dumps(row)
-    return text + "\n"
+        return dumps(value, **options)
+    return text
 
 
 def dumps(value: Any, **options: Any) -> str:
@@ -333,18 +330,15 @@ def read_jsonl(path: str | os.PathLike, limit: int | None = None, form: Any = ob
     with contextlib.suppress(FileNotFoundError), limits.open_regular(path) as file:
         # In bytes, because the last one may end within a character.
         for line in iter(lambda: file.readline(limits.LINE_BYTES), b""):
+            where = f"{path}:{len(rows) + 1}"
             if len(line) == limits.LINE_BYTES:
-                raise UserError(f"{path}:{len(rows) + 1}: has more bytes than {limits.LINE_BYTES}")
+                raise UserError(f"{where}: has more bytes than {limits.LINE_BYTES}")
             if len(rows) == limit or not line.endswith(b"\n"):
                 break
-            try:
+            row, problem = None, "is not a JSON object"
+            with contextlib.suppress(ValueError):
                 row = parse_json(line)
-            except ValueError:
-                row = None
-            where = f"{path}:{len(rows) + 1}"
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: is not a JSON object: delete the file")
-            if problem := schema.mismatch(row, form):
+            if not isinstance(row, dict) or (problem := schema.mismatch(row, form)):
                 raise UserError(f"{where}: {problem}: delete the file")
             rows.append(row)
     return rows
@@ -369,18 +363,16 @@ def link(path: str | os.PathLike, target: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def lock(
-    path: str | os.PathLike, busy: str, shared: bool = False, wait: bool = False
-) -> Iterator[None]:
+def lock(path: str | os.PathLike, busy: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`; the lock ends with its process, however that ends.
 
-    On NFS it keeps out other hosts too. Where it may not, as on a bucket, there is a warning.
+    On NFS it keeps out other hosts too. Where it may not, as on a bucket, or where the file system
+    has no locks, there is a warning.
 
     Args:
       path: made if it is missing, with its directory; holds the id of the process and its host.
       busy: what to say when another process holds it, such as "runs/a: another process is training
         here: wait for it, or use another --workdir"; its process id is added.
-      shared: several processes may hold it so; one that wants it alone waits for nobody and fails.
       wait: wait until other processes let go of it, instead of failing.
 
     Raises:
@@ -391,21 +383,22 @@ def lock(
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_own(path, "a+", encoding="utf-8") as file:
+        holds = f"may hold on this host only ({kind})" if (kind := fuse(path)) else ""
         try:
-            mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-            fcntl.flock(file, mode if wait else mode | fcntl.LOCK_NB)
-        except OSError as error:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip().removesuffix(f" on {platform.node()}")
             raise UserError(busy + (f" (process {holder})" if holder else "")) from error
-        if not shared:
-            file.truncate(0)
-            file.write(f"{os.getpid()} on {platform.node()}")
-            file.flush()
-        if kind := fuse(path):
+        except OSError as error:  # as of Lustre that is mounted without flock
+            holds = f"holds nobody out ({error.strerror})"
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
+        if holds:
             warnings.warn(
-                f"{path}: on this file system ({kind}) a lock may hold on this host only: make "
-                f"sure that no other host works in {path.parent}",
+                f"{path}: on this file system a lock {holds}: make sure that no other host or "
+                f"process works in {path.parent}",
                 stacklevel=3,
             )
         yield
@@ -417,15 +410,13 @@ def fuse(path: str | os.PathLike) -> str:
     The kernel keeps the locks of such a file system on each host by itself, unless the file system
     asks for them. That of gcsfuse does not.
     """
-    place = pathlib.Path(path).resolve()
-    depth, found = -1, ""
+    place, mounts = pathlib.Path(path).resolve(), {}
     with contextlib.suppress(OSError), open(MOUNTS, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             _, where, kind, *_ = line.split(" ")
             where = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), where)
-            mount = pathlib.Path(where)
-            if mount in (place, *place.parents) and len(mount.parts) >= depth:
-                depth, found = len(mount.parts), kind
+            mounts[pathlib.Path(where)] = kind
+    found = next((mounts[each] for each in (place, *place.parents) if each in mounts), "")
     return found if re.match(r"fuse$|fuse\.(?!fuse-overlayfs)", found) else ""
 
 
@@ -460,7 +451,7 @@ def sha256_json(content: Any) -> str:
 
 
 def seal(content: Mapping[str, Any]) -> str:
-    """SHA-256 of all else in a JSON object that keeps it as "seal", so that an edit is noticed."""
+    """SHA-256 of a JSON object without its key "seal", which keeps it: so an edit is noticed."""
     return sha256_json(json.loads(dumps({k: v for k, v in content.items() if k != "seal"})))
 
 
@@ -480,16 +471,12 @@ def sha256_file(path: str | os.PathLike) -> str:
 def sha256_sources(package: str | os.PathLike) -> str:
     """SHA-256 of the names and contents of all Python files below a directory."""
     root = pathlib.Path(package)
-    return sha256_json(
-        [
-            [file.relative_to(root).as_posix(), sha256_file(file)]
-            for file in sorted(root.rglob("*.py"))
-        ]
-    )
+    found = sorted(root.rglob("*.py"))
+    return sha256_json([[file.relative_to(root).as_posix(), sha256_file(file)] for file in found])
 
 
 def _sync(path: pathlib.Path) -> None:
-    """Onto the disk: what has its final name survives a power cut."""
+    """Write what is cached to the disk, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some file systems have no sync of directories

@@ -19,50 +19,43 @@ from msm_jax.errors import UserError
 class Limit(int):
     """A number that says its name and place in a message."""
 
-    def __new__(cls, value: int, name: str) -> "Limit":
-        """The number with its name."""
-        made = super().__new__(cls, value)
-        made.name = name
-        return made
-
-    name: str
-
     def __str__(self) -> str:
-        return f"{int(self):,} ({self.name} in msm_jax/limits.py)"
+        name = next(name for name, value in globals().items() if value is self)
+        return f"{int(self):,} ({name} in msm_jax/limits.py)"
 
 
 # Bytes. Parsed JSON takes up to 24 times the memory of its text.
-JSON_BYTES = Limit(8 << 20, "JSON_BYTES")  # of a settings file or index, such as config.json
-TOKENIZER_BYTES = Limit(32 << 20, "TOKENIZER_BYTES")  # Qwen3's tokenizer.json has 11 MB
-TEMPLATE_BYTES = Limit(1 << 18, "TEMPLATE_BYTES")  # of a chat template
-SPEC_BYTES = Limit(1 << 20, "SPEC_BYTES")  # of a Model Spec
-SPEC_LINES = Limit(10_000, "SPEC_LINES")
-HEADER_BYTES = Limit(8 << 20, "HEADER_BYTES")  # of all safetensors headers of a directory
+JSON_BYTES = Limit(8 << 20)  # of a settings file or index, such as config.json
+TOKENIZER_BYTES = Limit(32 << 20)  # Qwen3's tokenizer.json has 11 MB
+TEMPLATE_BYTES = Limit(1 << 18)  # of a chat template
+SPEC_BYTES = Limit(1 << 20)  # of a Model Spec
+SPEC_LINES = Limit(10_000)
+HEADER_BYTES = Limit(8 << 20)  # of all safetensors headers of a directory
 # Of one line or record of data; tokenizing takes up to 200 bytes of memory for each.
-LINE_BYTES = Limit(4 << 20, "LINE_BYTES")
-SHARDS = Limit(10_000, "SHARDS")  # files that an index names
-CHAT_MESSAGES = Limit(5_000, "CHAT_MESSAGES")  # of one conversation
-JSON_DEPTH = Limit(100, "JSON_DEPTH")  # of lists and objects inside each other
-VOCABULARY = Limit(1 << 20, "VOCABULARY")  # ids of a tokenizer; Qwen3 has 151,669
-ADDED_TOKENS = Limit(10_000, "ADDED_TOKENS")  # of a tokenizer; Llama 3 has 256
-TOKEN_CHARACTERS = Limit(2_000, "TOKEN_CHARACTERS")  # of one token
-TOKENIZER_PARTS = Limit(1_000, "TOKENIZER_PARTS")  # lists and objects that say how text is split
-NORMALIZER_GROWTH = Limit(8, "NORMALIZER_GROWTH")  # characters that may be made of one
-START_IDS = Limit(16, "START_IDS")  # tokens that a tokenizer writes before every text
-LAYERS = Limit(10_000, "LAYERS")
-DIMENSION = Limit(2**31 - 1, "DIMENSION")  # of an axis of a weight
-GGUF_ENTRIES = Limit(2 << 20, "GGUF_ENTRIES")  # metadata values, with those in its lists
-PATTERN_CHARACTERS = Limit(10_000, "PATTERN_CHARACTERS")  # of a regular expression
-PATTERN_SECONDS = Limit(8, "PATTERN_SECONDS")  # of trying those of a tokenizer
-MATCHING_SECONDS = Limit(4, "MATCHING_SECONDS")  # of matching one of an adapter
+LINE_BYTES = Limit(4 << 20)
+SHARDS = Limit(10_000)  # files that an index names
+CHAT_MESSAGES = Limit(5_000)  # of one conversation
+JSON_DEPTH = Limit(100)  # of lists and objects inside each other
+VOCABULARY = Limit(1 << 20)  # ids of a tokenizer; Qwen3 has 151,669
+ADDED_TOKENS = Limit(10_000)  # of a tokenizer; Llama 3 has 256
+TOKEN_CHARACTERS = Limit(2_000)  # of one token
+TOKENIZER_PARTS = Limit(1_000)  # lists and objects that say how text is split
+NORMALIZER_GROWTH = Limit(8)  # characters that may be made of one
+START_IDS = Limit(16)  # tokens that a tokenizer writes before every text
+LAYERS = Limit(10_000)
+DIMENSION = Limit(2**31 - 1)  # of an axis of a weight
+GGUF_ENTRIES = Limit(2 << 20)  # metadata values, with those in its lists
+PATTERN_CHARACTERS = Limit(10_000)  # of a regular expression
+PATTERN_SECONDS = Limit(8)  # of trying those of a tokenizer
+MATCHING_SECONDS = Limit(4)  # of matching one of an adapter
 # Of a server's reply after decompression, also of each one in a batch: 64,000 tokens have about
 # 300,000 bytes, and twice that in scripts that JSON may escape.
-REPLY_BYTES = Limit(8 << 20, "REPLY_BYTES")
-REPLY_CHARACTERS = Limit(1_000_000, "REPLY_CHARACTERS")  # sixteen for each of 64,000 tokens
-REPLY_TOKENS = Limit(10_000_000, "REPLY_TOKENS")  # that a server may report; no model reads so many
-FIELD_CHARACTERS = Limit(20_000, "FIELD_CHARACTERS")  # of a text that later prompts repeat
-ROW_BYTES = Limit(16 << 20, "ROW_BYTES")  # of a kept reply; one of REPLY_CHARACTERS is shorter
-MESSAGE_CHARACTERS = Limit(20_000, "MESSAGE_CHARACTERS")  # of an error message
+REPLY_BYTES = Limit(8 << 20)
+REPLY_CHARACTERS = Limit(1_000_000)  # sixteen for each of 64,000 tokens
+REPLY_TOKENS = Limit(10_000_000)  # that a server may report; no model reads so many
+FIELD_CHARACTERS = Limit(20_000)  # of a text that later prompts repeat
+ROW_BYTES = Limit(16 << 20)  # of a kept reply; one of REPLY_CHARACTERS is shorter
+MESSAGE_CHARACTERS = Limit(20_000)  # of an error message
 
 # What a terminal could take for a command, or would show as something else.
 _UNPRINTABLE = re.compile(
@@ -102,19 +95,13 @@ def read_bytes(path: str | os.PathLike, limit: Limit) -> bytes:
     return content
 
 
-def check_depth(value: Any) -> None:
-    """ValueError if lists and objects of a JSON value are nested deeper than `JSON_DEPTH`."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(JSON_DEPTH):
-        level = [
-            held
-            for each in level
-            for held in (each.values() if isinstance(each, dict) else each)
-            if isinstance(held, dict | list)
-        ]
-        if not level:
-            return
-    raise ValueError(f"nested deeper than {JSON_DEPTH}")
+def check_depth(value: Any, most: int = JSON_DEPTH) -> None:
+    """ValueError if lists and objects of a JSON value are nested deeper than `most`."""
+    if isinstance(value, dict | list):
+        if most == 0:
+            raise ValueError(f"nested deeper than {JSON_DEPTH}")
+        for held in value.values() if isinstance(value, dict) else value:
+            check_depth(held, most - 1)
 
 
 def printable(text: str) -> str:

@@ -1,8 +1,7 @@
-"""Names and links out of files and directories that may come from somebody else.
+"""Checks names and links in directories and files that may come from somebody else.
 
-Nothing is read into an export, written or deleted outside of the directory that the user named,
-whatever is in it: a name is checked as a name, and a link is followed only where it cannot lead
-elsewhere.
+They make sure that nothing is exported from, written or deleted outside of the directory that the
+user named.
 """
 
 import contextlib
@@ -15,13 +14,14 @@ from msm_jax.errors import UserError
 
 
 def is_name(value: Any) -> bool:
-    """Whether a value out of a file is a name within a directory: a text, and no path."""
-    is_path = lambda text: text in ("", ".", "..") or set(text) & set("/\\\0:")
-    return isinstance(value, str) and not is_path(value)
+    """Whether a value out of a file is a text that names a file in a directory, and no path."""
+    return (
+        isinstance(value, str) and value not in ("", ".", "..") and not set(value) & set("/\\\0:")
+    )
 
 
 def is_step(name: str) -> bool:
-    """Whether a directory has a name that we give: a whole number, in plain digits."""
+    """Whether a name is that of a checkpoint's directory: a whole number in plain digits."""
     return name.isascii() and name.isdigit() and name == str(int(name))
 
 

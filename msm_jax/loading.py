@@ -10,20 +10,8 @@ from typing import Any
 import jax
 from absl import flags
 
-from msm_jax.data.template import (
-    FORMATS,
-    OWN,
-    PROMPT_DIFFERS,
-    builtin_name,
-    difference,
-    find_format,
-    find_template,
-    misread,
-    other_templates,
-    own_format,
-    special_tokens,
-    unprompted,
-)
+from msm_jax import schema
+from msm_jax.data import template
 from msm_jax.data.tokenizer import Tokenizer, different_id, load_tokenizer
 from msm_jax.data.tokenizer_files import HF_TOKENIZER_FILE, SETTINGS_FILE
 from msm_jax.errors import UserError
@@ -37,6 +25,8 @@ from msm_jax.weights.checkpoints import load_params
 from msm_jax.weights.export import GENERATION, KEPT_CONFIG, hf_settings
 from msm_jax.weights.huggingface import load_checkpoint
 from msm_jax.weights.peft import CONFIG_FILE
+
+flags.disclaim_key_flags()  # they belong to the command that asks for them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,29 +149,17 @@ def read_model(
 
 def _run_settings(path: pathlib.Path) -> dict:
     """The config.json of a run."""
-    settings = read_object(path / "config.json")
-    names = ("tokenizer", "chat_format")
-    if missing := [name for name in names if not isinstance(settings.get(name), str)]:
-        raise UserError(
-            f"{path / 'config.json'}: has no text {missing}, so it is not a run directory's"
-        )
-    if (recorded := settings["chat_format"]) not in FORMATS:
-        raise UserError(
-            f"{path / 'config.json'}: chat_format {keys.shown(recorded)} is unknown; known: "
-            f"{sorted(FORMATS)}"
-        )
-    return settings
+    form = {"tokenizer": str, "chat_format": tuple(sorted(template.FORMATS))}
+    where = f"{path / 'config.json'}: is not a run directory's"
+    return schema.check(read_object(path / "config.json"), form, where)
 
 
 def _check_run(path: pathlib.Path, tokenizer: Tokenizer, chat: ChatSource, facts: dict) -> None:
     """UserError if the run was trained with another tokenizer or another text of its template."""
     trained = facts.get("taught") or facts.get("chat_format") or {}  # words: ok
+    writes = lambda: template.find_format(chat.name, path, tokenizer).fingerprint
     unchanged = chat == ChatSource(chat.name, path, None, chat.name)
-    if (
-        "writes" in trained
-        and unchanged
-        and trained["writes"] != (find_format(chat.name, path, tokenizer).fingerprint)
-    ):
+    if unchanged and "writes" in trained and trained["writes"] != writes():
         how = "was trained on chats in" if facts.get("taught") else "has"  # words: ok
         raise UserError(
             f"{path}: {how} the format {trained['name']!r}, and {chat.name!r} writes chats "
@@ -191,7 +169,7 @@ def _check_run(path: pathlib.Path, tokenizer: Tokenizer, chat: ChatSource, facts
         raise UserError(
             f"{path}: has not the tokenizer that it was trained with (sha256 "
             f"{tokenizer.fingerprint[:12]}, trained with {facts['tokenizer'][:12]}); "
-            f"put that one back"
+            "put that one back"
         )
 
 
@@ -210,15 +188,15 @@ def choose_chat(
     place = base
     if adapter is not None:
         _check_adapters_tokenizer(pathlib.Path(adapter), base, tokenizer)
-        if find_template(adapter) is not None:
+        if template.find_template(adapter) is not None:
             place = pathlib.Path(adapter)
     name = requested or (recorded if place == base else None)
     name = name or _checkpoint_format(base, place, tokenizer)
     if name != recorded:  # a run that was trained on documents only may have no format
-        format = find_format(name, place, tokenizer, base)
+        format = template.find_format(name, place, tokenizer, base)
         # What the built-in formats write is documented.
-        if name in OWN and (differs := unprompted(format)):
-            warnings.warn(f"{place}: {PROMPT_DIFFERS}: {differs}", stacklevel=2)
+        if name in template.OWN and (differs := template.unprompted(format)):
+            warnings.warn(f"{place}: {template.PROMPT_DIFFERS}: {differs}", stacklevel=2)
     return ChatSource(name, place, requested, recorded)
 
 
@@ -227,26 +205,26 @@ def _checkpoint_format(base: pathlib.Path, place: pathlib.Path, tokenizer: Token
 
     Warns if that template is not what the built-in format of the family writes.
     """
-    own = own_format(place, tokenizer, base=base)
+    own = template.own_format(place, tokenizer, base=base)
     settings = hf_settings(base)
     if settings is None:  # a run whose model came from no checkpoint, with an adapter's template
         return "own"
     rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else None
-    builtin = builtin_name(str(settings.get("model_type")), tokenizer, kind == "llama3")
+    builtin = template.builtin_name(str(settings.get("model_type")), tokenizer, kind == "llama3")
     if own is None:
         return builtin
-    if read := misread(tokenizer, own):
+    if read := template.misread(tokenizer, own):
         warnings.warn(
             f"{base}: its tokenizer joins control tokens and text in a way that ours does not, "
             f"first in {read!r}",
             stacklevel=2,
         )
     try:
-        ours = find_format(builtin, place, tokenizer)
+        ours = template.find_format(builtin, place, tokenizer)
     except UserError:  # its tokenizer lacks the control tokens of its family
         return "own"
-    if differs := difference(own, ours):
+    if differs := template.difference(own, ours):
         warnings.warn(
             f"{place}: its chat template is used; the built-in format {builtin!r} differs, "
             f"first for {differs}",
@@ -259,8 +237,8 @@ def _check_adapters_tokenizer(
     adapter: pathlib.Path, base: pathlib.Path, tokenizer: Tokenizer
 ) -> None:
     """Warns if an adapter was trained with other ids than its base's, or with another eos_token."""
-    end, ours = (special_tokens(place).get("eos_token") for place in (adapter, base))
-    if end not in (None, ours) and find_template(adapter) is None:
+    end, ours = (template.special_tokens(place).get("eos_token") for place in (adapter, base))
+    if end not in (None, ours) and template.find_template(adapter) is None:
         warnings.warn(
             f"{adapter}: its eos_token is {end!r}, its base's {ours!r}: without a chat template of "
             "the adapter's own, completions end where the base's do",
@@ -291,7 +269,7 @@ def check_keys(path: pathlib.Path) -> None:
     """Warns of settings of a checkpoint's tokenizer and generation that are ignored."""
     for name, table in ((GENERATION, keys.GENERATION), (SETTINGS_FILE, keys.TOKENIZER)):
         table.warn(path / name, read_object(path / name, optional=True))
-    if others := other_templates(path):
+    if others := template.other_templates(path):
         warnings.warn(
             f"{path}: has several chat templates: {', '.join(others)} are neither used here nor "
             "exported",

@@ -1,21 +1,21 @@
-"""Variables with which a process that computes on a CPU keeps freed memory for its next step.
+"""Environment variables by which glibc keeps freed memory for the next step of training on a CPU.
 
-XLA frees the temporaries of a step and asks for them again in the next. With glibc's defaults they
-are mapped anew each time, and the system zeroes every page at its first use: 443,000 page faults in
-a step of 20M parameters on 4,096 tokens, a tenth of its processor time.
+XLA frees a step's temporaries and allocates them again in the next step. By default glibc maps them
+anew each time, and the system zeroes every page at its first use: 443,000 page faults in a step of
+20M parameters on 4,096 tokens, a tenth of its processor time.
 
-The thresholds alone do not help: XLA allocates in threads, whose arenas hold at most 64 MB, and
-what is larger is mapped all the same. Hence one arena, which grows without that bound, and huge
-pages. One arena of small pages is not used: its peak memory was 5.9 GiB instead of 2.6.
+Thresholds alone do not help, because XLA allocates in threads, whose arenas hold at most 64 MB.
+Hence one arena, and huge pages: one arena of small pages had a peak of 5.9 GiB instead of 2.6.
 
 glibc reads the variables when a program starts. So a study sets them for its workers, and `train`,
-`evaluate` and `sample` start themselves again with them (`restart`). MSM_JAX_KEEP_MEMORY=off turns
-both off.
+`evaluate` and `sample` start themselves again (`restart`). MSM_JAX_KEEP_MEMORY=off turns both off.
 """
 
 import itertools
 import os
 import pathlib
+import platform
+import re
 import sys
 
 from msm_jax import accelerators
@@ -63,10 +63,8 @@ def restart(command: str) -> None:
 
 def _glibc() -> tuple[int, ...]:
     """(2, 36), or () where the C library is another."""
-    try:
-        return tuple(map(int, (os.confstr("CS_GNU_LIBC_VERSION") or "").split()[1].split(".")))
-    except (AttributeError, IndexError, OSError, ValueError):
-        return ()
+    name, version = platform.libc_ver()
+    return tuple(map(int, re.findall(r"\d+", version))) if name == "glibc" else ()
 
 
 def _has_huge_pages() -> bool:

@@ -92,27 +92,21 @@ class Screen:
     """
 
     def __init__(self, hidden: bool = False):
-        self._hidden, self._lines, self._column = hidden, [""], 0
-        self._display, self._drawn = None, 0.0
+        self._hidden, self._text, self._display, self._drawn = hidden, "", None, 0.0
 
     @property
     def text(self) -> str:
         """All lines that it shows."""
-        return "\n".join(line.rstrip() for line in self._lines)
+        return "\n".join(line.rstrip() for line in self._text.split("\n"))
 
     def isatty(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
-        for part in re.split("(\r|\n)", _ESCAPES.sub("", text)):
-            if part == "\n":
-                self._lines.append("")
-            if part in ("\r", "\n"):
-                self._column = 0
-                continue
-            line, end = self._lines[-1].ljust(self._column), self._column + len(part)
-            self._lines[-1] = line[: self._column] + part + line[end:]
-            self._column = end
+        before, newline, last = self._text.rpartition("\n")
+        last = re.sub(r"\r+\n", "\n", last + _ESCAPES.sub("", text))
+        # What follows a carriage return replaces the line before it.
+        self._text = before + newline + re.sub(r"[^\n]*\r(?!\Z)", "", last)
         if self._hidden:
             return len(text)
         if not _in_notebook():

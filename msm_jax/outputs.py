@@ -22,21 +22,15 @@ def output_dir(path: str | os.PathLike, what: str) -> pathlib.Path:
       UserError: it is no path of this file system, is a file or below one, cannot be written, or
         has a character under which checkpoints could not be read again.
     """
-    found = _output(path, what)
-    if found.exists() and not found.is_dir():
-        raise UserError(f"{what}={path}: is a file: give a directory")
-    return found
+    return _output(path, what, "directory")
 
 
 def output_file(path: str | os.PathLike, what: str) -> pathlib.Path:
     """A file to write, as of `output_dir`."""
-    found = _output(path, what)
-    if found.is_dir():
-        raise UserError(f"{what}={path}: is a directory: give a file")
-    return found
+    return _output(path, what, "file")
 
 
-def _output(path: str | os.PathLike, what: str) -> pathlib.Path:
+def _output(path: str | os.PathLike, what: str, wanted: str) -> pathlib.Path:
     text = os.fspath(path)
     if not text.strip():
         raise UserError(f"{what}: is empty: give a path")
@@ -61,21 +55,23 @@ def _output(path: str | os.PathLike, what: str) -> pathlib.Path:
         _check_place(found)
     except OSError as error:
         raise UserError(f"{what}={text}: {error.strerror}: give another path") from error
+    kind = "directory" if found.is_dir() else "file"
+    if found.exists() and kind != wanted:
+        raise UserError(f"{what}={path}: is a {kind}: give a {wanted}")
     return found
 
 
 def unreadable(path: str | os.PathLike) -> str:
     """What in an absolute path keeps Orbax from reading checkpoints below it; "" if nothing."""
     text = os.fspath(path)
-    wrong = [c for c in text if c in UNREADABLE or not c.isprintable()]
-    wrong += [":/"] if ":/" in text else []
-    return wrong[0] if wrong else ""
+    wrong = (c for c in text if c in UNREADABLE or not c.isprintable())
+    return next(wrong, ":/" if ":/" in text else "")
 
 
 def _check_place(path: pathlib.Path) -> None:
     """OSError where the path could not be made or written."""
     place = path
-    while not _there(place):
+    while not place.exists():
         if place.is_symlink():
             raise OSError(0, f"{place} is a link to nothing")
         place = place.parent
@@ -83,11 +79,3 @@ def _check_place(path: pathlib.Path) -> None:
         raise OSError(0, f"{place} is a file")
     if not os.access(place, os.W_OK | (os.X_OK if place.is_dir() else 0)):
         raise OSError(0, f"{place} cannot be written (permissions, or mounted read-only)")
-
-
-def _there(path: pathlib.Path) -> bool:
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True

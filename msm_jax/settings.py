@@ -30,6 +30,9 @@ from msm_jax.errors import UserError
 SEED: dict[str, Any] = {"at_least": 0, "at_most": 2**32 - 1}
 COUNT: dict[str, Any] = {"at_least": 1, "at_most": 2**30}  # of tokens, whose places are int32
 SHARE: dict[str, Any] = {"at_least": 0, "at_most": 1}
+_BOUNDS: dict[str, Callable[[Any, Any], bool]] = {
+    "at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt,
+}  # fmt: skip
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 
 
@@ -78,16 +81,9 @@ class Key:
     def bounds(self) -> str:
         """Those of a number, in words; "" if there are none."""
         shown = lambda limit: f"{limit:,}" if abs(limit) > 1e6 else f"{limit:g}"
-        return " and ".join(
-            f"{word} {shown(limit)}"
-            for word, limit in (
-                ("at least", self.at_least),
-                ("above", self.above),
-                ("at most", self.at_most),
-                ("below", self.below),
-            )
-            if limit is not None
-        )
+        limits = {name: getattr(self, name) for name in _BOUNDS}
+        words = (f"{n.replace('_', ' ')} {shown(x)}" for n, x in limits.items() if x is not None)
+        return " and ".join(words)
 
     def read(self, value: Any, where: str, found: "Problems") -> Any:
         """The value in the key's own type; what is wrong with it is added to `found`."""
@@ -97,38 +93,27 @@ class Key:
             return tuple(
                 self.item.read(each, f"{where}[{at}]", found) for at, each in enumerate(value)
             )
-        if not self.item:
-            same = _as_kind(self.kind, value)
-            if same is not None and self._fits(same):
-                if not (lost := self._lost(same)):
-                    return same
-                found.append(f"{where}={_shown(value)}: {lost}: must be {self.allowed}")
-                return self.default
-        found.append(f"{where}={_shown(value)}: must be {self.allowed}")
+        same, lost = (None if self.item else _as_kind(self.kind, value)), ""
+        if same is not None and self._fits(same) and not (lost := self._lost(same)):
+            return same
+        found.append(f"{where}={_shown(value)}: {lost}must be {self.allowed}")
         return self.default
 
     def _lost(self, value: Any) -> str:
         """What 32 bits, which devices count and compute in, make of a value; "" if it is kept."""
         if self.kind is int and self.at_most is None and not -(2**31) <= value < 2**31:
-            return "does not fit 32 bits"
+            return "does not fit 32 bits: "
         if self.kind is not float or not self.single:
             return ""
         single = _single(value)
         kept = math.isfinite(single) and bool(single) == bool(value) and self._fits(single, _single)
-        return "" if kept else f"is {single:g} in 32 bits"
+        return "" if kept else f"is {single:g} in 32 bits: "
 
     def _fits(self, value: Any, rounded: Callable[[float], float] = lambda limit: limit) -> bool:
         if self.choices and value not in self.choices:
             return False
-        return all(
-            limit is None or holds(value, rounded(limit))
-            for holds, limit in (
-                (operator.ge, self.at_least),
-                (operator.gt, self.above),
-                (operator.le, self.at_most),
-                (operator.lt, self.below),
-            )
-        )
+        limits = ((holds, getattr(self, name)) for name, holds in _BOUNDS.items())
+        return all(limit is None or holds(value, rounded(limit)) for holds, limit in limits)
 
     def fill(self, *given: Any) -> Any:
         """The last of the values given, or the default."""
@@ -144,12 +129,12 @@ def key(
     Args:
       of: the type, or that of a tuple's values, where the default does not show it.
     """
+    limits["choices"] = tuple(choices)
     if isinstance(default, tuple):
-        item = Key(None, "", of or type(default[0]), choices=tuple(choices), **limits)
-        item = dataclasses.replace(item, default=item.kind())  # None is no value of a tuple
+        kind = of or type(default[0])
+        item = Key(kind(), "", kind, **limits)  # with a default, as None is no value of a tuple
         return Key(default, meaning, tuple, item, length, harmless=harmless)
-    more = {"choices": tuple(choices), "single": single, "harmless": harmless, **limits}
-    return Key(default, meaning, of or type(default), **more)
+    return Key(default, meaning, of or type(default), single=single, harmless=harmless, **limits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,10 +169,7 @@ class Named:
         filled = {name: entries[name] for entries in given for name in entries}
         if self.entry is None or self.sparse:
             return filled
-        return {
-            name: self.entry.fill(*(entries[name] for entries in given if name in entries))
-            for name in filled
-        }
+        return {n: self.entry.fill(*(layer[n] for layer in given if n in layer)) for n in filled}
 
 
 named = Named
@@ -228,10 +210,7 @@ class Form:
         Raises:
           UserError: a value that is out of range.
         """
-        found = Problems(self)
-        made = ConfigDict(self.fill(self.read(values, self.name, found)))
-        found.raise_any()
-        made.lock()
+        made = checked(self, values, self.name)
         _open(self, made)
         return made
 
@@ -249,10 +228,8 @@ class Form:
 
     def _nearest(self, name: str, found: "Problems") -> str:
         near = difflib.get_close_matches(name, self.keys, 1)
-        if near:
-            return f"nearest: {near[0]}"
-        # Right, but in another group.
-        near = [path for path in found.root.paths() if path.rpartition(".")[2] == name]
+        # Or the same name in another group.
+        near += [path for path in found.root.paths() if path.rpartition(".")[2] == name]
         return f"nearest: {near[0]}" if near else f"known: {', '.join(self.keys)}"
 
 
@@ -319,8 +296,7 @@ def identity(form: Form, given: Mapping) -> dict[str, Any]:
         part = form.keys[name]
         if isinstance(part, Form):
             kept[name] = identity(part, value)
-        elif isinstance(part, Named) and isinstance(part.entry, Form):
-            entry = part.entry
+        elif isinstance(part, Named) and isinstance(entry := part.entry, Form):
             kept[name] = {key: identity(entry, each) for key, each in value.items()}
         elif not part.harmless:
             kept[name] = value
@@ -409,11 +385,8 @@ def _as_json(value: Any, where: str, found: Problems) -> Any:
 
 def _plain(value: Any) -> Any:
     """A config as plain dictionaries; its own `to_dict` sorts the names that the user gave."""
-    if isinstance(value, ConfigDict):
-        return {name: _plain(value[name]) for name in value._fields}
-    if isinstance(value, Mapping):
-        return {name: _plain(entry) for name, entry in value.items()}
-    return value
+    names = value._fields if isinstance(value, ConfigDict) else value
+    return {n: _plain(value[n]) for n in names} if isinstance(names, Mapping) else value
 
 
 def _shown(value: Any) -> str:

@@ -341,6 +341,19 @@ def test_a_broken_config_file_is_reported_with_its_line(folder, forked):
         assert re.fullmatch(f"error: {says}.*\n", found["err"]), (name, found["err"])
 
 
+def test_a_misspelt_override_names_the_nearest_key_of_its_group(folder, forked):
+    (folder / "good.py").write_text(STAGE.replace("CHANGE", "pass"))
+    for flag, says in (
+        ("packing.rowz=best", "--config.packing.rowz: there is no such key; nearest: packing.rows"),
+        ("rowz=1", "--config.rowz: there is no such key; nearest: rows"),
+        ("clip_normm=1", "--config.clip_normm: there is no such key; nearest: optimizer.clip_norm"),
+        ("seed.x=1", "--config.seed.x: there is no such key; known: "),
+        ("packing=1", "--config.packing: is a group: set its keys, as --config.packing.KEY=VALUE"),
+    ):
+        found = run(forked, "msm_jax.train", [CONFIG, f"--config.{flag}", "--workdir=out"], folder)
+        assert (found["code"], found["err"]) == (2, f"error: {says}\n"), found
+
+
 def test_standard_output_that_is_full_is_a_message(folder, forked):
     if not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full")

@@ -9,6 +9,7 @@ import setuptools
 
 import msm_jax
 
+LOADING = ("msm_jax.evaluate", "msm_jax.sample")  # commands that load a model by shared flags
 HEAVY = ("anthropic", "inspect_ai", "openai", "tensorflow", "torch", "transformers")
 
 
@@ -55,7 +56,8 @@ def test_every_command_explains_itself(root, forked, tmp_path):
         # absl prints help with exit code 1; what matters is that it is help and not a traceback.
         assert done["code"] in (0, 1), done["err"]
         assert "Traceback" not in done["out"] + done["err"]
-        assert len(done["out"]) > 100
+        shared = ["compile_cache", *(("adapter", "dtype", "mesh") if name in LOADING else ())]
+        assert all(f"\n  --{flag}: " in done["out"] for flag in shared), name
 
 
 def test_unknown_attributes_are_errors_and_load_is_known():

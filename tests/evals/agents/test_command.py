@@ -9,7 +9,6 @@ import pytest
 from msm_jax.errors import UserError
 from msm_jax.evals import kinds
 from msm_jax.evals.report.arms import named_folders
-from msm_jax.evaluate import _recorded
 
 
 def test_sampling_judging_and_report_apart(run_dir, root, forked, tmp_path):
@@ -30,6 +29,8 @@ def test_sampling_judging_and_report_apart(run_dir, root, forked, tmp_path):
         [config, f"--checkpoint={run_dir}", "--output=out", "--arms=a:out,b:out", *small, *judge],
     ]
     run = lambda argv: forked("msm_jax.evaluate", argv, tmp_path)
+    early = run(commands[1])
+    assert early["code"] == 2 and "has no evaluation.json; run --phase=sample" in early["err"]
     sampled, judged, again = map(run, commands)
     assert (sampled["code"], sampled["out"]) == (0, ""), sampled["err"]
     assert len((tmp_path / "out" / "samples.jsonl").read_text().splitlines()) == 4
@@ -76,8 +77,6 @@ def test_settings_that_do_not_go_together_are_named(monkeypatch, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             kinds.resolve("agents", given)
-    with pytest.raises(UserError, match="no evaluation.json"):
-        _recorded(str(tmp_path))
     with pytest.raises(UserError, match="--arms"):
         named_folders(["a:x", "a:y"])
     assert named_folders(["a:x+y", "b:z"])["a"] == [pathlib.Path("x"), pathlib.Path("y")]
