@@ -185,7 +185,7 @@ def summarize(verdicts: Sequence[dict]) -> dict:
     valid = [verdict for verdict in verdicts if verdict["nats_per_token"] is not None]
     nats, tokens = [v["nats"] for v in valid], [v["tokens"] for v in valid]
     return {
-        **ratio_interval(nats, tokens, limits=(0.0, math.inf)).numbers("nats_per_token"),
+        **ratio_interval(nats, tokens, limits=(0.0, math.inf)).as_dict("nats_per_token"),
         "tokens": sum(tokens),
         "nats": math.fsum(nats),
         "invalid": len(verdicts) - len(valid),
@@ -220,8 +220,7 @@ def difference(directory: str | os.PathLike, other: str | os.PathLike, source: s
     pairs = [pair for pair in pairs if all(row["nats_per_token"] is not None for row in pair)]
     changes = [one["nats"] - before["nats"] for one, before in pairs]
     found = ratio_interval(changes, [one["tokens"] for one, _ in pairs])
-    paired = dataclasses.replace(found, method=f"paired by document, {found.method}")
-    return found if found.ci_low is None else paired
+    return found.paired("paired by document, ")
 
 
 def named_sources(words: Sequence[str]) -> dict[str, str]:

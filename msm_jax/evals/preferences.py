@@ -350,7 +350,7 @@ def _rate(verdicts: Sequence[dict]) -> dict:
     pairs = [verdict["pair"] for verdict in decided]
     n, n_pairs = len(pairs), len(set(pairs))
     found = exact(sum(chose_a), n) if n == n_pairs else cluster_bootstrap(chose_a, pairs)
-    return {**found.numbers("rate"), "n_pairs": n_pairs, "invalid": len(verdicts) - n}
+    return {**found.as_dict("rate"), "n_pairs": n_pairs, "invalid": len(verdicts) - n}
 
 
 def _probability(decided: Sequence[dict]) -> dict:
@@ -358,7 +358,7 @@ def _probability(decided: Sequence[dict]) -> dict:
     scored = [verdict for verdict in decided if verdict["margin"] is not None]
     chance = [(1 + math.tanh(verdict["margin"] / 2)) / 2 for verdict in scored]
     found = cluster_bootstrap(chance, [verdict["pair"] for verdict in scored])
-    return found.numbers("probability")
+    return found.as_dict("probability")
 
 
 def _consistency(decided: Sequence[dict]) -> dict:
@@ -368,7 +368,7 @@ def _consistency(decided: Sequence[dict]) -> dict:
         orders[verdict["pair"]].add(verdict["a_index"])
     same = [len(choices[pair]) == 1 for pair in choices if len(orders[pair]) == 2]
     nothing = no_interval(None, 0, "no pair was decided in both orders")
-    return (exact(sum(same), len(same)) if same else nothing).numbers("rate")
+    return (exact(sum(same), len(same)) if same else nothing).as_dict("rate")
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -138,6 +138,6 @@ def summarize(verdicts: Sequence[dict], max_error_share: float) -> dict:
 def _score(verdicts: Sequence[dict], max_error_share: float) -> dict:
     scored = [verdict for verdict in verdicts if verdict["score"] is not None]
     scores, questions = [v["score"] for v in scored], [v["id"] for v in scored]
-    found = cluster_bootstrap(scores, questions, limits=SCALE).numbers("score")
+    found = cluster_bootstrap(scores, questions, limits=SCALE).as_dict("score")
     reason = withheld([verdict["state"] for verdict in verdicts], max_error_share)
     return withhold(found, "score", reason)

@@ -161,8 +161,8 @@ class Quiz:
         probabilities = [min(v["probability"], 1.0) for v in valid]  # rounding can exceed 1
         mean = cluster_bootstrap(probabilities, [v["id"] for v in valid])
         return {
-            "accuracy": exact(sum(v["right"] for v in valid), len(valid)).numbers("rate"),
-            "probability": mean.numbers("mean"),
+            "accuracy": exact(sum(v["right"] for v in valid), len(valid)).as_dict("rate"),
+            "probability": mean.as_dict("mean"),
             "chance": sum(v["chance"] for v in verdicts) / len(verdicts),
             "invalid": len(verdicts) - len(valid),
         }
