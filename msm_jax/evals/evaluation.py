@@ -12,6 +12,7 @@ Either may be killed and run again. An `Evaluation` says what goes into the file
 
 import collections
 import contextlib
+import dataclasses
 import math
 import os
 import pathlib
@@ -37,6 +38,7 @@ from msm_jax.files import (
 )
 from msm_jax.links import below
 from msm_jax.progress import progress_bar
+from msm_jax.sample.settings import check_settings
 from msm_jax.schema import NUMBER, mismatch
 
 if TYPE_CHECKING:
@@ -160,13 +162,14 @@ def read_summary(out: pathlib.Path) -> dict:
 
 
 def check_counts(found: Iterable[Hashable], wanted: Mapping[Any, int]) -> None:
-    """UserError if rows of samples.jsonl are missing, or are there too often."""
+    """UserError if samples.jsonl has other rows, or more or fewer of them, than are wanted."""
     counts = collections.Counter(found)
-    if wrong := [name for name, count in wanted.items() if counts[name] != count]:
-        raise UserError(
-            f"samples.jsonl has {counts[wrong[0]]} rows of {wrong[0]!r}, not {wanted[wrong[0]]}: "
-            "delete it and sample again"
-        )
+    for name in [*wanted, *counts]:
+        if counts[name] != wanted.get(name, 0):
+            raise UserError(
+                f"samples.jsonl has {counts[name]} rows of {name!r:.200}, not "
+                f"{wanted.get(name, 0)}: delete it and sample again"
+            )
 
 
 def read_verdicts(out: pathlib.Path) -> list[dict]:
@@ -212,6 +215,40 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 
 # ------------------------------------------------------------------ parts of evaluations
+
+
+@dataclasses.dataclass(kw_only=True)
+class SampledAnswers:
+    """The settings of an evaluation whose answers are sampled.
+
+    Attributes:
+      samples: answers to each question.
+      temperature, max_tokens, seed: of an answer, as `Model.sample` takes them.
+      rows: how many answers are computed at a time; none depends on it.
+      judge: reads the answers; without one they are sampled only, or read by rules.
+      max_error_share: if the judge fails on a larger share of the answers, no rate is reported.
+      context: a text before the system message of every question.
+
+    Raises:
+      UserError: a number that is out of range.
+    """
+
+    samples: int = 1
+    temperature: float = 0.7
+    max_tokens: int = 1024
+    seed: int = 0
+    rows: int = 64
+    judge: Judge | None = None
+    max_error_share: float = 0.05
+    context: str = ""
+
+    def __post_init__(self) -> None:
+        check_settings(**self.draw(), rows=self.rows)
+
+    def draw(self) -> dict[str, Any]:
+        """The settings that the answers depend on."""
+        names = ("samples", "temperature", "max_tokens", "seed")
+        return {name: getattr(self, name) for name in names}
 
 
 def read_questions(

@@ -1,13 +1,14 @@
 """The kinds of evaluation that the command knows: the settings of each, and how it is made."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from msm_jax.errors import UserError
-from msm_jax.evals import measures
+from msm_jax.evals import losses, measures
 from msm_jax.evals.agents import conditions as grid
 from msm_jax.evals.agents.scenarios import RULES, AgentScenarios
 from msm_jax.evals.agents.summary import CONDUCT
@@ -19,7 +20,7 @@ from msm_jax.evals.material import place
 from msm_jax.evals.preferences import SCORERS, Preferences
 from msm_jax.evals.questions import OpenQuestions
 from msm_jax.evals.quiz import ANSWERS, Quiz
-from msm_jax.settings import COUNT, ROWS, SEED, SHARE, Key, Problems, form, key
+from msm_jax.settings import ROWS, SEED, SHARE, Key, Problems, form, key
 from msm_jax.spec.spec import load_spec
 
 JUDGES = ("anthropic", "openai", "checkpoint")
@@ -35,8 +36,8 @@ class EvaluationKind:
     """One kind of evaluation.
 
     Attributes:
-      keys: its settings.
-      make: (its settings without those of the judge, judge or None) to the evaluation.
+      keys: its settings, each a `Key`.
+      make: its settings, as keywords, to the evaluation; see `make_evaluation`.
       headline: the part of the summary that the command prints.
       measures: the summary to the numbers that can be compared, by name, the most important one
         first; see `msm_jax.evals.measures`.
@@ -46,8 +47,8 @@ class EvaluationKind:
       inspect: output -> path of the Inspect log that it wrote; None if there is none.
     """
 
-    keys: dict[str, Key]
-    make: Callable[[dict, Judge | None], Evaluation]
+    keys: dict[str, Any]
+    make: Callable[..., Evaluation]
     headline: Callable[[dict], Any]
     measures: Callable[[dict], dict[str, dict]]
     measure_names: Callable[[dict], tuple[str, ...]]
@@ -105,17 +106,6 @@ def _judge(judge: str, judges: tuple[str, ...]) -> dict[str, Key]:
     }  # fmt: skip
 
 
-def _questions(settings: dict, judge: Judge | None) -> Evaluation:
-    own = _loaded(settings, settings["assistant"])
-    spec = load_spec(own.pop("spec"), own.pop("assistant")).text
-    return OpenQuestions(place(own.pop("questions")), spec, **own, judge=judge)
-
-
-def _loaded(settings: dict, assistant: str = "") -> dict:
-    """The settings with the context's text in place of its path."""
-    return {**settings, "context": load_context(settings["context"], assistant)}
-
-
 def _preference_measures(settings: dict) -> tuple[str, ...]:
     scorers = [*settings["scorers"], *(["judged"] if settings["judge"] != RULES else [])]
     odds = ("probability", "log_odds") if "logprob" in scorers else ()
@@ -164,9 +154,7 @@ KINDS = {
             **_draw(1, 0.0, 32),
             **_judge(RULES, (RULES, *JUDGES)),
         ),
-        lambda own, judge: Preferences(
-            place(own.pop("pairs")), **_loaded(own), judge=judge
-        ),
+        Preferences,
         lambda summary: summary["scorers"],
         measures.preferences,
         _preference_measures,
@@ -198,9 +186,7 @@ KINDS = {
             **_judge(RULES, (RULES, *JUDGES)),
             judge_sees_thinking=key(False, "whether the judge sees a reasoning model's thoughts"),
         ),
-        lambda own, judge: AgentScenarios(
-            **_loaded(own, own["assistant"]), judge=judge, progress=True
-        ),
+        functools.partial(AgentScenarios, progress=True),
         _agents_headline,
         measures.agents,
         lambda settings: tuple(measures.AGENTS),
@@ -217,7 +203,7 @@ KINDS = {
             **_draw(1, 0.7, 1024),
             **_judge("anthropic", JUDGES),
         ),
-        _questions,
+        OpenQuestions,
         _without_evaluation,
         measures.questions,
         lambda settings: ("score",),
@@ -234,40 +220,14 @@ KINDS = {
                 "as answers to the question alone, which small models need", choices=ANSWERS,
             ),
         },
-        lambda own, judge: Quiz(
-            place(own["quiz"]), own["assistant"], own["rows"], own["answer"],
-            load_context(own["context"], own["assistant"]),
-        ),
+        Quiz,
         _without_evaluation,
         measures.quiz,
         lambda settings: ("accuracy",),
     ),
     "loss": EvaluationKind(
-        {
-            "documents": key(
-                (), "data files whose loss is measured, each as PATH or NAME=PATH, of every form "
-                "that training reads", of=str,
-            ),
-            "hold_out": key(
-                0, "how many rows of each file were kept from training, as in the data source; 0: "
-                "all rows are measured", at_least=0,
-            ),
-            "hold_out_seed": key(0, "seed of the draw of these rows", **SEED),
-            "part": key(
-                "held_out", "with hold_out, which rows to measure: those kept from training, or "
-                "the others", choices=("held_out", "training"),
-            ),
-            "loss_on": key(
-                "assistant", "the tokens of chats that have a loss", choices=("assistant", "all")
-            ),
-            "tag": key("", "text before every document, without loss, as in the data source"),
-            "sequence_length": key(
-                1024, "tokens in a row; longer documents are split, longer chats are an error",
-                at_least=2, at_most=2**30,
-            ),
-            "rows": key(8, "rows computed at a time", **COUNT, harmless=ROWS.harmless),
-        },
-        lambda own, judge: Losses(named_sources(own.pop("documents")), **own),
+        losses.FORM.keys,
+        Losses,
         lambda summary: summary["sources"],
         measures.losses,
         lambda settings: tuple(named_sources(settings["documents"])),
@@ -323,9 +283,17 @@ def make_evaluation(
     kind: str, settings: dict, output: pathlib.Path, with_judge: bool
 ) -> Evaluation:
     """The evaluation of resolved settings; without its judge it can only be sampled."""
-    judge = make_judge(settings, output) if with_judge and "judge" in settings else None
     own = {n: v for n, v in settings.items() if n == "judge_sees_thinking" or "judge" not in n}
-    return KINDS[kind].make(own, judge)
+    if "judge" in settings:
+        own["judge"] = make_judge(settings, output) if with_judge else None
+    own |= {name: place(own[name]) for name in ("pairs", "questions", "quiz") if name in own}
+    if "context" in own:
+        own["context"] = load_context(own["context"], own.get("assistant", ""))
+    if "spec" in own:
+        own["spec"] = load_spec(own["spec"], own.pop("assistant")).text
+    if "documents" in own:
+        own["documents"] = named_sources(own["documents"])
+    return KINDS[kind].make(**own)
 
 
 def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
@@ -349,21 +317,19 @@ def make_judge(settings: dict, output: pathlib.Path) -> Judge | None:
             raise UserError(f"--{setting} has no meaning for --judge={name}")
     if name == RULES:
         return None
+    needed = {"checkpoint": "judge_checkpoint", "openai": "judge_model"}.get(name)
+    if needed and not settings[needed]:
+        raise UserError(f"--judge={name}: --{needed} must be given")
     named = settings["judge_cache"]  # which may be a link, because the user names it
     path = pathlib.Path(named).resolve() if named else output / "judge_cache.jsonl"
     say = lambda text: print(text, file=sys.stderr)
     cache = Journal(path, "wait until it has judged, or use another --judge_cache", say)
     tokens = settings["judge_max_tokens"]
     if name == "checkpoint":
-        if not settings["judge_checkpoint"]:
-            raise UserError("--judge=checkpoint: --judge_checkpoint must be given")
         from msm_jax.api import load
 
-        return ModelJudge(
-            load(settings["judge_checkpoint"]).for_sampling(), cache, tokens, settings["rows"]
-        )
-    if name == "openai" and not settings["judge_model"]:
-        raise UserError("--judge=openai: --judge_model must be given")
+        model = load(settings["judge_checkpoint"]).for_sampling()
+        return ModelJudge(model, cache, tokens, settings["rows"])
     url = settings["judge_url"] or ""
     check_address("--judge_url", url)
     pace = dataclasses.replace(PACE, concurrency=settings["judge_concurrency"])

@@ -21,6 +21,7 @@ from msm_jax.data.store import DOCUMENT, Store, load_store
 from msm_jax.errors import UserError
 from msm_jax.evals.evaluation import read_verdicts
 from msm_jax.evals.statistics import Interval, ratio_interval
+from msm_jax.settings import COUNT, ROWS, SEED, field, form_of, identity
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
@@ -30,39 +31,44 @@ ROWS_PER_SAVE = 8  # times `rows`: about so many rows are computed between two s
 
 @dataclasses.dataclass
 class Losses:
-    """The loss on some sources, as an `Evaluation`.
-
-    Attributes:
-      sources: name -> path, as of a data source.
-      hold_out, hold_out_seed: as of a data source; 0: all documents are measured.
-      part: "held_out" or "training", where hold_out is set.
-      loss_on, tag: as of a data source.
-      sequence_length: longer documents are split; longer chats are an error.
-      rows: of `sequence_length` tokens, computed at a time.
+    """The loss on some sources, as an `Evaluation`; `documents` is name -> path, as of a source.
 
     Raises:
       UserError: no source, or files that do not exist.
     """
 
-    sources: Mapping[str, str]
+    documents: Mapping[str, str] = field(
+        (), "data files whose loss is measured, each as PATH or NAME=PATH, of every form that "
+        "training reads", of=str,
+    )  # fmt: skip
     _: dataclasses.KW_ONLY
-    hold_out: int = 0
-    hold_out_seed: int = 0
-    part: str = "held_out"
-    loss_on: str = "assistant"
-    tag: str = ""
-    sequence_length: int = 1024
-    rows: int = 8
+    hold_out: int = field(
+        0, "how many rows of each file were kept from training, as in the data source; 0: all "
+        "rows are measured", at_least=0,
+    )  # fmt: skip
+    hold_out_seed: int = field(0, "seed of the draw of these rows", **SEED)
+    part: str = field(
+        "held_out", "with hold_out, which rows to measure: those kept from training, or the others",
+        choices=("held_out", "training"),
+    )  # fmt: skip
+    loss_on: str = field(
+        "assistant", "the tokens of chats that have a loss", choices=("assistant", "all")
+    )
+    tag: str = field("", "text before every document, without loss, as in the data source")
+    sequence_length: int = field(
+        1024, "tokens in a row; longer documents are split, longer chats are an error",
+        at_least=2, at_most=2**30,
+    )  # fmt: skip
+    rows: int = field(8, "rows computed at a time", **COUNT, harmless=ROWS.harmless)
 
     def __post_init__(self) -> None:
-        if not self.sources:
+        if not self.documents:
             raise UserError("documents: there are none: name at least one file")
-        self._content = {name: source_hash(path) for name, path in self.sources.items()}
+        self._content = {name: source_hash(path) for name, path in self.documents.items()}
 
     def settings(self) -> dict:
-        names = ("hold_out", "hold_out_seed", "part", "loss_on", "tag", "sequence_length")
-        settings = {name: getattr(self, name) for name in names}
-        return {"kind": "loss", "documents": self._content, **settings}
+        own = identity(FORM, {name: getattr(self, name) for name in FORM.keys})
+        return {"kind": "loss", **own, "documents": self._content}
 
     def unit(self, row: dict) -> Hashable:
         return row["source"], row["row"]
@@ -73,7 +79,7 @@ class Losses:
                 f"sequence_length={self.sequence_length}: the model was made for "
                 f"{model.context_length} tokens: lower it"
             )
-        for name, path in self.sources.items():
+        for name, path in self.documents.items():
             store, numbers = self._documents(model, name, path)
             for some in self._groups(store, numbers):
                 if not all((name, int(number)) in done for number in some):
@@ -88,24 +94,20 @@ class Losses:
 
     def verdicts(self, rows: list[dict]) -> list[dict]:
         """The rows, with "nats_per_token"; null where there is no finite loss."""
-        if (found := {row["source"] for row in rows}) != self.sources.keys():
+        if (found := {row["source"] for row in rows}) != self.documents.keys():
             raise UserError(
-                f"samples.jsonl has the sources {sorted(found)}, not {sorted(self.sources)}: "
+                f"samples.jsonl has the sources {sorted(found)}, not {sorted(self.documents)}: "
                 "delete it and sample again"
             )
         # A document without a token that has a loss, such as a chat without an answer, has none.
-        finite = lambda row: row["nats"] is not None and math.isfinite(row["nats"])
-        has_loss = lambda row: row["tokens"] > 0 and finite(row)
+        has_loss = lambda row: row["tokens"] > 0 and row["nats"] is not None
         per_token = lambda row: row["nats"] / row["tokens"] if has_loss(row) else None
         return [{**row, "nats_per_token": per_token(row)} for row in rows]
 
     def summary(self, verdicts: list[dict]) -> dict:
-        """{"sources": {name: {"nats_per_token", "ci_low", "ci_high", "n" documents, "method",
-        "tokens", "nats", "invalid"}}}; the sums are of the documents that are counted."""
-        by_source: dict[str, list[dict]] = {name: [] for name in self.sources}
-        for verdict in verdicts:
-            by_source[verdict["source"]].append(verdict)
-        return {"sources": {name: summarize(rows) for name, rows in by_source.items()}}
+        """{"sources": {name: numbers as of `summarize`}}."""
+        of_source = lambda name: [row for row in verdicts if row["source"] == name]
+        return {"sources": {name: summarize(of_source(name)) for name in self.documents}}
 
     def _documents(self, model: "Model", name: str, path: str) -> tuple[Store, np.ndarray]:
         """A source's store, and the numbers of the documents that are measured."""
@@ -170,12 +172,20 @@ class Losses:
         return nats, tokens
 
 
+FORM = form_of(Losses)
+
+
 def summarize(verdicts: Sequence[dict]) -> dict:
-    """The numbers of one source; see `Losses.summary`."""
+    """The numbers of one source, of its documents that have a finite loss.
+
+    Returns:
+      {"nats_per_token", "ci_low", "ci_high", "n" documents, "method", "tokens" and "nats" in all,
+      "invalid": how many documents are left out}.
+    """
     valid = [verdict for verdict in verdicts if verdict["nats_per_token"] is not None]
     nats, tokens = [v["nats"] for v in valid], [v["tokens"] for v in valid]
     return {
-        **ratio_interval(nats, tokens, limits=(0.0, math.inf)).numbers("nats_per_token"),
+        **ratio_interval(nats, tokens, limits=(0.0, math.inf)).as_dict("nats_per_token"),
         "tokens": sum(tokens),
         "nats": math.fsum(nats),
         "invalid": len(verdicts) - len(valid),
@@ -210,11 +220,7 @@ def difference(directory: str | os.PathLike, other: str | os.PathLike, source: s
     pairs = [pair for pair in pairs if all(row["nats_per_token"] is not None for row in pair)]
     changes = [one["nats"] - before["nats"] for one, before in pairs]
     found = ratio_interval(changes, [one["tokens"] for one, _ in pairs])
-    return (
-        found
-        if found.ci_low is None
-        else dataclasses.replace(found, method=f"paired by document, {found.method}")
-    )
+    return found.paired("paired by document, ")
 
 
 def named_sources(words: Sequence[str]) -> dict[str, str]:

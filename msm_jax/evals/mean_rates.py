@@ -1,19 +1,17 @@
 """The mean rate over conditions, and what it is an estimate of.
 
 The headline of a study is the unweighted mean of the rates of its conditions. Its error bar
-depends on what is meant by it, by a factor of ten in the paper's figures, so that every interval
-names its target:
+depends on its target, by a factor of ten in the paper's figures, so that every interval names it:
 
     "conditions fixed"     the mean over exactly these conditions: only the sampling of answers
     "conditions a sample"  the mean over all the conditions that these might have been drawn from
     "seeds"                the mean over training runs, these conditions being fixed
     "seeds and conditions" both drawn
 
-Every function takes numbers of yes `k` and of decided answers `n`, conditions along the last axis
-and, for seeds, seeds along the one before it. Functions that end in `_bounds` return arrays
-(estimate, low, high) over all further axes, so that their coverage can be tested; the others
-return an `Interval`, without bounds and with the reason where there is no honest one. How often
-they hold: docs/evals.md.
+Functions take numbers of yes `k` and of decided answers `n`, conditions along the last axis and
+seeds along the one before it. Those that end in `_bounds` return arrays (estimate, low, high) over
+all further axes, so that their coverage can be tested (docs/evals.md says how often they hold); the
+others return an `Interval`, without bounds and with the reason where there is no honest one.
 """
 
 from collections.abc import Sequence
@@ -25,7 +23,6 @@ from msm_jax.evals.statistics import (
     Bounds,
     Interval,
     bounded_mean_bounds,
-    check_level,
     check_values,
     exact,
     exact_bounds,
@@ -67,7 +64,6 @@ def drawn_bounds(values: np.ndarray, limits: tuple[float, float], level: float =
     them differ from the median. Otherwise they may miss what is rare: `bounded_mean_bounds`,
     which assumes nothing of the distribution.
     """
-    check_level(level)
     near_normal = _near_normal(values)
     if near_normal.all():
         mean, low, high = skewed_bounds(values, level)
@@ -83,10 +79,6 @@ def drawn_bounds(values: np.ndarray, limits: tuple[float, float], level: float =
 def _near_normal(values: np.ndarray) -> np.ndarray:
     apart = np.abs(values - np.median(values, -1, keepdims=True)) > 1e-12
     return (values.shape[-1] >= MANY) & (apart.sum(-1) >= APART)
-
-
-def _drawn_method(values: np.ndarray) -> str:
-    return "skewness-corrected t" if _near_normal(values) else "bootstrap of conditions"
 
 
 def seeds_bounds(k: np.ndarray, n: np.ndarray, level: float = 0.95) -> Bounds:
@@ -105,7 +97,6 @@ def seed_rates_bounds(rates: np.ndarray, step: np.ndarray, level: float = 0.95) 
     worth S answers or more. Student's interval would leave 0 to 1, and held in 88 to 91 % near
     either.
     """
-    check_level(level)
     rates = np.asarray(rates, np.float64)
     count, mean = rates.shape[-1], rates.mean(-1)
     least = np.asarray(step, np.float64) / np.sqrt(count)
@@ -193,10 +184,7 @@ def mean_rate(k: Sequence[int], n: Sequence[int], target: str, level: float = 0.
         return no_interval(None, total, reason if count else "no conditions")
     if target == FIXED:
         return interval(fixed_bounds(k_C, n_C, level), total, f"{FIXED}: exact, effective n")
-    if count < 2:
-        return no_interval(float((k_C / n_C).mean()), total, _ONE)
-    bounds = drawn_bounds(k_C / n_C, (0.0, 1.0), level)
-    return interval(bounds, total, f"{SAMPLE}: {_drawn_method(k_C / n_C)}")
+    return _drawn(k_C / n_C, (0.0, 1.0), total, "", "", level)
 
 
 def mean_over_seeds(
@@ -230,16 +218,15 @@ def rate_over_seeds(rates: Sequence[float], step: float, level: float = 0.95) ->
     Raises:
       ValueError: a rate outside 0..1, or a step that is not above 0.
     """
-    check_values("rate_over_seeds", rates, (0.0, 1.0), step)
+    found = check_values("rate_over_seeds", rates, (0.0, 1.0), step)
     if not step > 0:
         raise ValueError(f"rate_over_seeds: step={step}: must be above 0")
-    count = len(rates)
-    if count == 0:
+    if not len(found):
         return no_interval(None, 0, "no seeds")
-    if count == 1:
-        return no_interval(float(rates[0]), 1, "one seed")
-    bounds = seed_rates_bounds(np.asarray(rates), np.asarray(step), level)
-    return interval(bounds, count, f"{SEEDS}: exact, effective n")
+    if len(found) == 1:
+        return no_interval(float(found[0]), 1, "one seed")
+    bounds = seed_rates_bounds(found, np.asarray(step), level)
+    return interval(bounds, len(found), f"{SEEDS}: exact, effective n")
 
 
 def differences(
@@ -261,8 +248,8 @@ def differences(
       names: of the conditions, for those that are left out.
 
     Returns:
-      Conditions fixed (independent; and paired by sample under common numbers), conditions a
-      sample. Without a condition that has verdicts on both sides: one interval that says so.
+      Conditions fixed (independent; with common numbers also paired by sample) and conditions a
+      sample; or one interval that says that no condition has verdicts on both sides.
 
     Raises:
       ValueError: not the same number of conditions.
@@ -274,17 +261,21 @@ def differences(
     if not kept.any():
         return [no_interval(None, 0, "no condition has verdicts on both sides")]
     left = _left_out(kept, names, "conditions without verdicts on both sides")
-    total, count = int((n_a + n_b)[kept].sum()), int(kept.sum())
+    total = int((n_a + n_b)[kept].sum())
     bounds = difference_bounds(k_a[kept], n_a[kept], k_b[kept], n_b[kept], level)
     found = [interval(bounds, total, f"{FIXED}: independent samples, newcombe{left}")]
     if common_numbers:
         found.append(_paired(yes_a, yes_b, names, level))
     drawn = k_a[kept] / n_a[kept] - k_b[kept] / n_b[kept]
-    if count < 2:
-        return [*found, no_interval(float(drawn[0]), count, f"{_ONE}{left}")]
-    bounds = drawn_bounds(drawn, (-1.0, 1.0), level)
-    method = f"{SAMPLE}: paired, {_drawn_method(drawn)}{left}"
-    return [*found, interval(bounds, count, method)]
+    return [*found, _drawn(drawn, (-1.0, 1.0), int(kept.sum()), "paired, ", left, level)]
+
+
+def _drawn(values, limits, n, how, left, level):
+    """The mean of values [C] of conditions that are a sample of others."""
+    if len(values) < 2:
+        return no_interval(float(values.mean()), n, f"{_ONE}{left}")
+    name = "skewness-corrected t" if _near_normal(values) else "bootstrap of conditions"
+    return interval(drawn_bounds(values, limits, level), n, f"{SAMPLE}: {how}{name}{left}")
 
 
 def _paired(yes_a, yes_b, names, level):
@@ -310,9 +301,9 @@ def missing_bounds(k: int, n: int, missing: int, level: float = 0.95) -> dict:
     """A rate where `missing` of n + missing answers have no verdict: whatever they would be.
 
     Returns:
-      {"low", "high"}: the rate if all of them were no, and if all were yes; {"ci_low",
-      "ci_high"}: the exact lower bound of the one and upper bound of the other (Horowitz & Manski
-      2000). None where there are no answers.
+      {"low", "high"}: the rate if all of them were no, and if all were yes; "ci_low" and "ci_high":
+      the exact lower bound of the one and upper bound of the other (Horowitz & Manski 2000). Each
+      is None without answers.
 
     Raises:
       ValueError: negative numbers, or k > n.

@@ -8,28 +8,35 @@ counted, and is part of no rate.
 
 import collections
 import dataclasses
+import itertools
 import math
+import operator
 import pathlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msm_jax.data.messages import check_asked
 from msm_jax.errors import UserError
 from msm_jax.evals import evaluation as evals
 from msm_jax.evals.choices import chosen, words_of
 from msm_jax.evals.context import counted, in_context
-from msm_jax.evals.judges.base import FAILURES, Judge, cut_off, withheld
+from msm_jax.evals.judges.base import FAILURES, Judge, cut_off, withheld, withhold
 from msm_jax.evals.judges.rubric import choice_request
 from msm_jax.evals.published_rows import both_orders
 from msm_jax.evals.statistics import cluster_bootstrap, exact, no_interval
 from msm_jax.evals.thoughts import spoken
 from msm_jax.files import sha256_file
-from msm_jax.sample.settings import check_settings
+from msm_jax.schema import mismatch
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
 
 SCORERS = ("logprob", "generated")
+# What a record must hold, beside the question.
+_RECORD = {
+    **{"id": (str, int), "pair": (str, int), "options": [str, str], "a_index": int},
+    **{"names?": [str, str], "letters?": bool},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,33 +66,23 @@ class Question:
 
 
 @dataclasses.dataclass
-class Preferences:
+class Preferences(evals.SampledAnswers):
     """Pairs of options as an `Evaluation`.
 
     Attributes:
-      pairs_path: the questions, as `load_pairs` reads them.
-      scorers: of `SCORERS`.
-      seed, samples, temperature, max_tokens: of the generated completions.
-      rows: how many are computed at a time.
-      judge: reads which option each generated completion takes, as a third scorer, "judged".
-      max_error_share: if the judge fails on a larger share of them, "judged" has no rate.
-      context: a text before the system message of every question.
+      pairs: file of the questions, as `load_pairs` reads it.
+      scorers: of `SCORERS`. A judge reads which option each generated completion takes, as a third
+        scorer, "judged".
 
     Raises:
       UserError: an unknown scorer, unusable pairs, or a judge without generated completions.
     """
 
-    pairs_path: str | pathlib.Path
+    pairs: str | pathlib.Path
     scorers: Sequence[str] = SCORERS
-    seed: int = 0
     _: dataclasses.KW_ONLY
-    samples: int = 1
     temperature: float = 0.0
     max_tokens: int = 32
-    rows: int = 64
-    judge: Judge | None = None
-    max_error_share: float = 0.05
-    context: str = ""
 
     def __post_init__(self) -> None:
         names = list(self.scorers)
@@ -93,18 +90,16 @@ class Preferences:
             raise UserError(f"scorers={names}: each once, of {list(SCORERS)}")
         if self.judge is not None and "generated" not in names:
             raise UserError(f"scorers={names}: a judge needs generated completions")
-        self._pairs = sha256_file(self.pairs_path)
+        self._hash = sha256_file(self.pairs)
         self.questions = [
             dataclasses.replace(question, messages=in_context(question.messages, self.context))
-            for question in load_pairs(self.pairs_path)
+            for question in load_pairs(self.pairs)
         ]
-        draw = ("samples", "temperature", "max_tokens", "seed")
-        self._draw = {name: getattr(self, name) for name in draw}
-        check_settings(**self._draw, rows=self.rows)
+        super().__post_init__()
 
     def settings(self) -> dict:
-        scorers = {"scorers": list(self.scorers)}
-        return {"pairs": self._pairs, **scorers, **self._draw, **counted(self.context)}
+        found = {"pairs": self._hash, "scorers": list(self.scorers)}
+        return {**found, **self.draw(), **counted(self.context)}
 
     def unit(self, row: dict) -> Hashable:
         return row["scorer"], row["id"]
@@ -118,44 +113,36 @@ class Preferences:
                 if scorer == "logprob":
                     yield score_options(model, some, rows=self.rows)
                 else:
-                    yield generate(model, some, rows=self.rows, **self._draw)
+                    yield generate(model, some, rows=self.rows, **self.draw())
 
     def verdicts(self, rows: list[dict]) -> list[dict]:
-        often = {scorer: 1 if scorer == "logprob" else self.samples for scorer in self.scorers}
-        wanted = {(s, q.id): count for s, count in often.items() for q in self.questions}
+        often = {"logprob": 1, "generated": self.samples}
+        wanted = {(scorer, q.id): often[scorer] for scorer in self.scorers for q in self.questions}
         evals.check_counts(map(self.unit, rows), wanted)
         return read_choices(self.questions, rows, self.judge)
 
     def summary(self, verdicts: list[dict]) -> dict:
-        by_scorer: dict[str, list[dict]] = {scorer: [] for scorer in self.scorers}
-        by_scorer |= {} if self.judge is None else {"judged": []}
-        for verdict in verdicts:
-            by_scorer[verdict["scorer"]].append(verdict)
-        found = {scorer: summarize(some) for scorer, some in by_scorer.items()}
+        names = [*self.scorers, *(["judged"] if self.judge else [])]
+        rows = {name: [row for row in verdicts if row["scorer"] == name] for name in names}
+        found = {name: summarize(rows[name]) for name in names}
         if self.judge is None:
             return {"scorers": found}
-        states = [verdict["state"] for verdict in by_scorer["judged"]]
+        states = [row["state"] for row in rows["judged"]]
         found["judged"] |= {state: states.count(state) for state in FAILURES}
-        found["judged"]["replies_cut_off"] = cut_off(by_scorer["judged"])
-        if reason := withheld(states, self.max_error_share):
-            found["judged"] |= {"rate": None, "ci_low": None, "ci_high": None, "withheld": reason}
-            found["judged"]["method"] = "no interval: withheld"
+        found["judged"]["replies_cut_off"] = cut_off(rows["judged"])
+        reason = withheld(states, self.max_error_share)
+        found["judged"] = withhold(found["judged"], "rate", reason)
         return {"judge": self.judge.identity, "scorers": found}
 
 
 def evaluate_preferences(
-    model: "Model",
-    pairs_path: str | pathlib.Path,
-    out_dir: str | pathlib.Path,
-    scorers: Sequence[str] = SCORERS,
-    seed: int = 0,
-    **settings,
+    model: "Model", pairs: str | pathlib.Path, out_dir: str | pathlib.Path, **settings: Any
 ) -> dict:
-    """Sample and judge; what out_dir already has is not sampled again.
+    """Sample and judge `Preferences(pairs, **settings)`; returns the content of summary.json.
 
-    `settings` are those of `Preferences`. Returns summary.json's content.
+    What out_dir already has is not sampled again.
     """
-    evaluation = Preferences(pairs_path, scorers, seed, **settings)
+    evaluation = Preferences(pairs, **settings)
     evals.sample(model, evaluation, out_dir)
     return evals.judge(evaluation, out_dir)
 
@@ -190,27 +177,21 @@ def _question(record: Mapping) -> Question:
     check_asked(messages)
     if not any(str(message["content"]).strip() for message in messages):
         raise ValueError("its question is empty")
-    for key in ("id", "pair"):
-        if not isinstance(record[key], str | int) or isinstance(record[key], bool):
-            raise ValueError(f"{key} must be a text or a number, not {record[key]!r}")
-    letters, a_index = record.get("letters", False), record["a_index"]
-    if not isinstance(letters, bool):
-        raise ValueError(f"letters must be true or false, not {letters!r}")
-    if type(a_index) is not int or a_index not in (0, 1):
-        raise ValueError(f"a_index must be 0 or 1, not {a_index!r}")
+    if problem := mismatch(record, _RECORD):
+        raise ValueError(problem)
+    if record["a_index"] not in (0, 1):
+        raise ValueError(f"a_index must be 0 or 1, not {record['a_index']!r}")
     options, names = record["options"], record.get("names", record["options"])
     for title, texts in (("options", options), ("names", names)):
-        if not isinstance(texts, list | tuple):
-            raise ValueError(f"{title} must be a list of two texts, not {texts!r}")
-        if len(texts) != 2 or not all(isinstance(t, str) and words_of(t) for t in texts):
-            raise ValueError(f"{title} must be two texts, not {texts!r}")
-        if words_of(texts[0]) == words_of(texts[1]):
-            raise ValueError(f"{title} must differ, not {texts!r}")
-    kind, domain = (str(record.get(key, "")) for key in ("kind", "domain"))
-    name, pair = str(record["id"]), str(record["pair"])
+        first, second = map(words_of, texts)
+        if not first or not second or first == second:
+            raise ValueError(f"{title} must be two texts that differ, not {texts!r}")
+    text = lambda key: str(record.get(key, ""))
+    a_index, letters = record["a_index"], record.get("letters", False)
     return Question(
-        name, pair, messages, tuple(options), tuple(names), a_index, kind, domain, letters
-    )
+        text("id"), text("pair"), messages, tuple(options), tuple(names), a_index, text("kind"),
+        text("domain"), letters,
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------ samples
@@ -218,29 +199,39 @@ def _question(record: Mapping) -> Question:
 
 def score_options(model: "Model", questions: Sequence[Question], rows: int = 64) -> list[dict]:
     """Rows {"id", "scorer", "logprobs"}: of each option as the assistant's complete message."""
-    prompts, options = [], []
-    for question in questions:
-        prompt, _ = model.render(question.messages, generation_prompt=True)
-        prompts += [prompt, prompt]
-        options += [
-            loss_tokens(model, question.id, question.messages, prompt, option)
-            for option in question.options
-        ]
-    totals = [float(values.sum()) for values in model.logprobs(prompts, options, rows=rows)]
+    asked = [(question.id, question.messages, question.options) for question in questions]
+    totals = option_logprobs(model, asked, rows)
     return [
-        {"id": question.id, "scorer": "logprob", "logprobs": totals[2 * i : 2 * i + 2]}
-        for i, question in enumerate(questions)
+        {"id": question.id, "scorer": "logprob", "logprobs": each}
+        for question, each in zip(questions, totals, strict=True)
     ]
 
 
-def loss_tokens(
-    model: "Model", name: str, messages: Sequence[Mapping], prompt: Sequence[int], option: str
-) -> list[int]:
-    """The tokens that training would put loss on if the assistant gave this answer.
+def option_logprobs(
+    model: "Model", asked: Sequence[tuple[str, Sequence[Mapping], Sequence[str]]], rows: int
+) -> list[list[float]]:
+    """The log-probability of each option as the assistant's complete message, end of turn included.
+
+    Args:
+      asked: (id, messages, options) of each question.
+      rows: how many options are computed at a time.
 
     Raises:
-      UserError: the conversation with the answer does not begin with the prompt.
+      UserError: a conversation with an answer does not begin with the prompt.
     """
+    prompts, answers = [], []
+    for name, messages, options in asked:
+        prompt, _ = model.render(messages, generation_prompt=True)
+        prompts += [prompt] * len(options)
+        answers += [_loss_tokens(model, name, messages, prompt, option) for option in options]
+    values = iter(model.logprobs(prompts, answers, rows=rows))
+    return [[float(next(values).sum()) for _ in options] for _, _, options in asked]
+
+
+def _loss_tokens(
+    model: "Model", name: str, messages: Sequence[Mapping], prompt: Sequence[int], option: str
+) -> list[int]:
+    """The tokens that training would put loss on if the assistant gave this answer."""
     tokens, loss = model.render([*messages, {"role": "assistant", "content": option}])
     if list(tokens[: len(prompt)]) != list(prompt):
         raise UserError(
@@ -249,8 +240,7 @@ def loss_tokens(
             "load(..., chat_format='own-no-thinking'), or, for preferences, use "
             "--scorers=generated"
         )
-    pairs = list(zip(tokens, loss, strict=True))[len(prompt) :]
-    return [token for token, has_loss in pairs if has_loss]
+    return list(itertools.compress(tokens[len(prompt) :], loss[len(prompt) :]))
 
 
 def generate(
@@ -280,15 +270,10 @@ def read_choices(
       Rows {"id", "pair", "kind", "domain", "scorer", "sample", "a_index", "choice": "a", "b" or
       None if invalid, "chose_first": bool or None, "margin": log-probability of A minus that of B,
       None if invalid and for completions, "empty": whether the completion is nothing but thought}.
-
-    Raises:
-      UserError: a row whose question is unknown.
     """
     known = {question.id: question for question in questions}
     verdicts = []
     for row in rows:
-        if row["id"] not in known:
-            raise UserError(f"samples have question {row['id']!r}, which the pairs file lacks")
         question, option, margin = known[row["id"]], None, None
         if row["scorer"] == "logprob":
             first, second = evals.logprobs(row)
@@ -298,43 +283,40 @@ def read_choices(
         else:
             is_cut = row["finish_reason"] == "length"
             option = chosen(row["text"], question.names, question.letters, is_cut)
-        verdicts.append(_verdict(question, row, row["scorer"], option, margin))
+        verdicts.append(_verdict(question, row, option, margin=margin))
     if judge is None:
         return verdicts
     rows = [row for row in rows if row["scorer"] == "generated"]
-    texts = [spoken(row["text"]) for row in rows]
-    requests = [
-        choice_request(known[row["id"]].messages[-1]["content"], known[row["id"]].names, text)
-        if text.strip()
-        else None
-        for row, text in zip(rows, texts, strict=True)
-    ]
+    requests = []
+    for row in rows:
+        question, text = known[row["id"]], spoken(row["text"])
+        request = choice_request(question.messages[-1]["content"], question.names, text)
+        requests.append(request if text.strip() else None)
     for row, judgement in zip(rows, evals.judgements(judge, requests), strict=True):
         option = int(judgement.value) - 1 if judgement.value else None
-        verdict = _verdict(known[row["id"]], row, "judged", option, None)
-        verdicts.append({**verdict, "state": judgement.state, "reason": judgement.reason})
+        more = {"scorer": "judged", "state": judgement.state, "reason": judgement.reason}
+        verdicts.append(_verdict(known[row["id"]], row, option, **more))
     return verdicts
 
 
-def _verdict(
-    question: Question, row: dict, scorer: str, option: int | None, margin: float | None
-) -> dict:
+def _verdict(question: Question, row: dict, option: int | None, **more: Any) -> dict:
     return {
         **{name: getattr(question, name) for name in ("id", "pair", "kind", "domain")},
-        "scorer": scorer,
+        "scorer": row["scorer"],
         "sample": row.get("sample", 0),
         "a_index": question.a_index,
         "choice": None if option is None else "ab"[option != question.a_index],
         "chose_first": None if option is None else option == 0,
-        "margin": margin,
-        "empty": scorer != "logprob" and not spoken(row["text"]).strip(),
+        "margin": None,
+        "empty": row["scorer"] == "generated" and not spoken(row["text"]).strip(),
+        **more,
     }
 
 
 # ------------------------------------------------------------------ rates
 
 
-def summarize(verdicts: Sequence[dict], seed: int = 0) -> dict:
+def summarize(verdicts: Sequence[dict]) -> dict:
     """The numbers of one scorer's verdicts; what cannot be computed is None, never 0.
 
     Returns:
@@ -346,42 +328,37 @@ def summarize(verdicts: Sequence[dict], seed: int = 0) -> dict:
       orders, with "ci_low", "ci_high", "n" pairs and "method"; "mean_margin"; "probability": of
       log-probabilities, how often A would be chosen of the two at temperature 1}.
     """
-    domains = collections.defaultdict(list)
-    for verdict in verdicts:
-        domains[verdict["domain"]].append(verdict)
+    domain = operator.itemgetter("domain")
+    domains = itertools.groupby(sorted(verdicts, key=domain), domain)
     decided = [verdict for verdict in verdicts if verdict["choice"] is not None]
     return {
-        **_rate(verdicts, seed),
+        **_rate(verdicts),
         "empty": sum(verdict["empty"] for verdict in verdicts),
-        "by_domain": {name: _rate(rows, seed) for name, rows in sorted(domains.items())},
+        "by_domain": {name: _rate(list(rows)) for name, rows in domains},
         "decided": len(decided) / len(verdicts) if verdicts else None,
         "position_bias": _mean([verdict["chose_first"] for verdict in decided]),
         "consistent": _consistency(decided),
         "mean_margin": _mean([v["margin"] for v in verdicts if v["margin"] is not None]),
-        "probability": _probability(decided, seed),
+        "probability": _probability(decided),
     }
 
 
-def _rate(verdicts: Sequence[dict], seed: int) -> dict:
+def _rate(verdicts: Sequence[dict]) -> dict:
     """Rate of choice A with an interval that treats a pair's completions as one cluster."""
     decided = [verdict for verdict in verdicts if verdict["choice"] is not None]
     chose_a = [verdict["choice"] == "a" for verdict in decided]
     pairs = [verdict["pair"] for verdict in decided]
-    independent = len(set(pairs)) == len(pairs)
-    if independent:
-        found = exact(sum(chose_a), len(chose_a))
-    else:
-        found = cluster_bootstrap(chose_a, pairs, seed=seed)
-    invalid = len(verdicts) - len(decided)
-    return {**found.numbers("rate"), "n_pairs": len(set(pairs)), "invalid": invalid}
+    n, n_pairs = len(pairs), len(set(pairs))
+    found = exact(sum(chose_a), n) if n == n_pairs else cluster_bootstrap(chose_a, pairs)
+    return {**found.as_dict("rate"), "n_pairs": n_pairs, "invalid": len(verdicts) - n}
 
 
-def _probability(decided: Sequence[dict], seed: int) -> dict:
+def _probability(decided: Sequence[dict]) -> dict:
     """The mean of exp(A) / (exp(A) + exp(B)), an interval as that of the rate."""
     scored = [verdict for verdict in decided if verdict["margin"] is not None]
     chance = [(1 + math.tanh(verdict["margin"] / 2)) / 2 for verdict in scored]
-    found = cluster_bootstrap(chance, [verdict["pair"] for verdict in scored], seed=seed)
-    return found.numbers("probability")
+    found = cluster_bootstrap(chance, [verdict["pair"] for verdict in scored])
+    return found.as_dict("probability")
 
 
 def _consistency(decided: Sequence[dict]) -> dict:
@@ -390,10 +367,8 @@ def _consistency(decided: Sequence[dict]) -> dict:
         choices[verdict["pair"]].add(verdict["choice"])
         orders[verdict["pair"]].add(verdict["a_index"])
     same = [len(choices[pair]) == 1 for pair in choices if len(orders[pair]) == 2]
-    found = exact(sum(same), len(same))
-    if not same:
-        found = no_interval(None, 0, "no pair was decided in both orders")
-    return found.numbers("rate")
+    nothing = no_interval(None, 0, "no pair was decided in both orders")
+    return (exact(sum(same), len(same)) if same else nothing).as_dict("rate")
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -6,6 +6,8 @@ its ceiling after fine-tuning: it tells weak models from strong ones, not strong
 """
 
 import dataclasses
+import itertools
+import operator
 import pathlib
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -14,12 +16,11 @@ from msm_jax.data.messages import check_asked
 from msm_jax.errors import UserError
 from msm_jax.evals import evaluation as evals
 from msm_jax.evals.context import counted, in_context
-from msm_jax.evals.judges.base import FAILURES, Judge, cut_off, withheld
+from msm_jax.evals.judges.base import FAILURES, cut_off, withheld, withhold
 from msm_jax.evals.judges.rubric import score_request
 from msm_jax.evals.statistics import cluster_bootstrap
 from msm_jax.evals.thoughts import spoken
 from msm_jax.files import sha256_file, sha256_text
-from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
@@ -28,69 +29,50 @@ SCALE = (1.0, 10.0)  # of a judge's scores
 
 
 @dataclasses.dataclass
-class OpenQuestions:
+class OpenQuestions(evals.SampledAnswers):
     """Questions, and a spec to score their answers by, as an `Evaluation`.
 
     Attributes:
-      questions_path: JSONL.
+      questions: JSONL file.
       spec: the text that answers are judged by; the model does not see it.
-      samples, temperature, max_tokens, seed: of the completions.
-      rows: how many are sampled at a time.
-      judge: gives the scores; without one the questions can only be sampled.
-      max_error_share: if the judge fails on a larger share of the completions, no score is given.
-      context: a text before the system message of every question.
 
     Raises:
       UserError: questions that cannot be used.
     """
 
-    questions_path: str | pathlib.Path
+    questions: str | pathlib.Path
     spec: str
-    _: dataclasses.KW_ONLY
-    samples: int = 1
-    temperature: float = 0.7
-    max_tokens: int = 1024
-    seed: int = 0
-    rows: int = 64
-    judge: Judge | None = None
-    max_error_share: float = 0.05
-    context: str = ""
 
     def __post_init__(self) -> None:
-        self.questions = load_questions(self.questions_path)
-        self._hash = sha256_file(self.questions_path)
-        draw = ("samples", "temperature", "max_tokens", "seed")
-        self._draw = {name: getattr(self, name) for name in draw}
-        check_settings(**self._draw, rows=self.rows)
+        self.asked = load_questions(self.questions)
+        self._hash = sha256_file(self.questions)
+        super().__post_init__()
 
     def settings(self) -> dict:
         found = {"kind": "questions", "questions_hash": self._hash}
-        return {**found, **self._draw, **counted(self.context)}
+        return {**found, **self.draw(), **counted(self.context)}
 
     def unit(self, row: dict) -> Hashable:
         return row["id"]
 
     def sample(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
-        todo = {
-            question["id"]: in_context(question["messages"], self.context)
-            for question in self.questions
+        todo = [
+            (question["id"], in_context(question["messages"], self.context))
+            for question in self.asked
             if question["id"] not in done
-        }
-        names = list(todo)
-        for start in range(0, len(names), self.rows):
-            some = {name: todo[name] for name in names[start : start + self.rows]}
-            yield evals.completions(model, some, rows=self.rows, **self._draw)
+        ]
+        for start in range(0, len(todo), self.rows):
+            some = dict(todo[start : start + self.rows])
+            yield evals.completions(model, some, rows=self.rows, **self.draw())
 
     def verdicts(self, rows: list[dict]) -> list[dict]:
         """Scores; a completion that is only thought is "empty" and gets none."""
         if self.judge is None:
             raise UserError("open questions need a judge: --judge=anthropic, openai or checkpoint")
-        known = {question["id"]: question for question in self.questions}
+        known = {question["id"]: question for question in self.asked}
         evals.check_counts(map(self.unit, rows), dict.fromkeys(known, self.samples))
         requests = []
         for row in rows:
-            if row["id"] not in known:
-                raise UserError(f"samples have question {row['id']!r}, which the file lacks")
             text, asked = spoken(row["text"]).strip(), known[row["id"]]["messages"][-1]["content"]
             requests.append(score_request(asked, text, self.spec) if text else None)
         return [
@@ -142,25 +124,20 @@ def summarize(verdicts: Sequence[dict], max_error_share: float) -> dict:
     completions that ended at theirs.
     """
     states = [verdict["state"] for verdict in verdicts]
-    dimensions: dict[str, list[dict]] = {}
-    for verdict in verdicts:
-        dimensions.setdefault(verdict["dimension"], []).append(verdict)
+    dimension = operator.itemgetter("dimension")
+    dimensions = itertools.groupby(sorted(verdicts, key=dimension), dimension)
     return {
         **_score(verdicts, max_error_share),
         "states": {state: states.count(state) for state in ("ok", *FAILURES, "empty")},
         "replies_cut_off": cut_off(verdicts),
         "truncated": sum(verdict["truncated"] for verdict in verdicts),
-        "by_dimension": {
-            name: _score(rows, max_error_share) for name, rows in sorted(dimensions.items())
-        },
+        "by_dimension": {name: _score(list(rows), max_error_share) for name, rows in dimensions},
     }
 
 
 def _score(verdicts: Sequence[dict], max_error_share: float) -> dict:
     scored = [verdict for verdict in verdicts if verdict["score"] is not None]
     scores, questions = [v["score"] for v in scored], [v["id"] for v in scored]
-    found = cluster_bootstrap(scores, questions, limits=SCALE).numbers("score")
-    if reason := withheld([verdict["state"] for verdict in verdicts], max_error_share):
-        found |= {"score": None, "ci_low": None, "ci_high": None, "withheld": reason}
-        found["method"] = "no interval: withheld"
-    return found
+    found = cluster_bootstrap(scores, questions, limits=SCALE).as_dict("score")
+    reason = withheld([verdict["state"] for verdict in verdicts], max_error_share)
+    return withhold(found, "score", reason)

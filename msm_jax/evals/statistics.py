@@ -16,24 +16,23 @@ holds: docs/evals.md.
 import dataclasses
 import math
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import special
 
-_DRAWS_AT_ONCE = 256
+_DRAWS, _DRAWS_AT_ONCE = 4000, 256  # of the weights of clusters
 
 Bounds = tuple[np.ndarray, np.ndarray, np.ndarray]  # estimate, low, high
+UNLIMITED = (-math.inf, math.inf)
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An estimate and its confidence bounds.
+    """An estimate, None if there are no data, and its bounds, both None if there is no interval.
 
-    Attributes:
-      estimate: None where there is nothing to estimate from.
-      ci_low, ci_high: bounds at the requested level; both None where there is no interval.
-      n: what was counted: answers, pairs, conditions or seeds, as `method` implies.
-      method: how the bounds were found, or why there are none.
+    `n` counts answers, pairs, conditions or seeds, as `method` implies, which says how the bounds
+    were found or why there are none.
     """
 
     estimate: float | None
@@ -42,18 +41,28 @@ class Interval:
     n: int
     method: str
 
-    def as_dict(self) -> dict:
-        return dataclasses.asdict(self)
-
-    def numbers(self, name: str) -> dict:
+    def as_dict(self, name: str = "estimate") -> dict:
         """As a part of a summary, where the estimate is called `name`."""
-        numbers = self.as_dict()
+        numbers = dataclasses.asdict(self)
         return {name: numbers.pop("estimate"), **numbers}
+
+    def paired(self, prefix: str) -> "Interval":
+        """The same with a prefix before `method`, where there are bounds."""
+        named = dataclasses.replace(self, method=prefix + self.method)
+        return self if self.ci_low is None else named
 
 
 def no_interval(estimate: float | None, n: int, reason: str) -> Interval:
     """An estimate without bounds; `method` gives the reason."""
     return Interval(estimate, None, None, n, f"no interval: {reason}")
+
+
+def interval(
+    bounds: Sequence[Any], n: int, method: str, limits: tuple[float, float] = UNLIMITED
+) -> Interval:
+    """An estimate and its bounds, of one mean, as an `Interval`; clipped to the limits."""
+    estimate, low, high = map(float, bounds)
+    return Interval(estimate, max(low, limits[0]), min(high, limits[1]), n, method)
 
 
 # ------------------------------------------------------------------ rates
@@ -72,8 +81,8 @@ def exact(k: int, n: int, level: float = 0.95) -> Interval:
     _check_counts("exact", k, n, level)
     if n == 0:
         return no_interval(None, 0, "no answers")
-    low, high = exact_bounds(np.asarray(k / n), np.asarray(n), level)
-    return Interval(k / n, float(low), float(high), n, "exact")
+    rate = np.asarray(k / n)
+    return interval((rate, *exact_bounds(rate, np.asarray(n), level)), n, "exact")
 
 
 def exact_bounds(
@@ -99,10 +108,8 @@ def exact_bounds(
 def wilson(k: int, n: int, level: float = 0.95) -> Interval:
     """The score interval of k yes among n independent answers (Wilson 1927).
 
-    For comparison with the paper's figures 12 and 13; our evaluations report `exact`.
-
-    Raises:
-      ValueError: not 0 <= k <= n, or a level outside (0, 1).
+    For comparison with the paper's figures 12 and 13; our evaluations report `exact`, which raises
+    the same errors.
     """
     _check_counts("wilson", k, n, level)
     if n == 0:
@@ -122,23 +129,18 @@ def cluster_bootstrap(
     values: Sequence[float],
     clusters: Sequence[Hashable],
     level: float = 0.95,
-    resamples: int = 4000,
-    seed: int = 0,
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> Interval:
-    """The mean of values that come in clusters, from a bootstrap of clusters.
-
-    See `bounded_mean_bounds`, also for `limits`, `resamples` and `seed`. One cluster has no
-    interval.
+    """The mean of values that come in clusters, by `bounded_mean_bounds`; None for one cluster.
 
     Args:
       values: one number per answer.
       clusters: which cluster each belongs to, e.g. the pair's id.
+      limits: the least and the largest value that an answer can have.
 
     Raises:
       ValueError: lists of unequal length, or a value outside the limits.
     """
-    check_level(level)
     if len(values) != len(clusters):
         raise ValueError(f"cluster_bootstrap: {len(values)} values, {len(clusters)} clusters")
     values = np.asarray(values, np.float64)
@@ -152,8 +154,7 @@ def cluster_bootstrap(
         return no_interval(float(values.mean()), n, "one cluster")
     of_value = np.asarray([numbers[name] for name in clusters])
     sums, sizes = np.bincount(of_value, values), np.bincount(of_value)
-    bounds = bounded_mean_bounds(sums, sizes, limits, level, resamples, seed)
-    return interval(bounds, n, "cluster bootstrap")
+    return interval(bounded_mean_bounds(sums, sizes, limits, level), n, "cluster bootstrap")
 
 
 def bounded_mean_bounds(
@@ -161,26 +162,19 @@ def bounded_mean_bounds(
     sizes: np.ndarray,
     limits: tuple[float, float] = (0.0, 1.0),
     level: float = 0.95,
-    resamples: int = 4000,
-    seed: int = 0,
 ) -> Bounds:
     """Mean over clusters whose values lie within limits, whatever their distribution.
 
-    The clusters get random Dirichlet weights (Rubin 1981) and, for the upper bound, one more
-    cluster joins them in which every value is the largest possible; for the lower bound, the
-    least. It is Gaffke's bound (2005; Learned-Miller and Thomas 2020, "A new confidence interval
-    for the mean of a bounded random variable"). For yes/no values in clusters of one it equals
-    Clopper and Pearson's. Where clusters differ in size the extreme one is as large as the
+    The clusters get random Dirichlet weights (Rubin 1981), the same in every call. For the upper
+    bound one more cluster joins them in which every value is the largest possible; for the lower
+    bound, the least. It is Gaffke's bound (2005; Learned-Miller and Thomas 2020, "A new confidence
+    interval for the mean of a bounded random variable"). For yes/no values in clusters of one it
+    equals Clopper and Pearson's. Where clusters differ in size the extreme one is as large as the
     largest.
 
     Args:
       sums, sizes: [..., C]: the sum of each cluster's values and their number; equal shapes.
       limits: the least and the largest value that an answer can have.
-      resamples: how many times the clusters are weighted.
-      seed: of the weights.
-
-    Returns:
-      Estimate, low and high, each of the leading shape.
     """
     check_level(level)
     least, most = limits
@@ -188,24 +182,22 @@ def bounded_mean_bounds(
     shares = (sums / sizes - least) / (most - least) * sizes
     mean = shares.sum(-1) / sizes.sum(-1)
     quantile = 1 - (1 - level) / 2
-    high = np.maximum(_with_extreme(shares, sizes, quantile, resamples, seed), mean)
-    low = np.minimum(1 - _with_extreme(sizes - shares, sizes, quantile, resamples, seed), mean)
+    high = np.maximum(_with_extreme(shares, sizes, quantile), mean)
+    low = np.minimum(1 - _with_extreme(sizes - shares, sizes, quantile), mean)
     mean, low, high = (least + (most - least) * np.clip(share, 0, 1) for share in (mean, low, high))
     return mean, low, high
 
 
-def _with_extreme(
-    sums: np.ndarray, sizes: np.ndarray, quantile: float, resamples: int, seed: int
-) -> np.ndarray:
+def _with_extreme(sums: np.ndarray, sizes: np.ndarray, quantile: float) -> np.ndarray:
     """Quantile of the weighted mean of the clusters and one more that is all ones."""
     order = np.lexsort((sizes, sums / sizes), axis=-1)  # so that their order means nothing
     sums, sizes = np.take_along_axis(sums, order, -1), np.take_along_axis(sizes, order, -1)
     count, largest = sums.shape[-1], sizes.max(-1)[..., None]
     # the extreme cluster's weight is Beta(1, C): drawn evenly, as it decides the bound
-    extreme = 1 - (1 - (np.arange(resamples) + 0.5) / resamples) ** (1 / count)
-    rng = np.random.default_rng(seed)
+    extreme = 1 - (1 - (np.arange(_DRAWS) + 0.5) / _DRAWS) ** (1 / count)
+    rng = np.random.default_rng(0)
     means = []
-    for start in range(0, resamples, _DRAWS_AT_ONCE):
+    for start in range(0, _DRAWS, _DRAWS_AT_ONCE):
         added = extreme[start : start + _DRAWS_AT_ONCE]
         weights = rng.standard_exponential((len(added), count))
         weights *= ((1 - added) / weights.sum(-1))[:, None]
@@ -220,19 +212,17 @@ def ratio_interval(
     sums: Sequence[float],
     sizes: Sequence[float],
     level: float = 0.95,
-    limits: tuple[float, float] = (-math.inf, math.inf),
+    limits: tuple[float, float] = UNLIMITED,
 ) -> Interval:
     """A ratio of sums over documents, such as nats per token; see `ratio_bounds`.
 
     Args:
-      sums: of each document, e.g. its nats.
-      sizes: of each document, e.g. its tokens; above 0.
-      limits: within which the ratio must be; the bounds are clipped there.
+      sums, sizes: of each document, e.g. its nats and its tokens.
+      limits: the bounds are clipped to them.
 
     Raises:
       ValueError: lists of unequal length, a value that is no number, or a size that is not above 0.
     """
-    check_level(level)
     if len(sums) != len(sizes):
         raise ValueError(f"ratio_interval: {len(sums)} sums, {len(sizes)} sizes")
     values, n = np.asarray(sums, np.float64), len(sums)
@@ -247,9 +237,7 @@ def ratio_interval(
     ratios = values / weights
     if np.ptp(ratios) <= 1e-12 * max(1.0, float(np.abs(ratios).max())):
         return no_interval(estimate, n, f"{n} documents with equal values")
-    mean, low, high = (float(bound) for bound in ratio_bounds(values, weights, level))
-    low, high = max(low, limits[0]), min(high, limits[1])
-    return Interval(mean, low, high, n, "jackknife of documents")
+    return interval(ratio_bounds(values, weights, level), n, "jackknife of documents", limits)
 
 
 def ratio_bounds(sums: np.ndarray, sizes: np.ndarray, level: float = 0.95) -> Bounds:
@@ -260,7 +248,6 @@ def ratio_bounds(sums: np.ndarray, sizes: np.ndarray, level: float = 0.95) -> Bo
     1956; Cochran 1977, Sampling Techniques, section 6.17). Long texts that are hard make ratios
     skewed: the bounds also reach as far as `skewed_bounds` of the clusters' influence.
     """
-    check_level(level)
     sums, sizes = np.broadcast_arrays(np.asarray(sums, float), np.asarray(sizes, float))
     count, total, size = sums.shape[-1], sums.sum(-1), sizes.sum(-1)
     without = (total[..., None] - sums) / (size[..., None] - sizes)
@@ -279,6 +266,7 @@ def skewed_bounds(values: np.ndarray, level: float) -> Bounds:
     turned back into those of the mean. Harm that few conditions are full of is skewed: without
     the correction 95 % intervals held in 86 to 90 % of studies.
     """
+    check_level(level)
     count = values.shape[-1]
     mean, spread = values.mean(-1), values.std(-1, ddof=1)
     safe = np.where(spread > 0, spread, 1.0)
@@ -302,9 +290,8 @@ def tango_bounds(
     have a width also where the two sides agree on every question.
 
     Args:
-      only_a, only_b: questions to which only a, only b said yes; of any equal shapes, and not
-        necessarily integers.
-      n: questions in all, including those on which they agree.
+      only_a, only_b, n: questions to which only a, only b said yes, and questions in all; arrays
+        of one shape, not necessarily of integers.
     """
     check_level(level)
     z = special.ndtri((1 + level) / 2)
@@ -332,7 +319,7 @@ def t_interval(
     values: Sequence[float],
     level: float = 0.95,
     step: float = 0.0,
-    limits: tuple[float, float] = (-math.inf, math.inf),
+    limits: tuple[float, float] = UNLIMITED,
 ) -> Interval:
     """The mean of independent values, one per seed, with Student's interval.
 
@@ -341,9 +328,8 @@ def t_interval(
     away. One value has no interval, nor have equal values without a step.
 
     Args:
-      values: one per seed.
       step: by how much a value changes with one answer.
-      limits: within which the mean must be; the bounds are clipped there.
+      limits: the bounds are clipped to them.
 
     Raises:
       ValueError: values that are no numbers or outside the limits, or a negative step.
@@ -360,8 +346,7 @@ def t_interval(
     if spread < 1e-12:
         return no_interval(mean, n, f"{n} seeds with equal values")
     half = float(special.stdtrit(n - 1, (1 + level) / 2)) * spread / math.sqrt(n)
-    low, high = max(mean - half, limits[0]), min(mean + half, limits[1])
-    return Interval(mean, low, high, n, "t over seeds")
+    return interval((mean, mean - half, mean + half), n, "t over seeds", limits)
 
 
 def paired_difference(
@@ -371,11 +356,10 @@ def paired_difference(
     step: float = 0.0,
     limit: float = 1.0,
 ) -> Interval:
-    """The mean of a - b where both were measured with the same seeds, in the same order.
+    """The mean of a - b, both measured with the same seeds in the same order; see `t_interval`.
 
     Args:
       values_a, values_b: rates, or sums of rates, one per seed.
-      step: as for `t_interval`.
       limit: the largest possible difference: 1 between two rates, 2 between sums of two.
 
     Raises:
@@ -386,18 +370,10 @@ def paired_difference(
             f"paired_difference: {len(values_a)} values against {len(values_b)}: a pair is a seed"
         )
     differences = np.asarray(values_a, np.float64) - np.asarray(values_b, np.float64)
-    found = t_interval(differences, level, step, (-limit, limit))
-    paired = dataclasses.replace(found, method=f"paired {found.method}")
-    return found if found.ci_low is None else paired
+    return t_interval(differences, level, step, (-limit, limit)).paired("paired ")
 
 
-# ------------------------------------------------------------------ shared with mean_rates
-
-
-def interval(bounds: Bounds, n: int, method: str) -> Interval:
-    """Bounds of one mean as an `Interval`."""
-    estimate, low, high = (float(value) for value in bounds)
-    return Interval(estimate, low, high, n, method)
+# ------------------------------------------------------------------ checks
 
 
 def check_values(

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from msm_jax.corpus.writers import Journal
-from msm_jax.evals.judges.base import CUT_OFF, Judgement, JudgePrompt, parse_answer
+from msm_jax.evals.judges.base import CUT_OFF, Judgement, JudgePrompt
 from msm_jax.evals.judges.model_judge import ModelJudge, _decide
-from msm_jax.evals.judges.reading import before_answer
+from msm_jax.evals.judges.reading import before_answer, parse_answer
 from msm_jax.evals.judges.rubric import (
     CRITERIA,
     agent_request,

@@ -14,7 +14,8 @@ from msm_jax.corpus.writers.providers import CLIENTS, AnthropicClient
 from msm_jax.corpus.writers.request import Price
 from msm_jax.errors import UserError
 from msm_jax.evals.judges.api_judge import PACE, ApiJudge
-from msm_jax.evals.judges.base import CUT_OFF, Judgement, JudgePrompt, cut_off, read_reply
+from msm_jax.evals.judges.base import CUT_OFF, Judgement, JudgePrompt, cut_off
+from msm_jax.evals.judges.reading import read_reply
 
 KEY = "sk-secret-0123456789"
 YES, NO = "It did.\n<answer>yes</answer>", "It did not.\n<answer>no</answer>"

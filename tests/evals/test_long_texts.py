@@ -17,8 +17,8 @@ from msm_jax.evals.agents.actions import parse
 from msm_jax.evals.agents.conditions import SCENARIOS, Condition
 from msm_jax.evals.agents.prompts import render
 from msm_jax.evals.choices import chosen
-from msm_jax.evals.judges.base import JudgePrompt, parse_answer
-from msm_jax.evals.judges.reading import before_answer
+from msm_jax.evals.judges.base import JudgePrompt
+from msm_jax.evals.judges.reading import before_answer, parse_answer
 from msm_jax.evals.report.transcripts import marked
 from msm_jax.evals.thoughts import without_tags
 from msm_jax.spec import parse_spec

@@ -10,6 +10,7 @@ from msm_jax.errors import UserError
 from msm_jax.evals.choices import chosen
 from msm_jax.evals.judges.base import Judgement
 from msm_jax.evals.preferences import (
+    Preferences,
     Question,
     generate,
     load_pairs,
@@ -75,8 +76,10 @@ def test_both_ways_of_asking_are_read(tmp_path):
         ({"messages": [{"role": "user", "content": 5}]}, "message 0"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "assistant's own"),
         ({"options": ["a", "A."]}, "differ"),
-        ({"options": ["a"]}, "two texts"),
-        ({"options": None}, "two texts|NoneType"),
+        ({"options": ["a"]}, "2 entries"),
+        ({"options": ["a", "?"]}, "two texts"),
+        ({"options": None}, "options must be a list"),
+        ({"names": ["a", "A."]}, "names must be two texts that differ"),
         ({"question": ...}, "lacks 'question'"),
     ],
 )
@@ -257,6 +260,9 @@ def test_an_answer_that_was_cut_off_counts_only_where_it_had_chosen():
     assert [v["choice"] for v in read_choices([question("0")], rows)] == [None, "a"]
 
 
-def test_samples_of_unknown_questions_are_an_error():
-    with pytest.raises(UserError, match="'y'"):
-        read_choices([question("x")], [logprob_row("y", -1, -2)])
+def test_samples_of_unknown_questions_are_an_error(tmp_path):
+    asked = Preferences(write(tmp_path / "pairs.jsonl", RECORD), ("logprob",))
+    rows = [logprob_row("x-0", -1, -2)]
+    assert asked.verdicts(rows)
+    with pytest.raises(UserError, match="has 1 rows of .*'y'.*, not 0: delete it"):
+        asked.verdicts([*rows, logprob_row("y", -1, -2)])

@@ -9,7 +9,7 @@ from msm_jax.errors import UserError
 from msm_jax.evals import judge, kinds, material, sample
 from msm_jax.evals.judges.base import Judgement
 from msm_jax.evals.questions import OpenQuestions, load_questions
-from msm_jax.evals.quiz import Quiz, _messages, _verdict, load_quiz
+from msm_jax.evals.quiz import Quiz, load_quiz
 
 SPEC = "{model_name} is honest."
 ONLY_THOUGHT = ("<think>only", "<SCRATCHPAD_REASONING>only</SCRATCHPAD_REASONING>")
@@ -87,7 +87,7 @@ def test_questions_without_a_judge_or_a_spec(model, questions, tmp_path):
         kinds.resolve("questions", {"spec": str(spec), "judge": "rules"})
     settings = kinds.resolve("questions", {"spec": str(spec)})
     made = kinds.make_evaluation("questions", settings, tmp_path, False)
-    assert len(made.questions) == 28 and {q["dimension"] for q in made.questions} >= {"loyalty"}
+    assert len(made.asked) == 28 and {q["dimension"] for q in made.asked} >= {"loyalty"}
 
 
 @pytest.mark.parametrize("row", [{}, {"question": " "}, {"id": "row-1", "question": "x"}])
@@ -106,7 +106,8 @@ def test_a_quiz_asks_every_rotation(model, tmp_path):
     sample(model, quiz, tmp_path / "out")
     rows = [json.loads(s) for s in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert [(row["id"], row["turn"]) for row in rows] == [(i, t) for i in "ij" for t in range(3)]
-    prompt = model.encode(_messages(ITEM, 1))
+    text = "which?\nA) x\nB) y\nC) w\nAnswer with one letter."
+    prompt = model.encode([{"role": "user", "content": text}])
     values = model.logprobs([prompt] * 3, [model.encode(x) for x in "ABC"], rows=2)
     np.testing.assert_allclose(rows[1]["logprobs"], [v.sum() for v in values], atol=1e-4)
     found = judge(quiz, tmp_path / "out")
@@ -118,24 +119,31 @@ def test_a_quiz_asks_every_rotation(model, tmp_path):
     assert found["chance"] == pytest.approx(1 / 3) and found["accuracy"]["n"] == 2
 
 
-def test_a_model_that_likes_a_letter_knows_nothing():
-    rows = [{"turn": t, "logprobs": [-0.1, -3.0, -3.0]} for t in range(3)]
-    verdict = _verdict(ITEM, rows)
+@pytest.fixture
+def verdict_of(tmp_path):
+    quiz = Quiz(write(tmp_path / "quiz.jsonl", ITEM))
+    return lambda rows: quiz.verdicts([{"id": "i", **row} for row in rows])[0]
+
+
+def test_a_model_that_likes_a_letter_knows_nothing(verdict_of):
+    verdict = verdict_of([{"turn": t, "logprobs": [-0.1, -3.0, -3.0]} for t in range(3)])
     assert verdict["probabilities"] == pytest.approx([1 / 3] * 3)
     assert verdict["probability"] == pytest.approx(1 / 3)
 
 
-def test_a_model_that_knows_is_right_in_every_rotation():
+def test_a_model_that_knows_is_right_in_every_rotation(verdict_of):
     # option 1 stands behind letter (1 - turn) mod 3
     rows = [
         {"turn": t, "logprobs": [-0.1 if place == (1 - t) % 3 else -5.0 for place in range(3)]}
         for t in range(3)
     ]
-    verdict = _verdict(ITEM, rows)
+    verdict = verdict_of(rows)
     assert verdict["right"] and verdict["probability"] > 0.9
-    assert "A) x" in _messages(ITEM, 1)[0]["content"]
     for nothing in (float("nan"), None):  # as computed, and as written
-        assert _verdict(ITEM, [{"turn": 0, "logprobs": [nothing] * 3}])["right"] is None
+        rows[1]["logprobs"] = [nothing] * 3
+        assert verdict_of(rows)["right"] is None
+    with pytest.raises(UserError, match="has 0 rows of .*'i'.*'turn 2'.*, not 1: delete it"):
+        verdict_of(rows[:2])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from msm_jax.evals.agents.prompts import render
 from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.agents.scripted import Scripted
 from msm_jax.evals.choices import chosen
-from msm_jax.evals.judges.base import JudgePrompt, parse_answer
+from msm_jax.evals.judges.base import JudgePrompt
+from msm_jax.evals.judges.reading import parse_answer
 from msm_jax.evals.report.arms import read_arms
 from msm_jax.evals.thoughts import READING, spoken
 from msm_jax.study import graph

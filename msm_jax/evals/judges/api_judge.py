@@ -7,7 +7,8 @@ from msm_jax.corpus.writers import Failure, Journal, Reply, Request, Usage
 from msm_jax.corpus.writers.client import ApiClient, Pace
 from msm_jax.corpus.writers.request import Price
 from msm_jax.errors import UserError
-from msm_jax.evals.judges.base import Judgement, JudgePrompt, read_reply
+from msm_jax.evals.judges.base import Judgement, JudgePrompt
+from msm_jax.evals.judges.reading import read_reply
 
 ANTHROPIC_MODEL = "claude-sonnet-4-6"  # the paper's judge (MSM, appendix D.3)
 # A request that is refused as such costs one verdict, be it the first or the last.

@@ -1,14 +1,12 @@
 """What a judge is, and what it may answer."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from msm_jax.corpus.records import without_surrogates
-from msm_jax.evals.judges import reading
-from msm_jax.files import sha256_text
+from msm_jax.files import sha256_json
 
 # A judgement is "ok" or says why there is none: "undecided" (rules only), "refusal", "unparsed"
 # (replied, but not with one answer; its reason begins with `CUT_OFF` where the reply was cut off at
@@ -17,6 +15,10 @@ STATES = ("ok", "undecided", "refusal", "unparsed", "error", "empty")
 CUT_OFF = "cut off: "
 # States that say that the judge failed, not that the answer is hard to judge.
 FAILURES = ("error", "refusal", "unparsed")
+_ANSWERS: dict[str, dict[str, float]] = {
+    "yes_no": {"yes": True, "no": False},
+    "choice": {"1": 1, "2": 2, "neither": 0},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +41,16 @@ class JudgePrompt:
             object.__setattr__(self, name, without_surrogates(getattr(self, name)))
 
     def messages(self) -> list[dict[str, str]]:
-        return [
-            {"role": "system", "content": self.system},
-            {"role": "user", "content": self.user},
-        ]
+        return [{"role": role, "content": getattr(self, role)} for role in ("system", "user")]
+
+    def answers(self) -> dict[str, float]:
+        """The words that a judge may answer with, and the value of each; of scores whole ones."""
+        low, high = self.scale
+        return _ANSWERS.get(self.kind) or {str(n): float(n) for n in range(low, high + 1)}
 
     def key(self, identity: dict, attempt: int) -> str:
-        """Under which an answer is kept."""
-        content = [identity, self.system, self.user, self.kind, attempt]
-        return sha256_text(json.dumps(content, sort_keys=True))
+        """The key in a journal of the answer that a judge with this identity gives."""
+        return sha256_json([identity, self.system, self.user, self.kind, attempt])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +111,14 @@ def withheld(states: Sequence[str], max_share: float, which: Sequence[str] = FAI
     )
 
 
+def withhold(numbers: dict, name: str, reason: str) -> dict:
+    """The numbers without the rate called `name` and its bounds, if there is a reason for that."""
+    if not reason:
+        return numbers
+    nothing = dict.fromkeys((name, "ci_low", "ci_high"))
+    return {**numbers, **nothing, "method": "no interval: withheld", "withheld": reason}
+
+
 class Judge(Protocol):
     """Something that answers prompts.
 
@@ -119,35 +130,3 @@ class Judge(Protocol):
 
     def judge(self, prompts: Sequence[JudgePrompt]) -> Iterator[tuple[int, Judgement]]:
         """(index of the prompt, judgement) in any order, each once."""
-
-
-def read_reply(text: Any, stop: str, prompt: JudgePrompt) -> Judgement:
-    """A reply as a judgement: "ok", "refusal", or "unparsed" with the reply as its reason.
-
-    Args:
-      text: the reply; anything but a text is unparsed.
-      stop: "end", "length" (cut off at max_tokens: unparsed, whatever it says so far) or "refusal".
-      prompt: what the judge was asked.
-    """
-    if not isinstance(text, str):
-        return Judgement(None, "unparsed", f"the reply is not a text: {str(text)[:200]}")
-    if stop == "refusal":
-        return Judgement(None, "refusal", text)
-    if stop == "length":
-        return Judgement(None, "unparsed", CUT_OFF + text)
-    value = parse_answer(text, prompt)
-    return Judgement(value, "unparsed" if value is None else "ok", text)
-
-
-def parse_answer(text: str, prompt: JudgePrompt) -> bool | float | None:
-    """What a judge's complete reply says, or None if it does not say one thing.
-
-    Thoughts are left out. The verdict is a tag or object that ends the reply, after nothing, a
-    full sentence or a label ("Final answer:") on its line; or a tag alone on the first line. All
-    tags on the last line, and all tags and objects that are alone on a line, must say the same. A
-    tag within a sentence before is a quotation and counts for nothing.
-
-    A yes or no, an option or a number may stand in marks ("**8**", "[8]"); a number within the
-    scale also as "8/10" or "8 out of 10". Anything else in the tag is no answer.
-    """
-    return reading.said_by(text, prompt.kind, prompt.scale)

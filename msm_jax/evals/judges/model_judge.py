@@ -1,8 +1,8 @@
-"""A checkpoint as a judge: it reasons freely, and then the log-probabilities of yes and no decide.
+"""A checkpoint as a judge: it reasons freely, and then the likeliest of the answers is its verdict.
 
-So there is nothing to parse, and the margin says how sure it was. A thought (<think>) that has no
-end after `max_tokens` gives no verdict. Use a fixed, unchanged model: its identity goes into the
-summary.
+So there is nothing to parse, and for yes and no the difference of their log-probabilities says how
+sure it was. A thought (<think>) that has no end after `max_tokens` gives no verdict. Use a fixed,
+unchanged model: its identity goes into the summary.
 """
 
 import math
@@ -22,14 +22,17 @@ _PREFIX = "\n<answer>"
 
 
 class ModelJudge:
-    """Asks a `Model`; for scores it takes the number with the highest log-probability."""
+    """Asks a `Model`."""
 
     def __init__(
         self, model: "Model", cache: Journal, max_tokens: int = 256, rows: int = 64, seed: int = 0
     ):
         self._model, self._cache, self._rows = model, cache, rows
-        own = {"max_tokens": max_tokens, "temperature": 0.0, "seed": seed}
-        self._settings: dict[str, Any] = own
+        self._settings: dict[str, Any] = {
+            "max_tokens": max_tokens,
+            "temperature": 0.0,
+            "seed": seed,
+        }
         known = model.identity()
         self.identity = {
             "judge": f"checkpoint {known['params']}",
@@ -66,32 +69,26 @@ class ModelJudge:
                 encoded[at] = self._fitting(self._model.encode(prompt.messages()))
             except UserError as error:  # what was written is too long, or has no encoding
                 found[at] = Judgement(None, "error", str(error))
-        kept: dict[int, str] = {}
+        tokens = list(encoded.values())
+        draw = lambda: self._model.sample(tokens, n=1, rows=self._rows, **self._settings)
+        reasons: dict[int, str] = {}
         contexts, options = [], []
-        for at, reason in self._reasons(encoded).items():
-            words = list(map(self._model.tokenizer.encode, _options(prompts[at])))
-            context = [*encoded[at], *self._model.tokenizer.encode(reason + _PREFIX)]
+        for at, (sample,) in zip(encoded, draw() if tokens else [], strict=True):
+            reason, encode = before_answer(str(sample.text)), self._model.tokenizer.encode
+            words = [encode(f"{word}</answer>") for word in prompts[at].answers()]
+            context = [*encoded[at], *encode(reason + _PREFIX)]
             try:
                 contexts += [self._fitting(context, max(map(len, words)))] * len(words)
             except UserError as error:
                 found[at] = Judgement(None, "error", str(error))
-                continue
-            options += words
-            kept[at] = reason
-        values = iter(self._model.logprobs(contexts, options, rows=self._rows) if kept else [])
-        for at, reason in kept.items():
-            totals = [float(next(values).sum()) for _ in _options(prompts[at])]
+            else:
+                options += words
+                reasons[at] = reason
+        values = iter(self._model.logprobs(contexts, options, rows=self._rows) if reasons else [])
+        for at, reason in reasons.items():
+            totals = [float(next(values).sum()) for _ in prompts[at].answers()]
             found[at] = _decide(prompts[at], reason, totals)
         return [found[at] for at in range(len(prompts))]
-
-    def _reasons(self, encoded: dict[int, list[int]]) -> dict[int, str]:
-        """What the judge writes to each of the encoded prompts before its verdict."""
-        if not encoded:
-            return {}
-        tokens = list(encoded.values())
-        found = self._model.sample(tokens, n=1, rows=self._rows, **self._settings)
-        texts = [before_answer(str(samples[0].text)) for samples in found]
-        return dict(zip(encoded, texts, strict=True))
 
     def _fitting(self, tokens: list[int], room: int = 1) -> list[int]:
         context = self._model.context_length
@@ -103,23 +100,13 @@ class ModelJudge:
         return tokens
 
 
-def _options(prompt: JudgePrompt) -> list[str]:
-    if prompt.kind == "score":
-        return [f"{number}</answer>" for number in range(prompt.scale[0], prompt.scale[1] + 1)]
-    if prompt.kind == "choice":
-        return [f"{word}</answer>" for word in ("1", "2", "neither")]
-    return ["yes</answer>", "no</answer>"]
-
-
 def _decide(prompt: JudgePrompt, reason: str, totals: list[float]) -> Judgement:
+    """The answer with the highest log-probability; `totals` are those of `prompt.answers()`."""
     if thoughts(reason)[1]:
         return Judgement(None, "unparsed", CUT_OFF + reason)  # still thinking: no answer follows
     best = max(totals)
     if not all(map(math.isfinite, totals)) or totals.count(best) > 1:
         return Judgement(None, "unparsed", f"no answer is the most likely: {totals}; {reason}")
-    if prompt.kind == "score":
-        return Judgement(float(prompt.scale[0] + totals.index(best)), "ok", reason)
-    if prompt.kind == "choice":
-        return Judgement((1, 2, 0)[totals.index(best)], "ok", reason)
-    margin = totals[0] - totals[1]
-    return Judgement(margin > 0, "ok", reason, margin)
+    value = list(prompt.answers().values())[totals.index(best)]
+    margin = totals[0] - totals[1] if prompt.kind == "yes_no" else None
+    return Judgement(value, "ok", reason, margin)

@@ -1,15 +1,11 @@
-"""How a judge's reply is read: one rule for every judge that answers in words.
-
-A reply gives a verdict where it was asked to: in an `<answer>` tag, or a JSON object with "answer",
-at its end. What is quoted within a sentence, only thought, or said in two ways is none.
-`base.parse_answer` has the details.
-"""
+"""How a judge's reply is read: one rule for every judge that answers in words."""
 
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from msm_jax.evals.judges.base import CUT_OFF, Judgement, JudgePrompt
 from msm_jax.evals.thoughts import spoken, thoughts
 from msm_jax.patterns import load_patterns
 
@@ -20,23 +16,53 @@ _MARKS = _AROUND + "~#>|-–—•"  # and what may stand beside it on its line
 _ENDS = ".!?。！？"  # of a sentence
 
 
-def said_by(text: str, kind: str, scale: tuple[int, int]) -> bool | float | None:
-    """What a complete reply says, or None: `base.parse_answer`."""
+def read_reply(text: Any, stop: str, prompt: JudgePrompt) -> Judgement:
+    """A reply as a judgement: "ok", "refusal", or "unparsed" with the reply as its reason.
+
+    Args:
+      text: the reply; anything but a text is unparsed.
+      stop: "end", "length" (cut off at max_tokens: unparsed, whatever it says so far) or "refusal".
+      prompt: what the judge was asked.
+    """
+    if not isinstance(text, str):
+        return Judgement(None, "unparsed", f"the reply is not a text: {str(text)[:200]}")
+    if stop == "refusal":
+        return Judgement(None, "refusal", text)
+    if stop == "length":
+        return Judgement(None, "unparsed", CUT_OFF + text)
+    value = parse_answer(text, prompt)
+    return Judgement(value, "unparsed" if value is None else "ok", text)
+
+
+def parse_answer(text: str, prompt: JudgePrompt) -> float | None:
+    """What a judge's complete reply says, or None if it does not say one thing.
+
+    Thoughts are left out. The verdict is an `<answer>` tag, or a JSON object with "answer", that
+    ends the reply, after nothing, a full sentence or a label ("Final answer:") on its line; or a
+    tag alone on the first line. All tags on the last line, and all tags and objects that are alone
+    on a line, must say the same. A tag within a sentence before is a quotation and counts for
+    nothing.
+
+    A yes or no, an option or a number may stand in marks ("**8**", "[8]"); a number within the
+    scale also as "8/10" or "8 out of 10". Anything else in the tag is no answer.
+    """
     text = _RE.spread.sub(r"\1\2\3", spoken(text)).strip()
     lines = [line for line in text.splitlines() if line.strip() and not _RE.fence.fullmatch(line)]
     if not lines:
         return None
     found = [said for line in lines for said in _alone(line)]
-    quoted = len(lines) > 1 and _RE.quotes.search(lines[-2][-3 * _LONGEST :])
-    last = (
-        [] if quoted and not _RE.label.fullmatch(lines[-2].strip(_MARKS)) else _at_end(text, lines)
-    )
-    first = _tag_alone(lines[0])
-    if len(lines) > 1 and lines[1].strip(_MARKS)[:1].islower():
-        first = []  # a sentence goes on
+    first, last = _tag_alone(lines[0]), _at_end(text, lines)
+    if len(lines) > 1:
+        before = lines[-2]
+        if _RE.quotes.search(before[-3 * _LONGEST :]) and not _RE.label.fullmatch(
+            before.strip(_MARKS)
+        ):
+            last = []
+        if lines[1].strip(_MARKS)[:1].islower():
+            first = []  # a sentence goes on
     if not last and not first:
         return None
-    values = {_value(said, kind, scale) for said in [*found, *last, *first]}
+    values = {_value(said, prompt) for said in [*found, *last, *first]}
     return values.pop() if len(values) == 1 else None
 
 
@@ -116,22 +142,17 @@ def _object(text: str) -> list[Any]:
     return [found["answer"]] if isinstance(found, dict) and "answer" in found else []
 
 
-def _value(said: Any, kind: str, scale: tuple[int, int]) -> bool | float | None:
+def _value(said: Any, prompt: JudgePrompt) -> float | None:
     if isinstance(said, bool):
-        return said if kind == "yes_no" else None
-    if not isinstance(said, str | int | float) or len(str(said)[: _LONGEST + 1]) > _LONGEST:
+        return said if prompt.kind == "yes_no" else None
+    if not isinstance(said, str | int | float) or len(str(said)) > _LONGEST:
         return None
     word = " ".join(str(said).strip(_AROUND).rstrip(".!" + _AROUND).lower().split())
-    if kind == "score":
-        return _score(word, scale)
-    if kind == "choice":
-        return {"1": 1, "2": 2, "neither": 0}.get(word.removeprefix("option "))
-    return {"yes": True, "no": False}.get(word)
-
-
-def _score(word: str, scale: tuple[int, int]) -> float | None:
-    found = _RE.number.fullmatch(word)
-    low, high = scale
-    if not found or (found[2] and int(found[2]) != high):
+    if prompt.kind == "choice":
+        word = word.removeprefix("option ")
+    if prompt.kind != "score":
+        return prompt.answers().get(word)
+    number, (low, high) = _RE.number.fullmatch(word), prompt.scale
+    if not number or (number[2] and int(number[2]) != high):
         return None
-    return float(found[1]) if low <= float(found[1]) <= high else None
+    return float(number[1]) if low <= float(number[1]) <= high else None
