@@ -91,12 +91,17 @@ def test_another_question_is_refused(model, done):
             AgentScenarios(**{**SMALL, **bad})
 
 
-def test_missing_or_doubled_samples_are_an_error(done, tmp_path):
+def test_missing_doubled_or_other_samples_are_an_error(done, tmp_path):
     (tmp_path / "evaluation.json").write_bytes((done / "evaluation.json").read_bytes())
     lines = (done / "samples.jsonl").read_text().splitlines(keepends=True)
-    for wrong in (lines[:-1], [*lines[:-1], lines[0]]):
+    other = json.dumps({**json.loads(lines[0]), "sample": 5}) + "\n"
+    for wrong, words in (
+        (lines[:-1], "0 rows of .*, not 1"),
+        ([*lines, lines[0]], "2 rows of .*, not 1"),
+        ([*lines, other], "1 rows of .*5.*, not 0"),
+    ):
         (tmp_path / "samples.jsonl").write_text("".join(wrong))
-        with pytest.raises(UserError, match="20"):
+        with pytest.raises(UserError, match=f"has {words}: .*sample again"):
             judge(AgentScenarios(**SMALL), tmp_path)
 
 
