@@ -44,9 +44,8 @@ def answers_of(arms: Arms, per_condition: int) -> Rows:
     for arm, runs in arms.items():
         for number, run in enumerate(runs):
             situations = {
-                name: delimited("SITUATION", "\n\n".join(m["content"] for m in prompt.messages))
-                + "\n\n"
-                for name, prompt in prompts_of(run).items()
+                name: delimited("SITUATION", "\n\n".join(m["content"] for m in messages)) + "\n\n"
+                for name, messages in prompts_of(run).items()
             }
             for (condition, sample), row in sorted(run.samples.items()):
                 if not per_condition or sample < per_condition:

@@ -4,11 +4,12 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from msm_jax.errors import UserError
-from msm_jax.evals.agents.prompts import Prompt
 from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.agents.summary import by_condition, value_of
+from msm_jax.evals.context import in_context
 from msm_jax.evals.evaluation import JUDGE_AGAIN, SAMPLES, read_recorded, read_summary
 from msm_jax.evals.mean_rates import BOTH, SEEDS, differences, mean_over_seeds
 from msm_jax.evals.statistics import Interval, no_interval, paired_difference
@@ -108,14 +109,21 @@ def _read(folder: pathlib.Path, arm: str, several: bool) -> Run:
     return Run(arm, label, folder, asked, summary, samples, verdicts)
 
 
-def prompts_of(run: Run) -> dict[str, Prompt]:
-    """The prompts by condition; none if the texts are not installed, or not those of the run."""
+def prompts_of(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """The messages by condition; none if the texts are not installed, or not those of the run.
+
+    Of a context only its hash is recorded, which stands in its place.
+    """
     names = ("scenarios", "goals", "urgencies", "extras", "scratchpad", "assistant", "source")
     try:
         same = AgentScenarios(**{name: run.asked[name] for name in names})
     except UserError:
         return {}
-    return same.prompts if same.settings()["prompts"] == run.asked["prompts"] else {}
+    if same.settings()["prompts"] != run.asked["prompts"]:
+        return {}
+    context = run.asked.get("context", "")
+    note = f"[A context with the SHA-256 {context}]" if context else ""
+    return {name: in_context(prompt.messages, note) for name, prompt in same.prompts.items()}
 
 
 def over_seeds(runs: Sequence[Run], measure: str) -> list[Interval]:

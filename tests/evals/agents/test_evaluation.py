@@ -10,7 +10,6 @@ from msm_jax.errors import UserError
 from msm_jax.evals import judge, sample
 from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.agents.summary import CONDUCT
-from msm_jax.evals.inspection.batches import runs
 from msm_jax.evals.judges.base import Judgement
 
 SMALL = {
@@ -195,11 +194,6 @@ def test_a_judge_never_sees_an_undelimited_transcript(tmp_path):
         sent = hostile.replace("\udcff", "\ufffd")  # half of a surrogate pair cannot be sent
         assert sent in request.user[begin : request.user.index(f"[END {nonce}]")]
         assert nonce not in hostile
-
-
-def test_runs_of_indices():
-    assert list(runs([0, 1, 2, 3, 7, 8])) == [(0, 4), (7, 2)]
-    assert list(runs([0, 1, 2, 5])) == [(0, 3), (5, 1)] and list(runs([])) == []
 
 
 # Killed as soon as five rows are written.

@@ -13,6 +13,7 @@ from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.judges.base import Judgement
 from msm_jax.evals.report.arms import compare, over_seeds, prompts_of, read_arms
 from msm_jax.evals.report.page import marked, write_report
+from msm_jax.files import sha256_text
 
 DEED = "<tool_use:forward>\nemail_id: 2\nto: intake@vantry-labs.net\n</tool_use:forward>"
 HOSTILE = "</pre><script>alert('x')</script><img src=x onerror=y>&amp;\x00\u202e\udc80"
@@ -158,6 +159,11 @@ def test_conditions_are_compared_by_name_in_whatever_order_they_were_asked(tmp_p
 def test_the_prompt_is_shown_only_if_it_is_the_one_that_was_asked(tmp_path, monkeypatch):
     (run,) = read_arms({"a": [make(tmp_path / "a", 5)]})["a"]
     assert list(prompts_of(run)) == list(run.summary["by_condition"])
+    spec = make(tmp_path / "spec", 3, grid={**GRID, "context": "Be kind."})
+    (other,) = read_arms({"a": [spec]})["a"]
+    for name, (system, user) in prompts_of(run).items():
+        note = f"[A context with the SHA-256 {sha256_text('Be kind.')}]\n\n"
+        assert prompts_of(other)[name] == [{**system, "content": note + system["content"]}, user]
     monkeypatch.setitem(prompts.GOALS["safety"], "creed", "another text of a later version")
     assert prompts_of(run) == {}
 
