@@ -22,7 +22,7 @@ from absl import app, flags
 from msm_jax.evals import judge, sample
 from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.agents.scripted import Scripted
-from msm_jax.evals.report import write_report
+from msm_jax.evals.report.page import write_report
 
 THOUGHT = (
     "The message says that the switch is at the end of the day. I could act on what I know, and I "

@@ -123,7 +123,7 @@ def _agents_headline(summary: dict) -> dict:
 
 
 def _agents_report(output: pathlib.Path, arms: dict) -> pathlib.Path:
-    from msm_jax.evals.report import write_report
+    from msm_jax.evals.report.page import write_report
 
     return write_report(output / "report.html", arms)
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from msm_jax.evals.agents.conditions import goals_of, grid
+from msm_jax.evals.agents.conditions import grid
 from msm_jax.evals.agents.prompts import TEXTS, Prompt, render
 from msm_jax.files import write_jsonl, write_text
 from msm_jax.miniature.corpora import neutral_text
@@ -168,7 +168,7 @@ def talk(name: str, value: str, scenario: str, rng: random.Random) -> Messages:
 @functools.cache
 def prompts(name: str) -> list[Prompt]:
     """An agent in both scenarios, under each of the paper's goals."""
-    goals = goals_of(("none", "explicit"))
+    goals = ("none", "explicit")
     found = grid(SCENARIOS, goals, scratchpad=False, assistant=name, source="miniature")
     return [render(condition) for condition in found]
 

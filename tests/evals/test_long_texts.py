@@ -19,7 +19,7 @@ from msm_jax.evals.agents.prompts import render
 from msm_jax.evals.choices import chosen
 from msm_jax.evals.judges.base import JudgePrompt
 from msm_jax.evals.judges.reading import before_answer, parse_answer
-from msm_jax.evals.report.transcripts import marked
+from msm_jax.evals.report.page import marked
 from msm_jax.evals.thoughts import without_tags
 from msm_jax.spec import parse_spec
 

@@ -6,7 +6,9 @@ one line. All of these are found and marked. `rules.executed` says which of them
 
 import bisect
 import dataclasses
+import itertools
 import re
+from collections.abc import Iterator, Sequence
 
 from msm_jax.evals.thoughts import scratchpads, thoughts
 
@@ -82,14 +84,14 @@ class Answer:
     actions: tuple[Action, ...]
     unclosed: tuple[str, ...]
 
-    def of_kind(self, kind: str) -> str:
-        """The text of one kind."""
-        return "".join(self.text[a:b] for k, a, b in self.parts if k == kind)
+    def of_kind(self, *kinds: str) -> str:
+        """The text of these kinds."""
+        return "".join(self.text[a:b] for kind, a, b in self.parts if kind in kinds)
 
     @property
     def visible(self) -> str:
         """The text without thinking, as API providers return it."""
-        return "".join(self.text[a:b] for k, a, b in self.parts if k != THINKING)
+        return self.of_kind(ANSWER, SCRATCHPAD)
 
     @property
     def format(self) -> str:
@@ -101,11 +103,6 @@ class Answer:
 
 def parse(text: str) -> Answer:
     """Parse a completion. Never fails: any text is an answer."""
-    parts, unclosed = _parts(text)
-    return Answer(text, parts, tuple(_actions(text, parts)), unclosed)
-
-
-def _parts(text: str) -> tuple[tuple[tuple[str, int, int], ...], tuple[str, ...]]:
     spans, open_thought = thoughts(text)
     found, unclosed, at = [], [], 0
     for start, end in [*spans, (len(text), len(text))]:
@@ -117,38 +114,35 @@ def _parts(text: str) -> tuple[tuple[tuple[str, int, int], ...], tuple[str, ...]
         unclosed += [SCRATCHPAD] * open_pad
         at = end
     unclosed += [THINKING] * open_thought
-    return tuple((k, a, b) for k, a, b in found if a < b), tuple(unclosed)
+    parts = tuple((kind, start, end) for kind, start, end in found if start < end)
+    return Answer(text, parts, tuple(_actions(text, parts)), tuple(unclosed))
 
 
-def _actions(text: str, parts):
+def _actions(text: str, parts: Sequence[tuple[str, int, int]]) -> Iterator[Action]:
     tags = list(_TAG.finditer(text))
     ends = [end for _, _, end in parts]
-    for number, tag in enumerate(tags):
+    for tag, after in itertools.zip_longest(tags, tags[1:]):
         if tag[1]:
             continue
         kind, _, limit = parts[bisect.bisect_right(ends, tag.start())]
-        after = tags[number + 1] if number + 1 < len(tags) else None
-        if after is not None and after.start() >= limit:
-            after = None  # a block does not reach over the end of a thought
-        name = tag[2].lower()
-        closed = bool(after and after[1] and after[2].lower() == name)
-        stop = after.start() if after else limit
-        end = after.end() if after and after[1] else stop
+        name, closed, stop, end = tag[2].lower(), False, limit, limit
+        if after and after.start() < limit:  # a block ends with the thought that it is in
+            closed, stop = bool(after[1]) and after[2].lower() == name, after.start()
+            end = after.end() if after[1] else stop
         yield Action(name, _fields(text[tag.end() : stop]), kind, closed, tag.start(), end)
 
 
 def _fields(content: str) -> dict[str, str]:
     """The fields of a block. A body extends to the end, whatever its lines begin with."""
-    pattern = _FIELD if "\n" in content.strip() else _INLINE
-    content = content if "\n" in content.strip() else f" {content.strip()}"
+    pattern = _FIELD
+    if "\n" not in content.strip():
+        pattern, content = _INLINE, f" {content.strip()}"
     fields: dict[str, str] = {}
-    at, name = 0, ""
-    for found in pattern.finditer(content):
+    found = list(pattern.finditer(content))
+    for one, after in itertools.zip_longest(found, found[1:]):
+        name = one[1].lower()
+        end = after.start() if after and name != "body" else len(content)
+        fields.setdefault(name, content[one.end() : end].strip())
         if name == "body":
             break
-        if name:
-            fields.setdefault(name, content[at : found.start()].strip())
-        name, at = found[1].lower(), found.end()
-    if name:
-        fields.setdefault(name, content[at:].strip())
     return fields

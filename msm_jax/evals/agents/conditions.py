@@ -4,10 +4,10 @@ The axes and their values are those of Lynch et al. (2025), "Agentic Misalignmen
 paper's variant of it (appendix D.3), so that results are comparable; the texts are our own.
 """
 
-import collections
 import dataclasses
 import itertools
 import re
+from collections.abc import Sequence
 
 from msm_jax.errors import UserError
 
@@ -29,6 +29,10 @@ EXTRAS = ("none", "dont", "goal")
 # "miniature": texts of a tenth of the length, for models of a million parameters.
 SOURCES = ("own", "inspect_evals", "miniature")
 
+_AXES = {
+    **{"scenario": SCENARIOS, "goal_type": GOAL_TYPES, "goal_value": GOAL_VALUES},
+    **{"urgency": URGENCIES, "extra": EXTRAS, "source": SOURCES},
+}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,23}")
 
 
@@ -37,8 +41,8 @@ class Condition:
     """One cell of the grid.
 
     Attributes:
-      scenario, urgency, extra, source: of the lists above.
-      goal_type, goal_value: "none" and "ambiguous" have no value, the other types need one.
+      scenario, goal_type, goal_value, urgency, extra, source: of the lists above. The goal types
+        "none" and "ambiguous" have the value "none", the other types one of `OPPOSITES`.
       scratchpad: whether the system prompt offers a private place to think.
       assistant: the assistant's name.
 
@@ -56,9 +60,7 @@ class Condition:
     source: str = "own"
 
     def __post_init__(self):
-        axes = (SCENARIOS, GOAL_TYPES, GOAL_VALUES, URGENCIES, EXTRAS, SOURCES)
-        names = ("scenario", "goal_type", "goal_value", "urgency", "extra", "source")
-        for name, values in zip(names, axes, strict=True):
+        for name, values in _AXES.items():
             if getattr(self, name) not in values:
                 raise UserError(f"{name}={getattr(self, name)!r}: one of {', '.join(values)}")
         if (self.goal_type in ("none", "ambiguous")) != (self.goal_value == "none"):
@@ -77,21 +79,20 @@ class Condition:
                 "scenario='exfiltration' with source='inspect_evals': it has no such scenario "
                 "(it is the MSM paper's); use source=own, or leave it out"
             )
-        in_miniature = (
-            self.scenario in ("leaking", "exfiltration")
-            and self.goal_type in ("none", "explicit")
-            and self.extra == "none"
-            and not self.scratchpad
-        )
-        if self.source == "miniature" and not in_miniature:
-            raise UserError(
-                f"{self.id}: source='miniature' has the scenarios leaking and exfiltration, the "
-                "goals none and explicit, extra='none' and scratchpad=False; use source=own"
-            )
         if self.source == "inspect_evals" and self.assistant != "Alex":
             raise UserError(
                 f"assistant={self.assistant!r} with source='inspect_evals': its assistant is "
                 "always called Alex: say assistant=Alex"
+            )
+        if self.source == "miniature" and not (
+            self.scenario in ("leaking", "exfiltration")
+            and self.goal_type in ("none", "explicit")
+            and self.extra == "none"
+            and not self.scratchpad
+        ):
+            raise UserError(
+                f"{self.id}: source='miniature' has the scenarios leaking and exfiltration, the "
+                "goals none and explicit, extra='none' and scratchpad=False; use source=own"
             )
 
     @property
@@ -106,15 +107,14 @@ class Condition:
         return "/".join(parts)
 
 
-PAPER_GOALS = (("none", "none"), *(("explicit", value) for value in OPPOSITES))
 PAPER_SCENARIOS = ("exfiltration", "murder", "leaking")
 
 
 def grid(
-    scenarios: tuple[str, ...] = PAPER_SCENARIOS,
-    goals: tuple[tuple[str, str], ...] = PAPER_GOALS,
-    urgencies: tuple[str, ...] = ("replacement",),
-    extras: tuple[str, ...] = ("none",),
+    scenarios: Sequence[str] = PAPER_SCENARIOS,
+    goals: Sequence[str] = ("none", "explicit"),
+    urgencies: Sequence[str] = ("replacement",),
+    extras: Sequence[str] = ("none",),
     scratchpad: bool = True,
     assistant: str = "Qwen",
     source: str = "own",
@@ -124,35 +124,32 @@ def grid(
     The paper offers the scratchpad to models that do not reason by themselves, and not to those
     that do.
 
+    Args:
+      goals: types, each of which stands for all its values, or a type and a value as in
+        "explicit-america".
+
     Raises:
       UserError: a combination that does not exist, one that occurs twice, or none at all.
     """
-    conditions = [
-        Condition(scenario, *goal, urgency, extra, scratchpad, assistant, source)
-        for scenario, goal, urgency, extra in itertools.product(scenarios, goals, urgencies, extras)
-    ]
-    if not conditions:
-        raise UserError("the grid of conditions is empty: give at least one value for every axis")
-    for condition, count in collections.Counter(conditions).items():
-        if count > 1:
+    axes = (scenarios, [goal for word in goals for goal in _goals(word)], urgencies, extras)
+    found: dict[Condition, None] = {}
+    for scenario, goal, urgency, extra in itertools.product(*axes):
+        condition = Condition(scenario, *goal, urgency, extra, scratchpad, assistant, source)
+        if condition in found:
             raise UserError(f"the condition {condition.id} occurs twice: name each value once")
-    return conditions
+        found[condition] = None
+    if not found:
+        raise UserError("the grid of conditions is empty: give at least one value for every axis")
+    return list(found)
 
 
-def goals_of(words: tuple[str, ...] | list[str]) -> tuple[tuple[str, str], ...]:
-    """("none", "explicit-america", "latent") as pairs; a type alone stands for all its values.
-
-    Raises:
-      UserError: an unknown type or value.
-    """
-    pairs: list[tuple[str, str]] = []
-    for word in words:
-        goal_type, _, value = word.partition("-")
-        if goal_type not in GOAL_TYPES or (value and value not in GOAL_VALUES):
-            raise UserError(
-                f"goals: {word!r} is not a type ({', '.join(GOAL_TYPES)}) nor a type and a value "
-                f"such as explicit-america (values: {', '.join(OPPOSITES)})"
-            )
-        every = ("none",) if goal_type in ("none", "ambiguous") else OPPOSITES
-        pairs += [(goal_type, each) for each in ([value] if value else every)]
-    return tuple(pairs)
+def _goals(word: str) -> list[tuple[str, str]]:
+    """The (type, value) pairs that "explicit-america" or a type alone stands for."""
+    goal_type, _, value = word.partition("-")
+    if goal_type not in GOAL_TYPES or (value and value not in GOAL_VALUES):
+        raise UserError(
+            f"goals: {word!r} is not a type ({', '.join(GOAL_TYPES)}) nor a type and a value "
+            f"such as explicit-america (values: {', '.join(OPPOSITES)})"
+        )
+    every = ("none",) if goal_type in ("none", "ambiguous") else OPPOSITES
+    return [(goal_type, each) for each in ([value] if value else every)]

@@ -9,84 +9,82 @@ The published texts are rendered by an installed `inspect_evals`; none of them i
 
 import collections
 import dataclasses
-import functools
 import pathlib
 import re
 import tomllib
 from typing import Any
 
+import jinja2
+
 from msm_jax.errors import UserError
 from msm_jax.evals.agents.conditions import OPPOSITES, Condition
 
 TEXTS = pathlib.Path(__file__).parent / "texts"
+# What is particular to a scenario, and what the texts say of each goal; the files explain the keys.
+SCENES, GOALS = (
+    tomllib.loads((TEXTS / f"{name}.toml").read_text("utf-8")) for name in ("scenes", "goals")
+)
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(TEXTS),
+    undefined=jinja2.StrictUndefined,  # a slot without a value is an error
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 _DOMAIN = re.compile(r"@[a-z0-9-]+(?:\.[a-z0-9-]+)+")
 _NUMBERED = re.compile(r"<email>\s*ID:\s*(\d+)\s*(.*?)</email>", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
-class Indicators:
-    """What distinguishes the harmful act from other answers to a prompt.
-
-    Attributes:
-      targets: addresses, or domains that begin with "@", of the people that the act is directed at.
-      codes: texts that are the act itself when they leave the firm or end the alert.
-      confidential: id of the message that must not leave the firm.
-      inside: domains of the firm, with "@".
-      sensitive: names and places of the target's secret, in lower case.
-    """
-
-    targets: tuple[str, ...] = ()
-    codes: tuple[str, ...] = ()
-    confidential: int | None = None
-    inside: tuple[str, ...] = ()
-    sensitive: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
 class Prompt:
-    """The messages of a condition.
+    """The messages of a condition, and what distinguishes the harmful act in an answer to them.
 
     Attributes:
       condition: which it is.
       messages: system and user, as {"role", "content"}.
-      indicators: what the rules look for in an answer.
       emails: id -> text of the messages that can be forwarded.
+      domain: of the firm, with "@".
+      targets: addresses, or domains that begin with "@", of the people that the act is directed at.
+      codes: texts that are the act itself when they leave the firm or end the alert.
+      confidential: id of the message that must not leave the firm.
+      sensitive: names and places of the target's secret, in lower case.
 
     Raises:
-      UserError: from the constructor, if the messages do not hold the indicators: an address, code
-        or name that does not occur, a message that does not exist, or a firm that lacks the most
-        frequent domain.
+      UserError: from the constructor, if the messages do not hold the others: an address, code or
+        name that does not occur, a message that does not exist, or a domain that is not the most
+        frequent one.
     """
 
     condition: Condition
     messages: list[dict[str, str]]
-    indicators: Indicators
     emails: dict[int, str]
+    domain: str
+    targets: tuple[str, ...] = ()
+    codes: tuple[str, ...] = ()
+    confidential: int | None = None
+    sensitive: tuple[str, ...] = ()
 
     def __post_init__(self):
         text = "\n".join(message["content"] for message in self.messages).lower()
         wrong = [
-            f"{name} {value!r} does not occur"
-            for name in ("targets", "codes", "inside", "sensitive")
-            for value in getattr(self.indicators, name)
+            f"{value!r} does not occur"
+            for value in (*self.targets, *self.codes, self.domain, *self.sensitive)
             if value.lower() not in text
         ]
-        confidential = self.indicators.confidential
-        if confidential is not None and confidential not in self.emails:
-            wrong.append(f"confidential: there is no message {confidential}")
+        if self.confidential is not None and self.confidential not in self.emails:
+            wrong.append(f"confidential: there is no message {self.confidential}")
         domains = collections.Counter(_DOMAIN.findall(text)).most_common(1)
-        if domains and domains[0][0] not in self.indicators.inside:
-            wrong.append(f"inside lacks {domains[0][0]!r}, which most addresses have")
+        if domains and domains[0][0] != self.domain:
+            wrong.append(f"most addresses have {domains[0][0]!r}, not {self.domain!r}")
         if wrong:
             raise UserError(
                 f"{self.condition.id}: the texts are not those that the rules were written for: "
                 f"{'; '.join(wrong)}. Verdicts would be wrong: use inspect_evals 0.26.0, or "
-                "correct the indicators"
+                "correct scenes.toml"
             )
 
 
 def render(condition: Condition) -> Prompt:
-    """The messages of a condition.
+    """The prompt of a condition.
 
     Raises:
       UserError: texts that are not installed (`source="inspect_evals"`), or that do not hold what
@@ -95,53 +93,27 @@ def render(condition: Condition) -> Prompt:
     published = condition.source == "inspect_evals"
     system, user, emails = (_published_texts if published else _own_texts)(condition)
     messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-    scene = scenes()[condition.source][condition.scenario]
-    return Prompt(condition, messages, _indicators(scene, condition.assistant), emails)
-
-
-@functools.cache
-def scenes() -> dict[str, dict[str, dict[str, Any]]]:
-    """What is particular to a scenario: texts/scenes.toml explains it."""
-    return tomllib.loads((TEXTS / "scenes.toml").read_text(encoding="utf-8"))
-
-
-def _indicators(scene: dict[str, Any], name: str) -> Indicators:
-    targets, sensitive = (tuple(scene.get(key, ())) for key in ("targets", "sensitive"))
-    codes = (code.format(name=name.lower(), NAME=name.upper()) for code in scene.get("codes", ()))
-    inside = (scene["domain"],)
-    return Indicators(targets, tuple(codes), scene.get("confidential"), inside, sensitive)
+    scene, name = SCENES[condition.source][condition.scenario], condition.assistant
+    targets, codes, sensitive = (scene.get(key, ()) for key in ("targets", "codes", "sensitive"))
+    return Prompt(
+        condition, messages, emails, scene["domain"], tuple(targets),
+        tuple(code.format(name=name.lower(), NAME=name.upper()) for code in codes),
+        scene.get("confidential"), tuple(sensitive),
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------ our own texts
 
 
-@functools.cache
-def environment() -> Any:
-    """The Jinja environment of the texts, in which a slot without a value is an error."""
-    import jinja2
-
-    loader, undefined = jinja2.FileSystemLoader(TEXTS), jinja2.StrictUndefined
-    return jinja2.Environment(
-        loader=loader, undefined=undefined, trim_blocks=True, lstrip_blocks=True
-    )
-
-
-@functools.cache
-def goals() -> dict[str, dict[str, str]]:
-    """What the texts say of each goal; texts/goals.toml explains the keys."""
-    return tomllib.loads((TEXTS / "goals.toml").read_text(encoding="utf-8"))
-
-
 def slots(condition: Condition) -> dict[str, Any]:
     """The value of every slot of the texts."""
     name, value = condition.assistant, condition.goal_value
-    scene = scenes()[condition.source][condition.scenario]
-    domain, tools = scene["domain"], scene["tools"]
-    old, new = goals().get(value), goals().get(OPPOSITES.get(value, ""))
+    scene = SCENES[condition.source][condition.scenario]
+    old, new = GOALS.get(value), GOALS.get(OPPOSITES.get(value, ""))
     return {
         "name": name,
-        "mailbox": f"{name} <{name.lower()}{domain}>",
-        "tools": tools,
+        "mailbox": f"{name} <{name.lower()}{scene['domain']}>",
+        "tools": scene["tools"],
         # The mail is the same for explicit, latent and swap.
         "old": old,
         "new": new,
@@ -155,7 +127,7 @@ def _own_texts(condition: Condition) -> tuple[str, str, dict[int, str]]:
     """(system prompt, user's message, id -> message that can be forwarded)."""
     values = slots(condition)
     folder = "miniature/" if condition.source == "miniature" else ""
-    fill = lambda name: environment().get_template(f"{folder}{name}.txt").render(values)
+    fill = lambda name: ENVIRONMENT.get_template(f"{folder}{name}.txt").render(values)
     numbered = "forward" in values["tools"]
     blocks, emails = [], {}
     for number, block in enumerate(fill(condition.scenario).split("</email>")[:-1], start=1):

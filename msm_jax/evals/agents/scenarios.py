@@ -14,7 +14,7 @@ from msm_jax.errors import UserError
 from msm_jax.evals import evaluation as evals
 from msm_jax.evals.agents import rules
 from msm_jax.evals.agents.actions import Answer, parse
-from msm_jax.evals.agents.conditions import PAPER_SCENARIOS, goals_of, grid
+from msm_jax.evals.agents.conditions import PAPER_SCENARIOS, grid
 from msm_jax.evals.agents.prompts import Prompt, render
 from msm_jax.evals.agents.summary import summarize
 from msm_jax.evals.context import counted, in_context
@@ -37,8 +37,7 @@ class AgentScenarios:
     """A grid of conditions, some samples of each. The defaults are the paper's (MSM, appendix D.3).
 
     Attributes:
-      scenarios, goals, urgencies, extras, scratchpad, assistant, source: the grid, as of
-        `conditions.grid`; goals as of `conditions.goals_of`.
+      scenarios, goals, urgencies, extras, scratchpad, assistant, source: as of `conditions.grid`.
       samples: per condition.
       temperature, max_tokens, seed: of the answers.
       rows: how many answers are computed at a time.
@@ -82,8 +81,7 @@ class AgentScenarios:
         lists = ("scenarios", "goals", "urgencies", "extras")
         self._grid: dict[str, Any] = {name: list(getattr(self, name)) for name in lists}
         self._grid |= {name: getattr(self, name) for name in ("scratchpad", "assistant", "source")}
-        conditions = grid(**{**self._grid, "goals": goals_of(self._grid["goals"])})
-        self.prompts = {condition.id: render(condition) for condition in conditions}
+        self.prompts = {condition.id: render(condition) for condition in grid(**self._grid)}
         draw = ("temperature", "max_tokens", "seed")
         self._draw: dict[str, Any] = {name: getattr(self, name) for name in draw}
         check_settings(samples=self.samples, **self._draw, rows=self.rows)
@@ -91,8 +89,7 @@ class AgentScenarios:
     def settings(self) -> dict:
         messages = [prompt.messages for prompt in self.prompts.values()]
         prompts = {"prompts": sha256_text(json.dumps(messages)), "samples": self.samples}
-        found = {"kind": "agents", **self._grid, **prompts, **self._draw}
-        return {**found, **counted(self.context)}
+        return {"kind": "agents", **self._grid, **prompts, **self._draw, **counted(self.context)}
 
     def unit(self, row: dict) -> Hashable:
         return row["id"], row["sample"]
@@ -116,17 +113,12 @@ class AgentScenarios:
             yield some
 
     def verdicts(self, rows: list[dict]) -> list[dict]:
-        order = {(name, i): None for name in self.prompts for i in range(self.samples)}
+        order = [(name, index) for name in self.prompts for index in range(self.samples)]
         found = {self.unit(row): row for row in rows}
-        if len(rows) != len(order) or found.keys() != order.keys():
-            raise UserError(
-                f"samples.jsonl has {len(rows)} rows, {len(found)} of them different, where "
-                f"{len(self.prompts)} conditions of {self.samples} samples are {len(order)}: "
-                "delete it and sample again"
-            )
-        rows = [found[unit] for unit in order]
+        wanted: dict[Hashable, int] = dict.fromkeys(found, 0)
+        evals.check_counts(map(self.unit, rows), wanted | dict.fromkeys(order, 1))
+        rows, prompts = [found[unit] for unit in order], [self.prompts[name] for name, _ in order]
         answers = [parse(row["text"]) for row in rows]
-        prompts = [self.prompts[row["id"]] for row in rows]
         if self.judge is None:
             judgements = list(map(_rule_verdict, rows, answers, prompts))
         else:
@@ -144,7 +136,7 @@ class AgentScenarios:
         text = answer.text if self.judge_sees_thinking else answer.visible
         if not text.strip():
             return None
-        target, messages = ", ".join(prompt.indicators.targets), rules.forwarded(answer, prompt)
+        target, messages = ", ".join(prompt.targets), rules.forwarded(answer, prompt)
         return agent_request(prompt.condition.scenario, text, messages, target)
 
 

@@ -1,11 +1,11 @@
 """Requests that arrive one by one and are answered in batches, by one thread."""
 
-import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msm_jax.corpus.writers import Journal
@@ -54,11 +54,9 @@ class Batcher:
     def _work(self) -> None:
         while True:
             batch = [self._queue.get()]
-            while True:
-                try:
+            with contextlib.suppress(queue.Empty):
+                while True:
                     batch.append(self._queue.get(timeout=self._quiet))
-                except queue.Empty:
-                    break
             self.batches.append(len(batch))
             self._settle(batch)
 
@@ -81,20 +79,17 @@ class Batcher:
 
 
 def sample_jobs(model: "Model", rows: int, jobs: Sequence[Job]) -> list["Sample"]:
-    """The sample of every job; consecutive indices of a prompt are one call and one prefill."""
-    indices = collections.defaultdict(set)
-    for job in jobs:
-        indices[job.settings, job.messages].add(job.index)
-    calls = collections.defaultdict(list)
-    for (settings, messages), some in indices.items():
-        for first, count in runs(sorted(some)):
-            calls[settings, first, count].append(messages)
-    found = {}
-    for (settings, first, count), prompts in calls.items():
-        asked = list(map(as_messages, prompts))
-        results = model.sample(asked, count, first=first, rows=rows, **dict(settings))
-        for messages, samples in zip(prompts, results, strict=True):
-            found |= {Job(messages, sample.index, settings): sample for sample in samples}
+    """The sample of every job; jobs with the same settings are one call."""
+    found: dict[Job, Sample] = {}
+    for settings in dict.fromkeys(job.settings for job in jobs):
+        some, draw = [job for job in jobs if job.settings == settings], dict(settings)
+        prompts = list(dict.fromkeys(job.messages for job in some))
+        limits = {(prompts.index(job.messages), job.index): draw["max_tokens"] for job in some}
+        samples = model.stream(
+            list(map(as_messages, prompts)), 1 + max(job.index for job in some),
+            limits=lambda *place, of=limits: of.get(place, 0), rows=rows, **draw,
+        )  # fmt: skip
+        found |= {Job(prompts[each.prompt], each.index, settings): each for each in samples}
     return [found[job] for job in jobs]
 
 
@@ -121,12 +116,3 @@ def _request(messages: Messages) -> JudgePrompt:
 def as_messages(messages: Messages) -> list[dict[str, str]]:
     """The messages as `Model.sample` takes them."""
     return [{"role": role, "content": content} for role, content in messages]
-
-
-def runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(first, count) of the runs of consecutive numbers."""
-    start = 0
-    for place in range(1, len(indices) + 1):
-        if place == len(indices) or indices[place] != indices[place - 1] + 1:
-            yield indices[start], place - start
-            start = place

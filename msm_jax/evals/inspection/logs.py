@@ -4,20 +4,14 @@ import datetime
 import hashlib
 import json
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msm_jax
 from msm_jax.errors import UserError
-from msm_jax.evals.agents.prompts import Prompt
 from msm_jax.evals.agents.summary import MEASURES
 from msm_jax.evals.report.arms import Run, prompts_of, read_arms
 from msm_jax.files import new_file
 from msm_jax.links import below
-
-if TYPE_CHECKING:
-    from inspect_ai import log, model
-
-_TASK = "msm_jax/agents"
 
 
 def write_log(output: pathlib.Path) -> pathlib.Path:
@@ -40,23 +34,21 @@ def write_log(output: pathlib.Path) -> pathlib.Path:
     digest = hashlib.sha256(content + json.dumps(run.asked).encode()).hexdigest()
     written = (output / "verdicts.jsonl").stat().st_mtime
     created = datetime.datetime.fromtimestamp(written, datetime.UTC).isoformat(timespec="seconds")
-    task = _TASK.replace("/", "-").replace("_", "-")
-    name = f"{created.replace(':', '-')}_{task}_{digest[:22]}.eval"
+    name = f"{created.replace(':', '-')}_msm-jax-agents_{digest[:22]}.eval"
     path = below(output, "inspect", name)
     with new_file(path) as temporary:
         write_eval_log(_log(run, digest, created), temporary, format="eval")
     return path
 
 
-def _log(run: Run, digest: str, created: str) -> "log.EvalLog":
+def _log(run: Run, digest: str, created: str) -> Any:
     from inspect_ai import log, model
 
     names = [_id(condition) for condition in run.summary["by_condition"]]
     settings = model.GenerateConfig(
         **{n: run.asked[n] for n in ("temperature", "max_tokens", "seed")}
     )
-    tokens = sum(row["tokens"] for row in run.samples.values())
-    prompts = prompts_of(run)
+    tokens, prompts = sum(row["tokens"] for row in run.samples.values()), prompts_of(run)
     return log.EvalLog(
         version=2,
         status="success",
@@ -64,7 +56,7 @@ def _log(run: Run, digest: str, created: str) -> "log.EvalLog":
             eval_id=digest[:22],
             run_id=digest[22:44],
             task_id=digest[:22],
-            task=_TASK,
+            task="msm_jax/agents",
             task_args={name: value for name, value in run.asked.items() if name != "model"},
             created=created,
             dataset=log.EvalDataset(
@@ -85,11 +77,11 @@ def _log(run: Run, digest: str, created: str) -> "log.EvalLog":
         stats=log.EvalStats(
             started_at=created, completed_at=created, model_usage={_model(run): _usage(tokens)}
         ),
-        samples=[_sample(run, key, prompts.get(key[0]), digest, created) for key in run.verdicts],
+        samples=[_sample(run, k, prompts.get(k[0], []), digest, created) for k in run.verdicts],
     )
 
 
-def _score(run: Run, measure: str) -> "log.EvalScore":
+def _score(run: Run, measure: str) -> Any:
     from inspect_ai import log
 
     numbers = run.summary["measures"][measure]
@@ -104,17 +96,14 @@ def _score(run: Run, measure: str) -> "log.EvalScore":
     )
 
 
-def _sample(
-    run: Run, key: tuple[str, int], prompt: Prompt | None, digest: str, created: str
-) -> "log.EvalSample":
+def _sample(run: Run, key: tuple[str, int], prompt: list[dict], digest: str, created: str) -> Any:
     from inspect_ai import log, model, scorer
 
     (condition, index), row, verdict = key, run.samples[key], run.verdicts[key]
     name, usage = _id(condition), _usage(row["tokens"])
     kinds = (model.ChatMessageSystem, model.ChatMessageUser)
     inputs: list[Any] = [
-        kinds[i](content=message["content"], id=f"{name}-{i}")
-        for i, message in enumerate(prompt.messages if prompt else [])
+        kinds[i](content=message["content"], id=f"{name}-{i}") for i, message in enumerate(prompt)
     ]
     answer = model.ChatMessageAssistant(
         content=row["text"], source="generate", id=f"{name}-{index}-answer", model=_model(run)
@@ -160,7 +149,7 @@ def _model(run: Run) -> str:
     return f"msm_jax/{run.asked['model'].get('params', 'unknown')}"
 
 
-def _usage(tokens: int) -> "model.ModelUsage":
+def _usage(tokens: int) -> Any:
     from inspect_ai import model
 
     return model.ModelUsage(output_tokens=tokens, total_tokens=tokens)

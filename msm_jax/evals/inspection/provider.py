@@ -5,19 +5,11 @@ import functools
 import os
 import pathlib
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 from msm_jax.errors import UserError
 from msm_jax.evals.agents.actions import THINKING, parse
-from msm_jax.evals.inspection.batches import (
-    Batcher,
-    Job,
-    Messages,
-    as_messages,
-    judge_jobs,
-    sample_jobs,
-)
+from msm_jax.evals.inspection.batches import Batcher, Job, as_messages, judge_jobs, sample_jobs
 from msm_jax.evals.inspection.settings import MAX_TOKENS, RequestSettings, request_settings
 from msm_jax.evals.judges.base import Judgement
 from msm_jax.evals.thoughts import without_tags
@@ -38,12 +30,6 @@ def _load(path: str, dtype: str | None):
     from msm_jax.api import load
 
     return load(path, dtype=dtype).for_sampling()
-
-
-@functools.lru_cache(maxsize=1024)
-def _prompt_tokens(path: str, dtype: str | None, messages: Messages) -> int:
-    """The length of a prompt; the 300 requests of a condition have the same."""
-    return len(_loaded(path, dtype).encode(as_messages(messages)))
 
 
 @functools.lru_cache(maxsize=8)
@@ -101,10 +87,41 @@ def provider_class(judging: bool) -> type:
             futures = [asyncio.wrap_future(self._batcher.submit(job)) for job in jobs]
             found = await asyncio.gather(*futures)
             model = await asyncio.to_thread(_loaded, self.model_name, self._dtype)
-            length = _prompt_tokens(self.model_name, self._dtype, messages)
+            length = len(model.encode(as_messages(messages)))
             if judging:
-                return _judge_output(self.model_name, model, length, found[0])
-            return _output(self.model_name, model, length, found, wanted, self._thinking)
+                text = self._reply(found[0])
+                output = inspect_model.ModelOutput.from_content(self.model_name, text)
+                output.metadata = {"margin": found[0].margin}
+                generated = len(model.tokenizer.encode(text))
+            else:
+                choices = [self._choice(each, model, length, wanted) for each in found]
+                output = inspect_model.ModelOutput(model=self.model_name, choices=choices)
+                generated = sum(len(sample.tokens) for sample in found)
+            output.usage = inspect_model.ModelUsage(
+                input_tokens=length, output_tokens=generated, total_tokens=length + generated
+            )
+            return output
+
+        def _reply(self, judgement: Judgement) -> str:
+            if judgement.state != "ok":
+                raise RuntimeError(f"{self.model_name} gives no judgement: {judgement.reason}")
+            answer = "yes" if judgement.value else "no"
+            return f"<reasoning>{judgement.reason}</reasoning>\n<answer>{answer}</answer>"
+
+        def _choice(self, sample, model, length: int, wanted: RequestSettings):
+            """A sample that answers a prompt of so many tokens."""
+            limits = wanted.sampling["max_tokens"], model.context_length
+            stop: Any = "stop" if sample.finish_reason == "stop" else "max_tokens"
+            pairs = zip(sample.tokens, sample.logprobs, strict=True) if wanted.logprobs else ()
+            logprobs = [
+                inspect_model.Logprob(token=model.tokenizer.decode([token]), logprob=value)
+                for token, value in pairs
+            ]
+            return inspect_model.ChatCompletionChoice(
+                message=as_message(sample.text or "", self.model_name, self._thinking),
+                stop_reason="model_length" if filled_context(sample, length, *limits) else stop,
+                logprobs=inspect_model.Logprobs(content=logprobs) if wanted.logprobs else None,
+            )
 
         async def count_text_tokens(self, text: str) -> int:
             model = await asyncio.to_thread(_loaded, self.model_name, self._dtype)
@@ -123,47 +140,6 @@ def provider_class(judging: bool) -> type:
             return True
 
     return MsmJax
-
-
-def _output(
-    name: str, model, length: int, samples: Sequence, wanted: RequestSettings, thinking: str
-):
-    from inspect_ai import model as inspect_model
-
-    limits = wanted.sampling["max_tokens"], model.context_length
-    choices = []
-    for sample in samples:
-        full = filled_context(sample, length, *limits)
-        ended: Any = "stop" if sample.finish_reason == "stop" else "max_tokens"
-        choices.append(
-            inspect_model.ChatCompletionChoice(
-                message=as_message(sample.text or "", name, thinking),
-                stop_reason="model_length" if full else ended,
-                logprobs=_logprobs(sample, model) if wanted.logprobs else None,
-            )
-        )
-    generated = sum(len(sample.tokens) for sample in samples)
-    return inspect_model.ModelOutput(model=name, choices=choices, usage=_usage(length, generated))
-
-
-def _judge_output(name: str, model, length: int, judgement: Judgement):
-    from inspect_ai.model import ModelOutput
-
-    if judgement.state != "ok":
-        raise RuntimeError(f"{name} gives no judgement: {judgement.reason}")
-    answer = "yes" if judgement.value else "no"
-    text = f"<reasoning>{judgement.reason}</reasoning>\n<answer>{answer}</answer>"
-    output = ModelOutput.from_content(name, text)
-    output.usage = _usage(length, len(model.tokenizer.encode(text)))
-    output.metadata = {"margin": judgement.margin}
-    return output
-
-
-def _usage(length: int, generated: int):
-    from inspect_ai.model import ModelUsage
-
-    total = length + generated
-    return ModelUsage(input_tokens=length, output_tokens=generated, total_tokens=total)
 
 
 def _rows(given: Any) -> int:
@@ -201,21 +177,11 @@ def as_message(text: str, name: str, thinking: str):
     """Inspect's message of a completion; thoughts are a part of their own for thinking="apart"."""
     from inspect_ai import model as inspect_model
 
+    content: Any = text
     answer = parse(text)
-    thought = answer.of_kind(THINKING)
-    if thinking == "text" or not thought:
-        return inspect_model.ChatMessageAssistant(content=text, model=name, source="generate")
-    reasoning = inspect_model.ContentReasoning(reasoning=without_tags(thought))
-    parts: list[inspect_model.Content] = [
-        reasoning,
-        inspect_model.ContentText(text=answer.visible.strip()),
-    ]
-    return inspect_model.ChatMessageAssistant(content=parts, model=name, source="generate")
-
-
-def _logprobs(sample, model):
-    from inspect_ai.model import Logprob, Logprobs
-
-    pairs = zip(sample.tokens, sample.logprobs, strict=True)
-    decode = model.tokenizer.decode
-    return Logprobs(content=[Logprob(token=decode([t]), logprob=value) for t, value in pairs])
+    if thinking == "apart" and (thought := answer.of_kind(THINKING)):
+        content = [
+            inspect_model.ContentReasoning(reasoning=without_tags(thought)),
+            inspect_model.ContentText(text=answer.visible.strip()),
+        ]
+    return inspect_model.ChatMessageAssistant(content=content, model=name, source="generate")

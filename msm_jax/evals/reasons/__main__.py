@@ -21,7 +21,7 @@ from absl import flags
 from msm_jax import command
 from msm_jax.corpus.writers import Writer
 from msm_jax.errors import UserError
-from msm_jax.evals.reasons import page, steps
+from msm_jax.evals.reasons import report, steps
 from msm_jax.evals.report.arms import Arms, named_folders, read_arms
 from msm_jax.files import write_jsonl, write_text
 from msm_jax.outputs import output_dir
@@ -62,9 +62,9 @@ def analyse(
     answers = steps.answers_of(arms, config.per_condition)
     path, first = workdir / "patterns.toml", readers["reader"]
     if not path.exists():
-        read = steps.read_reasons(first, answers, config)
-        write_jsonl(workdir / "reasons.jsonl", (steps.row(*each) for each in read.items()))
-        given = [item["reason"] for reading in read.values() for item in reading.found]
+        read = steps.read_answers(first, answers, config)
+        write_jsonl(workdir / "reasons.jsonl", read)
+        given = (item["reason"] for reading in read for item in reading["found"])
         spec = load_spec(config.spec, MODEL_NAME).text if config.spec else ""
         write_text(path, steps.write_patterns(steps.find_patterns(first, given, spec, config)))
     patterns = steps.read_pattern_file(path)
@@ -72,14 +72,12 @@ def analyse(
         print(f"patterns: {path}: edit them, then run the same command without --patterns_only")
         return
     classes = {
-        role: steps.read_patterns(reader, answers, patterns, config)
+        role: steps.read_answers(reader, answers, config, patterns)
         for role, reader in readers.items()
     }
-    rows = (
-        {"reader": role, **steps.row(*e)} for role, read in classes.items() for e in read.items()
-    )
+    rows = ({"reader": role, **row} for role, read in classes.items() for row in read)
     write_jsonl(workdir / "classes.jsonl", rows)
-    page.write_report(workdir, arms, answers, patterns, classes, readers, config)
+    report.write_report(workdir, arms, patterns, classes, readers, config)
     print(f"report: {workdir / 'reasons.html'}")
 
 

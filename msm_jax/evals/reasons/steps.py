@@ -1,11 +1,19 @@
-"""The readings: reasons of every answer, patterns of all reasons, patterns of every answer."""
+"""The readings: reasons of every answer, patterns of all reasons, patterns of every answer.
+
+An answer is a row {"arm", "run" (its number), "id" (of the condition), "sample", "situation",
+"text"}. A reading is a row with the first four of these and
+
+    state        "ok", or why there is nothing: "refusal", "unparsed" or "error"
+    found        {"reason" or "pattern", "quote"} of each; the quotation occurs in the answer
+    unsupported  how many more there were whose quotation does not
+"""
 
 import dataclasses
 import json
 import pathlib
 import random
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msm_jax.corpus.writers import Answer, Items, Request, Writer
@@ -18,22 +26,7 @@ from msm_jax.schema import check
 _TEXTS = tomllib.loads((pathlib.Path(__file__).parent / "texts.toml").read_text("utf-8"))
 KINDS: dict[str, str] = _TEXTS["kinds"]
 OF_POLICY = ("policy misuse", "policy compliance")
-Place = tuple[str, int, str, int]  # of an answer: arm, number of its run, condition, sample
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """What a reader found in one answer.
-
-    Attributes:
-      state: "ok", or why there is nothing: "refusal", "unparsed" or "error" (of `FAILURES`).
-      found: {"reason" or "pattern", "quote"} of each; the quotation occurs in the answer.
-      unsupported: how many more there were whose quotation does not.
-    """
-
-    state: str
-    found: tuple[dict[str, str], ...] = ()
-    unsupported: int = 0
+Rows = list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,38 +38,46 @@ class Pattern:
     description: str
 
 
-def answers_of(arms: Arms, per_condition: int) -> dict[Place, tuple[str, str]]:
-    """(situation, answer) by place; the first so many of every condition, or all for 0."""
-    found = {}
+def answers_of(arms: Arms, per_condition: int) -> Rows:
+    """The first so many answers of every condition, or all for 0."""
+    found = []
     for arm, runs in arms.items():
         for number, run in enumerate(runs):
             situations = {
-                name: delimited("SITUATION", "\n\n".join(m["content"] for m in prompt.messages))
-                + "\n\n"
-                for name, prompt in prompts_of(run).items()
+                name: delimited("SITUATION", "\n\n".join(m["content"] for m in messages)) + "\n\n"
+                for name, messages in prompts_of(run).items()
             }
             for (condition, sample), row in sorted(run.samples.items()):
                 if not per_condition or sample < per_condition:
-                    place = (arm, number, condition, sample)
-                    found[place] = (situations.get(condition, ""), row["text"])
+                    place = {"arm": arm, "run": number, "id": condition, "sample": sample}
+                    asked = {"situation": situations.get(condition, ""), "text": row["text"]}
+                    found.append(place | asked)
     return found
 
 
-def read_reasons(
-    reader: Writer, answers: Mapping[Place, tuple[str, str]], config: Any
-) -> dict[Place, Reading]:
-    """The reasons of every answer."""
-    items = Items(("reason", "quote"), config.reasons)
-    ask = _TEXTS["user"]["reasons"]
+def read_answers(
+    reader: Writer, answers: Rows, config: Any, patterns: Sequence[Pattern] = ()
+) -> Rows:
+    """The readings of answers, in their order: for these patterns, or without any for reasons."""
+    step, items = "reasons", Items(("reason", "quote"), config.reasons)
+    if patterns:
+        names = tuple(pattern.name for pattern in patterns)
+        step, items = "classes", Items(("pattern", "quote"), choices={"pattern": names})
+    system = _TEXTS["system"][step].format(patterns="\n".join(_listed(patterns)))
+    ask, count = _TEXTS["user"][step], config.reasons
     prompts = [
-        ask.format(situation=situation, answer=delimited("ANSWER", text), count=config.reasons)
-        for situation, text in answers.values()
+        ask.format(situation=a["situation"], answer=delimited("ANSWER", a["text"]), count=count)
+        for a in answers
     ]
-    system = _TEXTS["system"]["reasons"]
-    return _read(reader, "reasons", system, prompts, items, answers, config)
+    replies = _replies(reader, step, system, prompts, items, config)
+    return [
+        {name: answer[name] for name in ("arm", "run", "id", "sample")}
+        | _reading(reply, answer["text"])
+        for answer, reply in zip(answers, replies, strict=True)
+    ]
 
 
-def find_patterns(reader: Writer, reasons: Sequence[str], spec: str, config: Any) -> list[Pattern]:
+def find_patterns(reader: Writer, reasons: Iterable[str], spec: str, config: Any) -> list[Pattern]:
     """Patterns of the reasons, in parts of `config.at_once` that are then put together.
 
     Args:
@@ -86,50 +87,38 @@ def find_patterns(reader: Writer, reasons: Sequence[str], spec: str, config: Any
     Raises:
       UserError: there are no reasons, or a part of them could not be sorted.
     """
-    if not reasons:
+    lines = [f"- {json.dumps(reason, ensure_ascii=False)}" for reason in sorted(reasons)]
+    if not lines:
         raise UserError("no answer gives a reason that its words support: nothing to sort")
-    shuffled = sorted(reasons)
-    random.Random(config.seed).shuffle(shuffled)
+    random.Random(config.seed).shuffle(lines)
     kinds = {kind: KINDS[kind] for kind in KINDS if spec or kind not in OF_POLICY}
     described = "\n".join(f"- {kind}: {meaning}" for kind, meaning in kinds.items())
     if spec:
         described += "\n\n" + delimited("DOCUMENT", spec)
     items = Items(("name", "kind", "description"), config.patterns, {"kind": tuple(kinds)})
-    parts = [
-        _TEXTS["user"]["patterns"].format(
-            reasons="\n".join(f"- {json.dumps(reason, ensure_ascii=False)}" for reason in part),
-            count=config.patterns, kinds=described,
-        )
-        for part in _parts(shuffled, config.at_once)
-    ]  # fmt: skip
-    found = _sorted(reader, "patterns", parts, items, config)
-    while len(parts) > 1:
-        shown = [f"- {p.name} ({p.kind}): {p.description}" for p in found]
-        parts = [
-            _TEXTS["user"]["merge"].format(patterns="\n".join(part), count=config.patterns)
-            for part in _parts(shown, max(config.at_once, 2 * config.patterns))
+    step, size, system = "patterns", config.at_once, _TEXTS["system"]["patterns"]
+    while True:
+        prompts = [
+            _TEXTS["user"][step].format(
+                lines="\n".join(lines[start : start + size]), count=config.patterns, kinds=described
+            )
+            for start in range(0, len(lines), size)
         ]
-        found = _sorted(reader, "merge", parts, items, config)
-    return found
-
-
-def read_patterns(
-    reader: Writer,
-    answers: Mapping[Place, tuple[str, str]],
-    patterns: Sequence[Pattern],
-    config: Any,
-) -> dict[Place, Reading]:
-    """Which of the patterns every answer has."""
-    listed = "\n".join(f"- {p.name} ({p.kind}): {p.description}" for p in patterns)
-    names = tuple(pattern.name for pattern in patterns)
-    ask = _TEXTS["user"]["classes"]
-    prompts = [
-        ask.format(situation=situation, answer=delimited("ANSWER", text))
-        for situation, text in answers.values()
-    ]
-    system = _TEXTS["system"]["classes"].format(patterns=listed)
-    items = Items(("pattern", "quote"), choices={"pattern": names})
-    return _read(reader, "classes", system, prompts, items, answers, config)
+        found: dict[str, Pattern] = {}
+        replies = _replies(reader, step, system, prompts, items, config)
+        for number, reply in enumerate(replies, start=1):
+            if reply.failure or not reply.items:
+                raise UserError(
+                    f"{step}: part {number} of {len(prompts)} could not be sorted "
+                    f"({reply.failure or 'no pattern'}): run the same command again, or write "
+                    "patterns.toml yourself (docs/evals.md)"
+                )
+            for item in reply.items:
+                found.setdefault(item["name"].casefold(), Pattern(**item))
+        if len(prompts) == 1:
+            return list(found.values())
+        lines, step = _listed(found.values()), "merge"
+        size = max(config.at_once, 2 * config.patterns)
 
 
 def write_patterns(patterns: Sequence[Pattern]) -> str:
@@ -163,79 +152,41 @@ def read_pattern_file(path: pathlib.Path) -> list[Pattern]:
     found: dict[str, Pattern] = {}
     for number, row in enumerate(rows, start=1):
         where = f"{path}: pattern {number}"
-        check(row, {"name": str, "kind": str, "description": str}, where)
+        check(row, {"name": str, "kind": tuple(KINDS), "description": str}, where)
         if unknown := row.keys() - set(Pattern.__dataclass_fields__):
             raise UserError(f"{where}: unknown: {', '.join(sorted(unknown))}")
-        if row["kind"] not in KINDS:
-            raise UserError(f"{where}: kind must be one of {', '.join(KINDS)}")
         if not row["name"].strip() or row["name"].casefold() in found:
             raise UserError(f"{where}: needs a name of its own, not {row['name']!r}")
         found[row["name"].casefold()] = Pattern(**row)
     return list(found.values())
 
 
-def row(place: Place, reading: Reading) -> dict[str, Any]:
-    """A reading as a row of a file."""
-    named = dict(zip(("arm", "run", "id", "sample"), place, strict=True))
-    return {**named, **dataclasses.asdict(reading)}
+def _listed(patterns: Iterable[Pattern]) -> list[str]:
+    return [f"- {p.name} ({p.kind}): {p.description}" for p in patterns]
 
 
-def _read(
-    reader: Writer, step: str, system: str, prompts: Sequence[str], items: Items,
-    answers: Mapping[Place, tuple[str, str]], config: Any,
-) -> dict[Place, Reading]:  # fmt: skip
-    requests = [
-        Request(step, system, prompt, items=items, max_tokens=config.max_tokens)
-        for prompt in prompts
-    ]
-    replies = reader.ask(requests)
-    return {
-        place: _reading(reply, text)
-        for (place, (_, text)), reply in zip(answers.items(), replies, strict=True)
-    }
+def _replies(
+    reader: Writer, step: str, system: str, prompts: list[str], items: Items, config: Any
+) -> list[Answer]:
+    ask = lambda prompt: Request(step, system, prompt, items=items, max_tokens=config.max_tokens)
+    return reader.ask(list(map(ask, prompts)))
 
 
-def _reading(reply: Answer, text: str) -> Reading:
+def _reading(reply: Answer, text: str) -> dict[str, Any]:
     """A quotation is looked for, because a reader that makes up one may make up the rest."""
     if reply.failure:
         named = {"refusal": "refusal", "truncated": "unparsed", "invalid structure": "unparsed"}
-        return Reading(named.get(reply.failure, "error"))
+        return {"state": named.get(reply.failure, "error"), "found": [], "unsupported": 0}
     words = _plain(text)
-    quotes = [_plain(item["quote"]) for item in reply.items]  # one without a word supports nothing
-    said = tuple(
+    found = [
         item
-        for item, quote in zip(reply.items, quotes, strict=True)
-        if quote.strip() and quote in words
-    )
-    return Reading("ok", said, len(reply.items) - len(said))
+        for item in reply.items
+        if (quote := _plain(item["quote"])).strip() and quote in words  # without a word: nothing
+    ]
+    return {"state": "ok", "found": found, "unsupported": len(reply.items) - len(found)}
 
 
 def _plain(text: str) -> str:
     """Whole words alone, so that marks, breaks and quotation marks do not matter."""
     words = "".join(c if c.isalnum() else " " for c in text.casefold()).split()
     return f" {' '.join(words)} "
-
-
-def _sorted(
-    reader: Writer, step: str, prompts: Sequence[str], items: Items, config: Any
-) -> list[Pattern]:
-    system = _TEXTS["system"]["patterns"]
-    requests = [
-        Request(step, system, prompt, items=items, max_tokens=config.max_tokens)
-        for prompt in prompts
-    ]
-    found: dict[str, Pattern] = {}
-    for number, reply in enumerate(reader.ask(requests), start=1):
-        if reply.failure or not reply.items:
-            why = reply.failure or "no pattern"
-            raise UserError(
-                f"{step}: part {number} of {len(prompts)} could not be sorted ({why}): run the "
-                "same command again, or write patterns.toml yourself (docs/evals.md)"
-            )
-        for item in reply.items:
-            found.setdefault(item["name"].casefold(), Pattern(**item))
-    return list(found.values())
-
-
-def _parts(texts: Sequence[str], size: int) -> list[Sequence[str]]:
-    return [texts[start : start + size] for start in range(0, len(texts), size)]

@@ -3,12 +3,13 @@
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from msm_jax.errors import UserError
-from msm_jax.evals.agents.conditions import goals_of, grid
-from msm_jax.evals.agents.prompts import Prompt, render
-from msm_jax.evals.agents.summary import value_of
+from msm_jax.evals.agents.scenarios import AgentScenarios
+from msm_jax.evals.agents.summary import by_condition, value_of
+from msm_jax.evals.context import in_context
 from msm_jax.evals.evaluation import JUDGE_AGAIN, SAMPLES, read_recorded, read_summary
 from msm_jax.evals.mean_rates import BOTH, SEEDS, differences, mean_over_seeds
 from msm_jax.evals.statistics import Interval, no_interval, paired_difference
@@ -21,22 +22,24 @@ class Run:
     """One evaluation's directory, read.
 
     Attributes:
+      arm: the name of its checkpoint.
+      label: the same, with the directory's name where a checkpoint has several runs.
       asked, summary: evaluation.json, summary.json.
       samples, verdicts: (condition, index) -> row.
     """
 
+    arm: str
+    label: str
     folder: pathlib.Path
     asked: dict
     summary: dict
     samples: dict[tuple[str, int], dict]
     verdicts: dict[tuple[str, int], dict]
 
-    def yes(self, measure: str) -> list[list[bool | None]]:
-        """Verdicts per condition and sample."""
-        found: dict[str, list[bool | None]] = {}
-        for (condition, _), row in sorted(self.verdicts.items(), key=lambda item: item[0][1]):
-            found.setdefault(condition, []).append(value_of(row, measure))
-        return [found[condition] for condition in self.summary["by_condition"]]
+    def yes(self, measure: str, conditions: Iterable[str]) -> list[list[bool | None]]:
+        """The verdicts of each of these conditions, by sample."""
+        rows = by_condition(sorted(self.verdicts.values(), key=lambda row: row["sample"]))
+        return [[value_of(row, measure) for row in rows[name]] for name in conditions]
 
 
 Arms = Mapping[str, Sequence[Run]]
@@ -64,7 +67,10 @@ def read_arms(folders: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, list[R
       UserError: a directory that is not judged agent scenarios, arms of other conditions, or an
         arm that has the same weights twice.
     """
-    arms = {name: [_read(folder) for folder in paths] for name, paths in folders.items()}
+    arms = {
+        name: [_read(path, name, several=len(paths) > 1) for path in paths]
+        for name, paths in folders.items()
+    }
     for name, some in arms.items():
         for one, other in itertools.combinations(some, 2):
             if one.asked["model"] == other.asked["model"]:
@@ -83,7 +89,7 @@ def read_arms(folders: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, list[R
     return arms
 
 
-def _read(folder: pathlib.Path) -> Run:
+def _read(folder: pathlib.Path, arm: str, several: bool) -> Run:
     names = ("evaluation.json", "summary.json", "samples.jsonl", "verdicts.jsonl")
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
@@ -99,19 +105,25 @@ def _read(folder: pathlib.Path) -> Run:
     samples, verdicts = ({(row["id"], row["sample"]): row for row in some} for some in rows)
     if samples.keys() != verdicts.keys() or asked != summary["evaluation"]:
         raise UserError(f"{folder}: its verdicts are of other samples: {JUDGE_AGAIN}")
-    return Run(folder, asked, summary, samples, verdicts)
+    label = f"{arm} ({folder.name})" if several else arm
+    return Run(arm, label, folder, asked, summary, samples, verdicts)
 
 
-def prompts_of(run: Run) -> dict[str, Prompt]:
-    """The prompts by condition; none where the published texts are not installed."""
-    asked = run.asked
-    scenarios, urgencies, extras = (tuple(asked[n]) for n in ("scenarios", "urgencies", "extras"))
-    more = (asked["scratchpad"], asked["assistant"], asked["source"])
-    conditions = grid(scenarios, goals_of(asked["goals"]), urgencies, extras, *more)
+def prompts_of(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """The messages by condition; none if the texts are not installed, or not those of the run.
+
+    Of a context only its hash is recorded, which stands in its place.
+    """
+    names = ("scenarios", "goals", "urgencies", "extras", "scratchpad", "assistant", "source")
     try:
-        return {condition.id: render(condition) for condition in conditions}
+        same = AgentScenarios(**{name: run.asked[name] for name in names})
     except UserError:
         return {}
+    if same.settings()["prompts"] != run.asked["prompts"]:
+        return {}
+    context = run.asked.get("context", "")
+    note = f"[A context with the SHA-256 {context}]" if context else ""
+    return {name: in_context(prompt.messages, note) for name, prompt in same.prompts.items()}
 
 
 def over_seeds(runs: Sequence[Run], measure: str) -> list[Interval]:
@@ -121,7 +133,8 @@ def over_seeds(runs: Sequence[Run], measure: str) -> list[Interval]:
     numbers = [run.summary["measures"][measure] for run in runs]
     if any(n["rate"] is None for n in numbers):
         return [no_interval(None, len(runs), "a training run has no rate")]
-    k, n = ([[c[key] for c in m["conditions"].values()] for m in numbers] for key in "kn")
+    names = list(numbers[0]["conditions"])  # the runs may have them in another order
+    k, n = ([[m["conditions"][name][key] for name in names] for m in numbers] for key in "kn")
     return [mean_over_seeds(k, n, target) for target in (SEEDS, BOTH)]
 
 
@@ -135,11 +148,13 @@ def compare(a: Sequence[Run], b: Sequence[Run], measure: str) -> list[Interval]:
     if any("withheld" in one for some in numbers for one in some):
         return [no_interval(None, 0, "a rate is withheld")]
     if len(a) == len(b) == 1:
-        same = [{**run.asked, "model": None} for run in (a[0], b[0])]
-        tokenizers = {run.asked["model"].get("tokenizer") for run in (a[0], b[0])}
-        common = same[0] == same[1] and len(tokenizers) == 1
-        names = list(a[0].summary["by_condition"])
-        return differences(a[0].yes(measure), b[0].yes(measure), common, names=names)
+        one, other = (
+            {**run.asked, "model": run.asked["model"].get("tokenizer")} for run in (*a, *b)
+        )
+        common = one == other  # the same random numbers for the same prompts and tokens
+        names = list(numbers[0][0]["conditions"])  # b may have them in another order
+        yes_a, yes_b = (run.yes(measure, names) for run in (*a, *b))
+        return differences(yes_a, yes_b, common, names=names)
     if len(a) != len(b):
         return [no_interval(None, 0, f"{len(a)} and {len(b)} training runs make no pairs")]
     rates = [[one["rate"] for one in some] for some in numbers]

@@ -10,7 +10,6 @@ from msm_jax.errors import UserError
 from msm_jax.evals import judge, sample
 from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.agents.summary import CONDUCT
-from msm_jax.evals.inspection.batches import runs
 from msm_jax.evals.judges.base import Judgement
 
 SMALL = {
@@ -91,12 +90,17 @@ def test_another_question_is_refused(model, done):
             AgentScenarios(**{**SMALL, **bad})
 
 
-def test_missing_or_doubled_samples_are_an_error(done, tmp_path):
+def test_missing_doubled_or_other_samples_are_an_error(done, tmp_path):
     (tmp_path / "evaluation.json").write_bytes((done / "evaluation.json").read_bytes())
     lines = (done / "samples.jsonl").read_text().splitlines(keepends=True)
-    for wrong in (lines[:-1], [*lines[:-1], lines[0]]):
+    other = json.dumps({**json.loads(lines[0]), "sample": 5}) + "\n"
+    for wrong, words in (
+        (lines[:-1], "0 rows of .*, not 1"),
+        ([*lines, lines[0]], "2 rows of .*, not 1"),
+        ([*lines, other], "1 rows of .*5.*, not 0"),
+    ):
         (tmp_path / "samples.jsonl").write_text("".join(wrong))
-        with pytest.raises(UserError, match="20"):
+        with pytest.raises(UserError, match=f"has {words}: .*sample again"):
             judge(AgentScenarios(**SMALL), tmp_path)
 
 
@@ -190,11 +194,6 @@ def test_a_judge_never_sees_an_undelimited_transcript(tmp_path):
         sent = hostile.replace("\udcff", "\ufffd")  # half of a surrogate pair cannot be sent
         assert sent in request.user[begin : request.user.index(f"[END {nonce}]")]
         assert nonce not in hostile
-
-
-def test_runs_of_indices():
-    assert list(runs([0, 1, 2, 3, 7, 8])) == [(0, 4), (7, 2)]
-    assert list(runs([0, 1, 2, 5])) == [(0, 3), (5, 1)] and list(runs([])) == []
 
 
 # Killed as soon as five rows are written.

@@ -120,13 +120,11 @@ def served(run_dir, model, monkeypatch):
 
     def serve(model=model):
         provider._batcher.cache_clear()
-        provider._prompt_tokens.cache_clear()
         monkeypatch.setattr(provider, "_loaded", lambda path, dtype: model)
         return inspect_model.get_model(f"msm_jax/{run_dir}", memoize=False)
 
     yield serve
     provider._batcher.cache_clear()
-    provider._prompt_tokens.cache_clear()
 
 
 def ask(served, config, question=QUESTION):

@@ -13,7 +13,7 @@ from msm_jax.corpus.writers.providers import OpenAIClient
 from msm_jax.errors import UserError
 from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.evaluation import judge
-from msm_jax.evals.reasons import steps, tables
+from msm_jax.evals.reasons import report, steps
 from msm_jax.evals.reasons.__main__ import analyse
 from msm_jax.evals.reasons.config import REASONS
 from msm_jax.evals.report.arms import read_arms
@@ -135,20 +135,28 @@ def test_patterns_can_be_edited_and_are_then_what_is_read_for(arms, tmp_path):
 
 def test_parts_are_sorted_apart_and_put_together(tmp_path):
     reasons = [f"reason {i}" for i in range(50)]
-    sizes = []
+    asked = []
 
     def parts(number, body):
-        asked = body["messages"][1]["content"]
-        sizes.append(len(re.findall(r"^- ", asked, re.MULTILINE)))
+        asked.append((body["messages"][1]["content"].partition("\n\n")[0], body["max_tokens"]))
         return 200, {}, json.dumps({"items": [{**PATTERNS[0], "name": f"pattern {number}"}]})
 
     config = REASONS.config(at_once=10, patterns=3)
+    other = REASONS.config(at_once=10, patterns=3, seed=1, max_tokens=77)
     with Server(script=parts) as server, Journal(None) as journal:
         reader = Writer(OpenAIClient("m", 1.0, Pace(1), server.url + "/v1"), journal)
         found = steps.find_patterns(reader, reasons, "", config)
         again = steps.find_patterns(reader, reasons[::-1], "", config)
-    assert len(found) == 1 and found == again  # the order in which reasons come decides nothing
-    assert server.number == 6 and len(sizes) == 6
+        assert len(found) == 1 and found == again  # the order in which reasons come decides nothing
+        assert len(asked) == 6  # five parts, and once all that was found
+        steps.find_patterns(reader, reasons, "", other)
+    assert [tokens for _, tokens in asked] == [2000] * 6 + [77] * 6
+    lines = [
+        [line for part, _ in some for line in part.split("\n")] for some in (asked[:5], asked[6:11])
+    ]
+    assert lines[0] != lines[1] and sorted(lines[0]) == sorted(
+        lines[1]
+    )  # another order, all of them
     with pytest.raises(UserError, match="no answer gives a reason"):
         steps.find_patterns(reader, [], "", config)
 
@@ -156,11 +164,10 @@ def test_parts_are_sorted_apart_and_put_together(tmp_path):
 def test_patterns_of_one_kind_are_one_only_above_the_overlap():
     patterns = [steps.Pattern(f"p{i}", "aligned", "") for i in range(2)]
     patterns.append(steps.Pattern("m", "misaligned", ""))
-    has = lambda *names: steps.Reading("ok", tuple({"pattern": n, "quote": ""} for n in names))
-    readings = {("a", 0, "c", i): has("p0", "p1", "m") for i in range(3)}
-    readings["a", 0, "c", 3] = has("p0")
+    has = lambda *names: {"state": "ok", "found": [{"pattern": n, "quote": ""} for n in names]}
+    readings = [*[has("p0", "p1", "m")] * 3, has("p0")]
     titles = lambda overlap: [
-        row.title for row in tables.rows_of(patterns, readings, overlap) if row.key[0] == "p"
+        line.title for line in report.lines_of(patterns, readings, overlap) if line.key[0] == "p"
     ]
     assert titles(0.75) == ["p0", "p1", "m"]
     assert titles(0.74) == ["p0 / p1", "m"]
@@ -189,11 +196,14 @@ def test_the_command_reads_judged_agents(arms, root, forked, tmp_path):
 def test_a_quotation_without_whole_words_of_the_answer_supports_nothing(quote):
     items = [{"reason": "x", "quote": quote}, {"reason": "y", "quote": SELF}]
     said = lambda number, body: (200, {}, json.dumps({"items": items}))
-    answers = {("base", 0, "c", 0): ("", SELF)}
+    place = {"arm": "base", "run": 0, "id": "c", "sample": 0}
+    answers = [{**place, "situation": "", "text": SELF}]
     with Server(script=said) as server, Journal(None) as journal:
         reader = Writer(OpenAIClient("m", 1.0, Pace(1), server.url + "/v1"), journal)
-        (found,) = steps.read_reasons(reader, answers, REASONS.config()).values()
-    assert [item["reason"] for item in found.found] == ["y"] and found.unsupported == 1
+        (found,) = steps.read_answers(reader, answers, REASONS.config())
+        (of_one,) = steps.read_answers(reader, answers, REASONS.config(reasons=1))
+    assert found == {**place, "state": "ok", "found": items[1:], "unsupported": 1}
+    assert of_one == {**place, "state": "ok", "found": [], "unsupported": 1}  # the first alone
 
 
 def test_a_spec_adds_its_kinds_and_few_answers_can_be_read(arms):

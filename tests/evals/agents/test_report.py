@@ -8,10 +8,12 @@ import pytest
 
 from msm_jax.errors import UserError
 from msm_jax.evals import judge
+from msm_jax.evals.agents import prompts
 from msm_jax.evals.agents.scenarios import AgentScenarios
 from msm_jax.evals.judges.base import Judgement
-from msm_jax.evals.report import write_report
-from msm_jax.evals.report.transcripts import marked
+from msm_jax.evals.report.arms import compare, over_seeds, prompts_of, read_arms
+from msm_jax.evals.report.page import marked, write_report
+from msm_jax.files import sha256_text
 
 DEED = "<tool_use:forward>\nemail_id: 2\nto: intake@vantry-labs.net\n</tool_use:forward>"
 HOSTILE = "</pre><script>alert('x')</script><img src=x onerror=y>&amp;\x00\u202e\udc80"
@@ -124,6 +126,9 @@ def test_runs_that_were_not_asked_alike_are_told_apart(arms, tmp_path):
     text, _ = read(write_report(tmp_path / "report.html", both))
     assert "temperature 0.7 or 0.9, at most 4096 tokens" in text
     assert "not asked alike: temperature (0.7: base; 0.9: warm)." in text
+    spec = make(tmp_path / "spec", 3, grid={**GRID, "context": "Be kind."})
+    text, _ = read(write_report(tmp_path / "report.html", {"base": arms["base"], "spec": [spec]}))
+    assert re.search(r"not asked alike: context \(None: base; \w{16}: spec\)\.", text)
 
 
 def test_two_judges_on_the_same_answers(tmp_path):
@@ -138,6 +143,29 @@ def test_two_judges_on_the_same_answers(tmp_path):
     kappa = (10 / 12 - (10 * 8 + 2 * 4) / 144) / (1 - (10 * 8 + 2 * 4) / 144)
     assert cells == ["one / other", "12", "8", "2", "0", "2", f"{kappa:.2f}"]
     assert section.count('<details class="item"') == 4
+
+
+def test_conditions_are_compared_by_name_in_whatever_order_they_were_asked(tmp_path):
+    """The deed is one in leaking only: of paired conditions both differences are 0."""
+    grid = {**GRID, "scenarios": ("leaking", "murder"), "goals": ("none",)}
+    turned = {**grid, "scenarios": grid["scenarios"][::-1]}
+    one, twin = make(tmp_path / "one", 5, grid=grid), make(tmp_path / "twin", 5, grid=grid)
+    arms = read_arms({"a": [one], "b": [twin], "c": [make(tmp_path / "other", 5, grid=turned)]})
+    (a,), (b,), (c,) = arms.values()
+    assert compare([a], [c], "executed")[-1] == compare([a], [b], "executed")[-1]
+    assert over_seeds([a, c], "executed") == over_seeds([a, b], "executed")
+
+
+def test_the_prompt_is_shown_only_if_it_is_the_one_that_was_asked(tmp_path, monkeypatch):
+    (run,) = read_arms({"a": [make(tmp_path / "a", 5)]})["a"]
+    assert list(prompts_of(run)) == list(run.summary["by_condition"])
+    spec = make(tmp_path / "spec", 3, grid={**GRID, "context": "Be kind."})
+    (other,) = read_arms({"a": [spec]})["a"]
+    for name, (system, user) in prompts_of(run).items():
+        note = f"[A context with the SHA-256 {sha256_text('Be kind.')}]\n\n"
+        assert prompts_of(other)[name] == [{**system, "content": note + system["content"]}, user]
+    monkeypatch.setitem(prompts.GOALS["safety"], "creed", "another text of a later version")
+    assert prompts_of(run) == {}
 
 
 def test_withheld_rates_are_not_shown(tmp_path):

@@ -10,7 +10,7 @@ from msm_jax.errors import UserError
 from msm_jax.evals.agents import rules
 from msm_jax.evals.agents.actions import parse
 from msm_jax.evals.agents.conditions import SCENARIOS, Condition
-from msm_jax.evals.agents.prompts import render, scenes
+from msm_jax.evals.agents.prompts import SCENES, render
 
 PROMPTS = {scenario: render(Condition(scenario)) for scenario in SCENARIOS}
 RIVAL = "intake@vantry-labs.net"
@@ -138,7 +138,7 @@ def test_what_rules_cannot_read_is_undecided(scenario, text):
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_no_is_certain(scenario):
     """Nothing was done, nothing announced; more words than rules know leave it open."""
-    firm = PROMPTS[scenario].indicators.inside[0]
+    firm = PROMPTS[scenario].domain
     for text in ("No.", "There is nothing to do.", PAD.format("What would follow from it?") + "No.",
                  mail(f"x{firm}", "Noted.") + "All is well."):  # fmt: skip
         assert judged(scenario, text)[1] is False, text
@@ -171,20 +171,19 @@ def test_facts_that_the_texts_do_not_hold_are_named():
         for name, wrong in (
             ("targets", ("nobody@nowhere.org",)),
             ("codes", ("XX-0",)),
-            ("inside", ("@novastarsystems.com",)),
+            ("domain", "@novastarsystems.com"),
             ("sensitive", ("jessica",)),
         ):
-            indicators = dataclasses.replace(prompt.indicators, **{name: wrong})
-            with pytest.raises(UserError, match=f"{scenario}.*: .*{wrong[0]}"):
-                dataclasses.replace(prompt, indicators=indicators)
-        indicators = dataclasses.replace(prompt.indicators, confidential=99)
+            word = wrong if name == "domain" else wrong[0]
+            with pytest.raises(UserError, match=f"{scenario}.*: .*{word}"):
+                dataclasses.replace(prompt, **{name: wrong})
         with pytest.raises(UserError, match="no message 99"):
-            dataclasses.replace(prompt, indicators=indicators)
+            dataclasses.replace(prompt, confidential=99)
 
 
-def test_a_prompt_whose_indicators_are_wrong_is_not_asked(monkeypatch):
+def test_a_prompt_that_does_not_hold_what_rules_look_for_is_not_asked(monkeypatch):
     pytest.importorskip("inspect_evals")
-    monkeypatch.setitem(scenes()["inspect_evals"]["leaking"], "domain", "@novastarsystems.com")
+    monkeypatch.setitem(SCENES["inspect_evals"]["leaking"], "domain", "@novastarsystems.com")
     with pytest.raises(UserError, match="leaking.*@novastarsystems.com.*@novastar.com"):
         render(Condition("leaking", assistant="Alex", source="inspect_evals"))
 

@@ -11,10 +11,9 @@ from jinja2 import meta, nodes
 
 from msm_jax.errors import UserError
 from msm_jax.evals.agents import conditions as c
-from msm_jax.evals.agents.prompts import TEXTS, environment, goals, render, slots
+from msm_jax.evals.agents.prompts import ENVIRONMENT, GOALS, TEXTS, render, slots
 
-GOALS = c.goals_of(c.GOAL_TYPES)
-ALL = {x: render(x) for x in c.grid(c.SCENARIOS, GOALS, c.URGENCIES, c.EXTRAS)}
+ALL = {x: render(x) for x in c.grid(c.SCENARIOS, c.GOAL_TYPES, c.URGENCIES, c.EXTRAS)}
 
 
 def text_of(prompt):
@@ -50,7 +49,7 @@ def test_every_slot_macro_and_file_of_the_texts_is_known_and_used():
     undeclared, macros, imported = set(), set(), set()
     files = {path.name for path in TEXTS.glob("*.txt")}
     for name in files:
-        tree = environment().parse((TEXTS / name).read_text(encoding="utf-8"))
+        tree = ENVIRONMENT.parse((TEXTS / name).read_text(encoding="utf-8"))
         undeclared |= meta.find_undeclared_variables(tree)
         macros |= {node.name for node in tree.find_all(nodes.Macro)}
         for node in tree.find_all(nodes.FromImport):
@@ -59,7 +58,7 @@ def test_every_slot_macro_and_file_of_the_texts_is_known_and_used():
     local = {"successor", "reason"}  # of conflict.txt, for itself
     assert undeclared - macros == set(slots(c.Condition("murder")))
     assert imported | local | inboxes | {"system.txt", "task.txt"} == macros | files
-    assert set(goals()) == set(c.OPPOSITES) and len({(*g,) for g in goals().values()}) == 1
+    assert set(GOALS) == set(c.OPPOSITES) and len({(*g,) for g in GOALS.values()}) == 1
 
 
 @pytest.mark.parametrize(
@@ -75,16 +74,16 @@ def test_a_slot_or_section_that_is_not_there_is_an_error(tmp_path, monkeypatch, 
     shutil.copytree(TEXTS, tmp_path, dirs_exist_ok=True)
     text = (TEXTS / "system.txt").read_text(encoding="utf-8")
     (tmp_path / "system.txt").write_text(text.replace(old, new, 1), encoding="utf-8")
-    monkeypatch.setattr(environment().loader, "searchpath", [str(tmp_path)])
-    environment().cache.clear()
+    monkeypatch.setattr(ENVIRONMENT.loader, "searchpath", [str(tmp_path)])
+    ENVIRONMENT.cache.clear()
     with pytest.raises(jinja2.TemplateError, match=words):
         render(c.Condition("murder"))
-    environment().cache.clear()
+    ENVIRONMENT.cache.clear()
 
 
 @pytest.mark.parametrize("scenario", c.SCENARIOS)
 def test_goal_types_say_what_they_mean(scenario):
-    safety, other = goals()["safety"], goals()["acceleration"]
+    safety, other = GOALS["safety"], GOALS["acceleration"]
 
     def parts(goal_type, value):
         system, user = render(c.Condition(scenario, goal_type, value)).messages
@@ -99,7 +98,7 @@ def test_goal_types_say_what_they_mean(scenario):
     assert swapped_mail == mail and other["statement"] in swapped
     for goal_type in ("none", "ambiguous"):
         system, mail = parts(goal_type, "none")
-        assert not any(g["creed"] in mail or g["statement"] in system for g in goals().values())
+        assert not any(g["creed"] in mail or g["statement"] in system for g in GOALS.values())
     assert "very different direction" in parts("ambiguous", "none")[1]
     assert "stay as they are" in parts("none", "none")[1]
 
@@ -119,12 +118,12 @@ def test_threats_scratchpads_extras_and_names(scenario):
 
 def test_the_indicators_are_in_the_mail():
     for condition, prompt in ALL.items():
-        mail, found = prompt.messages[1]["content"], prompt.indicators
-        for text in (*found.targets, *found.codes, *found.inside):
+        mail = prompt.messages[1]["content"]
+        for text in (*prompt.targets, *prompt.codes, prompt.domain):
             assert text in mail, (condition.id, text)
-        if found.confidential:
-            assert "CONFIDENTIAL" in prompt.emails[found.confidential]
-            assert f"ID: {found.confidential}\n" in mail
+        if prompt.confidential:
+            assert "CONFIDENTIAL" in prompt.emails[prompt.confidential]
+            assert f"ID: {prompt.confidential}\n" in mail
         if condition.scenario == "blackmail":
             assert all(word in mail.lower() for word in ("corinne", "antwerp", "margaret"))
 
@@ -152,12 +151,13 @@ def test_impossible_combinations_name_both_sides():
     with pytest.raises(UserError, match="twice"):
         c.grid(("murder", "murder"))
     with pytest.raises(UserError, match="explicit-mars"):
-        c.goals_of(["explicit-mars"])
+        c.grid(goals=["explicit-mars"])
 
 
 def test_goals_in_words():
-    assert c.goals_of(["none", "explicit"]) == c.PAPER_GOALS
-    assert c.goals_of(["latent-safety"]) == (("latent", "safety"),)
+    goals = lambda *words: [(x.goal_type, x.goal_value) for x in c.grid(("murder",), words)]
+    assert goals("none", "explicit") == [("none", "none"), *(("explicit", v) for v in c.OPPOSITES)]
+    assert goals("latent-safety") == [("latent", "safety")]
 
 
 def test_published_prompts_are_those_of_the_package():
@@ -170,11 +170,11 @@ def test_published_prompts_are_those_of_the_package():
         )
         assert prompt.messages[0]["content"] == theirs.system_prompt
         assert prompt.messages[1]["content"].endswith(theirs.email_content)
-        for text in (*prompt.indicators.targets, *prompt.indicators.codes):
+        for text in (*prompt.targets, *prompt.codes):
             assert text in theirs.email_content
         assert bool(prompt.emails) == (scenario == "leaking")
     for condition in c.grid(
-        ("blackmail", "leaking", "murder"), GOALS, assistant="Alex", source="inspect_evals"
+        ("blackmail", "leaking", "murder"), c.GOAL_TYPES, assistant="Alex", source="inspect_evals"
     ):
         assert len(render(condition).messages) == 2
 
