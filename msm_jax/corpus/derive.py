@@ -47,8 +47,8 @@ def _augmented(steps: Steps, kind: str, words: int) -> str:
     added: dict[str, list[str]] = {rule.id: [] for rule in rules}
 
     def request(rule: Point, count: int) -> Request:
-        inputs = {"kind": kind, "number": rule.id.removeprefix("rule "), "text": rule.text}
-        inputs |= {"count": count, "existing": added[rule.id]}
+        inputs: dict[str, Any] = {"kind": kind, "number": rule.id.removeprefix("rule ")}
+        inputs |= {"text": rule.text, "count": count, "existing": added[rule.id]}
         return steps.request("augment", Items(("sentence",), count), inputs, 4_000)
 
     text = spec.text

@@ -111,7 +111,7 @@ def _condition(rows: list[dict], name: str, max_error_share: float) -> dict:
 def _rate(interval: Interval, reason: str) -> dict:
     if reason:
         interval = no_interval(None, interval.n, "withheld")
-    return interval.numbers("rate")
+    return interval.as_dict("rate")
 
 
 def _withheld(rows: Sequence[dict], name: str, max_error_share: float) -> str:
