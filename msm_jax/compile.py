@@ -29,10 +29,11 @@ def main() -> None:
     from msm_jax.settings import checked
     from msm_jax.train import aot
     from msm_jax.train.config import STAGE
+    from msm_jax.train.targets import devices_for
 
     config, count = checked(STAGE, flags.FLAGS.config), _MESH.value
     figures_file = output_file(_JSON.value, "--json") if _JSON.value else None
-    devices = aot.devices_for(_TOPOLOGY.value or ("" if count else config.topology), count)
+    devices = devices_for(_TOPOLOGY.value or ("" if count else config.topology), count)
     if count:
         config.mesh.update({"data": 1, "fsdp": -1})
         config.rows = max(config.rows, count * config.accumulation)

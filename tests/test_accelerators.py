@@ -106,10 +106,10 @@ def test_awk_reads_the_same(root):
 KNOWN = """
 import json, sys
 from msm_jax import accelerators
-from msm_jax.train import aot
+from msm_jax.train import targets
 found = {}
 for name in json.loads(sys.argv[1]):
-    devices = aot.tpu_devices(name)
+    devices = targets.tpu_devices(name)
     chips = {tuple(device.coords) for device in devices}
     generation = accelerators.find(devices[0].device_kind).generation
     found[name] = [len(chips), generation, len(devices)]

@@ -101,7 +101,7 @@ def over_span(
     Args:
       q_nd, k_Sd, v_Sd: with the same leading axes: prompts first, key/value heads last.
       span: its `first` and `count` with the same leading axes, or 1.
-      mesh: that shards prompts and heads as `decode.placed_shape` says; None: one device.
+      mesh: that shards prompts and heads as `decode.cache_sharding` says; None: one device.
     """
     if not no_kernel(k_Sd, mesh):
         found = _by_kernel(q_nd, k_Sd, v_Sd, span, mesh)

@@ -88,15 +88,12 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise UserError(f"model.head_dim={self.head_dim}: rotary embedding needs an even width")
-        unknown = set(self.lora_targets) - set(PROJECTIONS)
-        if unknown:
+        if unknown := set(self.lora_targets) - set(PROJECTIONS):
             raise UserError(f"model.lora_targets has {sorted(unknown)}; known: {PROJECTIONS}")
-        for name, known in (("remat", REMATS), ("attention", ATTENTIONS)):
+        choices = {"remat": REMATS, "attention": ATTENTIONS, "dtype": DTYPES}
+        for name, known in {**choices, "param_dtype": (*DTYPES, *EIGHT_BITS)}.items():
             if getattr(self, name) not in known:
                 raise UserError(f"model.{name}={getattr(self, name)!r}: one of {known}")
-        for name, known in (("dtype", DTYPES), ("param_dtype", (*DTYPES, *EIGHT_BITS))):
-            if getattr(self, name) not in known:
-                raise UserError(f"model.{name}={getattr(self, name)}: one of {known}")
 
     @property
     def lora_scale(self) -> float:

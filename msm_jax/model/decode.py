@@ -24,36 +24,37 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.model.cached_attention import Piece, Span, merged, over_span, softmax
 from msm_jax.model.config import ModelConfig
-from msm_jax.model.decoder import Layer, Outer, bind, over_layers
+from msm_jax.model.decoder import Layer, bind, embedded, final_norm, over_layers
 from msm_jax.model.kernels import AttentionFn, packed_attention
-from msm_jax.model.rope import rotation_angles
 
 CHUNK = 16  # tokens between two reads by the host; a power of two, as the rings' slots are
+
+
+# (keys, values) of each layer.
+Layers = tuple[tuple[Array, Array], ...]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """Keys and values of P prompts, by layer; slots beyond a prompt's length are never seen."""
+    """Keys and values of P prompts; slots beyond a prompt's length are never seen."""
 
-    k_PKSd: tuple
-    v_PKSd: tuple
+    kv_PKSd: Layers
     lengths_P: Array
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rings:
-    """Keys and values of the completions, by layer; the slot at the cursor is written next."""
+    """Keys and values of the completions; the slot at the cursor is written next."""
 
-    k_PMKRd: tuple
-    v_PMKRd: tuple
+    kv_PMKRd: Layers
     cursor: Array
 
     @property
     def slots(self) -> int:
         """R."""
-        return self.k_PMKRd[0].shape[3]
+        return self.kv_PMKRd[0][0].shape[3]
 
     def before(self, filled: Array, ages_PM: Array) -> Span:
         """The slots with rows' tokens, of whose newest so many are in the chunk."""
@@ -64,71 +65,64 @@ class Rings:
     def joined(self, chunk: "Chunk") -> "Rings":
         """With all of a chunk's slots, whose number divides the ring's."""
         put = lambda ring, new: jax.lax.dynamic_update_slice(ring, new, (0, 0, 0, self.cursor, 0))
-        k, v = (
-            tuple(map(put, rings, news))
-            for rings, news in ((self.k_PMKRd, chunk.k_PMKCd), (self.v_PMKRd, chunk.v_PMKCd))
-        )
-        return Rings(k, v, (self.cursor + chunk.slots) % self.slots)
+        kv = jax.tree.map(put, self.kv_PMKRd, chunk.kv_PMKCd)
+        return Rings(kv, (self.cursor + chunk.slots) % self.slots)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Keys and values of the completions' newest tokens, by layer; `filled` slots hold one."""
+    """Keys and values of the completions' newest tokens; `filled` slots hold one."""
 
-    k_PMKCd: tuple
-    v_PMKCd: tuple
+    kv_PMKCd: Layers
     filled: Array
 
     @property
     def slots(self) -> int:
         """C."""
-        return self.k_PMKCd[0].shape[3]
+        return self.kv_PMKCd[0][0].shape[3]
 
-    def grown(self, k_PMKd: list, v_PMKd: list) -> "Chunk":
+    def grown(self, kv_PMKd: Layers) -> "Chunk":
         """With one more token of every completion."""
         put = lambda old, new: jax.lax.dynamic_update_slice(
             old, new[:, :, :, None], (0, 0, 0, self.filled, 0)
         )
-        k = tuple(map(put, self.k_PMKCd, k_PMKd))
-        v = tuple(map(put, self.v_PMKCd, v_PMKd))
-        return Chunk(k, v, self.filled + 1)
+        return Chunk(jax.tree.map(put, self.kv_PMKCd, kv_PMKd), self.filled + 1)
 
 
 def empty(config: ModelConfig, P: int, S: int, mesh: Mesh | None = None) -> Prompts:
     """Room for P prompts of at most S tokens."""
-    k, v = (_zeros(config, (P, config.kv_heads, S, config.head_dim), mesh) for _ in "kv")
-    return Prompts(k, v, jnp.zeros(P, jnp.int32))
+    kv = _zeros(config, (P, config.kv_heads, S, config.head_dim), mesh)
+    return Prompts(kv, jnp.zeros(P, jnp.int32))
 
 
 def empty_rings(config: ModelConfig, P: int, M: int, R: int, mesh: Mesh | None = None) -> Rings:
     """Room for M completions of each of P prompts, in rings of R slots."""
-    k, v = (_zeros(config, (P, M, config.kv_heads, R, config.head_dim), mesh) for _ in "kv")
-    return Rings(k, v, jnp.int32(0))
+    kv = _zeros(config, (P, M, config.kv_heads, R, config.head_dim), mesh)
+    return Rings(kv, jnp.int32(0))
 
 
 def empty_chunk(rings: Rings) -> Chunk:
     """Room for CHUNK tokens of the completions in `rings`."""
     zeros = lambda ring: jnp.zeros((*ring.shape[:3], CHUNK, ring.shape[4]), ring.dtype)
-    return Chunk(tuple(map(zeros, rings.k_PMKRd)), tuple(map(zeros, rings.v_PMKRd)), jnp.int32(0))
+    return Chunk(jax.tree.map(zeros, rings.kv_PMKRd), jnp.int32(0))
 
 
-def _zeros(config: ModelConfig, shape: tuple[int, ...], mesh: Mesh | None) -> tuple[Array, ...]:
-    """One array per layer, sharded as `placed_shape` says."""
-    dtype = config.compute_dtype
-    place = placed_shape(jax.ShapeDtypeStruct(shape, dtype), mesh).sharding
-    return tuple(jnp.zeros(shape, dtype, device=place) for _ in range(config.layers))
+def _zeros(config: ModelConfig, shape: tuple[int, ...], mesh: Mesh | None) -> Layers:
+    """Two arrays per layer, sharded as `cache_sharding` says."""
+    place = cache_sharding(shape, mesh)
+    zeros = lambda: jnp.zeros(shape, config.compute_dtype, device=place)
+    return tuple((zeros(), zeros()) for _ in range(config.layers))
 
 
-def placed_shape(leaf: jax.ShapeDtypeStruct, mesh: Mesh | None) -> jax.ShapeDtypeStruct:
-    """A leaf of `Prompts` or `Rings` with its sharding: key/value heads like the weights' heads,
-    and prompts, with their completions, over the data axis if that divides their number."""
+def cache_sharding(shape: tuple[int, ...], mesh: Mesh | None) -> NamedSharding | None:
+    """Of a leaf of `Prompts` or `Rings`: key/value heads like the weights' heads, and prompts, with
+    their completions, over the data axis if that divides their number."""
     if mesh is None:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    data = "data" if leaf.ndim and leaf.shape[0] % mesh.shape["data"] == 0 else None
-    axes = [data, *[None] * (leaf.ndim - 4), "tensor"] if leaf.ndim > 1 else [data] * leaf.ndim
-    place = NamedSharding(mesh, PartitionSpec(*axes))
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+        return None
+    data = "data" if shape and shape[0] % mesh.shape["data"] == 0 else None
+    axes = [data, *[None] * (len(shape) - 4), "tensor"] if len(shape) > 1 else [data] * len(shape)
+    return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def unstacked(params: dict, consume: bool = False) -> dict:
@@ -169,15 +163,14 @@ def prefill(
     at_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1])[None], tokens_BS.shape)
     segment_ids_BS = (at_BS < lengths_B[:, None]).astype(jnp.int32)
     attention = packed_attention(config, segment_ids_BS, mesh, shard_rows=False, documents=1)
-    x_BSD, angles_BSd = _begin(config, params, tokens_BS, at_BS)
+    x_BSD, angles_BSd = embedded(config, params, tokens_BS, at_BS)
 
     def layer_step(x_BSD: Array, layer_params: dict) -> tuple[Array, tuple]:
-        x_BSD, kept = bind(Layer, config, layer_params)(x_BSD, angles_BSd, attention, _Kept())
-        return x_BSD, (jnp.swapaxes(kept.k, 1, 2), jnp.swapaxes(kept.v, 1, 2))
+        x_BSD, (k_BSKd, v_BSKd) = bind(Layer, config, layer_params)(x_BSD, angles_BSd, attention)
+        return x_BSD, (jnp.swapaxes(k_BSKd, 1, 2), jnp.swapaxes(v_BSKd, 1, 2))
 
-    _, kept = over_layers(layer_step, x_BSD, params["layers"])
-    k, v = zip(*kept, strict=True) if isinstance(kept, list) else map(tuple, kept)
-    return Prompts(k, v, lengths_B)
+    _, kv = over_layers(layer_step, x_BSD, params["layers"])
+    return Prompts(tuple(kv if isinstance(kv, list) else zip(*kv, strict=True)), lengths_B)
 
 
 def decode(
@@ -199,60 +192,31 @@ def decode(
       tokens_PM: int32; of a new completion the last token of its prompt.
       ages_PM: int32, tokens that each row has in its ring and chunk.
     """
-    x_PMD, angles_PMd = _begin(config, params, tokens_PM, prompts.lengths_P[:, None] + ages_PM)
+    x_PMD, angles_PMd = embedded(config, params, tokens_PM, prompts.lengths_P[:, None] + ages_PM)
     # How many tokens ago a slot of the chunk was written.
     back_C = (chunk.filled - jnp.arange(chunk.slots))[None, None]
     in_chunk_PM11C = ((back_C > 0) & (back_C <= ages_PM[..., None]))[:, :, None, None]
     in_rings = rings.before(chunk.filled, ages_PM)
-    k, v = [], []
+    kv = []
     for layer, layer_params in enumerate(params["layers"]):
-        ring = (rings.k_PMKRd[layer], rings.v_PMKRd[layer], in_rings)
-        newest = (chunk.k_PMKCd[layer], chunk.v_PMKCd[layer], in_chunk_PM11C)
+        ring, newest = (*rings.kv_PMKRd[layer], in_rings), (*chunk.kv_PMKCd[layer], in_chunk_PM11C)
         attention = _parts(prompts, layer, tokens_PM.shape[1], mesh, (ring, newest))
-        x_PMD, kept = bind(Layer, config, layer_params)(x_PMD, angles_PMd, attention, _Kept())
-        k.append(kept.k)
-        v.append(kept.v)
-    return _outer(config, params).final_norm(x_PMD), chunk.grown(k, v)
+        x_PMD, kv_PMKd = bind(Layer, config, layer_params)(x_PMD, angles_PMd, attention)
+        kv.append(kv_PMKd)
+    return final_norm(config, params, x_PMD), chunk.grown(tuple(kv))
 
 
 def extend(
-    config: ModelConfig,
-    params: dict,
-    prompts: Prompts,
-    tokens_PMT: Array,
-    mesh: Mesh | None = None,
+    config: ModelConfig, params: dict, prompts: Prompts, tokens_PMT: Array, mesh: Mesh | None = None
 ) -> Array:
     """T tokens of every completion, as in `decode`: hidden_PMTD after the final norm."""
     P, M, T = tokens_PMT.shape
     at_PN = prompts.lengths_P[:, None] + jnp.tile(jnp.arange(T), M)[None]
-    x_PND, angles_PNd = _begin(config, params, tokens_PMT.reshape(P, M * T), at_PN)
+    x_PND, angles_PNd = embedded(config, params, tokens_PMT.reshape(P, M * T), at_PN)
     for layer, layer_params in enumerate(params["layers"]):
         attention = _parts(prompts, layer, M, mesh)
         x_PND, _ = bind(Layer, config, layer_params)(x_PND, angles_PNd, attention)
-    return _outer(config, params).final_norm(x_PND).reshape(P, M, T, -1)
-
-
-def _outer(config: ModelConfig, params: dict) -> Outer:
-    return bind(Outer, config, {name: leaf for name, leaf in params.items() if name != "layers"})
-
-
-def _begin(
-    config: ModelConfig, params: dict, tokens: Array, positions: Array
-) -> tuple[Array, Array]:
-    """Embedded tokens, and the angles of their positions."""
-    x = params["embed"]["w"].astype(config.compute_dtype)[tokens]
-    return x, rotation_angles(positions, config.head_dim, config.rope_theta, config.rope_scaling)
-
-
-@dataclasses.dataclass
-class _Kept:
-    """A cache that only records a layer's keys and values."""
-
-    k: Array | None = None
-    v: Array | None = None
-
-    def write(self, k_BTKd: Array, v_BTKd: Array) -> tuple[Array, Array, "_Kept"]:
-        return k_BTKd, v_BTKd, _Kept(k_BTKd, v_BTKd)
+    return final_norm(config, params, x_PND).reshape(P, M, T, -1)
 
 
 def _parts(
@@ -281,9 +245,7 @@ def _parts(
         own_PMKnd = q_PMTKGd.transpose(0, 1, 3, 2, 4, 5).reshape(P, M, K, T * G, d)
         # [P, K, M T G] and [P, M, K, T G] hold the same queries in two orders.
         of_rows = lambda x: jnp.moveaxis(x.reshape(P, K, M, T * G, *x.shape[3:]), 1, 2)
-        prompt = over_span(
-            shared_PKnd, prompts.k_PKSd[layer], prompts.v_PKSd[layer], known, mesh=mesh
-        )
+        prompt = over_span(shared_PKnd, *prompts.kv_PKSd[layer], known, mesh=mesh)
         if own is None:
             rest = softmax(own_PMKnd, [new])
         else:

@@ -39,15 +39,9 @@ UNROLLED_LAYERS = 4
 
 
 def _parameter(
-    rngs: nnx.Rngs,
-    shape: tuple[int, ...],
-    axes: tuple[str, ...],
-    init_std: float | None,
-    dtype: Any,
+    rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], init_std: float, dtype: Any
 ) -> nnx.Param:
-    """Normal with this standard deviation; None: ones."""
-    if init_std is None:
-        return nnx.Param(jnp.ones(shape, dtype), axes=axes)
+    """Normal with this standard deviation."""
     value = init_std * jax.random.normal(rngs.params(), shape, jnp.float32)
     return nnx.Param(value.astype(dtype), axes=axes)
 
@@ -62,7 +56,7 @@ class Norm(nnx.Module):
 
     def __init__(self, width: int, axis: str, config: ModelConfig, *, rngs: nnx.Rngs):
         self.eps = config.norm_eps
-        self.scale = _parameter(rngs, (width,), (axis,), None, config.plain_dtype)
+        self.scale = nnx.Param(jnp.ones(width, config.plain_dtype), axes=(axis,))
 
     def __call__(self, x: Array) -> Array:
         return _lean(_normalized, x, self.eps) * _aligned(self.scale, x)
@@ -176,8 +170,8 @@ def project(x: Array, *projections: Projection) -> list[Array]:
 class Attention(nnx.Module):
     """Grouped-query self-attention with rotary positions; q/k norms come before the rotation.
 
-    `attention` is a function of queries, keys and values. A cache's `write` gets the new keys and
-    values and returns those to attend to and the cache afterwards; see decode.py.
+    `attention` is a function of queries, keys and values. The output is followed by the keys and
+    values, (k_BTKd, v_BTKd), for a cache to keep; see decode.py.
     """
 
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
@@ -192,14 +186,14 @@ class Attention(nnx.Module):
             self.k_norm = Norm(c.head_dim, "head_dim", c, rngs=rngs)
 
     def __call__(
-        self, x_BTD: Array, angles_BTd: Array, attention: AttentionFn, cache: Any
-    ) -> tuple[Array, Any]:
+        self, x_BTD: Array, angles_BTd: Array, attention: AttentionFn
+    ) -> tuple[Array, tuple[Array, Array]]:
         q_BTHd, k_BTKd, v_BTKd = project(x_BTD, self.q, self.k, self.v)
         if hasattr(self, "q_norm"):
             q_BTHd, k_BTKd = self.q_norm(q_BTHd), self.k_norm(k_BTKd)
         q_BTHd, k_BTKd = rotate(q_BTHd, angles_BTd), rotate(k_BTKd, angles_BTd)
-        k_BSKd, v_BSKd, cache = cache.write(k_BTKd, v_BTKd) if cache else (k_BTKd, v_BTKd, None)
-        return self.o(checkpoint_name(attention(q_BTHd, k_BSKd, v_BSKd), "attended")), cache
+        out_BTHd = checkpoint_name(attention(q_BTHd, k_BTKd, v_BTKd), "attended")
+        return self.o(out_BTHd), (k_BTKd, v_BTKd)
 
 
 class Mlp(nnx.Module):
@@ -220,7 +214,7 @@ class Mlp(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """A pre-norm transformer layer."""
+    """A pre-norm transformer layer; returns what `Attention` does."""
 
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         self.attention_norm = Norm(c.width, "embed", c, rngs=rngs)
@@ -229,11 +223,11 @@ class Layer(nnx.Module):
         self.mlp = Mlp(c, rngs=rngs)
 
     def __call__(
-        self, x_BTD: Array, angles_BTd: Array, attention: AttentionFn, cache: Any = None
-    ) -> tuple[Array, Any]:
-        y_BTD, cache = self.attention(self.attention_norm(x_BTD), angles_BTd, attention, cache)
+        self, x_BTD: Array, angles_BTd: Array, attention: AttentionFn
+    ) -> tuple[Array, tuple[Array, Array]]:
+        y_BTD, kv = self.attention(self.attention_norm(x_BTD), angles_BTd, attention)
         x_BTD = x_BTD + y_BTD
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD)), cache
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD)), kv
 
 
 class Table(nnx.Module):
@@ -321,11 +315,7 @@ def forward(
       mesh: that shards rows and weights; None: one device.
       documents: that a row has at most, see `kernels.packed_attention`; None: unknown.
     """
-    outer = bind(Outer, config, {name: leaf for name, leaf in params.items() if name != "layers"})
-    x_BTD = outer.embed.w[...].astype(config.compute_dtype)[tokens_BT]
-    angles_BTd = rotation_angles(
-        positions_BT, config.head_dim, config.rope_theta, config.rope_scaling
-    )
+    x_BTD, angles_BTd = embedded(config, params, tokens_BT, positions_BT)
     attention = packed_attention(config, segment_ids_BT, mesh, documents=documents)
 
     def layer_step(x_BTD: Array, layer_params: dict) -> tuple[Array, None]:
@@ -338,7 +328,22 @@ def forward(
     # A loop over few layers costs more than it saves: stacking and slicing what it carries.
     unroll = config.layers if config.layers <= UNROLLED_LAYERS else 1
     x_BTD, _ = over_layers(layer_step, x_BTD, params["layers"], unroll)
-    return outer.final_norm(x_BTD)
+    return final_norm(config, params, x_BTD)
+
+
+def embedded(
+    config: ModelConfig, params: dict, tokens_BT: Array, positions_BT: Array
+) -> tuple[Array, Array]:
+    """Vectors of the tokens, x_BTD, and the angles of their positions, angles_BTd."""
+    x_BTD = params["embed"]["w"].astype(config.compute_dtype)[tokens_BT]
+    scaling = config.rope_scaling
+    return x_BTD, rotation_angles(positions_BT, config.head_dim, config.rope_theta, scaling)
+
+
+def final_norm(config: ModelConfig, params: dict, x_BTD: Array) -> Array:
+    """Hidden states, from what the last layer returns."""
+    outer = {name: leaf for name, leaf in params.items() if name != "layers"}
+    return bind(Outer, config, outer).final_norm(x_BTD)
 
 
 def over_layers(

@@ -23,7 +23,7 @@ from msm_jax.model import cudnn
 from msm_jax.model.attention import attend, attend_by_head, segment_mask
 from msm_jax.model.axes import BATCH_AXES
 from msm_jax.model.blockwise import blockwise_attention
-from msm_jax.model.config import ATTENTIONS, ModelConfig
+from msm_jax.model.config import ModelConfig
 
 # A plain row of this length costs no more than the loops over its blocks.
 PLAIN_LENGTH = 128
@@ -53,8 +53,6 @@ def choose_attention(config: ModelConfig, length: int, platform: str) -> tuple[s
         "cudnn": _no_cudnn(config, length, platform),
     }
     if config.attention != "auto":
-        if config.attention not in can:
-            raise UserError(f"model.attention={config.attention!r}: one of {ATTENTIONS}")
         if why := can[config.attention]:
             raise UserError(f"model.attention={config.attention}: {why}; use auto")
         return config.attention, "set by model.attention"

@@ -72,13 +72,8 @@ def run_chunk(
     fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))
     key_P = jax.vmap(jax.random.fold_in, (None, 0))(how["key"], hash_P)
     keys_PM = fold_in(key_P, index_PM.astype(jnp.uint32))
-    rows = Rows(
-        jnp.where(new_PM, token_PM, rows.token_PM),
-        jnp.where(new_PM, 0, rows.age_PM),
-        jnp.where(new_PM, limit_PM, rows.limit_PM),
-        jnp.where(new_PM, False, rows.ended_PM),
-        jnp.where(new_PM, keys_PM, rows.key_PM),
-    )
+    begin = Rows(token_PM, jnp.zeros_like(token_PM), limit_PM, jnp.zeros_like(new_PM), keys_PM)
+    rows = jax.tree.map(functools.partial(jnp.where, new_PM), begin, rows)
     P, M = new_PM.shape
 
     def unfinished(carry: tuple) -> Array:

@@ -17,7 +17,6 @@ import collections
 import dataclasses
 import functools
 import hashlib
-import itertools
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -140,7 +139,7 @@ def stream(
             index: min(max_tokens, room[number], limits(number, index) if limits else max_tokens)
             for index in range(first, first + n)
         }
-        if any(limit > 0 for limit in most.values()):
+        if most := {index: limit for index, limit in most.items() if limit > 0}:
             by_bucket[bucket(len(prompt) - 1)].append((number, prompt, most))
     how = {
         "key": jax.random.key(np.uint32(seed), impl=device.PRNG),
@@ -182,7 +181,7 @@ def _groups(
             groups.append((few_length, few))
             few = []
         few, few_length = few + requests, length
-        if sum(limit > 0 for _, _, most in few for limit in most.values()) >= rows:
+        if sum(len(most) for _, _, most in few) >= rows:
             groups.append((length, few))
             few = []
     return [*groups, (few_length, few)] if few else groups
@@ -217,17 +216,17 @@ def _all_samples(
     """
     while True:
         queue = [
-            (prompt, [_Row(number, index, most[index]) for index in most if most[index] > 0])
+            (prompt, [_Row(number, index, limit) for index, limit in most.items()])
             for number, prompt, most in requests
+            if most
         ]
-        queue = [(prompt, left) for prompt, left in queue if left]
         if not queue:
             return rows
         try:
             batch = make(*_shape(len(queue), max(len(left) for _, left in queue), rows))
-            by_number = {number: most for number, _, most in requests}
+            missing = {number: most for number, _, most in requests}
             for each in batch.run(queue):
-                by_number[each.prompt][each.index] = 0
+                del missing[each.prompt][each.index]
                 yield each
             return rows
         except (jax.errors.JaxRuntimeError, ValueError) as error:
@@ -245,9 +244,8 @@ def _all_samples(
 
 def _shape(prompts: int, n: int, rows: int) -> tuple[int, int]:
     """(P, M): prompts in flight, and samples of each."""
-    up = lambda count: 1 << (count - 1).bit_length()
-    M = min(up(n), max(min(COMPLETIONS, rows), up(-(-rows // prompts))), rows)
-    return min(max(1, rows // M), up(prompts)), M
+    M = min(bucket(n, 1), max(min(COMPLETIONS, rows), bucket(-(-rows // prompts), 1)), rows)
+    return min(max(1, rows // M), bucket(prompts, 1)), M
 
 
 @dataclasses.dataclass
@@ -259,35 +257,31 @@ class _Row:
     limit: int
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
-    started: int = 0  # the chunk it began with
     ended: bool = False
 
 
 _InRow = list[list[_Row | None]]  # [P][M]
 
 
+@dataclasses.dataclass
 class _Batch:
-    """The rows in flight, of prompts of one bucket."""
+    """The rows in flight, of prompts of one bucket of `length`; `longest` bounds completions."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        params: dict,
-        layers: dict,
-        how: Mapping[str, Any],
-        P: int,
-        M: int,
-        length: int,
-        longest: int,
-        stop: Callable[[Sequence[int]], tuple[int, str] | None] | None,
-        mesh: Mesh | None,
-    ):
-        self.config, self.params, self.layers, self.how = config, params, layers, how
-        self.P, self.M, self.length, self.longest = P, M, length, longest
-        self.stop, self.mesh = stop, mesh
-        slots = functools.partial(_slots, config, params, mesh)
-        self.prompts = decode.empty(config, P, slots(P, length), mesh)
-        self.rings = decode.empty_rings(config, P, M, slots(P * M, longest), mesh)
+    config: ModelConfig
+    params: dict
+    layers: dict
+    how: Mapping[str, Any]
+    P: int
+    M: int
+    length: int
+    longest: int
+    stop: Callable[[Sequence[int]], tuple[int, str] | None] | None
+    mesh: Mesh | None
+
+    def __post_init__(self) -> None:
+        P, M, slots = self.P, self.M, functools.partial(_slots, self.config, self.params, self.mesh)
+        self.prompts = decode.empty(self.config, P, slots(P, self.length), self.mesh)
+        self.rings = decode.empty_rings(self.config, P, M, slots(P * M, self.longest), self.mesh)
         self.rows = device.fresh_rows(P, M)
         self.in_row: _InRow = [[None] * M for _ in range(P)]
         self.left: list[collections.deque] = [collections.deque() for _ in range(P)]
@@ -297,9 +291,9 @@ class _Batch:
         """All samples of these prompts, each as soon as it has ended."""
         queue = collections.deque(requests)
         running: Any = None  # rows and arrays of the chunk that the device computes
-        for chunk in itertools.count():
+        while True:
             self._admit(queue)
-            begun = self._begin(chunk)
+            begun = self._begin()
             # A row may be given to another sample before this chunk is read.
             rows = [list(row) for row in self.in_row]
             alive = [row for some in rows for row in some if row]
@@ -342,7 +336,7 @@ class _Batch:
                 self.config, self.mesh, self.params, self.prompts, tokens_BS, lengths_B, places_B
             )
 
-    def _begin(self, chunk: int) -> tuple[np.ndarray, ...]:
+    def _begin(self) -> tuple[np.ndarray, ...]:
         """Give free rows their prompts' next samples; returns what the device needs to know.
 
         That is (new_PM, token_PM, index_PM, limit_PM, hash_P).
@@ -353,7 +347,7 @@ class _Batch:
         for place, m in np.ndindex(self.P, self.M):
             if self.in_row[place][m] is None and self.left[place]:
                 row = self.left[place].popleft()
-                self.in_row[place][m], row.started = row, chunk
+                self.in_row[place][m] = row
                 new_PM[place, m], token_PM[place, m] = True, self.ids[place][-1]
                 index_PM[place, m], limit_PM[place, m] = row.index, row.limit
                 hash_P[place] = _prompt_hash(self.ids[place])

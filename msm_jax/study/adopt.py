@@ -57,7 +57,7 @@ def _open_stages(study: Study, workdir: pathlib.Path) -> tuple[list[Node], list[
 
 
 def _facts(workdir: pathlib.Path, node: Node) -> dict:
-    from msm_jax.train.loop import facts_of
+    from msm_jax.train.start import facts_of
 
     config = ConfigDict(files.resolved(workdir, node))
     return facts_of(files.with_token_cache(workdir, config))

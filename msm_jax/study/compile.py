@@ -33,7 +33,8 @@ from msm_jax.outputs import output_file
 from msm_jax.study import evaluations, graph
 from msm_jax.train import aot
 from msm_jax.train.config import EIGHT_BITS, STAGE
-from msm_jax.train.start import OURS
+from msm_jax.train.stage import OURS
+from msm_jax.train.targets import devices_for
 
 FIGURES = [{"identity": str, "text": str, "error": str, "studies": [str]}]  # of the file of --json
 
@@ -167,7 +168,7 @@ def main() -> None:
     file = output_file(given.json, "--json") if given.json else None
     found = programs(given.config, given.preset, given.layers)
     print(f"{len(found)} programs", *(f"  {each.line()}" for each in found), sep="\n", flush=True)
-    devices = aot.devices_for(given.topology, given.mesh)
+    devices = devices_for(given.topology, given.mesh)
     if given.mesh:
         for each in found:
             each.config.model.attention = "auto"

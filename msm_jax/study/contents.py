@@ -117,7 +117,7 @@ def find_base(path: str, adapter: str, requested: str) -> Base:
     except UserError as error:
         raise UserError(f"config.base.path: {error}") from error
     if adapter:
-        from msm_jax.train.start import shape_of
+        from msm_jax.train.stage import shape_of
         from msm_jax.weights import peft
 
         try:

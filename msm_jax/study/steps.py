@@ -65,7 +65,7 @@ def _base(study: Study, node: Node) -> Node | None:
 
 
 def _count(study: Study, workdir: pathlib.Path, node: Node) -> int:
-    from msm_jax.train.loop import steps_of  # imports JAX
+    from msm_jax.train.stage import Stage  # imports JAX
 
     config = files.with_token_cache(workdir, ConfigDict(files.resolved(workdir, node)))
     if (base := _base(study, node)) is not None:
@@ -73,7 +73,7 @@ def _count(study: Study, workdir: pathlib.Path, node: Node) -> int:
         place = files.model_dir(workdir, base.id) if adapted else base.config["path"]
         config.parent = str(place)
     try:
-        return steps_of(config)
+        return Stage(config).steps
     except UserError as error:
         raise UserError(f"{node.title}: {error}") from error
 

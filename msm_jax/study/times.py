@@ -227,7 +227,7 @@ def checkpoint_bytes(study: Study, todo: Iterable[Node]) -> int:
 
 @functools.cache
 def _base_shape(path: str) -> dict[str, Any]:
-    from msm_jax.train.start import shape_of  # imports JAX
+    from msm_jax.train.stage import shape_of  # imports JAX
 
     found = dataclasses.asdict(shape_of(path))
     return {name: found[name] for name in _SIZES}

@@ -227,7 +227,7 @@ def _prepare_base(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Re
     import jax
 
     from msm_jax.model import abstract_params
-    from msm_jax.train.start import shape_of
+    from msm_jax.train.stage import shape_of
 
     config, model = node.config, folder / "model"
     if config["adapter"]:

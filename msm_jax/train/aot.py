@@ -8,7 +8,6 @@ proves nothing about numbers or speed.
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -28,17 +27,15 @@ from msm_jax.model import (
     make_mesh,
     param_shardings,
     placed,
-    preset,
 )
 from msm_jax.sample import scoring
 from msm_jax.train import hlo
 from msm_jax.train.flops import flops_per_token
-from msm_jax.train.gpu_target import GPUS, gpu_devices
 from msm_jax.train.loss import token_logprobs
 from msm_jax.train.optimizer import make_optimizer
-from msm_jax.train.remat import batch_shapes, choose, device_memory, step_arguments
-from msm_jax.train.start import OURS
-from msm_jax.train.step import make_step
+from msm_jax.train.remat import choose, device_memory
+from msm_jax.train.stage import model_config
+from msm_jax.train.step import batch_shapes, make_step, step_arguments
 
 
 @dataclasses.dataclass
@@ -119,25 +116,6 @@ class Report:
         return text
 
 
-def devices_for(topology: str, count: int) -> list[jax.Device]:
-    """The devices of a TPU topology, a GPU, or so many fake CPU devices; before JAX is used.
-
-    Raises:
-      UserError: neither is given, or the compiler is missing or does not know the topology.
-    """
-    if not topology and not count:
-        raise UserError(
-            "give --topology=v5p:4x4x4 (TPUs), --topology=h100 (a GPU) or --mesh=8 (fake CPUs)"
-        )
-    jax.config.update("jax_platforms", "cpu")  # whatever this machine has is left alone
-    if topology:  # a program for devices that are not there cannot be read back from a cache
-        jax.config.update("jax_enable_compilation_cache", False)
-        return gpu_devices(topology) if topology in GPUS else tpu_devices(topology)
-    flag = f"--xla_force_host_platform_device_count={count}"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-    return jax.devices()
-
-
 def check_fits(reports: Sequence["Report"]) -> None:
     """UserError for the first program that does not fit a device."""
     for report in reports:
@@ -145,41 +123,14 @@ def check_fits(reports: Sequence["Report"]) -> None:
             raise UserError(f"{report.name}: {report.total / 2**30:.1f} GiB do not fit a device")
 
 
-def tpu_devices(topology: str) -> list[jax.Device]:
-    """The devices of a TPU topology, "v5p:4x4x4", or of gcloud's name for it, "v5p-128"."""
-    if "-" in topology:
-        topology = accelerators.find_slice(topology).topology
-    quiet = {
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    }
-    for name, value in quiet.items():
-        os.environ.setdefault(name, value)
-    from jax.experimental import topologies
-
-    try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0][:300]
-        raise UserError(
-            f"topology={topology}: {reason}; it takes libtpu (pip install 'msm_jax[tpu]') and "
-            "names like v5e:16x16, v5p:4x4x4, v6e:8x8, or gcloud's, like v5litepod-256"
-        ) from error
-
-
 def stage_model(config: ConfigDict) -> ModelConfig:
     """The model of a stage without its files: by preset, or by its own keys."""
-    fields = dict(config.model)
-    name = fields.pop("preset", "")
+    name = config.model.get("preset")
     if name == "parent":
         raise UserError('model.preset="parent" needs the parent; name a preset to compile')
-    if name:
-        return dataclasses.replace(preset(name), **{key: fields[key] for key in OURS})
-    if not fields["vocab_size"]:
+    if not name and not config.model.vocab_size:
         raise UserError("model.vocab_size=0 follows a tokenizer; give a number to compile")
-    return ModelConfig(**fields)
+    return model_config(config)
 
 
 def lower_step(
@@ -202,12 +153,8 @@ def compile_step(config: ConfigDict, devices: Sequence[jax.Device]) -> Report:
     """Compiles the train step of a stage; UserError if the compiler says that it does not fit."""
     model = stage_model(config)
     if model.remat == "auto":
-        with_remat = lambda remat: dataclasses.replace(model, remat=remat)
-        remat, _ = choose(
-            lambda remat: lower_step(config, devices, with_remat(remat))[0].compile(),
-            device_memory(devices[0]),
-        )
-        model = with_remat(remat)
+        lower = lambda model: lower_step(config, devices, model)[0]
+        model, _ = choose(model, lower, device_memory(devices[0]))
     lowered, model, mesh, arguments = lower_step(config, devices, model)
     tokens = config.rows * config.sequence_length
     flops = flops_per_token(model, config.sequence_length, config.trainable) * tokens
@@ -241,12 +188,11 @@ def compile_decode(
     P = mesh.shape["data"]
     M = max(1, rows // P)
     params = _unstacked(model, mesh)
-    cache = lambda make: jax.tree.map(
-        lambda leaf: decode.placed_shape(leaf, mesh), jax.eval_shape(make)
-    )
-    prompts = cache(lambda: decode.empty(model, P, slots))
-    rings = cache(lambda: decode.empty_rings(model, P, M, max(slots // 4, 1)))
-    chunk = cache(lambda: decode.empty_chunk(rings))
+    place = lambda leaf: decode.cache_sharding(leaf.shape, mesh)
+    cache = lambda shapes: placed(shapes, jax.tree.map(place, shapes))
+    prompts = cache(jax.eval_shape(lambda: decode.empty(model, P, slots)))
+    rings = cache(jax.eval_shape(lambda: decode.empty_rings(model, P, M, max(slots // 4, 1))))
+    chunk = cache(jax.eval_shape(lambda: decode.empty_chunk(rings)))
     data = NamedSharding(mesh, PartitionSpec("data"))
     ids_PM = jax.ShapeDtypeStruct((P, M), np.int32, sharding=data)
 

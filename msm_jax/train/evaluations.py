@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from ml_collections import ConfigDict
 
 from msm_jax.corpus.records import read_rows
 from msm_jax.data.chat import render_chat
@@ -20,27 +19,18 @@ from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig
 from msm_jax.model.kernels import documents_bound
 from msm_jax.sample import sample
+from msm_jax.schema import mismatch
 from msm_jax.train.hosts import place_rows, to_host
 from msm_jax.train.loss import summed_loss, token_logprobs
+from msm_jax.train.stage import Stage
 from msm_jax.train.step import micro_batches
 
 
 class Evaluations:
-    """The evaluations of a stage, each of them every so many steps and after the last one.
+    """The evaluations of a stage, each of them every so many steps and after the last one."""
 
-    `held_out` is the data of config.eval, or None; `place` the sharding of a micro-batch.
-    """
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        model: ModelConfig,
-        tokenizer: Tokenizer,
-        held_out: Data | None,
-        place: NamedSharding,
-    ):
-        self._config, self._model, self._place = config, model, place
-        self._tokenizer, self._held_out = tokenizer, held_out
+    def __init__(self, stage: Stage):
+        self._stage, config, tokenizer = stage, stage.config, stage.tokenizer
         self._probes = {
             name: Probe(one.path, tokenizer, config.chat_format, config.sequence_length)
             for name, one in sorted(config.probes.items())
@@ -52,50 +42,45 @@ class Evaluations:
 
     def run(self, state: Any, metrics: Any) -> None:
         """Whatever is due after this step. Probes that all hold end the stage: `state.done`."""
-        config, step = self._config, state.step
+        stage, config, step = self._stage, self._stage.config, state.step
         due = lambda every: bool(every) and (state.done or step % every == 0)
-        finished = False
         if self._probes and due(config.probe_every):
             rows = config.rows // config.accumulation
             state.probes = {
-                name: probe.rate(self._model, state.params, rows, self._place)
+                name: probe.rate(stage.model, state.params, rows, stage.place)
                 for name, probe in self._probes.items()
             }
             metrics.evaluated(step, {f"probe/{name}": x for name, x in state.probes.items()})
-            finished = all(x >= config.probes[name].at_least for name, x in state.probes.items())
-        if self._held_out and due(config.eval.every):
-            metrics.evaluated(step, {"eval_loss": self._eval_loss(state.params)})
+            state.done |= all(x >= config.probes[name].at_least for name, x in state.probes.items())
+        if stage.held_out and due(config.eval.every):
+            metrics.evaluated(step, {"eval_loss": self._eval_loss(stage.held_out, state.params)})
         if due(config.samples.every):
-            for text, completion in zip(
-                config.samples.prompts, self._complete(state.params), strict=True
-            ):
+            completions = self._complete(state.params)
+            for text, completion in zip(config.samples.prompts, completions, strict=True):
                 metrics.say(f"step {step}: {text!r} -> {completion!r}")
-        state.done |= finished
 
-    def _eval_loss(self, params: dict) -> float:
+    def _eval_loss(self, data: Data, params: dict) -> float:
         """Nats per loss token on fixed batches; NaN where there is no such token.
 
         Uses the kernels, the mesh and the micro-batches of a training step, and no more memory.
         """
-        config, data, total = self._config, self._held_out, np.zeros(2)
-        mesh = self._place.mesh
-        assert data is not None
+        stage, config, total = self._stage, self._stage.config, np.zeros(2)
+        documents = documents_bound(data.documents, stage.mesh)
         for number in range(min(config.eval.batches, data.steps or config.eval.batches)):
             rows_of = functools.partial(data.rows, number)
-            batch = place_rows(rows_of, (config.rows, config.sequence_length), self._place)
-            documents = documents_bound(data.documents, mesh)
-            sums = eval_sums(self._model, mesh, config.accumulation, params, batch, documents)
-            total += [float(x) for x in jax.device_get(sums)]
+            batch = place_rows(rows_of, (config.rows, config.sequence_length), stage.place)
+            fixed = (stage.model, stage.mesh, config.accumulation)
+            total += jax.device_get(eval_sums(*fixed, params, batch, documents))
         return float(total[0] / total[1]) if total[1] else math.nan
 
     def _complete(self, params: dict) -> list[str]:
         """Greedy completions of the prompts."""
-        tokenizer, mesh = self._tokenizer, self._place.mesh
+        tokenizer, mesh = self._stage.tokenizer, self._stage.mesh
         found = sample(
-            self._model,
+            self._stage.model,
             params,
             self._prompts,
-            max_tokens=self._config.samples.max_tokens,
+            max_tokens=self._stage.config.samples.max_tokens,
             temperature=0.0,
             stop_ids=[tokenizer.control(tokenizer.end_of_document)],
             vocab_limit=tokenizer.vocab_size,
@@ -174,19 +159,16 @@ def _asked(row: dict) -> list[dict]:
 
 def _problem(row: dict) -> str:
     """Why a row is not a question with two answers; "" if it is."""
-    question = "messages" if "messages" in row else "question"
-    if lacking := [name for name in (question, "options", "a_index") if name not in row]:
-        return f"lacks {', '.join(lacking)}"
-    texts = row["options"]
-    if not isinstance(texts, list) or len(texts) != 2 or texts[0] == texts[1]:
-        return f"options must be two different texts, not {texts!r:.80}"
-    for name, text in (("question", row.get("question", "-")), *(("options", t) for t in texts)):
-        if not isinstance(text, str) or not text:
-            return f"{name} must be text, not {text!r:.80}"
-    if not isinstance(row.get("system") or "", str):
-        return f"system must be text, not {row['system']!r:.80}"
-    if row["a_index"] not in (0, 1) or isinstance(row["a_index"], bool | float):
-        return f"a_index must be 0 or 1, not {row['a_index']!r:.80}"
+    asked: dict = {"question": str, "system?": (str, None)}
+    asked = {"messages": object} if "messages" in row else asked
+    if problem := mismatch(row, {**asked, "options": [str, str], "a_index": int}):
+        return problem
+    if row.get("question") == "" or "" in row["options"]:
+        return "question and options must not be empty"
+    if row["options"][0] == row["options"][1]:
+        return f"options must be two different texts, not {row['options']!r:.80}"
+    if row["a_index"] not in (0, 1):
+        return f"a_index must be 0 or 1, not {row['a_index']}"
     try:
         check_asked(_asked(row))
     except UserError as error:

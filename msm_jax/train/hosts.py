@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import functools
 import multiprocessing
 import os
 import pathlib
@@ -28,12 +29,9 @@ def initialize(coordinator: str = "", processes: int = 0, process: int = -1) -> 
 
     With nothing given JAX finds the others on a TPU pod, Slurm or GKE.
     """
-    address = {
-        "coordinator_address": coordinator, "num_processes": processes, "process_id": process
-    }  # fmt: skip
+    given = (coordinator, processes, process) if coordinator else ()
     try:
-        given = address if coordinator else {}
-        jax.distributed.initialize(**given, initialization_timeout=START_SECONDS)
+        jax.distributed.initialize(*given, initialization_timeout=START_SECONDS)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"coordinator={coordinator or 'found by JAX'}, process {process} of {processes}: the "
@@ -73,19 +71,14 @@ def place_rows(
     """
     if place.mesh.size == 1:
         return jax.device_put(rows_of(0, shape[0]), place)
-    made: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+    made = functools.cache(rows_of)
 
-    def array(name: str) -> jax.Array:
-        def shard(index: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = index[0].indices(shape[0])
-            if (start, stop) not in made:
-                made[start, stop] = rows_of(start, stop)
-            return made[start, stop][name][:, index[1]]
-
-        return _from_shards(shape, place, shard)
+    def shard(name: str, index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[0].indices(shape[0])
+        return made(start, stop)[name][:, index[1]]
 
     names = ("tokens", "targets", "loss_weights", "segment_ids", "positions")
-    return {name: array(name) for name in names}
+    return {name: _from_shards(shape, place, functools.partial(shard, name)) for name in names}
 
 
 def _from_shards(
@@ -158,7 +151,7 @@ class StopRequest:
         return metrics is not None and int(jax.device_get(metrics["stop"])) > 0
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> Iterator["StopRequest"]:
         """Handles signals inside; in a thread that is not the main one its owner handles them."""
 
         def handle(number: int, frame: FrameType | None) -> None:
@@ -174,31 +167,25 @@ class StopRequest:
                 with contextlib.suppress(ValueError):
                     before[number] = signal.signal(number, handle)
         try:
-            yield
+            yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
-class Watchdog:
-    """Ends a process that makes no step for a while, and writes the stacks of all its threads.
+@contextlib.contextmanager
+def watchdog(seconds: float, run: pathlib.Path) -> Iterator[Callable[[], None]]:
+    """Ends a process in which the function that it gives is not called for so many seconds; 0: off.
 
-    Written in C, so that it also works while Python hangs inside a collective. 0 seconds switch it
-    off. The file of stacks exists after `close` only if it came to that.
+    The stacks of all threads are then in hang.txt of the run. Written in C, so that it also works
+    while Python hangs inside a collective.
     """
-
-    def __init__(self, seconds: float, path: pathlib.Path):
-        self._seconds, self._path = seconds, path
-        self._file = open_own(path, "w", encoding="utf-8") if seconds > 0 else None
-
-    def alive(self) -> None:
-        """Starts the time anew."""
-        if self._file is not None:
-            faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
-
-    def close(self) -> None:
-        """Ends the watch."""
-        if self._file is not None:
-            faulthandler.cancel_dump_traceback_later()
-            self._file.close()
-            delete(self._path, self._path.parent)
+    if not seconds:
+        yield lambda: None
+        return
+    path = run / ("hang.txt" if jax.process_count() == 1 else f"hang-{jax.process_index()}.txt")
+    with contextlib.ExitStack() as stack:
+        stack.callback(delete, path, run)
+        file = stack.enter_context(open_own(path, "w", encoding="utf-8"))
+        stack.callback(faulthandler.cancel_dump_traceback_later)
+        yield functools.partial(faulthandler.dump_traceback_later, seconds, exit=True, file=file)

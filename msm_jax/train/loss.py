@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from msm_jax.model import ModelConfig, forward, head_weights
+from msm_jax.model import ModelConfig, forward, head_weights, logits
 from msm_jax.model.axes import BATCH_AXES, TABLE, WIDTH_AXES
 from msm_jax.model.kernels import platform_of
 
@@ -35,12 +35,11 @@ def target_logprobs(
     `documents` is the most that a row has, as of `forward`.
     """
     hidden_BTD = _hidden(config, params, batch, mesh, documents)
-    w_VD = head_weights(config, params)
-    chunk = chunk_length(hidden_BTD.shape, w_VD.shape[0], mesh)
+    chunk = chunk_length(hidden_BTD.shape, config.vocab_size, mesh)
 
     @jax.checkpoint
     def logprobs(hidden_BcD: jax.Array, targets_Bc: jax.Array) -> jax.Array:
-        logits_BcV = _scores(hidden_BcD, w_VD)
+        logits_BcV = logits(config, params, hidden_BcD)
         chosen_Bc = jnp.take_along_axis(logits_BcV, targets_Bc[..., None], axis=-1)[..., 0]
         return chosen_Bc - jax.nn.logsumexp(logits_BcV, axis=-1)
 
@@ -176,7 +175,7 @@ def _local(
         loss, dw = totals
         N = part[1].size
         hidden_ND, targets_N, weights_N = (x.reshape(N, *x.shape[part[1].ndim :]) for x in part)
-        logits_NV = _scores(hidden_ND, w_VD)
+        logits_NV = jnp.einsum("ND,VD->NV", hidden_ND, w_VD, preferred_element_type=jnp.float32)
         top_N = jax.lax.stop_gradient(over_tensor(jnp.max(logits_NV, axis=-1), jax.lax.pmax))
         exp_NV = jnp.exp(logits_NV - top_N[:, None])
         sum_N = over_tensor(jnp.sum(exp_NV, axis=-1))
@@ -246,11 +245,6 @@ def _tokens_with_loss(
     dh_ND = jnp.zeros((padded_N.size, hidden_ND.shape[1]), hidden_ND.dtype) if wanted else None
     (loss, dw_DV), dh_ND = jax.lax.fori_loop(0, count, add, (totals, dh_ND))
     return loss, dw_DV, dh_ND[jnp.argsort(order_N)].reshape(arrays[0].shape) if wanted else None
-
-
-def _scores(hidden: jax.Array, w_VD: jax.Array) -> jax.Array:
-    w_VD = w_VD.astype(hidden.dtype)
-    return jnp.einsum("...D,VD->...V", hidden, w_VD, preferred_element_type=jnp.float32)
 
 
 def _in_chunks(chunk: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:

@@ -12,10 +12,17 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from msm_jax.errors import UserError
 from msm_jax.files import jsonl_line, open_own, parse_json, write_bytes
 from msm_jax.limits import open_regular
 from msm_jax.links import below
 from msm_jax.progress import progress_bar
+from msm_jax.train import hosts
+from msm_jax.train.flops import flops_per_token, peak_flops
+from msm_jax.train.optimizer import make_schedule
+from msm_jax.train.stage import Stage
+
+LOWER = "lower optimizer.learning_rate or clip_norm, and run again: it resumes from a checkpoint"
 
 
 class Curves:
@@ -80,30 +87,22 @@ def _lines_up_to(path: pathlib.Path, step: int) -> bytes:
 class Metrics:
     """Curves, log.txt, a bar where `out` is a terminal, and where the time goes.
 
+    All processes but the first write and show nothing. `mfu` is left out where the FLOP/s of the
+    devices are not known.
+
     Args:
-      run: the run directory; None, as in all processes but the first, writes nothing.
-      schedule: learning rate by step.
-      flops: per token; `peak`: FLOP/s of all devices, or None where that is not known. `mfu` is
-        their ratio, and left out without a peak.
       out: where the bar, or the lines of log.txt, are shown; None shows nothing.
     """
 
-    def __init__(
-        self,
-        run: pathlib.Path | None,
-        config: Any,
-        steps: int,
-        schedule: Any,
-        flops: float,
-        peak: float | None,
-        resumed_at: int,
-        out: TextIO | None,
-    ):
-        self._run, self._out = run, out
-        self._every, self._window = config.log_every, config.profile
-        self._rate, self._flops, self._peak = jax.jit(schedule), flops, peak
-        self._curves = Curves(run, resumed_at) if run else None
-        self._bar = progress_bar(steps, "", "steps", resumed_at, out, hidden=out is None)
+    def __init__(self, stage: Stage, run: pathlib.Path, resumed_at: int, out: TextIO | None):
+        self._config, self._run, self._first = stage.config, run, hosts.is_first()
+        self._out = out = out if self._first else None
+        self._rate = jax.jit(make_schedule(stage.config.optimizer, stage.steps))
+        length, trainable = stage.config.sequence_length, stage.config.trainable
+        self._flops = flops_per_token(stage.model, length, trainable)
+        self._peak = peak_flops(stage.mesh.devices.flatten())
+        self._curves = Curves(run, resumed_at) if self._first else None
+        self._bar = progress_bar(stage.steps, "", "steps", resumed_at, out, hidden=out is None)
         self._profiling = False
         self._begin: float | None = None  # when the first step of this process ended
         self._now, self._waited = 0.0, 0.0
@@ -116,10 +115,11 @@ class Metrics:
         yield
         self._waited += time.perf_counter() - start
 
-    def read(self, step: int, state: Any, values: Any, log: bool = False) -> dict[str, float]:
-        """Wait for a step's metrics, add its tokens to the state's, and return them.
+    def read(self, step: int, state: Any, values: Any, log: bool = False) -> None:
+        """Wait for a step's metrics, and add its tokens to the state's.
 
-        `log` writes them also between two steps that are logged.
+        `log` writes them also between two steps that are logged. UserError that ends a run whose
+        every step is skipped.
         """
         found = {name: float(value) for name, value in jax.device_get(values).items()}
         tokens, _ = found.pop("tokens"), found.pop("stop", None)
@@ -129,9 +129,14 @@ class Metrics:
         self._now, self._tokens = time.perf_counter(), state.tokens
         if self._begin is None:
             self._begin, self._first_tokens, self._waited = self._now, state.tokens, 0.0
-        if log or step % self._every == 0:
+        if log or step % self._config.log_every == 0:
             self._log(step, state, found)
-        return found
+        if found["skipped_in_a_row"] > self._config.max_skipped:
+            raise UserError(
+                f"{self._run}: step {step}: loss {found['loss']}, gradient norm "
+                f"{found['grad_norm']}: {found['skipped_in_a_row']:.0f} steps in a row were "
+                f"skipped, max_skipped={self._config.max_skipped}: not saved; {LOWER}"
+            )
 
     def _log(self, step: int, state: Any, found: dict[str, float]) -> None:
         shown = {name: value for name, value in found.items() if not name.startswith("skipped")}
@@ -164,9 +169,14 @@ class Metrics:
         names = ", ".join(f"{name.removeprefix('probe/')} {x:.3f}" for name, x in values.items())
         self.say(f"step {step}: {names}")
 
+    def saved(self, step: int | None) -> None:
+        """Reports a checkpoint, once it is committed and was opened again."""
+        if step is not None:
+            self.say(f"step {step}: saved")
+
     def say(self, text: str) -> None:
         """A line of log.txt. If nobody reads `out` any more, training goes on without it."""
-        if self._run:
+        if self._first:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             with open_own(self._run / "log.txt", "a", encoding="utf-8") as file:
                 file.write(f"{now} {text}\n")
@@ -179,8 +189,9 @@ class Metrics:
 
     def profile(self, step: int) -> None:
         """Opens the profiler's window before step `profile.start`, closes it after its length."""
-        start, stop = self._window.start, self._window.start + self._window.steps
-        if self._run and start <= step < stop and not self._profiling:
+        start = self._config.profile.start
+        stop = start + self._config.profile.steps
+        if self._first and start <= step < stop and not self._profiling:
             jax.profiler.start_trace(str(self._run / "tensorboard"))
             self._profiling = True
         elif step >= stop:

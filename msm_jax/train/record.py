@@ -10,43 +10,35 @@ import jax
 from ml_collections import ConfigDict
 
 from msm_jax import __version__
-from msm_jax.data.pipeline import Data
 from msm_jax.data.sources import source_hash
 from msm_jax.data.template import find_format
 from msm_jax.data.tokenizer import HF_TOKENIZER_FILE, TOKENIZER_FILE, Tokenizer, tokenizer_file
 from msm_jax.errors import UserError
 from msm_jax.files import copy, sha256_text, write_bytes, write_json
 from msm_jax.links import real_path
-from msm_jax.model import ModelConfig
 from msm_jax.provenance import code_version, library_versions
 from msm_jax.settings import identity
-from msm_jax.train.chats import CHATS
 from msm_jax.train.config import STAGE
+from msm_jax.train.stage import CHATS, Stage
 from msm_jax.weights import checkpoints
 from msm_jax.weights.export import KEPT_CONFIG, carried, hf_settings
 
 
-def facts(
-    config: ConfigDict,
-    model: ModelConfig,
-    tokenizer: Tokenizer,
-    data: Data,
-    steps: int,
-    chats: dict | None,
-) -> dict[str, Any]:
+def facts(stage: Stage) -> dict[str, Any]:
     """What a checkpoint has to match for the run to resume; the parent's weights are added later.
 
     Files count by content, their names do not; what follows from a key takes its place.
     """
-    found = identity(STAGE, json.loads(config.to_json()))
+    contents, (chats, _) = stage.data.contents, stage.chats
+    found = identity(STAGE, json.loads(stage.config.to_json()))
     found |= {
-        "model": checkpoints.model_facts(model),
-        "tokenizer": tokenizer.fingerprint,
-        "chat_format": _format_facts(config.chat_format, tokenizer),
+        "model": checkpoints.model_facts(stage.model),
+        "tokenizer": stage.tokenizer.fingerprint,
+        "chat_format": _format_facts(stage.config.chat_format, stage.tokenizer),
         CHATS: chats,
-        "steps": steps,
+        "steps": stage.steps,
     }
-    found["data"] = {name: found["data"][name] | data.contents[name] for name in data.contents}
+    found["data"] = {name: found["data"][name] | contents[name] for name in contents}
     others = [*found["eval"]["data"].values(), *found["probes"].values()]
     for entry in others:
         entry["content"] = source_hash(entry["path"])
@@ -90,14 +82,13 @@ def tokenizer_files(config: ConfigDict) -> tuple[pathlib.Path, str, list[str]]:
     return source, kept, [n for n in carried(source.parent) if n not in (source.name, kept)]
 
 
-def write_config(
-    run: pathlib.Path, config: ConfigDict, facts: dict, data: Data, mesh: jax.sharding.Mesh
-) -> None:
+def write_config(run: pathlib.Path, stage: Stage, facts: dict) -> None:
     """config.json, with absolute paths, and the tokenizer with its settings beside it.
 
     So a run can be moved or published. Called after `facts` were compared with the checkpoint that
     the run resumes from, if there is one.
     """
+    config = stage.config
     source, kept, others = tokenizer_files(config)
     write_bytes(run / kept, source.read_bytes())
     for name in others:
@@ -110,7 +101,7 @@ def write_config(
         "resolved_model": facts["model"],
         "tokenizer_sha256": facts["tokenizer"],
         "identity": facts,
-        "corpora": data.accounts,
-        "versions": {"msm_jax": __version__, **provenance(mesh)},
+        "corpora": stage.data.accounts,
+        "versions": {"msm_jax": __version__, **provenance(stage.mesh)},
     }
     write_json(run / "config.json", record, sort_keys=True)

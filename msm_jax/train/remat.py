@@ -14,14 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from msm_jax import accelerators
 from msm_jax.errors import UserError
 from msm_jax.files import read_json
-from msm_jax.model import ModelConfig, abstract_params, batch_sharding, param_shardings, placed
+from msm_jax.model import ModelConfig
 from msm_jax.train import hosts
-from msm_jax.train.optimizer import optimizer_shardings, split_params
 from msm_jax.weights import checkpoints
 
 # By what the backward pass computes again. "offload" is left out: nobody knows the host's memory.
@@ -50,35 +48,35 @@ def settled(
 
         hosts.barrier("memory")
         memory = float(np.min(multihost_utils.process_allgather(np.float32(memory))))
-    with_remat = lambda remat: dataclasses.replace(model, remat=remat)
-    remat, why = choose(lambda remat: lower(with_remat(remat)).compile(), memory)
-    return with_remat(remat), f"the fastest that fits: {why}"
+    model, why = choose(model, lower, memory)
+    return model, f"the fastest that fits: {why}"
 
 
-def choose(compiled: Callable[[str], Any], memory: float) -> tuple[str, str]:
-    """(remat, why): the first whose step fits in the memory of a device, in bytes, less MARGIN.
+def choose(
+    model: ModelConfig, lower: Callable[[ModelConfig], Any], memory: float
+) -> tuple[ModelConfig, str]:
+    """(the model with the first remat whose step fits in `memory`, bytes, less MARGIN; why).
 
     UserError that names what each needs, if none does.
     """
     room, needs = (1 - MARGIN) * memory, []
+    has = f"a device has {room / 2**20:,.0f} ({1 - MARGIN:.0%} of its memory)"
     for remat in FASTEST_FIRST:
-        needed = _needed(compiled, remat)
+        model = dataclasses.replace(model, remat=remat)
+        needed = _needed(lower(model))
         needs.append(f"{remat} needs {needed / 2**20:,.0f} MiB")
         if needed <= room:
-            break
-    text = f"{', '.join(needs)}; a device has {room / 2**20:,.0f} ({1 - MARGIN:.0%} of its memory)"
-    if needed > room:
-        raise UserError(
-            f"model.remat=auto: the step does not fit in memory: {text}: raise accumulation, lower "
-            "rows or sequence_length, or use more devices"
-        )
-    return remat, text
+            return model, f"{', '.join(needs)}; {has}"
+    raise UserError(
+        f"model.remat=auto: the step does not fit in memory: {', '.join(needs)}; {has}: raise "
+        "accumulation, lower rows or sequence_length, or use more devices"
+    )
 
 
-def _needed(compiled: Callable[[str], Any], remat: str) -> float:
+def _needed(lowered: Any) -> float:
     """Bytes of a device; infinite where the compiler itself gives up."""
     try:
-        found = compiled(remat).memory_analysis()
+        found = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -108,23 +106,3 @@ def device_memory(device: jax.Device) -> float:
             f"model.remat to one of {FASTEST_FIRST}"
         )
     return limit
-
-
-def step_arguments(config: ConfigDict, model: ModelConfig, mesh: Mesh, optimizer: Any) -> tuple:
-    """Shapes of (trained, optimizer state, frozen, batch) of a stage, with their shardings."""
-    params = placed(abstract_params(model), param_shardings(model, mesh))
-    trained, frozen = split_params(params, config.trainable)
-    state = placed(
-        jax.eval_shape(optimizer.init, trained), optimizer_shardings(optimizer, trained, mesh)
-    )
-    at_a_time = config.rows // config.accumulation
-    batch = batch_shapes(mesh, config.rows, at_a_time, config.sequence_length)
-    return trained, state, frozen, batch
-
-
-def batch_shapes(mesh: Mesh, rows: int, at_a_time: int, length: int) -> dict[str, Any]:
-    """Shapes of a batch [rows, length] whose rows are placed as those that run `at_a_time`."""
-    place = batch_sharding(mesh, at_a_time, length)
-    of = lambda dtype: jax.ShapeDtypeStruct((rows, length), dtype, sharding=place)
-    names = ("tokens", "targets", "segment_ids", "positions")
-    return {**dict.fromkeys(names, of(np.int32)), "loss_weights": of(np.float32)}

@@ -1,8 +1,6 @@
-"""What a stage begins with: its checks, its model, and the state to resume from."""
+"""The state that a stage begins with: resumed, from its parent, or fresh."""
 
 import dataclasses
-import os
-import pathlib
 from typing import Any
 
 import jax
@@ -10,25 +8,15 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.errors import UserError
-from msm_jax.links import below, refuse_links
-from msm_jax.model import (
-    ModelConfig,
-    abstract_params,
-    init_params,
-    param_shardings,
-    placed,
-    preset,
-)
+from msm_jax.model import ModelConfig, init_params, param_shardings
 from msm_jax.model.adapter import join, only_adapter
-from msm_jax.train import hosts
-from msm_jax.train.optimizer import optimizer_shardings, split_params
+from msm_jax.train import hosts, record
+from msm_jax.train.optimizer import split_params
+from msm_jax.train.stage import Stage, is_run
+from msm_jax.train.step import step_arguments
 from msm_jax.weights import checkpoints
 from msm_jax.weights.fingerprint import params_fingerprint
-
-# Keys of config.model that do not describe the shape, which a preset decides.
-OURS = ("dtype", "param_dtype", "lora_rank", "lora_alpha", "lora_targets", "remat", "attention")
 
 
 @dataclasses.dataclass
@@ -63,98 +51,8 @@ class State:
         return {name: getattr(self, name) for name in names}
 
 
-def check_place(run: pathlib.Path, parent: str) -> None:
-    """UserError for a run directory that is something else already, or leads to somewhere else."""
-    if is_huggingface(run):
-        raise UserError(
-            f"workdir={run}: is a Hugging Face checkpoint, which a run would overwrite: give "
-            "another directory"
-        )
-    if parent and run.exists() and os.path.realpath(parent) == os.path.realpath(run):
-        raise UserError(f"parent={parent}: is the run's own directory: use another workdir")
-    for name in ("checkpoints", "tensorboard", "lock", "log.txt", "metrics.jsonl"):
-        refuse_links(below(run, name))
-
-
-def check(config: ConfigDict) -> None:
-    """Impossible combinations of keys, before anything is read."""
-    if config.steps == 0 and config.mixture != "epochs":
-        raise UserError(
-            f"steps=0: must be at least 1 (0 follows from the data, with "
-            f'mixture="epochs" and not {config.mixture!r})'
-        )
-    if config.rows % config.accumulation:
-        raise UserError(
-            f"rows={config.rows} is not a multiple of accumulation={config.accumulation}"
-        )
-    if config.parent and not (_is_run(config.parent) or is_huggingface(config.parent)):
-        raise UserError(
-            f"parent={config.parent}: has no checkpoints; give a run directory, or one with "
-            "config.json and *.safetensors"
-        )
-    if config.probes and config.optimizer.schedule != "constant":
-        raise UserError(
-            f"probes end the stage early, so optimizer.schedule={config.optimizer.schedule!r} "
-            'would not reach its end: use "constant", or remove the probes'
-        )
-    if config.trainable == "all" and config.model.param_dtype != "float32":
-        raise UserError(
-            f'trainable="all" with model.param_dtype={config.model.param_dtype}: updates would be '
-            'lost in rounding: train an adapter (trainable="lora"), or keep float32 weights, and '
-            "set model.dtype=bfloat16"
-        )
-    if config.eval.every and not config.eval.data:
-        raise UserError("eval.every is set and eval.data is empty: name a source")
-    if config.samples.every and not config.samples.prompts:
-        raise UserError("samples.every is set and samples.prompts is empty: give some texts")
-
-
-def _is_run(path: str) -> bool:
-    return checkpoints.directory(path).is_dir()
-
-
-def is_huggingface(path: str | os.PathLike) -> bool:
-    """Whether a directory is a Hugging Face checkpoint."""
-    folder = pathlib.Path(path)
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-
-
-def model_config(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
-    """The model of a stage; UserError where the tokenizer has more ids than the model has rows."""
-    fields = dict(config.model)
-    name = fields.pop("preset", "")
-    if name:
-        shape = shape_of(config.parent) if name == "parent" else preset(name)
-        model = dataclasses.replace(shape, **{key: fields[key] for key in OURS})
-    else:
-        fields["vocab_size"] = fields["vocab_size"] or tokenizer.vocab_size
-        model = ModelConfig(**fields)
-    if model.vocab_size < tokenizer.vocab_size:
-        raise UserError(
-            f"model.vocab_size={model.vocab_size} but {config.tokenizer or config.parent} has "
-            f"{tokenizer.vocab_size} ids: set it to 0 to follow the tokenizer"
-        )
-    return model
-
-
-def shape_of(parent: str) -> ModelConfig:
-    """The model of a run or a Hugging Face checkpoint; no weights are read."""
-    if not parent:
-        raise UserError('model.preset="parent" needs a parent')
-    if _is_run(parent):
-        return checkpoints.load_config(parent)
-    from msm_jax.weights.hf_config import read_config
-
-    return read_config(pathlib.Path(parent), "float32")
-
-
 def start(
-    config: ConfigDict,
-    model: ModelConfig,
-    mesh: jax.sharding.Mesh,
-    optimizer: optax.GradientTransformation,
-    manager: Any,
-    facts: dict[str, Any],
+    stage: Stage, optimizer: optax.GradientTransformation, manager: Any, facts: dict[str, Any]
 ) -> State:
     """The state to continue from, the first of these that exists:
 
@@ -167,19 +65,18 @@ def start(
     Raises:
       UserError: the checkpoint is another run's, or the weights of the parent are not finite.
     """
-    shapes = placed(abstract_params(model), param_shardings(model, mesh))
-    trained, frozen = split_params(shapes, config.trainable)
-    places = optimizer_shardings(optimizer, trained, mesh)
-    optimizer_shapes = placed(jax.eval_shape(optimizer.init, trained), places)
+    config, model, mesh = stage.config, stage.model, stage.mesh
+    trained, optimizer_shapes, frozen, _ = step_arguments(config, model, mesh, optimizer)
+    saved = join(trained, frozen)
     params = _parents_params(config, model, mesh) if config.parent else None
     facts["parent"] = params_fingerprint(params) if params else None
     base = None
     if config.trainable == "lora" and params:  # checkpoints leave out what the parent has
         trained, frozen = split_params(_with_adapter(params, config, model, mesh), "lora")
         base = checkpoints.base_facts(manager.directory.parent, config.parent, frozen)
+        saved = trained
     if checkpoints.steps(manager.directory):
         params = None  # makes room for what is restored
-        saved = trained if base else shapes
         step, params, optimizer_state, progress = manager.restore(
             saved, optimizer_shapes, facts, config.fall_back
         )
@@ -194,13 +91,20 @@ def start(
             f"parent={config.parent}: has weights that are not finite, so nothing can be learned: "
             "use a checkpoint that is not damaged"
         )
+    places = jax.tree.map(lambda leaf: leaf.sharding, optimizer_shapes)
     optimizer_state = jax.jit(optimizer.init, out_shardings=places)(trained)
     return State(0, trained, frozen, optimizer_state, base=base)
 
 
-def parent_fingerprint(config: ConfigDict, model: ModelConfig) -> str | None:
-    """Of the weights that the stage starts from; None where they are fresh."""
-    return params_fingerprint(_parents_params(config, model, None)) if config.parent else None
+def facts_of(config: ConfigDict) -> dict:
+    """What a checkpoint of this stage holds as its facts; nothing is trained.
+
+    Raises:
+      UserError: as of `msm_jax.train.loop.train`.
+    """
+    stage = Stage(config)
+    params = _parents_params(stage.config, stage.model, None) if stage.config.parent else None
+    return record.facts(stage) | {"parent": params_fingerprint(params) if params else None}
 
 
 @jax.jit
@@ -211,7 +115,7 @@ def all_finite(tree: dict) -> jax.Array:
 
 def _parents_params(config: ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh | None) -> dict:
     """The weights of the parent, without what this stage adds."""
-    if _is_run(config.parent):
+    if is_run(config.parent):
         theirs, params, _ = checkpoints.load_params(
             config.parent, mesh=mesh, dtype=model.param_dtype
         )

@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
-from msm_jax.model import ModelConfig
+from msm_jax.model import ModelConfig, abstract_params, batch_sharding, param_shardings, placed
 from msm_jax.model.adapter import join
 from msm_jax.train.loss import summed_loss
-from msm_jax.train.optimizer import SkipState
+from msm_jax.train.optimizer import SkipState, optimizer_shardings, split_params
 
 
 def make_step(
@@ -87,3 +88,25 @@ def micro_batches(batch: dict, parts: int) -> dict:
     """
     part = lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
     return jax.tree.map(part, batch)
+
+
+def step_arguments(
+    config: ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh, optimizer: Any
+) -> tuple:
+    """Shapes of (trained, optimizer state, frozen, batch) of a stage, with their shardings."""
+    params = placed(abstract_params(model), param_shardings(model, mesh))
+    trained, frozen = split_params(params, config.trainable)
+    state = placed(
+        jax.eval_shape(optimizer.init, trained), optimizer_shardings(optimizer, trained, mesh)
+    )
+    at_a_time = config.rows // config.accumulation
+    batch = batch_shapes(mesh, config.rows, at_a_time, config.sequence_length)
+    return trained, state, frozen, batch
+
+
+def batch_shapes(mesh: jax.sharding.Mesh, rows: int, at_a_time: int, length: int) -> dict[str, Any]:
+    """Shapes of a batch [rows, length] whose rows are placed as those that run `at_a_time`."""
+    place = batch_sharding(mesh, at_a_time, length)
+    of = lambda dtype: jax.ShapeDtypeStruct((rows, length), dtype, sharding=place)
+    names = ("tokens", "targets", "segment_ids", "positions")
+    return {**dict.fromkeys(names, of(jnp.int32)), "loss_weights": of(jnp.float32)}

@@ -70,7 +70,7 @@ def test_every_part_of_a_layer(family, shape):
     attention = layer.attention
     ours = {
         "input_layernorm": layer.attention_norm,
-        "self_attn": lambda x: attention(x, angles_BTd, plain, None)[0],
+        "self_attn": lambda x: attention(x, angles_BTd, plain)[0],
         "post_attention_layernorm": layer.mlp_norm,
         "mlp": layer.mlp,
         "": lambda x: layer(x, angles_BTd, plain)[0],

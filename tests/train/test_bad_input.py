@@ -71,7 +71,7 @@ def test_another_tokenizer_is_refused_and_the_run_is_unharmed(run_train, materia
 @pytest.mark.parametrize("name", ["checkpoints", "checkpoints/4", "tensorboard", "log.txt"])
 def test_a_run_is_not_written_through_a_link(tmp_path, name):
     from msm_jax.errors import UserError
-    from msm_jax.train.start import check_place
+    from msm_jax.train.stage import check_place
 
     (tmp_path / "run" / name).parent.mkdir(parents=True)
     (tmp_path / "run" / name).symlink_to(tmp_path / "outside")

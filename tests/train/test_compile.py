@@ -10,7 +10,7 @@ from processes import Command
 
 from msm_jax.errors import UserError
 from msm_jax.train import hlo
-from msm_jax.train.gpu_target import gpu_devices
+from msm_jax.train.targets import gpu_devices
 
 LIBTPU = pathlib.Path(sys.prefix, "tpu")  # where the Makefile puts it, apart from all else
 

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import types
 
 import jax
 import numpy as np
@@ -26,7 +25,7 @@ from msm_jax.train import hosts
 from msm_jax.train.config import source
 from msm_jax.train.evaluations import Probe
 from msm_jax.train.loop import train
-from msm_jax.train.start import model_config
+from msm_jax.train.stage import Stage
 from msm_jax.weights.checkpoints import load_params
 
 
@@ -170,10 +169,14 @@ def test_lora_stage_continues_the_same_adapter(config, parent, tmp_path):
 
 
 def test_probes_end_the_stage_when_they_hold(config, material, tmp_path):
-    config.optimizer.schedule, config.probe_every = "constant", 5
+    """The loss on other data is then measured too, as after any last step."""
+    config.optimizer.schedule, config.probe_every, config.eval.every = "constant", 5, 12
     config.probes.easy = ConfigDict({"path": str(material / "pairs.jsonl"), "at_least": 0.0})
+    config.eval.data = ConfigDict({"held_out": source(str(material / "documents.jsonl"))})
     summary = train(config, tmp_path)
     assert summary["steps"] == 5 and 0 <= summary["probes"]["easy"] <= 1
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "eval_loss" in row] == [5]
     assert train(config, tmp_path)["steps"] == 5
 
 
@@ -196,20 +199,20 @@ def test_a_probe_may_ask_within_a_conversation(config, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"options": ["small.", "old.", "new."]}, "options must be two different texts"),
-        ({"options": "ab"}, "options must be two different texts"),
+        ({"options": ["small.", "old.", "new."]}, "options must have 2 entries, not 3"),
+        ({"options": "ab"}, "options must be a list, not 'ab'"),
         ({"options": ["old.", "old."]}, "options must be two different texts"),
-        ({"options": ["old.", 3]}, "options must be text, not 3"),
-        ({"options": ["old.", ""]}, "options must be text, not ''"),
-        ({"question": ["big?"]}, r"question must be text, not \['big"),
-        ({"system": 3}, "system must be text, not 3"),
+        ({"options": ["old.", 3]}, r"options\[1\] must be a text, not 3"),
+        ({"options": ["old.", ""]}, "question and options must not be empty"),
+        ({"question": ["big?"]}, r"question must be a text, not \['big"),
+        ({"system": 3}, "system must be a text or null, not 3"),
         ({"a_index": 2}, "a_index must be 0 or 1, not 2"),
         ({"a_index": -1}, "a_index must be 0 or 1"),
-        ({"a_index": "x"}, "a_index must be 0 or 1, not 'x'"),
-        ({"a_index": True}, "a_index must be 0 or 1, not True"),
-        ({"a_index": None}, "a_index must be 0 or 1, not None"),
+        ({"a_index": "x"}, "a_index must be a whole number, not 'x'"),
+        ({"a_index": True}, "a_index must be a whole number, not True"),
+        ({"a_index": None}, "a_index must be a whole number, not None"),
         ({"messages": [{"role": "user"}]}, "message 0: "),
-        (None, "lacks options, a_index"),
+        (None, "options is missing"),
     ],
 )
 def test_a_probe_that_cannot_be_asked_is_refused_by_its_line(config, tmp_path, change, says):
@@ -228,7 +231,7 @@ def test_a_probe_that_cannot_be_asked_is_refused_by_its_line(config, tmp_path, c
 def test_a_probe_of_weights_that_are_not_numbers_has_nothing_right(config, material):
     tokenizer = load_tokenizer(config.tokenizer)
     probe = Probe(material / "pairs.jsonl", tokenizer, config.chat_format, 24)
-    model, mesh = model_config(config, tokenizer), make_mesh(config.mesh)
+    model, mesh = Stage(config).model, make_mesh(config.mesh)
     weights = jax.tree.map(lambda w: w * math.nan, init_params(model, jax.random.key(0)))
     assert probe.rate(model, weights, 4, batch_sharding(mesh, 4, 24)) == 0
 
@@ -370,12 +373,8 @@ def test_documents_need_no_template_to_train_on_and_to_sample_from(config, tmp_p
 
 
 def test_too_much_memory_is_said_with_what_to_change(config):
-    from msm_jax.model import make_mesh
     from msm_jax.train.loop import _out_of_memory
 
     refused = pytest.raises(UserError, match=r"not fit in memory.*rows=4.*remat=none.*mesh.fsdp=1")
-    with (
-        refused,
-        _out_of_memory(config, types.SimpleNamespace(remat="none"), make_mesh(config.mesh)),
-    ):
+    with refused, _out_of_memory(Stage(config)):
         jax.block_until_ready(jax.jit(lambda: jax.numpy.zeros(2**45))())

@@ -6,14 +6,12 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
-from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.settings import Form, Named
 from msm_jax.train import record
-from msm_jax.train.chats import chat_format_of
 from msm_jax.train.config import STAGE, probe, source
-from msm_jax.train.loop import _load, train
-from msm_jax.train.start import model_config
+from msm_jax.train.loop import train
+from msm_jax.train.stage import Stage
 from msm_jax.weights.checkpoints import differences
 
 # Values other than the default's neighbours, where those could not be.
@@ -32,7 +30,7 @@ OTHER = {
     "model.attention": "plain",
     "model.lora_targets": ("q",),
     "optimizer.schedule": "linear",
-    "samples.prompts": ("red",),
+    "samples.prompts": ("blue",),
     "keep_steps": (2,),
     "token_cache": "tokens",
     "data.documents.take_tokens": 100,
@@ -69,18 +67,11 @@ def other(path, value):
     return value + 1 if isinstance(value, int | float) else f"{value}2"
 
 
-def facts_of(config):
-    tokenizer = load_tokenizer(config.tokenizer)
-    data = _load(config, config.data, tokenizer)
-    chats, _ = chat_format_of(config, tokenizer, data)
-    model = model_config(config, tokenizer)
-    return record.facts(config, model, tokenizer, data, config.steps, chats)
-
-
 @pytest.fixture
 def full(config, material):
     """Every kind of entry that a stage can have."""
     config.model.lora_rank, config.optimizer.schedule = 2, "constant"
+    config.samples.prompts = ("red",)
     config.eval.data = ConfigDict({"held_out": source(str(material / "documents.jsonl"))})
     config.probes.easy = probe(str(material / "pairs.jsonl"))
     return config
@@ -88,7 +79,7 @@ def full(config, material):
 
 def test_each_key_counts_by_name_or_is_declared_harmless_with_a_reason(full, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    begun, wrong, tried = facts_of(full), [], 0
+    begun, wrong, tried = record.facts(Stage(full)), [], 0
     for path, value, harmless in list(leaves(STAGE, full)):
         tried += 1
         if path in BY_CONTENT:
@@ -107,7 +98,8 @@ def test_each_key_counts_by_name_or_is_declared_harmless_with_a_reason(full, tmp
                 place = place[part]
             place[path.split(".")[-1]] = value
         try:
-            named = [line.partition(":")[0] for line in differences(begun, facts_of(config))]
+            changed = differences(begun, record.facts(Stage(config)))
+            named = [line.partition(":")[0] for line in changed]
         except UserError as error:
             named = [str(error)]  # it cannot even be tried with these files
         name = path.removesuffix("path") + "content" if path.endswith(".path") else path
