@@ -18,10 +18,7 @@ CountTokens = Callable[[str], int]
 
 
 def estimate_documents(
-    documents: Documents,
-    subdomains: Sequence[Subdomain],
-    config: Any,
-    count_tokens: CountTokens,
+    documents: Documents, subdomains: Sequence[Subdomain], config: Any, count_tokens: CountTokens
 ) -> str:
     """The steps that follow the outline; prompts are measured, lengths of replies are assumed."""
     settings, first = config.documents, subdomains[0]

@@ -47,14 +47,11 @@ class Writer:
         on_reply: Callable[[str, int], None] | None = None,
     ):  # fmt: skip
         self.backend, self.journal, self.price = backend, journal, price
+        self.identity = backend.identity
         self.max_usd, self._on_reply = max_usd, on_reply
         self.counts: collections.Counter[str] = collections.Counter()  # what went wrong, by name
         self._used: dict[str, tuple[str, Usage]] = {}
         self.paid = Usage()  # for the replies that are new
-
-    @property
-    def identity(self) -> Mapping:
-        return self.backend.identity
 
     def used(self) -> dict[str, Usage]:
         """Step -> usage of all replies that this run used, in whichever run they were paid for."""
