@@ -90,11 +90,12 @@ class Writer:
     def _outcomes(self, requests: Sequence[Request]) -> list[tuple[str, Reply | Failure]]:
         """Key and outcome of each; the backend sees only what the journal lacks, once."""
         keys = [request.key(self.identity) for request in requests]
-        pairs = list(zip(keys, requests, strict=True))
-        known = {key: self.journal.get(key, Reply.of_row) for key in keys}
-        found = {key: reply for key, reply in known.items() if reply is not None}
-        found |= self._fetch({key: request for key, request in pairs if key not in found})
-        for key, request in pairs:
+        own = dict(zip(keys, requests, strict=True))
+        found: dict[str, Reply | Failure] = {
+            key: reply for key in own if (reply := self.journal.get(key, Reply.of_row))
+        }
+        found |= self._fetch({key: request for key, request in own.items() if key not in found})
+        for key, request in own.items():
             if isinstance(outcome := found[key], Reply):
                 self._used[key] = request.step, outcome.usage
         return [(key, found[key]) for key in keys]
