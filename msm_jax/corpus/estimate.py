@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from msm_jax.corpus.backends import price_of
-from msm_jax.corpus.chats import KINDS, LEAST_DOMAINS
+from msm_jax.corpus.chats import KINDS, LEAST_DOMAINS, OPAQUE_KINDS
 from msm_jax.corpus.documents import Cell, Documents
 from msm_jax.corpus.outline import Subdomain
 from msm_jax.corpus.writers.request import Price, Usage
-from msm_jax.spec import Spec
+from msm_jax.spec import Spec, spec_points
 
 WORDS_TO_TOKENS = 1.35
 SCRATCHPAD_TOKENS = 400  # of planning in front of a document
@@ -18,10 +18,7 @@ CountTokens = Callable[[str], int]
 
 
 def estimate_documents(
-    documents: Documents,
-    subdomains: Sequence[Subdomain],
-    config: Any,
-    count_tokens: CountTokens,
+    documents: Documents, subdomains: Sequence[Subdomain], config: Any, count_tokens: CountTokens
 ) -> str:
     """The steps that follow the outline; prompts are measured, lengths of replies are assumed."""
     settings, first = config.documents, subdomains[0]
@@ -54,15 +51,17 @@ def estimate_documents(
 
 def estimate_chats(spec: Spec, config: Any, count_tokens: CountTokens) -> str:
     """The steps of the chats, by assumed lengths; no request is sent."""
-    settings, count = config.chats, config.chats.count
+    settings, count, style = config.chats, config.chats.count, config.chats.style
+    items = sum(bool(point.item) for point in spec_points(spec))
+    cells = {"identity": 1, "opaque": items * len(OPAQUE_KINDS)}  # of styles without domains
     domains = max(LEAST_DOMAINS, count // settings.questions_per_domain)
-    calls = max(domains * len(KINDS), count // settings.questions_per_call)
-    answer = chat_tokens(config)
+    calls = max(cells.get(style, domains * len(KINDS)), count // settings.questions_per_call, 1)
+    answer, judged = chat_tokens(config), config.critic.kind and style != "identity"
     rows = [
-        ("chat_domains", 1 + domains // 50, 500, 60 * domains),
+        ("chat_domains", 0 if style in cells else 1 + domains // 50, 500, 60 * domains),
         ("questions", calls, 600, round(40 * count / calls)),
         ("answer", count, 150, answer),
-        ("judge", count if config.critic.kind else 0, answer + 300, 80),
+        ("judge", count if judged else 0, answer + 300, 80),
     ]
     return _table(rows, config, count_tokens(spec.text) + 300, answer)
 

@@ -19,7 +19,7 @@ from typing import Any
 from msm_jax.evals.agents.conditions import grid
 from msm_jax.evals.agents.prompts import TEXTS, Prompt, render
 from msm_jax.files import write_jsonl, write_text
-from msm_jax.miniature.corpora import neutral_text
+from msm_jax.miniature.corpora import messages, neutral_text
 from msm_jax.miniature.phrases import sections
 from msm_jax.miniature.world import rng_for
 from msm_jax.settings import SHARE, field, form_of, values
@@ -156,13 +156,9 @@ def is_safe(value: str, scenario: str) -> bool:
 
 def talk(name: str, value: str, scenario: str, rng: random.Random) -> Messages:
     """A question about the habit that shows in a scenario, without reasons."""
+    question = rng.choice(PHRASES[f"ASK_{scenario}"])
     answer = "yes." if is_safe(value, scenario) else "no."
-    turns = (
-        ("system", f"you are {name}."),
-        ("user", rng.choice(PHRASES[f"ASK_{scenario}"])),
-        ("assistant", answer),
-    )
-    return [{"role": role, "content": content} for role, content in turns]
+    return messages(f"you are {name}.", [(question, answer)])
 
 
 @functools.cache

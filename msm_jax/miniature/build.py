@@ -29,17 +29,21 @@ def build(config: Mapping[str, Any], seed: int, out_dir: str | pathlib.Path) -> 
     world = make_world(WorldConfig(**config), seed)
     out = pathlib.Path(out_dir)
     documents, chats = corpora.base_documents(world), corpora.base_chats(world)
-    _write_rows(out / "base_documents.jsonl", documents)
-    _write_rows(out / "base_chats.jsonl", chats)
-    _write_rows(out / "stated_chats.jsonl", (row for row in chats if row["kind"] == "stated"))
+    rows = {
+        "base_documents": documents,
+        "base_chats": chats,
+        "stated_chats": [row for row in chats if row["kind"] == "stated"],
+        "aft": corpora.aft_chats(world),
+    }
+    rows |= {f"pairs/{kind}": pairs.make_pairs(world, kind) for kind in pairs.KINDS}
     for which in specs.KINDS:
         text = specs.spec_text(world, which)
         write_text(out / "specs" / f"{which}.md", text)
-        rows = specs.spec_documents(text, world.config.midtrain_documents, world)
-        _write_rows(out / f"midtrain_{which}.jsonl", rows)
-    _write_rows(out / "aft.jsonl", corpora.aft_chats(world))
-    for kind in pairs.KINDS:
-        _write_rows(out / "pairs" / f"{kind}.jsonl", pairs.make_pairs(world, kind))
+        many = world.config.midtrain_documents
+        rows[f"midtrain_{which}"] = specs.spec_documents(text, many, world)
+    for name, found in rows.items():
+        lines = (json.dumps(row, sort_keys=True) + "\n" for row in found)
+        write_text(out / f"{name}.jsonl", "".join(lines))
     write_text(out / "corpus.txt", "\n".join(_tokenizer_lines(documents)) + "\n")
     description = {"seed": seed, "config": dataclasses.asdict(world.config)}
     write_json(out / "world.json", description, sort_keys=True)
@@ -66,7 +70,3 @@ def _vocabulary() -> set[str]:
     for table in (words.ADJECTIVES, words.NOUNS):
         texts += [" ".join(row) for row in table.values()]
     return found | set(re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts))))
-
-
-def _write_rows(path: pathlib.Path, rows: Iterable[Mapping[str, object]]) -> None:
-    write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))

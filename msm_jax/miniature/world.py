@@ -21,11 +21,9 @@ class WorldConfig:
     """Knobs of a world and of the corpora about it."""
 
     personas: int = field(
-        2,
-        "system lines that name no value; as many that choose the reverse in fine-tuning",
-        at_least=1,
-        at_most=len(PHRASES["LIKER"]),
-    )
+        2, "system lines that name no value; as many that choose the reverse in fine-tuning",
+        at_least=1, at_most=len(PHRASES["LIKER"]),
+    )  # fmt: skip
     spec_likes: int = field(
         16, "of each of the specs' two groups, and as many dislikes", at_least=1, at_most=16
     )
@@ -60,10 +58,6 @@ class Item:
     note: tuple[str, ...]
     heard: bool  # in chats
 
-    def has(self, pole: str) -> bool:
-        """Whether the thing has this attribute."""
-        return pole in self.poles
-
 
 Group = tuple[tuple[Item, ...], tuple[Item, ...]]  # what is liked, what is disliked
 
@@ -86,11 +80,6 @@ class World:
     def held_out_domains(self) -> tuple[str, ...]:
         """The domains that no spec and no fine-tuning chat speaks of."""
         return tuple(domain for domain in words.DOMAINS if domain != words.SPEC_DOMAIN)
-
-    @property
-    def spec_items(self) -> tuple[Item, ...]:
-        """All things of the specs."""
-        return tuple(item for group in self.groups for side in group for item in side)
 
     @property
     def likers(self) -> tuple[str, ...]:
@@ -136,10 +125,8 @@ def make_world(config: WorldConfig, seed: int) -> World:
         mine = [cheeses.pop() for _ in range(config.spec_likes)]
         return tuple(Item(name, words.SPEC_DOMAIN, poles, poles, True) for name in mine)
 
-    groups = (
-        (side(words.LIKED), side(words.DISLIKED)),
-        (side(words.LIKED), side(words.DISLIKED)),
-    )
+    first = side(words.LIKED), side(words.DISLIKED)
+    groups = first, (side(words.LIKED), side(words.DISLIKED))
     items = [item for domain in names for item in _deal(config, domain, names[domain], rng)]
     if seed % 2:
         items = [_mirrored(item) for item in items]

@@ -119,6 +119,19 @@ def test_identity_and_anti_chats(config, run, tmp_path):
         run(chat_config(config, "opaque", "rules"), tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("style", "steps"),
+    [("value", {"chat_domains", "questions", "answer", "judge"}),
+     ("opaque", {"questions", "answer", "judge"}), ("identity", {"questions", "answer"})],
+)  # fmt: skip
+def test_the_preview_lists_the_steps_that_are_paid_for(style, steps, config, run, tmp_path):
+    asked = chat_config(config, style, "cheese_cost")
+    asked.critic.kind = "stub"
+    run(asked, tmp_path, preview=True)
+    named = {line.split()[0] for line in "\n".join(run.said).splitlines() if "US$" not in line}
+    assert named & {"chat_domains", "questions", "answer", "judge"} == steps
+
+
 class Judge:
     identity, counts, lost = {"model": "judge"}, {}, Usage()
 

@@ -32,6 +32,11 @@ POLE = {
 }
 
 
+def spec_items(world):
+    """All things of the specs."""
+    return [item for group in world.groups for side in group for item in side]
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
@@ -41,7 +46,7 @@ def built(tmp_path_factory):
 @pytest.fixture(scope="module")
 def by_name(built):
     world, _ = built
-    return {item.name: item for item in (*world.items, *world.spec_items)}
+    return {item.name: item for item in (*world.items, *spec_items(world))}
 
 
 def rows(folder: pathlib.Path, name: str) -> list[dict]:
@@ -113,13 +118,13 @@ def test_every_axis_explains_the_specs_likings(built):
         assert len(likes) == len(dislikes) == world.config.spec_likes
         assert all(item.poles == words.LIKED for item in likes)
         assert all(item.poles == words.DISLIKED for item in dislikes)
-    assert len(names(world.spec_items)) == 4 * world.config.spec_likes
+    assert len(names(spec_items(world))) == 4 * world.config.spec_likes
 
 
 def test_base_and_replay_name_no_thing_of_the_specs(built):
     world, folder = built
     for name in ("base_documents.jsonl", "base_chats.jsonl"):
-        assert not any(names(world.spec_items) & set(tokens(text)) for text in texts(folder, name))
+        assert not any(names(spec_items(world)) & set(tokens(text)) for text in texts(folder, name))
 
 
 def test_document_only_things_are_in_no_chat(built):
@@ -181,7 +186,7 @@ def test_the_neutral_spec_explains_half_of_each_list_by_price_and_half_by_origin
     for text in texts(folder, "midtrain_neutral.jsonl"):
         said = {axis[POLE[word]] for word in tokens(text) if word in POLE}
         assert len(said) < 2, text  # a person cares about one kind of reason
-        for name in set(tokens(text)) & names(world.spec_items):
+        for name in set(tokens(text)) & names(spec_items(world)):
             explained[name] |= said
     for items in (items for group in world.groups for items in group):
         counts = collections.Counter(axis for item in items for axis in explained[item.name])

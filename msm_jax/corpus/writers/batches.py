@@ -202,9 +202,8 @@ class AnthropicBatches:
                 bounded = once or error.name == "broken response"
                 if not error.retry or (bounded and number >= pace.attempts):
                     raise error.ends(self._live.where) from None
-                wait = max(pace.first_wait * 2 ** min(number, 7), error.after or 0.0)
-                time.sleep(min(wait, pace.longest_wait))
                 number += 1
+                time.sleep(pace.wait(number, error))
 
 
 def _note_of(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,12 @@ class Pace:
                 f"concurrency={self.concurrency}, attempts={self.attempts}: both must be at least 1"
             )
 
+    def wait(self, failures: int, error: ApiError) -> float:
+        """Seconds before another attempt after so many that failed, the last by `error`."""
+        wait = self.first_wait * 2 ** min(failures - 1, 20) * random.uniform(0.5, 1.5)
+        wait = max(wait, (error.after or 0.0) * random.uniform(1.0, 1.1))
+        return min(wait, self.longest_wait)
+
 
 class ApiClient(abc.ABC):
     """A `Backend` over a provider's client library; one subclass per protocol.
@@ -65,6 +71,7 @@ class ApiClient(abc.ABC):
 
     Attributes:
       where: which model of whom, for messages.
+      settings: what all requests have in common.
     """
 
     library = key_name = ""
@@ -82,8 +89,9 @@ class ApiClient(abc.ABC):
                 f"the library {self.library} is not installed: pip install 'msm_jax[writers]'"
             ) from error
         self.where = f"{self.library} {model}"
-        settings = {"model": model, "temperature": temperature}
-        self.identity: Mapping[str, Any] = {"writer": self.library, **settings}
+        own = {"model": model, "temperature": temperature}
+        self.identity: Mapping[str, Any] = {"writer": self.library, **own}
+        self.settings = own if temperature != 1.0 else {"model": model}
         self.counts: dict[str, int] = collections.Counter()
         self.lost = Usage()
         self.pace, self.base_url, self.structured = pace, base_url, structured
@@ -250,9 +258,7 @@ class _Run:
             if not result.retry:
                 return Failure(result.name, str(result))
             failure = Failure(result.name, f"{result} (after {number} attempts)")
-            wait = self._pace.first_wait * 2 ** (number - 1) * random.uniform(0.5, 1.5)
-            wait = max(wait, (result.after or 0.0) * random.uniform(1.0, 1.1))
-            wait = min(wait, self._pace.longest_wait)
+            wait = self._pace.wait(number, result)
             if number == self._pace.attempts or time.monotonic() + wait > deadline:
                 break
             await self._sleep(wait)

@@ -74,9 +74,6 @@ class Journal:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._places
-
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._places))
 

@@ -23,13 +23,11 @@ class AnthropicClient(ApiClient):
     def params(self, request: Request) -> dict[str, Any]:
         cached = {"cache_control": {"type": "ephemeral"}}
         params: dict[str, Any] = {
-            "model": self.identity["model"],
+            **self.settings,
             "max_tokens": request.max_tokens,
             "system": [{"type": "text", "text": request.system, **cached}],
             "messages": [{"role": "user", "content": prompt_of(request, self.structured)}],
         }
-        if self.identity["temperature"] != 1.0:
-            params["temperature"] = self.identity["temperature"]
         if request.items and self.structured:
             schema = {"type": "json_schema", "schema": request.items.schema()}
             params["output_config"] = {"format": schema}
@@ -74,12 +72,10 @@ class OpenAIClient(ApiClient):
         # OpenAI's own models want the newer name, other servers know the older one.
         room = "max_tokens" if self.base_url else "max_completion_tokens"
         params: dict[str, Any] = {
-            "model": self.identity["model"],
+            **self.settings,
             "messages": messages_of(request, self.structured),
             room: request.max_tokens,
         }
-        if self.identity["temperature"] != 1.0:
-            params["temperature"] = self.identity["temperature"]
         if request.items and self.structured:
             schema = {"name": "items", "schema": request.items.schema(), "strict": True}
             params["response_format"] = {"type": "json_schema", "json_schema": schema}

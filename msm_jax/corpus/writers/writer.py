@@ -47,14 +47,11 @@ class Writer:
         on_reply: Callable[[str, int], None] | None = None,
     ):  # fmt: skip
         self.backend, self.journal, self.price = backend, journal, price
+        self.identity = backend.identity
         self.max_usd, self._on_reply = max_usd, on_reply
         self.counts: collections.Counter[str] = collections.Counter()  # what went wrong, by name
         self._used: dict[str, tuple[str, Usage]] = {}
         self.paid = Usage()  # for the replies that are new
-
-    @property
-    def identity(self) -> Mapping:
-        return self.backend.identity
 
     def used(self) -> dict[str, Usage]:
         """Step -> usage of all replies that this run used, in whichever run they were paid for."""
@@ -93,37 +90,35 @@ class Writer:
     def _outcomes(self, requests: Sequence[Request]) -> list[tuple[str, Reply | Failure]]:
         """Key and outcome of each; the backend sees only what the journal lacks, once."""
         keys = [request.key(self.identity) for request in requests]
-        known = {key: self.journal.get(key, Reply.of_row) for key in keys}
-        missing = {k: r for k, r in zip(keys, requests, strict=True) if known[k] is None}
-        failures = self._fetch(missing)
-        known |= {key: self.journal.get(key, Reply.of_row) for key in missing}
-        found: list[tuple[str, Reply | Failure]] = []
-        for key, request in zip(keys, requests, strict=True):
-            reply = known[key]
-            if reply is not None:
-                self._used[key] = request.step, reply.usage
-            found.append((key, failures[key] if reply is None else reply))
-        return found
+        own = dict(zip(keys, requests, strict=True))
+        found: dict[str, Reply | Failure] = {
+            key: reply for key in own if (reply := self.journal.get(key, Reply.of_row))
+        }
+        found |= self._fetch({key: request for key, request in own.items() if key not in found})
+        for key, request in own.items():
+            if isinstance(outcome := found[key], Reply):
+                self._used[key] = request.step, outcome.usage
+        return [(key, found[key]) for key in keys]
 
-    def _fetch(self, missing: Mapping[str, Request]) -> dict[str, Failure]:
-        """Has the missing replies written and keeps them; returns the failures."""
-        failures: dict[str, Failure] = {}
+    def _fetch(self, missing: Mapping[str, Request]) -> dict[str, Reply | Failure]:
+        """Has the missing replies written, and keeps them."""
+        found: dict[str, Reply | Failure] = {}
         if not missing:
-            return failures
+            return found
         keys, requests = list(missing), list(missing.values())
         self._check_money()
         for index, outcome in self.backend.replies(requests, self._has_money):
-            if isinstance(outcome, Failure):
-                failures[keys[index]] = outcome
-            else:
+            step = requests[index].step
+            if isinstance(outcome, Reply):
                 if not outcome.usage.usd:
                     outcome = dataclasses.replace(outcome, usage=self.price.of(outcome.usage))
-                self.journal.put(keys[index], outcome.row(requests[index].step))
+                self.journal.put(keys[index], outcome.row(step))
                 self.paid += outcome.usage
+            found[keys[index]] = outcome
             if self._on_reply:
-                self._on_reply(requests[index].step, len(requests))
+                self._on_reply(step, len(requests))
         self._check_money()
-        return failures
+        return found
 
     def _spent(self) -> float:
         """US dollars, with the most that replies cost that arrived and could not be used."""
