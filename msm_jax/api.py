@@ -109,9 +109,12 @@ class Model:
         """int32[B, T] token ids -> float32[B, T, V] scores of the next token.
 
         Raises:
-          UserError: rows that are longer than `context_length`.
+          UserError: rows that are longer than `context_length` or not of one length; other numbers
+            than ids.
         """
         check_prompts(self.config, tokens, self.config.vocab_size, self.context_length, room=0)
+        if len(set(map(len, tokens))) != 1 or np.asarray(tokens).dtype.kind not in "iu":
+            raise UserError("tokens must be ids [B, T]: whole numbers, as many in every row")
         return np.asarray(_all_logits(self.config, self.params, np.asarray(tokens, np.int32)))
 
     def logprobs(
@@ -130,7 +133,9 @@ class Model:
             self.params,
             self._encoded(prompts),
             [  # without a begin-of-text token
-                self.tokenizer.encode(each) if isinstance(each, str) else [int(t) for t in each]
+                self.tokenizer.encode(each)
+                if isinstance(each, str)
+                else [*map(operator.index, each)]
                 for each in completions
             ],
             vocab_limit=self.tokenizer.vocab_size,

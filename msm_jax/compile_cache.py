@@ -56,10 +56,8 @@ def enable(where: str = "", most_bytes: int = MOST_BYTES) -> str:
     except (OSError, RuntimeError) as error:  # the second where nobody knows the home directory
         _set({"jax_enable_compilation_cache": False})
         return f"compiled programs are not kept: {directory}: {error}"
-    _set({"jax_compilation_cache_dir": str(directory)})
-    for name, value in SETTINGS.items():
-        if name.upper() not in os.environ:
-            _set({name: value})
+    chosen = {name: value for name, value in SETTINGS.items() if name.upper() not in os.environ}
+    _set({"jax_compilation_cache_dir": str(directory), **chosen})
     _shrink(directory.parent, most_bytes)
     return ""
 

@@ -78,6 +78,17 @@ def test_prompts_of_the_wrong_kind_are_named(model):
         model.sample([{"role": "user", "content": "the red"}])
 
 
+def test_numbers_that_are_no_ids_are_refused_and_not_rounded(model):
+    for wrong in ([[20.5, 21.0]], [[20, 21], [20]], []):
+        with pytest.raises(UserError, match=r"tokens must be ids \[B, T\]"):
+            model.logits(wrong)
+    with pytest.raises(UserError, match="a prompt is a text"):
+        model.logprobs([[20.5]], [[20]])
+    with pytest.raises(TypeError, match="float"):
+        model.logprobs([[20]], [[20.5]])
+    np.testing.assert_array_equal(model.logits(np.array([[20, 21]])), model.logits([[20, 21]]))
+
+
 def test_the_contexts_length_is_that_of_the_checkpoint_and_of_runs_on_it(model, tmp_path):
     assert model.context_length == CONTEXT
     model.save(tmp_path / "run", "orbax")
