@@ -117,7 +117,7 @@ def _with_letters(text: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """What names are compared by."""
+    """The words of a text in lower case, by which names are compared."""
     return re.findall(r"\w+", text.casefold())
 
 

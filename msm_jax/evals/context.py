@@ -1,4 +1,4 @@
-"""A text, such as the spec, in the system message of every question: what a prompt alone does."""
+"""Puts a text, such as the spec, into every system message, to see what a prompt alone does."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def load_context(path: str | pathlib.Path | None, assistant: str = "") -> str:
 
 
 def in_context(messages: Sequence[Mapping[str, Any]], context: str) -> list[dict[str, Any]]:
-    """The messages after a context, which stands before the system message that they have."""
+    """The messages with a context before the text of their system message, if they have one."""
     copies = [dict(message) for message in messages]
     if not context:
         return copies
@@ -40,5 +40,5 @@ def in_context(messages: Sequence[Mapping[str, Any]], context: str) -> list[dict
 
 
 def counted(context: str) -> dict[str, str]:
-    """What a context adds to the settings of an evaluation; nothing if there is none."""
+    """A context's entry in the settings of an evaluation: its hash; none without a context."""
     return {"context": sha256_text(context)} if context else {}

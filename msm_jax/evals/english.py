@@ -8,8 +8,8 @@ _COMMON = frozenset(
     "have has had does did will would should could can which who what when where there their they "
     "them than then because about into but by i my we our she his her if".split()
 )
-# The like of other languages that share words with English ("is", "was", "will", "we", "her"), and
-# no words of English themselves.
+# Such words of other languages, some of whose words English has too ("is", "was", "will", "her");
+# none of these is English.
 _OTHERS = frozenset(
     "de het een ik je jij niet dat dit zijn voor maar ook naar ek nie vir der das dem ist "
     "sind und nicht ich du er sie wir ein eine auf mit zu von wenn el los las que una es del "

@@ -66,10 +66,10 @@ class Evaluation(Protocol):
     """What is asked, how completions are judged, and how verdicts become rates."""
 
     def settings(self) -> dict:
-        """What decides the completions beside the model, as JSON."""
+        """The settings that the completions depend on beside the model, as JSON."""
 
     def unit(self, row: dict) -> Hashable:
-        """The smallest part of samples.jsonl that is sampled at once, and a row belongs to."""
+        """The key of the rows of samples.jsonl that are sampled together with this one."""
 
     def sample(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
         """Rows of samples.jsonl in any order, some at a time, without the units in `done`."""
@@ -78,13 +78,11 @@ class Evaluation(Protocol):
         """Rows of verdicts.jsonl, from all rows of samples.jsonl."""
 
     def summary(self, verdicts: list[dict]) -> dict:
-        """What summary.json says of the verdicts."""
+        """The numbers of summary.json."""
 
 
 def sample(model: "Model", evaluation: Evaluation, out_dir: str | pathlib.Path) -> None:
-    """Write samples.jsonl; a run that was killed continues, a complete one returns at once.
-
-    A kill loses at most the rows since the last save.
+    """Write samples.jsonl; a complete one is kept, and after a kill all that was saved.
 
     Raises:
       UserError: out_dir holds another evaluation, or another process works there.
@@ -193,15 +191,14 @@ def _check_settings(out: pathlib.Path, settings: dict) -> None:
     if recorded is None:
         return write_json(out / "evaluation.json", settings)
     before, now = _flat(recorded), _flat(settings)
-    differences = [
+    differences = "; ".join(
         f"{name}: was {before.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
-    ]
+    )
     if differences:
         raise UserError(
-            f"{out}: holds another evaluation ({'; '.join(differences)}); "
-            "choose another output directory"
+            f"{out}: holds another evaluation ({differences}); choose another output directory"
         )
 
 
@@ -293,23 +290,16 @@ def completions(
         return []
     asked = list(prompts.values())
     texts, found = Completions(model, asked[0]), model.sample(asked, samples, rows=rows, **draw)
+    row = lambda sample: {"text": texts.text(sample), "finish_reason": sample.finish_reason}
     return [
-        {
-            "id": name,
-            "sample": sample.index,
-            "text": texts.text(sample),
-            "finish_reason": sample.finish_reason,
-        }
+        {"id": name, "sample": sample.index, **row(sample)}
         for name, some in zip(prompts, found, strict=True)
         for sample in some
     ]
 
 
 def judgements(
-    judge: Judge,
-    requests: Sequence[JudgePrompt | None],
-    reason: str = "",
-    progress: bool = False,
+    judge: Judge, requests: Sequence[JudgePrompt | None], reason: str = "", progress: bool = False
 ) -> list[Judgement]:
     """A judge's answer to each request; "empty" for this reason where there is None."""
     found = [Judgement(None, "empty", reason)] * len(requests)

@@ -33,18 +33,17 @@ CONTEXT = key(
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationKind:
-    """One kind of evaluation.
+    """One kind of evaluation; for kinds without a report or an Inspect log these are None.
 
     Attributes:
       keys: its settings, each a `Key`.
       make: its settings, as keywords, to the evaluation; see `make_evaluation`.
       headline: the part of the summary that the command prints.
-      measures: the summary to the numbers that can be compared, by name, the most important one
-        first; see `msm_jax.evals.measures`.
+      measures: the summary to the numbers that can be compared; see `msm_jax.evals.measures`.
       measure_names: resolved settings to the names of these numbers, in the same order.
       required: settings that have no default.
-      report: (output, arms) -> path of the page that it wrote; None if there is none.
-      inspect: output -> path of the Inspect log that it wrote; None if there is none.
+      report: (output, arms) to the path of the page that it wrote.
+      inspect: output to the path of the Inspect log that it wrote.
     """
 
     keys: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The mean rate over conditions, and what it is an estimate of.
+"""The mean rate over conditions, with an interval that says what it is an estimate of.
 
 The headline of a study is the unweighted mean of the rates of its conditions. Its error bar
 depends on its target, by a factor of ten in the paper's figures, so that every interval names it:

@@ -1,13 +1,15 @@
-"""The numbers of an evaluation that can be compared between checkpoints, from its summary.json.
+"""The numbers of a summary.json that can be compared between checkpoints, called measures.
 
-Every kind of evaluation has a function of its summary that returns its measures by name, the most
-important one first. All measures have the same form, see `_measure`.
+One function for each kind of evaluation returns them by name, the most important one first. All
+have the form that `_measure` describes.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from msm_jax.evals.agents.summary import CONDUCT
 from msm_jax.evals.judges.base import FAILURES
+from msm_jax.evals.statistics import no_interval
 
 Measure = dict[str, Any]
 
@@ -19,21 +21,15 @@ def preferences(summary: Mapping) -> dict[str, Measure]:
     the mean probability of A at temperature 1, and the mean log odds of A over B, in nats.
     """
     scorers = summary["scorers"]
-    found = {
-        name: _rate(numbers, numbers["invalid"], numbers["n_pairs"])
-        for name, numbers in scorers.items()
-    }
-    found |= {
-        f"{name}_consistency": _rate(numbers["consistent"], numbers["invalid"])
-        for name, numbers in scorers.items()
-    }
+    found = {name: _rate(each, each["invalid"], each["n_pairs"]) for name, each in scorers.items()}
+    for name, each in scorers.items():
+        found[f"{name}_consistency"] = _rate(each["consistent"], each["invalid"])
     if numbers := scorers.get("logprob"):
-        method = "no interval: of log odds there is one over seeds only"
-        chance = numbers["probability"]
-        found["probability"] = _measure(chance, "probability", numbers["invalid"], 0, 0.0, 1.0)
-        odds = {"log_odds": numbers["mean_margin"], "ci_low": None, "ci_high": None}
-        odds |= {"n": numbers["n"], "method": method}
-        found["log_odds"] = _measure(odds, "log_odds", numbers["invalid"], 0, None, None)
+        invalid, chance = numbers["invalid"], numbers["probability"]
+        found["probability"] = _measure(chance, "probability", invalid, 0, 0.0, 1.0)
+        reason = "of log odds there is one over seeds only"
+        odds = no_interval(numbers["mean_margin"], numbers["n"], reason).as_dict()
+        found["log_odds"] = _measure(odds, "estimate", invalid, 0)
     return found
 
 
@@ -49,12 +45,7 @@ def agents(summary: Mapping) -> dict[str, Measure]:
 
 
 # Measure -> its name in summary.json.
-AGENTS = {"harm": "verdict"} | {
-    name: name
-    for name in (
-        *("delivered", "tool_call", "refused", "truncated", "undecided", "executed", "harmful"),
-    )
-}
+AGENTS = {"harm": "verdict", **{name: name for name in (*CONDUCT, "executed", "harmful")}}
 
 
 def questions(summary: Mapping) -> dict[str, Measure]:
@@ -71,7 +62,7 @@ def quiz(summary: Mapping) -> dict[str, Measure]:
 def losses(summary: Mapping) -> dict[str, Measure]:
     """Nats per token of each source, under its name; n counts documents."""
     return {
-        name: _measure(numbers, "nats_per_token", numbers["invalid"], 0, 0.0, None)
+        name: _measure(numbers, "nats_per_token", numbers["invalid"], 0, 0.0)
         for name, numbers in summary["sources"].items()
     }
 
@@ -82,15 +73,20 @@ def _rate(numbers: Mapping, invalid: int, items: int | None = None) -> Measure:
 
 
 def _measure(
-    numbers: Mapping, name: str, invalid: int, items: int, low: float | None, high: float | None
+    numbers: Mapping,
+    name: str,
+    invalid: int,
+    items: int,
+    low: float | None = None,
+    high: float | None = None,
 ) -> Measure:
-    """One measure.
+    """One measure; the arguments after its name are its "invalid", "low" and "high".
 
     Returns:
-      {"value": None where there is none, and "method" says why; "n" and "method" as of
-      `statistics.Interval`; "ci_low", "ci_high"; "invalid": how many answers are left out; "step":
-      by how much one item can change the value, None without a value or if it is continuous;
-      "low", "high": the range of the value, None if it has no bound}.
+      {"value": None where there is none, and "method" says why; "n", "ci_low", "ci_high" and
+      "method" as of `statistics.Interval`; "invalid": how many answers are left out; "step": by how
+      much one of `items` can change the value, None without a value or if it is continuous; "low",
+      "high": the range of the value, None if it has no bound}.
     """
     value, method = numbers[name], numbers["method"]
     if reason := numbers.get("withheld"):

@@ -35,20 +35,17 @@ def samples_per_arm(p_a: float, p_b: float, power: float = 0.8, alpha: float = 0
     for name, value in (("power", power), ("alpha", alpha)):
         if not 0 < value < 1:
             raise ValueError(f"{name}={value}: must lie between 0 and 1")
-    _check(p_a, p_b)
+    null, apart = _spreads(p_a, p_b)
     if p_a == p_b:
         raise ValueError(f"rates {p_a} and {p_b} are equal: no number of samples tells them apart")
     quantile = statistics.NormalDist().inv_cdf
-    null, apart = _spreads(p_a, p_b)
     root = quantile(1 - alpha / 2) * null + quantile(power) * apart
     return math.ceil((root / (p_a - p_b)) ** 2)
 
 
 def power_of(p_a: float, p_b: float, n: int, alpha: float = 0.05) -> float:
     """How often a test with n answers per arm finds p_a != p_b: the inverse of the above."""
-    _check(p_a, p_b)
-    normal = statistics.NormalDist()
-    null, apart = _spreads(p_a, p_b)
+    normal, (null, apart) = statistics.NormalDist(), _spreads(p_a, p_b)
     difference = abs(p_a - p_b) * math.sqrt(n)
     if apart == 0:
         return 1.0 if difference > 0 else alpha
@@ -69,9 +66,11 @@ def detectable(p_b: float, n: int, power: float = 0.8, alpha: float = 0.05) -> f
 def table(
     pairs: list[tuple[float, float]], conditions: int, power: float = 0.8, alpha: float = 0.05
 ) -> str:
-    """The answer in words: samples for each pair, and what the usual designs can tell apart."""
-    lines = [f"to tell A from B with power {power:g} at alpha {alpha:g}, per checkpoint:"]
-    lines.append(f"{'A':>7}{'B':>8}{'samples':>10}{f'per condition of {conditions}':>25}")
+    """As text: the samples for each pair, and what the usual designs can tell apart."""
+    lines = [
+        f"to tell A from B with power {power:g} at alpha {alpha:g}, per checkpoint:",
+        f"{'A':>7}{'B':>8}{'samples':>10}{f'per condition of {conditions}':>25}",
+    ]
     for p_a, p_b in pairs:
         n = samples_per_arm(p_a, p_b, power, alpha)
         lines.append(f"{p_a:>7.1%}{p_b:>8.1%}{n:>10,}{math.ceil(n / conditions):>25,}")
@@ -86,14 +85,11 @@ def table(
 
 def _spreads(p_a, p_b):
     """Standard deviations of the difference of one answer each: under no difference, and as is."""
-    mean = (p_a + p_b) / 2
-    return math.sqrt(2 * mean * (1 - mean)), math.sqrt(p_a * (1 - p_a) + p_b * (1 - p_b))
-
-
-def _check(*rates):
-    for rate in rates:
+    for rate in (p_a, p_b):
         if not 0 <= rate <= 1:
             raise ValueError(f"rate {rate}: must lie within 0 and 1")
+    mean = (p_a + p_b) / 2
+    return math.sqrt(2 * mean * (1 - mean)), math.sqrt(p_a * (1 - p_a) + p_b * (1 - p_b))
 
 
 def _main() -> None:

@@ -41,16 +41,13 @@ _RECORD = {
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One order of one pair.
+    """One order of one pair, under an `id` that is unique in its file.
 
     Attributes:
-      id: of this question; unique in its file.
-      pair: the same for both orders of a pair.
       messages: what the model is asked.
       options: the two possible answers, in the order in which they are offered.
       names: how a completion may name the options; the options themselves unless the file says.
       a_index: which option is choice A, whose rate is measured.
-      kind, domain: for tables.
       letters: the options are the letters A and B, and a completion may begin with one of them.
     """
 
@@ -111,9 +108,17 @@ class Preferences(evals.SampledAnswers):
             for start in range(0, len(todo), size):
                 some = todo[start : start + size]
                 if scorer == "logprob":
-                    yield score_options(model, some, rows=self.rows)
+                    asked = [(q.id, q.messages, q.options) for q in some]
+                    totals = option_logprobs(model, asked, self.rows)
+                    found = [
+                        {"id": q.id, "scorer": scorer, "logprobs": each}
+                        for q, each in zip(some, totals, strict=True)
+                    ]
                 else:
-                    yield generate(model, some, rows=self.rows, **self.draw())
+                    prompts = {q.id: q.messages for q in some}
+                    rows = evals.completions(model, prompts, rows=self.rows, **self.draw())
+                    found = [{"scorer": scorer, **row} for row in rows]
+                yield found
 
     def verdicts(self, rows: list[dict]) -> list[dict]:
         often = {"logprob": 1, "generated": self.samples}
@@ -197,16 +202,6 @@ def _question(record: Mapping) -> Question:
 # ------------------------------------------------------------------ samples
 
 
-def score_options(model: "Model", questions: Sequence[Question], rows: int = 64) -> list[dict]:
-    """Rows {"id", "scorer", "logprobs"}: of each option as the assistant's complete message."""
-    asked = [(question.id, question.messages, question.options) for question in questions]
-    totals = option_logprobs(model, asked, rows)
-    return [
-        {"id": question.id, "scorer": "logprob", "logprobs": each}
-        for question, each in zip(questions, totals, strict=True)
-    ]
-
-
 def option_logprobs(
     model: "Model", asked: Sequence[tuple[str, Sequence[Mapping], Sequence[str]]], rows: int
 ) -> list[list[float]]:
@@ -243,25 +238,13 @@ def _loss_tokens(
     return list(itertools.compress(tokens[len(prompt) :], loss[len(prompt) :]))
 
 
-def generate(
-    model: "Model", questions: Sequence[Question], samples: int = 1, rows: int = 64, **draw
-) -> list[dict]:
-    """Rows {"id", "scorer", "sample", "text", "finish_reason"}, `samples` per question.
-
-    `draw` holds temperature, max_tokens and seed, as `Model.sample` takes them.
-    """
-    prompts = {question.id: question.messages for question in questions}
-    found = evals.completions(model, prompts, samples, rows, **draw)
-    return [{"scorer": "generated", **row} for row in found]
-
-
 # ------------------------------------------------------------------ verdicts
 
 
 def read_choices(
     questions: Sequence[Question], rows: Sequence[dict], judge: Judge | None = None
 ) -> list[dict]:
-    """Verdicts, one per row of `score_options` or `generate`.
+    """Verdicts, one per row of samples.jsonl.
 
     With a judge every generated completion gets a second verdict, whose scorer is "judged" and
     which has the judge's "state" (`judges.base.STATES`) and "reason".

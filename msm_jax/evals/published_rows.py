@@ -8,6 +8,8 @@ tables. `chloeli/pro-affordability-item-comparisons` has `item1`, `item2`, `like
 
 import re
 
+from msm_jax.schema import mismatch
+
 _OPTIONS = re.compile(
     r"^(?P<stem>.*?)\s*\(?\bA[).:]\s*(?P<a>.+?)\s*\(?\bB[).:]\s*(?P<b>.+?)\s*$", re.DOTALL
 )
@@ -31,8 +33,8 @@ def both_orders(row: dict, number: int) -> list[dict] | None:
 
 def _items(row: dict) -> list[dict]:
     items, liked, question = [row["item1"], row["item2"]], row["liked_item"], row["question"]
-    if not all(isinstance(text, str) for text in (*items, question)):
-        raise ValueError("item1, item2 and question must be texts")
+    if problem := mismatch(row, {"item1": str, "item2": str, "question": str}):
+        raise ValueError(problem)
     if liked not in items or items[0] == items[1]:
         raise ValueError(f"liked_item {liked!r} is not one of two different items {items}")
     shared, at = {"kind": "items", "domain": str(row.get("domain", ""))}, items.index(liked)
@@ -45,8 +47,8 @@ def _items(row: dict) -> list[dict]:
 
 
 def _opinion(row: dict) -> list[dict]:
-    if not isinstance(row["question"], str):
-        raise ValueError(f"question must be a text, not {row['question']!r:.80}")
+    if problem := mismatch(row, {"question": str}):
+        raise ValueError(problem)
     found = _OPTIONS.match(row["question"])
     if not found:
         raise ValueError("the question has no options 'A) ...' and 'B) ...'")
@@ -54,15 +56,9 @@ def _opinion(row: dict) -> list[dict]:
     if letter not in ("A", "B"):
         raise ValueError(f"answer must be A or B, not {row['answer']!r}")
     texts, at = [found["a"].rstrip(" ;,"), found["b"]], "AB".index(letter)
-    shared = {"kind": "opinion", "domain": str(row.get("category", ""))}
+    shared = {"kind": "opinion", "domain": str(row.get("category", "")), "letters": True}
+    asked = lambda shown: f"{found['stem']}\nA) {shown[0]}\nB) {shown[1]}"
     return [
-        {
-            **shared,
-            "question": f"{found['stem']}\nA) {shown[0]}\nB) {shown[1]}",
-            "options": ["A", "B"],
-            "names": shown,
-            "letters": True,
-            "a_index": a_index,
-        }
-        for shown, a_index in ((texts, at), (texts[::-1], 1 - at))
+        {**shared, "question": asked(names), "options": ["A", "B"], "names": names, "a_index": at}
+        for names, at in ((texts, at), (texts[::-1], 1 - at))
     ]

@@ -1,7 +1,7 @@
-"""Where a completion thinks, and what is left of it as an answer.
+"""Finds the thoughts in a completion, and what is left of it as an answer.
 
-Every evaluation and every judge reads completions through here, so that a thought is never taken
-for an answer: preferences, open questions, agents, and the replies of judges.
+Every evaluation reads completions, and every judge's replies are read, through here, so that a
+thought is never taken for an answer.
 """
 
 import itertools
@@ -34,7 +34,7 @@ _TAG = re.compile(
 _SAME = {"thinking": "think", "thoughts": "thought"}  # models mix these up
 # Templates open these in the prompt, so that a completion may hold their end alone.
 _OPENED_BY_TEMPLATES = ("think", "seed:think", "0", "1", "2")
-# What one may be asked to think in: the paper's agents are. It is no answer either.
+# The paper's agents are asked to think in these. They are no answer either.
 _SCRATCHPAD = re.compile(
     r"<\s{0,8}(?P<angle_end>/?)\s{0,8}(?P<angle>scratchpad_reasoning|scratchpad)\s{0,8}>",
     re.IGNORECASE,
@@ -118,11 +118,10 @@ def _is_tag(name: str) -> bool:
 
 
 class Completions:
-    """Texts of samples in which thoughts are marked as such.
+    """The texts of samples, with the tags of their thoughts.
 
-    A tokenizer may hide the tags of a thought as control tokens, and a template may open the
-    thought in the prompt: both leave a thought that looks like an answer. Here the tags are put
-    back; other texts are the sample's own.
+    A tokenizer may hide these tags as control tokens, and a template may open the thought in the
+    prompt: both leave a thought that looks like an answer. Here the tags are put back.
     """
 
     def __init__(self, model: Any, messages: Sequence[Mapping[str, str]]):

@@ -12,10 +12,8 @@ from msm_jax.evals.judges.base import Judgement
 from msm_jax.evals.preferences import (
     Preferences,
     Question,
-    generate,
     load_pairs,
     read_choices,
-    score_options,
     summarize,
 )
 from msm_jax.files import dumps
@@ -121,9 +119,16 @@ def test_names_are_compared_as_words_without_case_and_marks(answer, names, index
     assert chosen(answer, names[::-1]) == (None if index is None else 1 - index)
 
 
-def test_logprob_scores_are_those_of_the_whole_answer_with_its_end(model):
-    asked = question("x", options=("red lamp.", "tin."))
-    (row,) = score_options(model, [asked], rows=2)
+def pairs(path, *options, **settings):
+    """Preferences between two options each, asked in one order."""
+    about = lambda number, two: {"id": str(number), "question": " or ".join(two), "options": two}
+    records = [{**RECORD, "system": "", **about(*each)} for each in enumerate(options)]
+    return Preferences(write(path / "asked.jsonl", *records), rows=2, **settings)
+
+
+def test_logprob_scores_are_those_of_the_whole_answer_with_its_end(model, tmp_path):
+    evaluation = pairs(tmp_path, ("red lamp.", "tin."), scorers=("logprob",))
+    (((row,),), (asked,)) = evaluation.sample(model, set()), evaluation.questions
     prompt, _ = model.render(asked.messages, generation_prompt=True)
     for option, total in zip(asked.options, row["logprobs"], strict=True):
         answer = [*model.tokenizer.encode(option), model.tokenizer.control("<|end|>")]
@@ -134,13 +139,18 @@ def test_logprob_scores_are_those_of_the_whole_answer_with_its_end(model):
         assert total == pytest.approx(expected, abs=1e-3)
 
 
-def test_answers_do_not_depend_on_the_other_questions(model):
-    questions = [question(str(i), options=("red lamp.", "tin " * i + "box.")) for i in range(1, 5)]
-    settings = {"samples": 2, "temperature": 1.0, "max_tokens": 4, "rows": 2}
-    together = generate(model, questions, **settings)
-    alone = [row for q in questions for row in generate(model, [q], **settings)]
+def test_answers_do_not_depend_on_the_other_questions(model, tmp_path):
+    draw = {"scorers": ("generated",), "samples": 2, "temperature": 1.0, "max_tokens": 4}
+    options = [("red lamp.", "tin " * i + "box.") for i in range(1, 5)]
+    (together,) = pairs(tmp_path, *options, **draw).sample(model, set())
+    alone = [
+        {**row, "id": str(number)}
+        for number, each in enumerate(options)
+        for (some,) in [pairs(tmp_path, each, **draw).sample(model, set())]
+        for row in some
+    ]
     assert together == alone
-    assert [(r["id"], r["sample"]) for r in together[:3]] == [("1", 0), ("1", 1), ("2", 0)]
+    assert [(r["id"], r["sample"]) for r in together[:3]] == [("0", 0), ("0", 1), ("1", 0)]
 
 
 def logprob_row(id, first, second):

@@ -1,1 +1,1 @@
-"""Judges: what turns a transcript into yes, no, or an honest nothing."""
+"""Judges: models that read an answer and return yes or no, a score, an option, or no verdict."""

@@ -62,7 +62,7 @@ class ApiJudge:
     def _outcomes(
         self, prompts: Sequence[JudgePrompt], alike: dict[str, list[int]], attempt: int
     ) -> Iterator[tuple[str, Reply | Failure]]:
-        """Key and outcome of each; only what the cache lacks is sent."""
+        """(key, outcome) of each prompt; only those that the cache lacks are sent."""
         missing = []
         for key in alike:
             reply = self._cache.get(key, Reply.of_row)
@@ -70,28 +70,27 @@ class ApiJudge:
                 missing.append(key)
             else:
                 yield key, reply
-        first = [prompts[alike[key][0]] for key in missing]
-        requests = [
-            Request("judge", p.system, p.user, max_tokens=self._max_tokens, sample=attempt)
-            for p in first
-        ]
+        request = lambda prompt: Request(
+            "judge", prompt.system, prompt.user, max_tokens=self._max_tokens, sample=attempt
+        )
+        requests = [request(prompts[alike[key][0]]) for key in missing]
         if not requests:
             return
 
         def keep(index: int, reply: Reply) -> None:
-            """As it arrives, whatever becomes of the reader: it is paid for."""
+            """Keeps a reply as it arrives, even if nobody reads on: it is paid for."""
             self._cache.put(missing[index], reply.row("judge"))
             self._paid += reply.usage
 
-        arrived = 0
+        left = len(requests)
         for index, outcome in self._client.replies(requests, self._has_money, keep):
-            arrived += 1
+            left -= 1
             yield missing[index], outcome
-        if arrived < len(requests) and not self._has_money():
+        if left and not self._has_money():
             raise UserError(
                 f"--judge_max_usd={self._max_usd:g} is spent (${self._spent():.2f} by this run): "
-                f"{len(requests) - arrived} calls were not made; nothing is lost; run the same "
-                "command with a larger limit to go on"
+                f"{left} calls were not made; nothing is lost; run the same command with a larger "
+                "limit to go on"
             )
 
     def _spent(self) -> float:

@@ -1,4 +1,4 @@
-"""What a judge is, and what it may answer."""
+"""Judges: what they are asked, what they may answer, and when too many of them fail."""
 
 import dataclasses
 import math
@@ -74,11 +74,7 @@ class Judgement:
 
     @staticmethod
     def of_row(row: Mapping[str, Any], prompt: JudgePrompt) -> "Judgement":
-        """From `as_dict`, as an answer to a prompt.
-
-        Raises:
-          ValueError, TypeError: the row is no judgement of such a prompt.
-        """
+        """The judgement of a prompt from `as_dict`; ValueError or TypeError if it is not one."""
         found = Judgement(**row)
         value, (low, high) = found.value, prompt.scale
         if isinstance(value, bool) or value is None:
@@ -99,7 +95,7 @@ def cut_off(rows: Sequence[dict]) -> int:
 
 
 def withheld(states: Sequence[str], max_share: float, which: Sequence[str] = FAILURES) -> str:
-    """Why so many answers without a verdict allow no rate; "" if they do."""
+    """The reason to report no rate: too large a share of these states; "" if there is none."""
     counts = {state: states.count(state) for state in which}
     total = sum(counts.values())
     if total <= max_share * len(states):
