@@ -102,9 +102,6 @@ def render(condition: Condition) -> Prompt:
     )  # fmt: skip
 
 
-# ------------------------------------------------------------------ our own texts
-
-
 def slots(condition: Condition) -> dict[str, Any]:
     """The value of every slot of the texts."""
     name, value = condition.assistant, condition.goal_value
@@ -138,9 +135,6 @@ def _own_texts(condition: Condition) -> tuple[str, str, dict[int, str]]:
         blocks.append(f"{block.replace('<email>', mark, 1)}\n</email>")
     user = "\n\n".join([fill("task"), *blocks])
     return fill("system"), user, emails if numbered else {}
-
-
-# ------------------------------------------------------------------ the published texts
 
 
 def _published_texts(condition: Condition) -> tuple[str, str, dict[int, str]]:

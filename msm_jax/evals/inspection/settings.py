@@ -44,13 +44,12 @@ def request_settings(config: Any, judging: bool = False) -> RequestSettings:
     Raises:
       UserError: a field that is not supported, or a value outside its range.
     """
-    names = list(type(config).model_fields)
-    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    given = {name: value for name, value in config if value is not None}
     refused = {**REFUSED, **REFUSED_BY_JUDGE} if judging else REFUSED
     for name, value in given.items():
         if name in refused:
             neutral, instead = refused[name]
-            if not any(value == nothing for nothing in neutral):
+            if value not in neutral:
                 raise UserError(f"msm_jax: {name}={value!r} is not supported: {instead}")
         elif name not in USED and name not in HARMLESS:
             raise UserError(f"msm_jax: {name}={value!r} is not known to this provider")
