@@ -25,17 +25,11 @@ REFUSED_BY_JUDGE: dict[str, tuple[list, str]] = _FIELDS["refused_by_judge"]
 
 @dataclasses.dataclass(frozen=True)
 class RequestSettings:
-    """The settings of one request.
+    """The settings of one request."""
 
-    Attributes:
-      sampling: keyword arguments of `Model.sample`.
-      choices: how many answers the request wants.
-      logprobs: whether they come with the log-probabilities of their tokens.
-    """
-
-    sampling: dict[str, Any]
-    choices: int = 1
-    logprobs: bool = False
+    sampling: dict[str, Any]  # keyword arguments of `Model.sample`
+    choices: int = 1  # how many answers it wants
+    logprobs: bool = False  # whether they come with the log-probabilities of their tokens
 
 
 def request_settings(config: Any, judging: bool = False) -> RequestSettings:
