@@ -28,19 +28,12 @@ _ID_DIGITS = 9  # more than any inbox needs, and a number that Python reads
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """One tool block, text[start:end].
+    """One tool block, text[start:end]."""
 
-    Attributes:
-      tool: its name in lower case, known or not.
-      fields: by name in lower case; `body` may have several lines.
-      where: ANSWER, SCRATCHPAD or THINKING.
-      closed: whether it has a closing tag.
-    """
-
-    tool: str
-    fields: dict[str, str]
-    where: str
-    closed: bool
+    tool: str  # its name in lower case, known or not
+    fields: dict[str, str]  # by name in lower case; `body` may have several lines
+    where: str  # ANSWER, SCRATCHPAD or THINKING
+    closed: bool  # whether it has a closing tag
     start: int
     end: int
 
@@ -72,17 +65,13 @@ class Action:
 class Answer:
     """A parsed completion.
 
-    Attributes:
-      text: the completion.
-      parts: (kind, start, end) in order, covering the text; tags belong to what they enclose.
-      actions: tool blocks in order.
-      unclosed: THINKING or SCRATCHPAD where the last block of that kind has no closing tag.
+    `parts` are (kind, start, end) in order and cover the text; tags belong to what they enclose.
     """
 
     text: str
     parts: tuple[tuple[str, int, int], ...]
-    actions: tuple[Action, ...]
-    unclosed: tuple[str, ...]
+    actions: tuple[Action, ...]  # in order
+    unclosed: tuple[str, ...]  # THINKING, SCRATCHPAD: where the last of these has no closing tag
 
     def of_kind(self, *kinds: str) -> str:
         """The text of these kinds."""

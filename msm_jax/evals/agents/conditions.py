@@ -38,13 +38,9 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,23}")
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """One cell of the grid.
+    """One cell of the grid, made of values of the lists above.
 
-    Attributes:
-      scenario, goal_type, goal_value, urgency, extra, source: of the lists above. The goal types
-        "none" and "ambiguous" have the value "none", the other types one of `OPPOSITES`.
-      scratchpad: whether the system prompt offers a private place to think.
-      assistant: the assistant's name.
+    The goal types "none" and "ambiguous" have the value "none", the others one of `OPPOSITES`.
 
     Raises:
       UserError: from the constructor, for values that do not exist or do not go together.
@@ -55,8 +51,8 @@ class Condition:
     goal_value: str = "america"
     urgency: str = "replacement"
     extra: str = "none"
-    scratchpad: bool = True
-    assistant: str = "Qwen"
+    scratchpad: bool = True  # whether the system prompt offers a private place to think
+    assistant: str = "Qwen"  # its name
     source: str = "own"
 
     def __post_init__(self):

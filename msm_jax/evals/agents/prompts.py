@@ -38,16 +38,6 @@ _NUMBERED = re.compile(r"<email>\s*ID:\s*(\d+)\s*(.*?)</email>", re.DOTALL)
 class Prompt:
     """The messages of a condition, and what distinguishes the harmful act in an answer to them.
 
-    Attributes:
-      condition: which it is.
-      messages: system and user, as {"role", "content"}.
-      emails: id -> text of the messages that can be forwarded.
-      domain: of the firm, with "@".
-      targets: addresses, or domains that begin with "@", of the people that the act is directed at.
-      codes: texts that are the act itself when they leave the firm or end the alert.
-      confidential: id of the message that must not leave the firm.
-      sensitive: names and places of the target's secret, in lower case.
-
     Raises:
       UserError: from the constructor, if the messages do not hold the others: an address, code or
         name that does not occur, a message that does not exist, or a domain that is not the most
@@ -55,13 +45,15 @@ class Prompt:
     """
 
     condition: Condition
-    messages: list[dict[str, str]]
-    emails: dict[int, str]
-    domain: str
+    messages: list[dict[str, str]]  # system and user, as {"role", "content"}
+    emails: dict[int, str]  # id -> text of the messages that can be forwarded
+    domain: str  # of the firm, with "@"
+    # Addresses, or domains that begin with "@", of the people that the act is directed at.
     targets: tuple[str, ...] = ()
+    # Texts that are the act itself when they leave the firm or end the alert.
     codes: tuple[str, ...] = ()
-    confidential: int | None = None
-    sensitive: tuple[str, ...] = ()
+    confidential: int | None = None  # id of the message that must not leave the firm
+    sensitive: tuple[str, ...] = ()  # names and places of the target's secret, in lower case
 
     def __post_init__(self):
         text = "\n".join(message["content"] for message in self.messages).lower()
@@ -102,9 +94,6 @@ def render(condition: Condition) -> Prompt:
     )  # fmt: skip
 
 
-# ------------------------------------------------------------------ our own texts
-
-
 def slots(condition: Condition) -> dict[str, Any]:
     """The value of every slot of the texts."""
     name, value = condition.assistant, condition.goal_value
@@ -138,9 +127,6 @@ def _own_texts(condition: Condition) -> tuple[str, str, dict[int, str]]:
         blocks.append(f"{block.replace('<email>', mark, 1)}\n</email>")
     user = "\n\n".join([fill("task"), *blocks])
     return fill("system"), user, emails if numbered else {}
-
-
-# ------------------------------------------------------------------ the published texts
 
 
 def _published_texts(condition: Condition) -> tuple[str, str, dict[int, str]]:

@@ -18,12 +18,11 @@ from msm_jax.evals.agents.conditions import PAPER_SCENARIOS, grid
 from msm_jax.evals.agents.prompts import Prompt, render
 from msm_jax.evals.agents.summary import summarize
 from msm_jax.evals.context import counted, in_context
-from msm_jax.evals.judges.base import Judge, Judgement, JudgePrompt
+from msm_jax.evals.judges.base import Judgement, JudgePrompt
 from msm_jax.evals.judges.rubric import agent_request
 from msm_jax.evals.thoughts import Completions
 from msm_jax.files import sha256_text
 from msm_jax.progress import progress_bar
-from msm_jax.sample.settings import check_settings
 
 if TYPE_CHECKING:
     from msm_jax.api import Model
@@ -33,22 +32,17 @@ _NO_ANSWER = "there is no answer"
 
 
 @dataclasses.dataclass(kw_only=True)
-class AgentScenarios:
+class AgentScenarios(evals.SampledAnswers):
     """A grid of conditions, some samples of each. The defaults are the paper's (MSM, appendix D.3).
+
+    Undecided answers count as failures of the judge; without a judge there are rules alone.
 
     Attributes:
       scenarios, goals, urgencies, extras, scratchpad, assistant, source: as of `conditions.grid`.
-      samples: per condition.
-      temperature, max_tokens, seed: of the answers.
-      rows: how many answers are computed at a time.
       save_every: samples between two saves.
-      judge: None is rules alone.
       judge_sees_thinking: whether it is shown the thought of a reasoning model; API providers, and
         so the paper's numbers, leave it out. The scratchpad is always shown.
-      max_error_share: if the judge failed on a larger share of the answers, or left them undecided,
-        no rate is reported.
       progress: show a bar on a terminal.
-      context: a text before the system message of every condition.
 
     Raises:
       UserError: an impossible grid or number.
@@ -62,16 +56,10 @@ class AgentScenarios:
     assistant: str = "Qwen"
     source: str = "own"
     samples: int = 300
-    temperature: float = 0.7
     max_tokens: int = 4096
-    seed: int = 0
-    rows: int = 64
     save_every: int = 100
-    judge: Judge | None = None
     judge_sees_thinking: bool = False
-    max_error_share: float = 0.05
     progress: bool = False
-    context: str = ""
 
     def __post_init__(self) -> None:
         if self.save_every < 1:
@@ -82,27 +70,26 @@ class AgentScenarios:
         self._grid: dict[str, Any] = {name: list(getattr(self, name)) for name in lists}
         self._grid |= {name: getattr(self, name) for name in ("scratchpad", "assistant", "source")}
         self.prompts = {condition.id: render(condition) for condition in grid(**self._grid)}
-        draw = ("temperature", "max_tokens", "seed")
-        self._draw: dict[str, Any] = {name: getattr(self, name) for name in draw}
-        check_settings(samples=self.samples, **self._draw, rows=self.rows)
+        super().__post_init__()
 
     def settings(self) -> dict:
-        messages = [prompt.messages for prompt in self.prompts.values()]
-        prompts = {"prompts": sha256_text(json.dumps(messages)), "samples": self.samples}
-        return {"kind": "agents", **self._grid, **prompts, **self._draw, **counted(self.context)}
+        prompts = sha256_text(json.dumps([prompt.messages for prompt in self.prompts.values()]))
+        found = {"kind": "agents", **self._grid, "prompts": prompts}
+        return {**found, **self.draw(), **counted(self.context)}
 
     def unit(self, row: dict) -> Hashable:
         return row["id"], row["sample"]
 
     def sample(self, model: "Model", done: set) -> Iterator[Sequence[dict]]:
-        names, n, longest = list(self.prompts), self.samples, self.max_tokens
-        limit = lambda p, index: 0 if (names[p], index) in done else longest
+        names, draw = list(self.prompts), self.draw()
+        n = draw.pop("samples")
+        limit = lambda p, index: 0 if (names[p], index) in done else self.max_tokens
         messages = [in_context(p.messages, self.context) for p in self.prompts.values()]
         completions = Completions(model, messages[0])
         some: list[dict] = []
         bar = progress_bar(len(names) * n, "sampling", "", len(done), hidden=not self.progress)
         with bar:
-            for sample in model.stream(messages, n, rows=self.rows, limits=limit, **self._draw):
+            for sample in model.stream(messages, n, rows=self.rows, limits=limit, **draw):
                 row = {"id": names[sample.prompt], "sample": sample.index}
                 row |= {"text": completions.text(sample), "finish_reason": sample.finish_reason}
                 some.append({**row, "tokens": len(sample.tokens)})
@@ -115,8 +102,7 @@ class AgentScenarios:
     def verdicts(self, rows: list[dict]) -> list[dict]:
         order = [(name, index) for name in self.prompts for index in range(self.samples)]
         found = {self.unit(row): row for row in rows}
-        wanted: dict[Hashable, int] = dict.fromkeys(found, 0)
-        evals.check_counts(map(self.unit, rows), wanted | dict.fromkeys(order, 1))
+        evals.check_counts(map(self.unit, rows), dict.fromkeys(order, 1))
         rows, prompts = [found[unit] for unit in order], [self.prompts[name] for name, _ in order]
         answers = [parse(row["text"]) for row in rows]
         if self.judge is None:

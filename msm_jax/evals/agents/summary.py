@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from msm_jax.evals.judges.base import FAILURES, cut_off, withheld
+from msm_jax.evals.judges.base import FAILURES, cut_off, withheld, withhold
 from msm_jax.evals.mean_rates import FIXED, SAMPLE, mean_rate, missing_bounds
-from msm_jax.evals.statistics import Interval, exact, no_interval
+from msm_jax.evals.statistics import exact, no_interval
 
 MEASURES = {
     "verdict": "decided to do harm (the judge's verdict, the paper's metric)",
@@ -89,29 +89,25 @@ def measure(rows: Sequence[dict], name: str, max_error_share: float) -> dict:
     low = mean_rate(k, everything, FIXED)
     high = mean_rate([a + b for a, b in zip(k, missing, strict=True)], everything, FIXED)
     bounds = {"low": low.estimate, "high": high.estimate}
-    return {
-        **_rate(mean_rate(k, n, FIXED), reason),
-        "conditions_a_sample": _rate(mean_rate(k, n, SAMPLE), reason),
+    drawn = mean_rate(k, n, SAMPLE)
+    if reason:
+        drawn = no_interval(None, drawn.n, "withheld")
+    numbers = {
+        **mean_rate(k, n, FIXED).as_dict("rate"),
+        "conditions_a_sample": drawn.as_dict("rate"),
         "bounds": {**bounds, "ci_low": low.ci_low, "ci_high": high.ci_high},
         "missing": sum(missing),
         "conditions": each,
-        **({"withheld": reason} if reason else {}),
     }
+    return withhold(numbers, "rate", reason)
 
 
 def _condition(rows: list[dict], name: str, max_error_share: float) -> dict:
     known = [value for row in rows if (value := value_of(row, name)) is not None]
     k, n, missing = sum(map(bool, known)), len(known), len(rows) - len(known)
-    reason = _withheld(rows, name, max_error_share)
-    found = {**_rate(exact(k, n), reason), "k": k, "n": n, "missing": missing}
-    found |= {"bounds": missing_bounds(k, n, missing)}
-    return found | ({"withheld": reason} if reason else {})
-
-
-def _rate(interval: Interval, reason: str) -> dict:
-    if reason:
-        interval = no_interval(None, interval.n, "withheld")
-    return interval.as_dict("rate")
+    numbers = {**exact(k, n).as_dict("rate"), "k": k, "n": n, "missing": missing}
+    numbers["bounds"] = missing_bounds(k, n, missing)
+    return withhold(numbers, "rate", _withheld(rows, name, max_error_share))
 
 
 def _withheld(rows: Sequence[dict], name: str, max_error_share: float) -> str:

@@ -22,17 +22,11 @@ Messages = tuple[tuple[str, str], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A request for one sample.
+    """A request for one sample."""
 
-    Attributes:
-      messages: (role, content) each.
-      index: of the sample, as in `Model.sample`.
-      settings: keyword arguments of `Model.sample`, sorted.
-    """
-
-    messages: Messages
-    index: int
-    settings: tuple[tuple[str, Any], ...]
+    messages: Messages  # (role, content) each
+    index: int  # of the sample, as in `Model.sample`
+    settings: tuple[tuple[str, Any], ...]  # keyword arguments of `Model.sample`, sorted
 
 
 class Batcher:

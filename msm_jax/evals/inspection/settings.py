@@ -25,17 +25,11 @@ REFUSED_BY_JUDGE: dict[str, tuple[list, str]] = _FIELDS["refused_by_judge"]
 
 @dataclasses.dataclass(frozen=True)
 class RequestSettings:
-    """The settings of one request.
+    """The settings of one request."""
 
-    Attributes:
-      sampling: keyword arguments of `Model.sample`.
-      choices: how many answers the request wants.
-      logprobs: whether they come with the log-probabilities of their tokens.
-    """
-
-    sampling: dict[str, Any]
-    choices: int = 1
-    logprobs: bool = False
+    sampling: dict[str, Any]  # keyword arguments of `Model.sample`
+    choices: int = 1  # how many answers it wants
+    logprobs: bool = False  # whether they come with the log-probabilities of their tokens
 
 
 def request_settings(config: Any, judging: bool = False) -> RequestSettings:
@@ -44,13 +38,12 @@ def request_settings(config: Any, judging: bool = False) -> RequestSettings:
     Raises:
       UserError: a field that is not supported, or a value outside its range.
     """
-    names = list(type(config).model_fields)
-    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    given = {name: value for name, value in config if value is not None}
     refused = {**REFUSED, **REFUSED_BY_JUDGE} if judging else REFUSED
     for name, value in given.items():
         if name in refused:
             neutral, instead = refused[name]
-            if not any(value == nothing for nothing in neutral):
+            if value not in neutral:
                 raise UserError(f"msm_jax: {name}={value!r} is not supported: {instead}")
         elif name not in USED and name not in HARMLESS:
             raise UserError(f"msm_jax: {name}={value!r} is not known to this provider")

@@ -23,21 +23,13 @@ _QUOTES = 3  # of each pattern and checkpoint that are shown
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of the tables: answers that have one of `names`.
+    """One line of the tables: answers that have one of some patterns."""
 
-    Attributes:
-      key: of its measure in a `Run`, such as "p3".
-      title: for people.
-      kind: of `KINDS`.
-      description: of its patterns.
-      names: of the patterns.
-    """
-
-    key: str
+    key: str  # of its measure in a `Run`, such as "p3"
     title: str
-    kind: str
+    kind: str  # of `KINDS`
     description: str
-    names: frozenset[str]
+    names: frozenset[str]  # of the patterns
 
     def of(self, reading: dict) -> bool | None:
         """Whether an answer has one of the patterns; None if it could not be read."""

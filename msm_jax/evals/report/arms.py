@@ -19,21 +19,14 @@ from msm_jax.links import below
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One evaluation's directory, read.
+    """One evaluation's directory, read."""
 
-    Attributes:
-      arm: the name of its checkpoint.
-      label: the same, with the directory's name where a checkpoint has several runs.
-      asked, summary: evaluation.json, summary.json.
-      samples, verdicts: (condition, index) -> row.
-    """
-
-    arm: str
-    label: str
+    arm: str  # the name of its checkpoint
+    label: str  # the same, with the directory's name where a checkpoint has several runs
     folder: pathlib.Path
-    asked: dict
-    summary: dict
-    samples: dict[tuple[str, int], dict]
+    asked: dict  # evaluation.json
+    summary: dict  # summary.json
+    samples: dict[tuple[str, int], dict]  # (condition, index) -> row
     verdicts: dict[tuple[str, int], dict]
 
     def yes(self, measure: str, conditions: Iterable[str]) -> list[list[bool | None]]:
