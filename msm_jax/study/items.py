@@ -3,7 +3,6 @@
 It says how sure the difference between these very models is, and nothing of other training runs.
 """
 
-import pathlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
@@ -11,46 +10,43 @@ import numpy as np
 from msm_jax.evals import losses
 from msm_jax.evals.evaluation import read_verdicts
 from msm_jax.evals.statistics import Interval, bounded_mean_bounds, interval, no_interval
+from msm_jax.study.numbers import by_seed, difference
 
-Place = tuple[Sequence[dict], Hashable, str]  # (rows of `numbers`, name of the row, evaluation)
 
-
-def with_items(found: dict, plus: Sequence[Place], minus: Sequence[Place], measure: str) -> dict:
-    """A difference of `numbers`; with one seed also "over_items", its interval over questions.
-
-    Args:
-      found: what `numbers.difference` returned for these rows.
-      plus, minus: where the values come from.
-      measure: of all of them.
-    """
+def compared(
+    rows: Sequence[dict],
+    plus: Sequence[Hashable],
+    minus: Sequence[Hashable],
+    eval: str,
+    measure: str,
+) -> dict:
+    """`numbers.difference` of named rows; with one seed also "over_items": within that seed."""
+    side = lambda names: [by_seed(rows, name, eval, measure) for name in names]
+    found = difference(side(plus), side(minus))
     if len(found["seeds"]) != 1:
         return found
-    seed = found["seeds"][0]["seed"]
-    rows = lambda side: [_row(place, seed) for place in side]
-    numbers = over_items(rows(plus), rows(minus), measure).as_dict()
-    bounds = {key: numbers[key] for key in ("ci_low", "ci_high", "n", "method")}
-    return {**found, "over_items": {"difference": numbers["estimate"], **bounds}}
+    at = {row["name"]: row for row in rows if row["seed"] == found["seeds"][0]["seed"]}
+    side = lambda names: [at[name] for name in names]
+    inner = over_items(side(plus), side(minus), eval, measure)
+    return {**found, "over_items": inner.numbers("difference")}
 
 
-def over_items(
-    plus: Sequence[tuple[dict, str]], minus: Sequence[tuple[dict, str]], measure: str
-) -> Interval:
+def over_items(plus: Sequence[dict], minus: Sequence[dict], eval: str, measure: str) -> Interval:
     """The summed values of plus minus those of minus, paired by question or document.
 
     Args:
-      plus, minus: (row, evaluation), as many in each.
+      plus, minus: rows of one seed, as many in each.
     """
-    rows = [*plus, *minus]
-    row, eval = rows[0]
+    row, folders = plus[0], [each["folder"] / eval for each in (*plus, *minus)]
     kind = row["settings"][eval]["kind"]
     if kind == "loss":
-        if len(rows) != 2:
+        if len(folders) != 2:
             return no_interval(None, 0, "more than two checkpoints")
-        one, other = (_folder(*each) for each in rows)
+        one, other = folders
         return losses.difference(one, other, measure)
     if kind not in _READERS:
         return no_interval(None, 0, f"one seed, and none over the samples of kind {kind}")
-    values = [_READERS[kind](read_verdicts(_folder(*each)), measure) for each in rows]
+    values = [_READERS[kind](read_verdicts(folder), measure) for folder in folders]
     if not values[0]:
         return no_interval(None, 0, "one seed, and this measure has no value for each question")
     common = [item for item in values[0] if all(item in other for other in values)]
@@ -62,15 +58,6 @@ def over_items(
     limit = len(plus) * (numbers["high"] - numbers["low"])
     bounds = bounded_mean_bounds(differences, np.ones(len(common)), (-limit, limit))
     return interval(bounds, len(common), "paired by question, bootstrap of questions, one seed")
-
-
-def _row(place: Place, seed: int) -> tuple[dict, str]:
-    rows, name, eval = place
-    return next(row for row in rows if (row["name"], row["seed"]) == (name, seed)), eval
-
-
-def _folder(row: dict, eval: str) -> pathlib.Path:
-    return row["folder"] / eval
 
 
 # ------------------------------------------------------------------ verdicts.jsonl

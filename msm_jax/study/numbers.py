@@ -39,12 +39,10 @@ def _step(found: BySeed) -> float | None:
 
 
 def _range(found: BySeed) -> tuple[float, float]:
-    lows = [m["low"] for m in found.values()]
-    highs = [m["high"] for m in found.values()]
-    return (
-        -math.inf if None in lows or not lows else min(lows),
-        math.inf if None in highs or not highs else max(highs),
-    )
+    """The lowest and the highest value that the measure can have."""
+    lows = [-math.inf if m["low"] is None else m["low"] for m in found.values()]
+    highs = [math.inf if m["high"] is None else m["high"] for m in found.values()]
+    return min(lows, default=-math.inf), max(highs, default=math.inf)
 
 
 # ------------------------------------------------------------------ over seeds
@@ -71,8 +69,8 @@ def over_seeds(found: BySeed, one_model: bool = False) -> dict:
         interval = rate_over_seeds(list(known.values()), step)
     else:
         interval = t_interval(list(known.values()), step=step or 0.0, limits=limits)
-    fields = _named(interval, set(found) - set(known))
-    numbers = {"mean": fields.pop("estimate"), "sd": _sd(known.values()), **fields}
+    fields = _named("mean", interval, set(found) - set(known))
+    numbers = {"mean": interval.estimate, "sd": _sd(known.values()), **fields}
     if len(known) == 1:
         numbers["over_items"] = _bounds(found[next(iter(known))])
     return numbers
@@ -87,9 +85,9 @@ def _sd(values: Collection[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def _named(interval: Interval, without: set[int]) -> dict:
+def _named(key: str, interval: Interval, without: set[int]) -> dict:
     """The interval, its method naming the seeds that have no value."""
-    fields = interval.as_dict()
+    fields = interval.numbers(key)
     if without:
         seeds = ", ".join(map(str, sorted(without)))
         fields["method"] += f"; left out, without a value: seed {seeds}"
@@ -108,19 +106,18 @@ def difference(plus: Sequence[BySeed], minus: Sequence[BySeed]) -> dict:
     seeds = sorted(set.intersection(*map(set, known)))
     sums = lambda some: [sum(found[seed] for found in some) for seed in seeds]
     high, low = sums(known[: len(plus)]), sums(known[len(plus) :])
+    differences = [a - b for a, b in zip(high, low, strict=True)]
     steps = [step for found in terms if (step := _step(found)) is not None]
     limit = len(plus) * max(top - bottom for bottom, top in map(_range, terms))
     interval = paired_difference(high, low, step=max(steps, default=0.0), limit=limit)
-    numbers = _named(interval, {seed for found in terms for seed in found} - set(seeds))
+    numbers = _named("difference", interval, set().union(*terms) - set(seeds))
+    pairs = zip(seeds, differences, strict=True)
     return {
-        "difference": numbers["estimate"],
-        **{key: numbers[key] for key in ("ci_low", "ci_high")},
+        **{key: numbers[key] for key in ("difference", "ci_low", "ci_high")},
         "n_pairs": numbers["n"],
         "method": numbers["method"],
-        "sd": _sd([a - b for a, b in zip(high, low, strict=True)]),
-        "seeds": [
-            {"seed": seed, "difference": a - b} for seed, a, b in zip(seeds, high, low, strict=True)
-        ],
+        "sd": _sd(differences),
+        "seeds": [{"seed": seed, "difference": value} for seed, value in pairs],
     }
 
 
@@ -140,12 +137,14 @@ def verdict(numbers: dict, expected: int) -> str:
 # ------------------------------------------------------------------ as text
 
 
+def bounded(numbers: dict) -> dict | None:
+    """Where the bounds are: in these numbers, or, with one seed, in "over_items"; None: nowhere."""
+    parts = (numbers, numbers.get("over_items"))
+    return next((part for part in parts if part and part["ci_low"] is not None), None)
+
+
 def interval_text(
-    numbers: dict,
-    key: str = "mean",
-    signed: bool = False,
-    digits: int = 2,
-    brief: bool = False,
+    numbers: dict, key: str = "mean", signed: bool = False, digits: int = 2, brief: bool = False
 ) -> str:
     """ ".62 [.41, .83]", ".62 [.41, .83] (one seed, n=240)", or ".62 (no interval: one seed)".
 
@@ -154,11 +153,10 @@ def interval_text(
     if numbers[key] is None:
         return "no valid answer"
     style = f"{{:{'+' if signed else ''}.{digits}f}}"
-    text, bounds = style.format(numbers[key]), numbers
-    items = numbers.get("over_items") if numbers["ci_low"] is None else None
-    if items and items["ci_low"] is not None:
-        bounds = items
-    elif numbers["ci_low"] is None:
+    text, bounds = style.format(numbers[key]), bounded(numbers)
+    if bounds is None:
         return f"{text} ({numbers['method'].partition(';')[0]})"
-    text += " [" + ", ".join(style.format(bounds[k]) for k in ("ci_low", "ci_high")) + "]"
-    return f"{text} ({'' if brief else 'one seed, '}n={items['n']:,})" if items else text
+    text += f" [{style.format(bounds['ci_low'])}, {style.format(bounds['ci_high'])}]"
+    return (
+        text if bounds is numbers else f"{text} ({'' if brief else 'one seed, '}n={bounds['n']:,})"
+    )
