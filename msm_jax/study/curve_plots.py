@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from msm_jax.study import origins, plots, tables
-from msm_jax.study.numbers import interval_text
+from msm_jax.study.numbers import interval_text, limits_of
 from msm_jax.study.results import CHANCE
 from msm_jax.study.targets import targets_of
 
@@ -88,7 +88,7 @@ def draw(results: dict, curve: dict, eval: str):
     _scale(axes, values, numeric)
     measured = points[0]["measured"] if points else eval
     ends = [end for point in points for end in (point["mean"], *(plots.bounds(point) or ()))]
-    low, high = plots.limits_of(results, measured, measure) or (min(ends, default=0), None)
+    low, high = limits_of(results["arms"], measured, measure) or (min(ends, default=0), None)
     high = max(ends, default=1) if high is None else high
     margin = 0.02 * (high - low) or 0.02
     axes.set_ylim(low - margin * (low != 0), high + margin)

@@ -35,15 +35,13 @@ def write(
     """
     folder, found = below(workdir, FOLDER), []
     for name, records in tables.items():
-        texts = {}
-        if records:
-            texts = {"csv": csv_text(records), "tex": latex(*shown(config, records), made)}
-        for end in ("csv", "tex"):
-            if end in texts:
-                write_text(below(folder, f"{name}.{end}"), texts[end])
-                found.append(f"{FOLDER}/{name}.{end}")
-            else:
+        if not records:
+            for end in ("csv", "tex"):
                 delete(folder / f"{name}.{end}", inside=workdir)
+            continue
+        write_text(below(folder, f"{name}.csv"), csv_text(records))
+        write_text(below(folder, f"{name}.tex"), latex(*shown(config, records), made))
+        found += [f"{FOLDER}/{name}.csv", f"{FOLDER}/{name}.tex"]
     return found
 
 

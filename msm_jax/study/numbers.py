@@ -27,6 +27,15 @@ def by_seed(rows: Sequence[dict], name: Hashable, eval: str, measure: str) -> di
     }
 
 
+def limits_of(rows: Sequence[dict], eval: str, measure: str) -> tuple[float, float] | None:
+    """The lowest and the highest value that a measure can have; None if it has no such bounds."""
+    measures = [row["evals"][eval]["measures"] for row in rows if eval in row["evals"]]
+    known = {(m[measure]["low"], m[measure]["high"]) for m in measures if measure in m}
+    if len(known) != 1 or None in (limits := known.pop()):
+        return None
+    return limits
+
+
 def values(found: BySeed) -> dict[int, float]:
     """Seed -> value; seeds without one (all answers invalid) are left out."""
     return {seed: m["value"] for seed, m in found.items() if m["value"] is not None}
