@@ -213,7 +213,7 @@ def _bar(axes, results: dict, x: float, arm: str, group: _Group, color: str) -> 
 def bounds(numbers: dict) -> list[float] | None:
     """Of the interval over seeds; with one seed of that over the evaluation's questions."""
     found = bounded(numbers)
-    return found and [found["ci_low"], found["ci_high"]]
+    return [found["ci_low"], found["ci_high"]] if found else None
 
 
 def _lines_between(axes, results: dict, xs: Sequence[float], group: _Group) -> None:
@@ -359,9 +359,9 @@ def _draw_lines(axes, results: dict, lines: Sequence[_Line]) -> None:
     color, dots = COLORS[2], (0, (2, 2))
     for over_seeds, style in ((True, {"linewidth": 2.2}), (False, {"linestyle": dots})):
         found = [
-            (at, *bounds(line.numbers))
+            (at, *ends)
             for at, line in enumerate(lines)
-            if line.value is not None and bounds(line.numbers) and line.over_seeds == over_seeds
+            if line.over_seeds == over_seeds and (ends := bounds(line.numbers))
         ]
         if found:
             axes.hlines(*zip(*found, strict=True), color=color, **style)

@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from msm_jax import page
@@ -11,17 +12,16 @@ from msm_jax.limits import SPEC_BYTES, read_bytes
 from msm_jax.links import below
 from msm_jax.study import curve_plots, design, exports, files, origins, plots, records
 from msm_jax.study.display import clock, counted
-from msm_jax.study.evaluations import arms_of, measure_of, root_of
+from msm_jax.study.evaluations import measure_of, root_of
 from msm_jax.study.graph import Study
-from msm_jax.study.numbers import interval_text
+from msm_jax.study.numbers import bounded, interval_text
 from msm_jax.study.results import mean_of
 from msm_jax.study.tables import (
     NO_RETENTION,
     axis_of,
-    before_after,
     bound_text,
-    cells,
     change_records,
+    changes,
     contrast_records,
     digits_of,
     evaluation_tables,
@@ -55,8 +55,8 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
         interval=interval_text,
         bound=bound_text,
         place=lambda eval, arm: f"#{origins.number(config, eval, arm)}",
-        controls=_sentence(design.sentences(config)[0]),
-        waiting=waiting_lines(results) if results["waiting"] else [],
+        controls=design.sentences(config)[0],
+        waiting=waiting_lines(results),
         absorption=[_absorption(config, entry) for entry in results["absorption"]],
         retention=[_retention(config, entry) for entry in results["retention"]],
         no_retention=NO_RETENTION,
@@ -87,10 +87,6 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
     )
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
-
-
 def _records(results: dict) -> dict[str, list[dict]]:
     """The tables that are written as files, by name."""
     asked = [(m["eval"], m["measure"]) for m in results["means"]]
@@ -112,7 +108,8 @@ def _figure(results: dict) -> tuple[list[str], list[list[Any]]]:
     config, some = results["config"], figure_records(results)
     hidden = ("arm", "evaluation") if config["figure"]["bars"] else ()
     head, rows = shown(config, some, hidden)
-    return head, origins.linked(config, some, head, rows)
+    of = ((record["evaluation"], record["arm"]) for record in some)
+    return head, origins.linked(config, head.index("mean"), rows, of)
 
 
 def _evaluations(results: dict) -> list[tuple]:
@@ -120,13 +117,9 @@ def _evaluations(results: dict) -> list[tuple]:
     config, found = results["config"], []
     compared = {entry["eval"] for entry in results["contrasts"]}
     for eval, kind, head, rows in evaluation_tables(results):
-        at = head.index(measure_of(config, eval))
-        links = [
-            [*row[:at], origins.Link(row[at], f"#{origins.number(config, eval, row[0])}"),
-             *row[at + 1 :]]
-            for row in rows
-        ]  # fmt: skip
-        drawn = eval in compared and len(arms_of(config, eval)) >= FEW_ARMS
+        own = head.index(measure_of(config, eval))
+        links = origins.linked(config, own, rows, ((eval, row[0]) for row in rows))
+        drawn = eval in compared and len(rows) >= FEW_ARMS
         uri = plots.svg_uri(plots.arms(results, eval)) if drawn else ""
         found.append((eval, kind, head, links, uri))
     return found
@@ -140,7 +133,7 @@ def _contrasts(results: dict) -> tuple[list[str], list[list[Any]]]:
     for entry, row in zip(results["contrasts"], rows, strict=True):
         contrast = config["contrasts"][entry["name"]]
         links = [
-            origins.Link(f"{sign} {arm}", f"#{origins.number(config, entry['eval'], arm)}")
+            origins.link(config, entry["eval"], arm, f"{sign} {arm}")
             for sign, side in (("+", "plus"), ("-", "minus"))
             for arm in contrast[side]
         ]
@@ -166,7 +159,7 @@ def sentence(results: dict) -> str:
         reason = "it waits for a judge" if results.get("waiting") else "no valid answers"
         return f"{entry['label']}: {reason}, so nothing can be said."
     found = f"{entry['label']}: {interval_text(entry, 'difference', signed=True)}"
-    if entry["ci_low"] is None and entry.get("over_items", {}).get("ci_low") is not None:
+    if entry["ci_low"] is None and bounded(entry):
         return (
             f"{found}. The interval is over the questions of one training run each, which cannot "
             "show what training does: this shows no effect yet."
@@ -184,28 +177,30 @@ def sentence(results: dict) -> str:
 
 def _comparison(results: dict) -> str:
     """The means behind the headline contrast."""
-    figure = results["config"]["figure"]
-    entry = results["config"]["contrasts"][figure["headline"]]
-    config, eval, measure = results["config"], entry["eval"], entry["measure"]
-    digits = digits_of(config, eval)
+    config, figure = results["config"], results["config"]["figure"]
+    entry = config["contrasts"][figure["headline"]]
+    eval = entry["eval"]
+    measure, digits = measure_of(config, eval, entry["measure"]), digits_of(config, eval)
     means = [
         f"{arm}: {interval_text(mean_of(results, arm, eval, measure), digits=digits)}"
         for arm in (*entry["plus"], *entry["minus"])
     ]
-    wanted = measure_of(config, eval, measure)
-    shown = figure["eval"] and (
-        figure["eval"],
-        measure_of(config, figure["eval"], figure["measure"]),
-    )
-    name = axis_of(config) if (eval, wanted) == shown else f"{eval}, {wanted}"
+    is_drawn = eval == figure["eval"] and measure == measure_of(config, eval, figure["measure"])
+    name = axis_of(config) if is_drawn else f"{eval}, {measure}"
     return f"{name[:1].upper()}{name[1:]}: {'; '.join(means)}."
+
+
+def _changed(config: dict, eval: str, paths: Sequence[Sequence[str]], entry: dict) -> list[Any]:
+    """Cells of before, after and change; the first two lead to what they are from."""
+    before, after, change = changes(config, entry, eval)
+    ends = zip(paths, (before, after), strict=True)
+    return [*(origins.at_path(config, eval, path, text) for path, text in ends), change]
 
 
 def _retention(config: dict, entry: dict) -> list[Any]:
     after = config["arms"][entry["arm"]]
-    paths = (root_of(config, after), after)
-    cells_of = origins.changed(config, entry["eval"], paths, before_after(config, entry))
-    return [entry["eval"], entry["arm"], entry["since"], *cells_of]
+    some = _changed(config, entry["eval"], (root_of(config, after), after), entry)
+    return [entry["eval"], entry["arm"], entry["since"], *some]
 
 
 def _absorption(config: dict, entry: dict) -> dict:
@@ -215,18 +210,15 @@ def _absorption(config: dict, entry: dict) -> dict:
         part = entry[role]
         if part is None:
             continue
-        digits = 2 if role == "quiz" else 3
-        name = part.get("source") or f"{part['eval']}, {part['measure']}"
-        percent = part["percent"]
-        rows.append([
-            name if role == "quiz" else f"loss on {name} ({role}), nats per token",
-            *origins.changed(config, part.get("eval", entry["eval"]), paths, cells(part, digits)),
-            "" if percent is None else f"{percent:+.1f} %",
-        ])  # fmt: skip
-    more = interval_text(
-        entry["more_than_control"], "difference", signed=True, digits=3, brief=True
-    )
-    rows.append(["fall of own less that of control, nats per token", "", "", more, ""])
+        name = f"loss on {part.get('source')} ({role}), nats per token"
+        if role == "quiz":
+            name = f"{part['eval']}, {part['measure']}"
+        some = _changed(config, part.get("eval", entry["eval"]), paths, part)
+        percent = "" if part["percent"] is None else f"{part['percent']:+.1f} %"
+        rows.append([name, *some, percent])
+    more = entry["more_than_control"]
+    text = interval_text(more, "difference", signed=True, digits=3, brief=True)
+    rows.append(["fall of own less that of control, nats per token", "", "", text, ""])
     return {"sentence": entry["sentence"], "passed": bool(entry["passed"]), "rows": rows}
 
 
@@ -242,9 +234,9 @@ def _losses(study: Study, workdir: pathlib.Path) -> dict[str, str]:
 
 def _chats(study: Study, workdir: pathlib.Path, seed: int) -> dict[str, list[dict]]:
     """Sampled answers of every arm that has any."""
-    chats = {}
+    nodes, chats = study.evaluations, {}
     for arm in study.config["arms"]:
-        if node := study.evaluations.get(study.arms[arm, seed][-1]):
+        if node := nodes.get(study.arms[arm, seed][-1]):
             chats[arm] = records.read_chats(files.directory(workdir, node))
     return {arm: some for arm, some in chats.items() if some}
 
@@ -256,10 +248,9 @@ def _corpora(study: Study, workdir: pathlib.Path, seed: int) -> list[tuple[str, 
         for name, source in stage.config.get("data", {}).items() if stage.seed == seed else ():
             if (path := source["path"]) not in found:
                 run = records.read_run(files.model_dir(workdir, stage.id))
-                record = run["corpora"].get(name, {})
-                size = f"{record.get('documents', 0):,} records, {record.get('tokens', 0):,} tokens"
                 rows = itertools.islice(read_source(files.place(workdir, path, stage)), 4)
                 shown = [row for _, row in rows if isinstance(row, dict)]
+                size = origins.size_text(run["corpora"].get(name, {}))
                 found[path] = (path.removeprefix("{world}/"), size, shown)
     return list(found.values())
 
@@ -277,7 +268,7 @@ def _specs(study: Study, workdir: pathlib.Path, seed: int) -> dict[str, str]:
 def _times(results: dict, study: Study) -> list[tuple[Any, ...]]:
     spent: dict[str, list[float]] = {}
     for name, seconds in results["seconds"]["stages"].items():
-        spent.setdefault(study.stages[name].name, []).append(seconds)
+        spent.setdefault(study.nodes[name].name, []).append(seconds)
     spent["evaluations"] = list(results["seconds"]["evals"].values())
     if results["seconds"]["judges"]:
         spent["verdicts of judges"] = list(results["seconds"]["judges"].values())
@@ -302,7 +293,7 @@ def _versions(results: dict) -> list[list[str]]:
     """A table, head first: versions that stages were made with, and those of the report."""
     made = results["made_with"]
     codes = [*(entry["code"] for entry in made), results["code"]]
-    head = [f"{len(e['stages'])} stages, {len(e['evals'])} evaluated" for e in made]
-    names = dict.fromkeys(name for code in codes for name in code)
-    rows = [[name, *(str(code.get(name, "-")) for code in codes)] for name in names]
+    head = (f"{len(e['stages'])} stages, {len(e['evals'])} evaluated" for e in made)
+    names = dict.fromkeys(itertools.chain(*codes))
+    rows = ([name, *(str(code.get(name, "-")) for code in codes)] for name in names)
     return [["", *head, "report"], *rows]

@@ -1,11 +1,12 @@
 """The results on the terminal, and the tables that the report shows too."""
 
+import functools
 from collections.abc import Sequence
 
 from msm_jax.study import design
 from msm_jax.study.display import aligned, counted
 from msm_jax.study.evaluations import arms_of, measure_of, shown_by
-from msm_jax.study.numbers import interval_text
+from msm_jax.study.numbers import bounded, by_seed, interval_text
 from msm_jax.study.results import mean_of
 from msm_jax.study.targets import targets_of
 
@@ -22,25 +23,18 @@ def digits_of(config: dict, eval: str) -> int:
 
 def table(results: dict) -> str:
     """Absorption, the figure's values, contrasts, retention and checks, for the terminal."""
-    config, lines = results["config"], [""]
-    lines += [*design.sentences(config, brief=True), ""]
-    others = [entry for entry in results["warnings"] if entry["rule"] != "controls"]
-    lines += [f"warning: {entry['text']}" for entry in others] + [""] * bool(others)
-    lines += [entry["sentence"] for entry in results["absorption"]]
-    lines += [""] * bool(results["absorption"])
-    if config["figure"]["groups"]:
-        lines += _figure(results)
-    if results["contrasts"]:
-        lines += ["", "contrasts"]
-        lines += aligned([
-            [entry["label"], difference_text(config, entry), entry["verdict"]]
-            for entry in results["contrasts"]
-        ])  # fmt: skip
-    lines += ["", *_retention(results)]
-    lines += _checks(results)
-    if results["waiting"]:
-        lines += ["", *waiting_lines(results)]
-    return "\n".join([*lines, ""])
+    config, contrasts = results["config"], results["contrasts"]
+    rows = [[c["label"], difference_text(config, c), c["verdict"]] for c in contrasts]
+    blocks = [
+        design.sentences(config, brief=True),
+        [f"warning: {w['text']}" for w in results["warnings"] if w["rule"] != "controls"],
+        [entry["sentence"] for entry in results["absorption"]],
+        _figure(results) if config["figure"]["groups"] else [],
+        ["contrasts", *aligned(rows)] if rows else [],
+        [*_retention(results), *_checks(results)],
+        waiting_lines(results),
+    ]
+    return "\n" + "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
 def axis_of(config: dict) -> str:
@@ -84,24 +78,17 @@ def _retention(results: dict) -> list[str]:
     if not results["retention"]:
         return [NO_RETENTION]
     rows = [
-        [entry["eval"], entry["arm"], *before_after(results["config"], entry)]
+        [entry["eval"], entry["arm"], *changes(results["config"], entry, entry["eval"])]
         for entry in results["retention"]
     ]
     return ["retention", *aligned([["", "", "before", "after", "change"], *rows])]
 
 
-def before_after(config: dict, entry: dict) -> list[str]:
-    """Three cells: before, after, change."""
-    return cells(entry, digits_of(config, entry["eval"]))
-
-
-def cells(entry: dict, digits: int) -> list[str]:
+def changes(config: dict, entry: dict, eval: str) -> list[str]:
     """What changed, as text: before, after, change."""
-    return [
-        interval_text(entry["before"], digits=digits, brief=True),
-        interval_text(entry["after"], digits=digits, brief=True),
-        interval_text(entry["change"], "difference", signed=True, digits=digits, brief=True),
-    ]
+    text = functools.partial(interval_text, digits=digits_of(config, eval), brief=True)
+    change = text(entry["change"], "difference", signed=True)
+    return [text(entry["before"]), text(entry["after"]), change]
 
 
 def _checks(results: dict) -> list[str]:
@@ -115,10 +102,8 @@ def _checks(results: dict) -> list[str]:
         word = "near" if arm["near"] else "NOT near"
         lines.append(f"control {arm['arm']}: {interval_text(arm)}, {word} {arm['expected']:g}")
     if results["agreement"]:
-        apart = [entry["arm"] for entry in results["agreement"] if not entry["agree"]]
-        found = (
-            f"disagree in sign in: {', '.join(apart)}" if apart else "agree in sign in every arm"
-        )
+        apart = ", ".join(entry["arm"] for entry in results["agreement"] if not entry["agree"])
+        found = f"disagree in sign in: {apart}" if apart else "agree in sign in every arm"
         lines.append(f"log-probability and generated answers {found}")
     return lines
 
@@ -130,12 +115,12 @@ def bound_text(gate: dict) -> str:
 
 
 def waiting_lines(results: dict) -> list[str]:
-    """What could not be done yet, by what it waits for."""
+    """What could not be done yet, by what it waits for; [] if everything is done."""
     reasons: dict[str, list[str]] = {}
     for entry in results["waiting"]:
         reasons.setdefault(entry["for"], []).append(entry["what"])
     lines = [f"waiting: {reason}: {'; '.join(what)}" for reason, what in reasons.items()]
-    return [*lines, "what is done is kept; the same command goes on once it is there"]
+    return lines and [*lines, "what is done is kept; the same command goes on once it is there"]
 
 
 # ------------------------------------------------------------------ records
@@ -151,12 +136,10 @@ def measured(results: dict, eval: str, measure: str = "", arms: Sequence[str] = 
     published = targets_of(results, eval, measure)
     found = []
     for arm in arms or arms_of(config, eval):
-        mean = mean_of(results, arm, eval, measure)
-        rows = [row["evals"].get(eval) for row in results["arms"] if row["name"] == arm]
-        mine = [row["measures"][measure] for row in rows if row and measure in row["measures"]]
+        mine = by_seed(results["arms"], arm, eval, measure).values()
         record = {"arm": arm, "evaluation": eval, "measure": measure}
-        record |= interval(mean) | {"seeds": len(mine)}
-        record |= {key: _range([entry[key] for entry in mine]) for key in ("n", "invalid")}
+        record |= interval(mean_of(results, arm, eval, measure)) | {"seeds": len(mine)}
+        record |= {key: range_text([entry[key] for entry in mine]) for key in ("n", "invalid")}
         found.append(record | _published(published, arm))
     return found
 
@@ -212,13 +195,10 @@ def change_records(entries: Sequence[dict], parts: Sequence[str] = ("",)) -> lis
 
 def interval(numbers: dict, key: str = "mean") -> dict:
     """A value with its interval; with one seed that over the questions, and how it was made."""
-    inner = numbers.get("over_items") if numbers["ci_low"] is None else None
-    use = inner if inner and inner["ci_low"] is not None else numbers
-    method = numbers["method"]
-    if inner and use is inner:
-        method = f"one seed: {inner['method'].removesuffix(', one seed')}"
-    return {key: numbers[key], "ci_low": use["ci_low"], "ci_high": use["ci_high"],
-            "interval": method}  # fmt: skip
+    use, method = bounded(numbers) or numbers, numbers["method"]
+    if use is not numbers:
+        method = f"one seed: {use['method'].removesuffix(', one seed')}"
+    return {key: numbers[key], **{k: use[k] for k in ("ci_low", "ci_high")}, "interval": method}
 
 
 def _published(published: dict[str, dict], name: str) -> dict:
@@ -230,7 +210,7 @@ def _published(published: dict[str, dict], name: str) -> dict:
     return found
 
 
-def _range(counts: Sequence[int]) -> str:
+def range_text(counts: Sequence[int]) -> str:
     """ "240", or "231 to 240" where seeds differ."""
     if not counts:
         return "not known yet"
@@ -274,34 +254,27 @@ def evaluation_tables(results: dict) -> list[tuple[str, str, list[str], list[lis
     """Of every evaluation (name, kind, head, a row for each arm) with all its measures."""
     config, found = results["config"], []
     for eval, entry in config["evals"].items():
-        means = [mean for mean in results["means"] if mean["eval"] == eval]
-        measures = list(dict.fromkeys(mean["measure"] for mean in means))
+        means = {(m["arm"], m["measure"]): m for m in results["means"] if m["eval"] == eval}
+        measures = list(dict.fromkeys(measure for _, measure in means))
+        text = functools.partial(interval_text, digits=digits_of(config, eval), brief=True)
         rows = []
         for arm in arms_of(config, eval):
             mine = [row["evals"].get(eval) for row in results["arms"] if row["name"] == arm]
-            values = [_cell(config, eval, means, arm, measure) for measure in measures]
+            found_of = (means.get((arm, measure)) for measure in measures)
+            values = [text(m) if m and m["mean"] is not None else "-" for m in found_of]
             rows.append([arm, *values, _counts(mine, "n"), _counts(mine, "invalid")])
         head = ["arm", *measures, "n per seed", "invalid"]
         found.append((eval, entry.get("kind", "preferences"), head, rows))
     return found
 
 
-def _cell(config: dict, eval: str, means: Sequence[dict], arm: str, measure: str) -> str:
-    mean = next((m for m in means if (m["arm"], m["measure"]) == (arm, measure)), None)
-    if mean is None or mean["mean"] is None:
-        return "-"
-    return interval_text(mean, digits=digits_of(config, eval), brief=True)
-
-
 def _counts(entries: Sequence[dict | None], key: str) -> str:
     """The n, or the invalid answers, of each measure of an arm; the range over seeds."""
     known = [entry["measures"] for entry in entries if entry]
-    if not known:
-        return "not known yet"
     counts = {
-        measure: _range([measures[measure][key] for measures in known if measure in measures])
-        for measure in known[0]
+        measure: range_text([measures[measure][key] for measures in known if measure in measures])
+        for measure in (known[0] if known else ())
     }
-    if len(set(counts.values())) == 1:
-        return next(iter(counts.values()))
+    if len(set(counts.values())) < 2:
+        return next(iter(counts.values()), range_text(()))
     return ", ".join(f"{measure} {count}" for measure, count in counts.items())
