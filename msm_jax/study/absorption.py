@@ -9,8 +9,7 @@ import math
 from collections.abc import Sequence
 
 from msm_jax.study.evaluations import arms_of, measure_of, root_of
-from msm_jax.study.items import compared
-from msm_jax.study.numbers import bounded, by_seed, difference, over_seeds
+from msm_jax.study.numbers import bounded, by_seed, compared, difference, over_seeds
 
 Path = tuple[str, ...]
 

@@ -23,7 +23,7 @@ from msm_jax.files import read_json, seal, write_json, write_text
 from msm_jax.links import below
 from msm_jax.outputs import output_dir
 from msm_jax.schema import NUMBER, check
-from msm_jax.study import evaluations, exports, files, plots, records, tables
+from msm_jax.study import evaluations, files, plots, records, tables
 from msm_jax.study.display import counted
 from msm_jax.study.numbers import interval_text
 
@@ -198,7 +198,7 @@ def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
 def write(found: dict, output: pathlib.Path) -> None:
     """compare.json, compare.csv and compare.html."""
     write_json(output / "compare.json", found)
-    write_text(output / "compare.csv", exports.csv_text([*_records(found)]))
+    write_text(output / "compare.csv", tables.csv_text([*_records(found)]))
     names, studies = [study["name"] for study in found["studies"]], found["studies"]
     versions = dict.fromkeys(key for study in studies for key in study["code"])
     page.write(

@@ -24,9 +24,9 @@ _SHADES = {1: COLORS[2:3], 2: ("#a9c3d3", "#2a6f97")}
 _MANY = ("#8b9098", "#d9b566", "#9cc3dc", "#2a6f97", "#eba68f", "#b8432f", "#a5c9a1", "#3f7d58")
 _MARKS = (("D", "#111111"), ("v", "#7b2d8b"), ("s", "#1b7f5c"), ("^", "#b08900"))  # published
 _BAR, _GAP, _AXIS, _CHAR = 0.3, 0.3, 0.95, 0.075  # inches
-_DASHED: dict[str, Any] = {"color": "#333", "linewidth": 0.9, "linestyle": (0, (4, 3))}
+DASHED: dict[str, Any] = {"color": "#333", "linewidth": 0.9, "linestyle": (0, (4, 3))}
 _SEED: dict[str, Any] = {"color": "white", "edgecolor": "#222", "linewidth": 0.8}
-_LEGEND: dict[str, Any] = {"loc": "outside upper left", "frameon": False, "fontsize": 8.5}
+LEGEND: dict[str, Any] = {"loc": "outside upper left", "frameon": False, "fontsize": 8.5}
 _STYLE = {
     "font.size": 9,
     "font.family": "sans-serif",
@@ -117,7 +117,7 @@ def bars(results: dict):
     )
     widest = max(len(handle.get_label()) for handle in handles) * 0.062 + 0.6
     columns = max(1, int(width / widest))
-    figure.legend(handles=handles, ncols=columns, **_LEGEND)
+    figure.legend(handles=handles, ncols=columns, **LEGEND)
     return figure
 
 
@@ -147,17 +147,26 @@ def _rows(results: dict) -> list[list[list[_Group]]]:
     return rows
 
 
+def _shades(config: dict) -> Sequence[str]:
+    """The colors of bars beside each other."""
+    many = max(len(entry["arms"]) for entry in config["figure"]["groups"].values())
+    return _SHADES.get(many, _MANY)
+
+
 def _draw_panel(axes, results: dict, groups: Sequence[_Group]) -> None:
     config, ticks, at = results["config"], [], 0.0
-    many = max(len(entry["arms"]) for entry in config["figure"]["groups"].values())
+    scale = limits_of(results["arms"], groups[0].eval, groups[0].measure)
     for group in groups:
-        shades = _SHADES.get(many, _MANY)
-        middle = at + group.width / 2
+        middle, shown = at + group.width / 2, (group.eval, group.measure)
         xs = [middle + (i - (len(group.arms) - 1) / 2) * _BAR for i in range(len(group.arms))]
-        for x, arm, color in zip(xs, group.arms, itertools.cycle(shades), strict=False):
-            _bar(axes, results, x, arm, group, color)
+        seeds = [values(by_seed(results["arms"], arm, *shown)) for arm in group.arms]
+        means = [mean_of(results, arm, *shown) for arm in group.arms]
+        for bar in zip(xs, means, seeds, itertools.cycle(_shades(config)), strict=False):
+            _bar(axes, scale[0] if scale else 0.0, *bar)
         if len(xs) == 2 and len(config["seeds"]) > 1:
-            _lines_between(axes, results, xs, group)
+            for seed in sorted(seeds[0].keys() & seeds[1].keys()):
+                ys = [one[seed] for one in seeds]
+                axes.plot(xs, ys, color="#222", linewidth=0.5, alpha=0.35, zorder=3)
         _marks(axes, results, group.eval, group.measure, dict(zip(group.arms, xs, strict=True)))
         ticks.append((middle, group.text))
         at += group.width
@@ -166,12 +175,11 @@ def _draw_panel(axes, results: dict, groups: Sequence[_Group]) -> None:
     axes.set_xticks(*zip(*ticks, strict=True), fontsize=8.5)
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="y", color="#eee")
-    scale = limits_of(results["arms"], groups[0].eval, groups[0].measure)
     if scale:
         low, high = scale
         axes.set_ylim(low, high + 0.02 * (high - low))
     if any(has_chance(config, group.eval, group.measure) for group in groups):
-        axes.axhline(CHANCE, zorder=1, **_DASHED)
+        axes.axhline(CHANCE, zorder=1, **DASHED)
     axes.set_ylabel(_axis(config, groups), fontsize=9)
 
 
@@ -193,9 +201,8 @@ def has_chance(config: dict, eval: str, measure: str) -> bool:
     return kind == "preferences" and not measure.endswith(("consistency", "log_odds"))
 
 
-def _bar(axes, results: dict, x: float, arm: str, group: _Group, color: str) -> None:
-    mean = mean_of(results, arm, group.eval, group.measure)
-    (low, _) = limits_of(results["arms"], group.eval, group.measure) or (0.0, None)
+def _bar(axes, low: float, x: float, mean: dict, seeds: dict[int, float], color: str) -> None:
+    """A bar from `low` up, with its interval and its seeds."""
     upright = {"rotation": 90, "ha": "center", "va": "bottom"}
     if mean["mean"] is None:
         _note(axes, "no answer", (x, low), (0, 4), color="#5f6670", **upright)
@@ -205,7 +212,6 @@ def _bar(axes, results: dict, x: float, arm: str, group: _Group, color: str) -> 
         axes.plot([x, x], found, color="#222", linewidth=1.3, zorder=4)
     else:
         _note(axes, "no interval", (x, low), (0, 4), zorder=4, **upright)
-    seeds = values(by_seed(results["arms"], arm, group.eval, group.measure))
     if len(seeds) > 1:
         axes.scatter([x] * len(seeds), list(seeds.values()), s=14, zorder=5, **_SEED)
 
@@ -214,15 +220,6 @@ def bounds(numbers: dict) -> list[float] | None:
     """Of the interval over seeds; with one seed of that over the evaluation's questions."""
     found = bounded(numbers)
     return [found["ci_low"], found["ci_high"]] if found else None
-
-
-def _lines_between(axes, results: dict, xs: Sequence[float], group: _Group) -> None:
-    """Each seed's two points, joined."""
-    one, other = (
-        values(by_seed(results["arms"], arm, group.eval, group.measure)) for arm in group.arms
-    )
-    for seed in sorted(one.keys() & other.keys()):
-        axes.plot(xs, [one[seed], other[seed]], color="#222", linewidth=0.5, alpha=0.35, zorder=3)
 
 
 def _marks(axes, results: dict, eval: str, measure: str, places: Mapping[str, float]) -> None:
@@ -264,18 +261,14 @@ def _handles(config: dict, shown: Sequence[tuple[str, str]]) -> list:
     from matplotlib.patches import Patch
 
     figure, several = config["figure"], len(config["seeds"]) > 1
-    many = max(len(group["arms"]) for group in figure["groups"].values())
-    shades = _SHADES.get(many, _MANY)
-    found: list[Any] = [
-        Patch(color=color, label=name)
-        for name, color in zip(figure["bars"], itertools.cycle(shades), strict=False)
-    ]
+    named = zip(figure["bars"], itertools.cycle(_shades(config)), strict=False)
+    found: list[Any] = [Patch(color=color, label=name) for name, color in named]
     if several:
         found.append(_one_seed())
     over = "seeds" if several else "questions, one seed"
     found.append(_key(f"95 % interval over {over}", color="#222", linewidth=1.3))
     if any(has_chance(config, *at) for at in shown):
-        found.append(_key("chance", **_DASHED))
+        found.append(_key("chance", **DASHED))
     return found
 
 
@@ -317,7 +310,7 @@ def arms(results: dict, eval: str, measure: str = ""):
         low, high = scale
         axes.set_xlim(low - 0.01 * (high - low), high + 0.01 * (high - low))
     if has_chance(config, eval, measure):
-        axes.axvline(CHANCE, zorder=1, **_DASHED)
+        axes.axvline(CHANCE, zorder=1, **DASHED)
     return figure
 
 
@@ -351,7 +344,7 @@ def _lines_figure(results: dict, panels: Mapping[str, Sequence[_Line]]):
         _draw_lines(axes, results, lines)
         axes.set_xlabel(label)
     if handles := _lines_handles(results, list(itertools.chain(*panels.values()))):
-        figure.legend(handles=handles, ncols=5, **_LEGEND)
+        figure.legend(handles=handles, ncols=5, **LEGEND)
     return figure, all_axes
 
 

@@ -10,7 +10,7 @@ from msm_jax.data.sources import read_source
 from msm_jax.files import dumps, new_file
 from msm_jax.limits import SPEC_BYTES, read_bytes
 from msm_jax.links import below
-from msm_jax.study import curve_plots, design, exports, files, origins, plots, records
+from msm_jax.study import curve_plots, design, files, origins, plots, records, tables
 from msm_jax.study.display import clock, counted
 from msm_jax.study.evaluations import measure_of, root_of
 from msm_jax.study.graph import Study
@@ -79,7 +79,7 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
         specs=_specs(study, workdir, seed),
         times=_times(results, study),
         time_note=_time_note(results),
-        files=exports.write(workdir, _records(results), config, _subtitle(results)),
+        files=tables.write(workdir, _records(results), config, _subtitle(results)),
         origins=origins.sections(results, study, workdir),
         stages=origins.stages(study, workdir),
         versions=_versions(results),

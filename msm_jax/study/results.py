@@ -19,9 +19,8 @@ from msm_jax.study import (
 )
 from msm_jax.study.evaluations import arms_of, measure_of
 from msm_jax.study.graph import Study
-from msm_jax.study.items import compared
 from msm_jax.study.node import Node
-from msm_jax.study.numbers import by_seed, over_seeds, verdict
+from msm_jax.study.numbers import by_seed, compared, over_seeds, verdict
 from msm_jax.study.worker import code, now
 
 CHANCE = 0.5
