@@ -41,7 +41,8 @@ RESULTS = {
     "config": {"seeds": [int], "base": {"path": str, "adapter": str}},
 }
 _SETTINGS = {"kind": (*KINDS,), "content": {str: str}, "step": (int, None)}
-_LABELS = ("name", "title", "sweep.made", "price_per_hour")  # of a config: change no result
+# Keys that change no result.
+_LABELS = tuple(f"config.{key}" for key in ("name", "title", "sweep.made", "price_per_hour"))
 
 
 # ------------------------------------------------------------------ reading
@@ -177,17 +178,17 @@ def _config(studies: Mapping[str, dict]) -> list[dict]:
     """The keys of the configs that differ, each with its value in every study."""
     flat = {name: dict(_leaves(results["config"])) for name, results in studies.items()}
     found = []
-    for key in dict.fromkeys(key for leaves in flat.values() for key in leaves):
+    for key in dict.fromkeys(itertools.chain(*flat.values())):
         values = {name: leaves.get(key, "(absent)") for name, leaves in flat.items()}
         if len(set(values.values())) > 1 and not key.startswith(_LABELS):
-            found.append({"key": f"config.{key}", "values": values})
+            found.append({"key": key, "values": values})
     return found
 
 
-def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(config, dict) and (config or not path):
+def _leaves(config: Any, path: str = "config") -> Iterator[tuple[str, str]]:
+    if isinstance(config, dict) and config:
         for name, value in config.items():
-            yield from _leaves(value, f"{path}.{name}" if path else name)
+            yield from _leaves(value, f"{path}.{name}")
     else:
         yield path, json.dumps(config)
 
@@ -227,15 +228,13 @@ def _shown(entry: dict, names: Sequence[str]) -> dict:
     values = lambda each: (f"{name}: {', '.join(v)}" for name, v in each["values"].items())
     different = [f"{each['key']}: {'; '.join(values(each))}" for each in entry["differences"]]
     both = len({mean["study"] for mean in own}) > 1
+    arms = dict.fromkeys(mean["arm"] for mean in own)
     return {
         "name": entry["eval"],
         "measure": ", ".join(dict.fromkeys(mean["measure"] for mean in own)),
         "differences": different,
         "figure": page.svg_uri(_draw(own, names)) if both and not different else "",
-        "rows": [
-            [arm, *(cell(arm, name) or "-" for name in names)]
-            for arm in dict.fromkeys(mean["arm"] for mean in own)
-        ],
+        "rows": [[arm, *(cell(arm, name) or "-" for name in names)] for arm in arms],
     }
 
 
@@ -282,9 +281,9 @@ def main() -> None:
         raise UserError(f"--studies={','.join(given)}: a directory is there twice")
     found = compare({name: read(pathlib.Path(name)) for name in names})
     write(found, output)
-    different = [entry["eval"] for entry in found["evals"] if entry["differences"]]
-    for eval in different:
-        print(f"not comparable: {eval}: see compare.html")
+    for entry in found["evals"]:
+        if entry["differences"]:
+            print(f"not comparable: {entry['eval']}: see compare.html")
     print(f"page: {output / 'compare.html'}")
 
 

@@ -140,16 +140,13 @@ def _row(
 
 def stages(study: Study, workdir: pathlib.Path) -> list[dict]:
     """Of every base, corpus, world, tokenizer and stage: facts, data with hashes, config."""
-    return [
-        {
-            "id": node.id,
-            "title": node.title,
-            "facts": _facts(study, workdir, node),
-            "data": _data(workdir, node) if node.kind == "train" else [],
-            "config": node.config,
-        }
-        for node in study.stages.values()
-    ]
+    found = []
+    for node in study.stages.values():
+        facts = _facts(study, workdir, node)
+        data = _data(workdir, node) if node.kind == "train" else []
+        entry = {"id": node.id, "title": node.title, "facts": facts}
+        found.append({**entry, "data": data, "config": node.config})
+    return found
 
 
 def _facts(study: Study, workdir: pathlib.Path, node: Node) -> list[tuple[str, Any]]:

@@ -8,7 +8,7 @@ import csv
 import functools
 import io
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from msm_jax.files import delete, write_text
 from msm_jax.links import below
@@ -274,22 +274,18 @@ def evaluation_tables(results: dict) -> list[tuple[str, str, list[str], list[lis
         text = functools.partial(interval_text, digits=digits_of(config, eval), brief=True)
         rows = []
         for arm in arms_of(config, eval):
-            mine = [row["evals"].get(eval) for row in results["arms"] if row["name"] == arm]
-            found_of = (means.get((arm, measure)) for measure in measures)
-            values = [text(m) if m and m["mean"] is not None else "-" for m in found_of]
-            rows.append([arm, *values, _counts(mine, "n"), _counts(mine, "invalid")])
+            mine = (means[arm, measure] for measure in measures)
+            cells = [text(mean) if mean["mean"] is not None else "-" for mean in mine]
+            seeds = {m: by_seed(results["arms"], arm, eval, m).values() for m in measures}
+            rows.append([arm, *cells, _counts(seeds, "n"), _counts(seeds, "invalid")])
         head = ["arm", *measures, "n per seed", "invalid"]
         found.append((eval, entry.get("kind", "preferences"), head, rows))
     return found
 
 
-def _counts(entries: Sequence[dict | None], key: str) -> str:
+def _counts(seeds: Mapping[str, Collection[dict]], key: str) -> str:
     """The n, or the invalid answers, of each measure of an arm; the range over seeds."""
-    known = [entry["measures"] for entry in entries if entry]
-    counts = {
-        measure: range_text([measures[measure][key] for measures in known if measure in measures])
-        for measure in (known[0] if known else ())
-    }
+    counts = {m: range_text([each[key] for each in some]) for m, some in seeds.items() if some}
     if len(set(counts.values())) < 2:
         return next(iter(counts.values()), range_text(()))
     return ", ".join(f"{measure} {count}" for measure, count in counts.items())
