@@ -6,7 +6,7 @@ evaluation's section, which names settings, judge and code; the row leads to eve
 
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from msm_jax.evals.evaluation import read_recorded
@@ -38,16 +38,6 @@ def number(config: dict, eval: str, arm: str) -> str:
 def link(config: dict, eval: str, arm: str, text: str) -> Link:
     """The text with a link to what an arm's number is from."""
     return Link(text, f"#{number(config, eval, arm)}")
-
-
-def linked(
-    config: dict, column: int, rows: Sequence[Sequence[str]], of: Iterable[tuple[str, str]]
-) -> list[list[Any]]:
-    """Rows with links in a column; `of` has the evaluation and the arm of each row."""
-    return [
-        [*row[:column], link(config, *source, row[column]), *row[column + 1 :]]
-        for row, source in zip(rows, of, strict=True)
-    ]
 
 
 def at_path(config: dict, eval: str, path: Sequence[str], text: str) -> Link | str:

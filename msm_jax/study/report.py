@@ -1,8 +1,9 @@
 """report.html: one file that shows what a study found, made from results.json and its files."""
 
+import functools
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from msm_jax import page
@@ -12,24 +13,10 @@ from msm_jax.limits import SPEC_BYTES, read_bytes
 from msm_jax.links import below
 from msm_jax.study import curve_plots, design, files, origins, plots, records, tables
 from msm_jax.study.display import clock, counted
-from msm_jax.study.evaluations import measure_of, root_of
+from msm_jax.study.evaluations import arms_of, measure_of, root_of
 from msm_jax.study.graph import Study
-from msm_jax.study.numbers import bounded, interval_text
+from msm_jax.study.numbers import bounded, by_seed, interval_text
 from msm_jax.study.results import mean_of
-from msm_jax.study.tables import (
-    NO_RETENTION,
-    axis_of,
-    bound_text,
-    change_records,
-    changes,
-    contrast_records,
-    digits_of,
-    evaluation_tables,
-    figure_records,
-    measured,
-    shown,
-    waiting_lines,
-)
 from msm_jax.study.targets import UNTESTED
 
 FEW_ARMS = 3  # an evaluation of fewer has no figure of its arms
@@ -53,24 +40,24 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
         results=results,
         several=len(config["seeds"]) > 1,
         interval=interval_text,
-        bound=bound_text,
+        bound=tables.bound_text,
         place=lambda eval, arm: f"#{origins.number(config, eval, arm)}",
         controls=design.sentences(config)[0],
-        waiting=waiting_lines(results),
+        waiting=tables.waiting_lines(results),
         absorption=[_absorption(config, entry) for entry in results["absorption"]],
         retention=[_retention(config, entry) for entry in results["retention"]],
-        no_retention=NO_RETENTION,
+        no_retention=tables.NO_RETENTION,
         evaluations=_evaluations(results),
         headline=figure["headline"] and sentence(results),
         comparison=figure["headline"] and _comparison(results),
-        axis=axis_of(config),
+        axis=tables.axis_of(config),
         bars=drawn and plots.svg_uri(drawn),
         figure=drawn and _figure(results),
         sources=list(dict.fromkeys((t["label"], t["source"]) for t in config["targets"].values())),
         untested=UNTESTED,
         contrasts=contrasts and plots.svg_uri(contrasts),
         contrast_table=_contrasts(results),
-        other_measures=shown(config, contrast_records(results, others=True)),
+        other_measures=tables.shown(config, tables.contrast_records(results, others=True)),
         curves=curve_plots.shown(results),
         losses=_losses(study, workdir),
         seed=seed,
@@ -91,12 +78,14 @@ def _records(results: dict) -> dict[str, list[dict]]:
     """The tables that are written as files, by name."""
     asked = [(m["eval"], m["measure"]) for m in results["means"]]
     return {
-        "figure": figure_records(results),
-        "contrasts": contrast_records(results),
-        "contrasts_of_other_measures": contrast_records(results, others=True),
-        "evaluations": [record for at in dict.fromkeys(asked) for record in measured(results, *at)],
-        "absorption": change_records(results["absorption"], ("own", "control", "quiz")),
-        "retention": change_records(results["retention"]),
+        "figure": tables.figure_records(results),
+        "contrasts": tables.contrast_records(results),
+        "contrasts_of_other_measures": tables.contrast_records(results, others=True),
+        "evaluations": [
+            record for at in dict.fromkeys(asked) for record in tables.measured(results, *at)
+        ],
+        "absorption": tables.change_records(results["absorption"], ("own", "control", "quiz")),
+        "retention": tables.change_records(results["retention"]),
         "gates": results["gates"],
         "curves": curve_plots.records(results),
         "targets": results["targets"],
@@ -105,30 +94,53 @@ def _records(results: dict) -> dict[str, list[dict]]:
 
 def _figure(results: dict) -> tuple[list[str], list[list[Any]]]:
     """The table under the figure, with links to what its numbers come from."""
-    config, some = results["config"], figure_records(results)
+    config, some = results["config"], tables.figure_records(results)
     hidden = ("arm", "evaluation") if config["figure"]["bars"] else ()
-    head, rows = shown(config, some, hidden)
-    of = ((record["evaluation"], record["arm"]) for record in some)
-    return head, origins.linked(config, head.index("mean"), rows, of)
+    head, rows = tables.shown(config, some, hidden)
+    linked: list[list[Any]] = [[*row] for row in rows]
+    at = head.index("mean")
+    for record, row in zip(some, linked, strict=True):
+        row[at] = origins.link(config, record["evaluation"], record["arm"], row[at])
+    return head, linked
 
 
 def _evaluations(results: dict) -> list[tuple]:
-    """Every evaluation's table, its compared measure linked, and a figure of all arms."""
+    """Of every evaluation: name, kind, head, a row for each arm, and a figure if it is compared.
+
+    The first measure is the one that is compared, and leads to what it is from.
+    """
     config, found = results["config"], []
     compared = {entry["eval"] for entry in results["contrasts"]}
-    for eval, kind, head, rows in evaluation_tables(results):
-        own = head.index(measure_of(config, eval))
-        links = origins.linked(config, own, rows, ((eval, row[0]) for row in rows))
+    for eval, entry in config["evals"].items():
+        means = {(m["arm"], m["measure"]): m for m in results["means"] if m["eval"] == eval}
+        measures = list(dict.fromkeys(measure for _, measure in means))
+        text = functools.partial(interval_text, digits=tables.digits_of(config, eval), brief=True)
+        rows = []
+        for arm in arms_of(config, eval):
+            mine = (means[arm, measure] for measure in measures)
+            own, *others = (text(mean) if mean["mean"] is not None else "-" for mean in mine)
+            seeds = {m: by_seed(results["arms"], arm, eval, m).values() for m in measures}
+            counts = (_counts(seeds, "n"), _counts(seeds, "invalid"))
+            rows.append([arm, origins.link(config, eval, arm, own), *others, *counts])
         drawn = eval in compared and len(rows) >= FEW_ARMS
         uri = plots.svg_uri(plots.arms(results, eval)) if drawn else ""
-        found.append((eval, kind, head, links, uri))
+        head = ["arm", *measures, "n per seed", "invalid"]
+        found.append((eval, entry.get("kind", "preferences"), head, rows, uri))
     return found
+
+
+def _counts(seeds: Mapping[str, Collection[dict]], key: str) -> str:
+    """The n, or the invalid answers, of each measure of an arm; the range over seeds."""
+    counts = {m: tables.range_text([e[key] for e in some]) for m, some in seeds.items() if some}
+    if len(set(counts.values())) < 2:
+        return next(iter(counts.values()), tables.range_text(()))
+    return ", ".join(f"{measure} {count}" for measure, count in counts.items())
 
 
 def _contrasts(results: dict) -> tuple[list[str], list[list[Any]]]:
     """The table of contrasts, which have links to the numbers of their arms."""
     config = results["config"]
-    head, rows = shown(config, contrast_records(results))
+    head, rows = tables.shown(config, tables.contrast_records(results))
     found: list[list[Any]] = []
     for entry, row in zip(results["contrasts"], rows, strict=True):
         contrast = config["contrasts"][entry["name"]]
@@ -180,19 +192,19 @@ def _comparison(results: dict) -> str:
     config, figure = results["config"], results["config"]["figure"]
     entry = config["contrasts"][figure["headline"]]
     eval = entry["eval"]
-    measure, digits = measure_of(config, eval, entry["measure"]), digits_of(config, eval)
+    measure, digits = measure_of(config, eval, entry["measure"]), tables.digits_of(config, eval)
     means = [
         f"{arm}: {interval_text(mean_of(results, arm, eval, measure), digits=digits)}"
         for arm in (*entry["plus"], *entry["minus"])
     ]
     is_drawn = eval == figure["eval"] and measure == measure_of(config, eval, figure["measure"])
-    name = axis_of(config) if is_drawn else f"{eval}, {measure}"
+    name = tables.axis_of(config) if is_drawn else f"{eval}, {measure}"
     return f"{name[:1].upper()}{name[1:]}: {'; '.join(means)}."
 
 
 def _changed(config: dict, eval: str, paths: Sequence[Sequence[str]], entry: dict) -> list[Any]:
     """Cells of before, after and change; the first two lead to what they are from."""
-    before, after, change = changes(config, entry, eval)
+    before, after, change = tables.changes(config, entry, eval)
     ends = zip(paths, (before, after), strict=True)
     return [*(origins.at_path(config, eval, path, text) for path, text in ends), change]
 

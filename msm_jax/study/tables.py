@@ -8,7 +8,7 @@ import csv
 import functools
 import io
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from msm_jax.files import delete, write_text
 from msm_jax.links import below
@@ -263,32 +263,6 @@ def _text(config: dict, record: dict, key: str, value: str) -> str:
         bounds = (f"{record[bound]:{sign}.{digits}f}" for bound in ("ci_low", "ci_high"))
         text += f" [{', '.join(bounds)}]"
     return text
-
-
-def evaluation_tables(results: dict) -> list[tuple[str, str, list[str], list[list[str]]]]:
-    """Of every evaluation (name, kind, head, a row for each arm) with all its measures."""
-    config, found = results["config"], []
-    for eval, entry in config["evals"].items():
-        means = {(m["arm"], m["measure"]): m for m in results["means"] if m["eval"] == eval}
-        measures = list(dict.fromkeys(measure for _, measure in means))
-        text = functools.partial(interval_text, digits=digits_of(config, eval), brief=True)
-        rows = []
-        for arm in arms_of(config, eval):
-            mine = (means[arm, measure] for measure in measures)
-            cells = [text(mean) if mean["mean"] is not None else "-" for mean in mine]
-            seeds = {m: by_seed(results["arms"], arm, eval, m).values() for m in measures}
-            rows.append([arm, *cells, _counts(seeds, "n"), _counts(seeds, "invalid")])
-        head = ["arm", *measures, "n per seed", "invalid"]
-        found.append((eval, entry.get("kind", "preferences"), head, rows))
-    return found
-
-
-def _counts(seeds: Mapping[str, Collection[dict]], key: str) -> str:
-    """The n, or the invalid answers, of each measure of an arm; the range over seeds."""
-    counts = {m: range_text([each[key] for each in some]) for m, some in seeds.items() if some}
-    if len(set(counts.values())) < 2:
-        return next(iter(counts.values()), range_text(()))
-    return ", ".join(f"{measure} {count}" for measure, count in counts.items())
 
 
 # ------------------------------------------------------------------ files
