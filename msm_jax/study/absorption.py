@@ -94,13 +94,12 @@ def _with_both(more: dict, own: dict, control: dict) -> dict:
     and Donner 2008, Stat. Med. 27, 1693).
     """
     own, control = own.get("over_items", {}), control.get("over_items", {})
-    if own.get("ci_low") is None or control.get("ci_low") is None:
+    if None in (own.get("ci_low"), control.get("ci_low")):
         return more
     estimate = control["difference"] - own["difference"]
-    low = ((own["ci_high"] - own["difference"]) ** 2
-           + (control["difference"] - control["ci_low"]) ** 2) ** 0.5  # fmt: skip
-    high = ((own["difference"] - own["ci_low"]) ** 2
-            + (control["ci_high"] - control["difference"]) ** 2) ** 0.5  # fmt: skip
+    above = lambda numbers: (numbers["ci_high"] - numbers["difference"]) ** 2
+    below = lambda numbers: (numbers["difference"] - numbers["ci_low"]) ** 2
+    low, high = (above(own) + below(control)) ** 0.5, (below(own) + above(control)) ** 0.5
     bounds = {"ci_low": estimate - low, "ci_high": estimate + high}
     bounds |= {"n": own["n"] + control["n"], "method": f"{own['method']}; squared distances"}
     return {**more, "over_items": {"difference": estimate, **bounds}}

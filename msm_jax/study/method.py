@@ -197,13 +197,8 @@ def _measure_absorption(
 
 def agents(model: str) -> ConfigDict:
     """The paper's agent evaluation of a model of `QWEN`: 27 conditions x 300 (App. D.3)."""
-    return evaluation(
-        "agents",
-        assistant="Qwen",
-        scratchpad=QWEN[model][2],
-        judge="anthropic",
-        judge_model="claude-sonnet-4-6",
-    )
+    judge = {"judge": "anthropic", "judge_model": "claude-sonnet-4-6"}
+    return evaluation("agents", assistant="Qwen", scratchpad=QWEN[model][2], **judge)
 
 
 def ask(config: ConfigDict, name: str, asked: ConfigDict, texts: Mapping[str, str] = {}) -> None:

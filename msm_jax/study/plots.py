@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from msm_jax.page import svg_uri as svg_uri  # of a figure
@@ -127,24 +127,24 @@ def _rows(results: dict) -> list[list[list[_Group]]]:
     entries = config["figure"]["groups"].values()
     groups = [_Group(e["label"], *shown_by(config, e), e["arms"]) for e in entries]
     scale = lambda group: limits_of(results["arms"], group.eval, group.measure)
+    width = lambda panel: sum(group.width for group in panel)
     panels: list[list[_Group]] = []
     for _, some in itertools.groupby(groups, scale):
-        alike = list(some)
-        total, room = sum(group.width for group in alike), WIDTH - _AXIS
-        even = total / math.ceil(total / room) + max(group.width for group in alike) / 2
-        panels.append([])
-        for group in alike:
-            if panels[-1] and sum(g.width for g in [*panels[-1], group]) > min(room, even):
-                panels.append([])
-            panels[-1].append(group)
-    rows: list[list[list[_Group]]] = []
-    need = lambda panel: sum(group.width for group in panel) + _AXIS
-    for panel in panels:
-        if rows and sum(map(need, [*rows[-1], panel])) <= WIDTH:
-            rows[-1].append(panel)
-        else:
-            rows.append([panel])
-    return rows
+        alike, room = list(some), WIDTH - _AXIS
+        even = width(alike) / math.ceil(width(alike) / room)
+        most = min(room, even + max(group.width for group in alike) / 2)
+        panels += _packed(alike, most, width)
+    return _packed(panels, WIDTH, lambda row: sum(width(panel) + _AXIS for panel in row))
+
+
+def _packed(items: Iterable[Any], most: float, width: Callable[[list], float]) -> list[list]:
+    """The items in order, as many beside each other as are not wider than `most`."""
+    found: list[list] = []
+    for item in items:
+        if not found or width([*found[-1], item]) > most:
+            found.append([])
+        found[-1].append(item)
+    return found
 
 
 def _shades(config: dict) -> Sequence[str]:

@@ -7,6 +7,7 @@ has every digit, and the interval's ends in columns of their own. LaTeX needs th
 import csv
 import functools
 import io
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -64,8 +65,8 @@ def _figure(results: dict) -> list[str]:
     hidden = ("arm", "interval", "seeds", "invalid")
     head, rows = shown(results["config"], figure_records(results), hidden)
     seeds = counted(len(results["config"]["seeds"]), "seed")
-    return [f"{axis_of(results['config'])} (mean over {seeds}, 95 % interval)",
-            *aligned([head, *rows])]  # fmt: skip
+    title = f"{axis_of(results['config'])} (mean over {seeds}, 95 % interval)"
+    return [title, *aligned([head, *rows])]
 
 
 def difference_text(config: dict, entry: dict) -> str:
@@ -80,11 +81,9 @@ def last_line(results: dict, report: str) -> str:
     config, found = results["config"], []
     for entry in results["contrasts"]:
         if entry["name"] in config["figure"]["summary"]:
-            low, high = entry["ci_low"], entry["ci_high"]
+            low, word = entry["ci_low"], "no interval over seeds"
             if low is not None:
-                word = "the interval holds 0" if low <= 0 <= high else "excludes 0"
-            else:
-                word = "no interval over seeds"
+                word = "the interval holds 0" if low <= 0 <= entry["ci_high"] else "excludes 0"
             found.append(f"{entry['name']} {difference_text(config, entry)}, {word}")
     return "; ".join([f"report:  {report}", *found])
 
@@ -176,9 +175,9 @@ def contrast_records(results: dict, others: bool = False) -> list[dict]:
     found = []
     for entry in results["contrasts"]:
         eval, name = entry["eval"], entry["name"]
-        measures = [m for m in entry["by_measure"] if (m != entry["measure"]) == others]
-        for measure in measures:
-            numbers = entry["by_measure"][measure]
+        for measure, numbers in entry["by_measure"].items():
+            if (measure != entry["measure"]) != others:
+                continue
             record = {"contrast": entry["label"], "evaluation": eval, "measure": measure}
             record |= interval(numbers, "difference") | {"seeds": len(numbers["seeds"])}
             if not others:
@@ -192,17 +191,11 @@ def contrast_records(results: dict, others: bool = False) -> list[dict]:
 def change_records(entries: Sequence[dict], parts: Sequence[str] = ("",)) -> list[dict]:
     """What midtraining stages or arms changed; `parts` are those of absorption."""
     found = []
-    for entry in entries:
-        for part in parts:
-            numbers = entry[part] if part else entry
-            if numbers is None:
-                continue
-            who = {"stage": entry["label"], "part": part} if part else {"arm": entry["arm"]}
-            record = {
-                **who,
-                "evaluation": numbers.get("eval", entry["eval"]),
-                "measure": numbers.get("source") or numbers["measure"],
-            }
+    for entry, part in itertools.product(entries, parts):
+        if (numbers := entry[part] if part else entry) is not None:
+            record = {"stage": entry["label"], "part": part} if part else {"arm": entry["arm"]}
+            record["evaluation"] = numbers.get("eval", entry["eval"])
+            record["measure"] = numbers.get("source") or numbers["measure"]
             record |= {when: numbers[when]["mean"] for when in ("before", "after")}
             found.append(record | interval(numbers["change"], "difference"))
     return found
