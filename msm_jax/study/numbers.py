@@ -108,7 +108,7 @@ def _sd(values: Collection[float]) -> float | None:
 
 def _named(key: str, found: Interval, without: set[int]) -> dict:
     """The interval, its method naming the seeds that have no value."""
-    fields = found.numbers(key)
+    fields = found.as_dict(key)
     if without:
         seeds = ", ".join(map(str, sorted(without)))
         fields["method"] += f"; left out, without a value: seed {seeds}"
@@ -157,7 +157,7 @@ def compared(
     at = {row["name"]: row for row in rows if row["seed"] == found["seeds"][0]["seed"]}
     side = lambda names: [at[name] for name in names]
     inner = over_items(side(plus), side(minus), eval, measure)
-    return {**found, "over_items": inner.numbers("difference")}
+    return {**found, "over_items": inner.as_dict("difference")}
 
 
 def verdict(numbers: dict, expected: int) -> str:
