@@ -9,8 +9,7 @@ import math
 from collections.abc import Sequence
 
 from msm_jax.study.evaluations import arms_of, measure_of, root_of
-from msm_jax.study.items import with_items
-from msm_jax.study.numbers import by_seed, difference, over_seeds
+from msm_jax.study.numbers import bounded, by_seed, compared, difference, over_seeds
 
 Path = tuple[str, ...]
 
@@ -39,10 +38,7 @@ def _absorbed(config: dict, paths: Sequence[dict], path: Path, again: bool) -> d
     before, after = path[:-1], path
     measures = {role: measure_of(config, eval, entry[role]) for role in ("own", "control")}
     parts: dict[str, dict] = {
-        role: {
-            "source": entry[role],
-            **_change(config, paths, before, after, eval, measure),
-        }
+        role: {"source": entry[role], **_change(paths, before, after, eval, measure)}
         for role, measure in measures.items()
     }
     loss = lambda at, role: by_seed(paths, at, eval, measures[role])
@@ -51,24 +47,21 @@ def _absorbed(config: dict, paths: Sequence[dict], path: Path, again: bool) -> d
     )
     more = _with_both(more, parts["own"]["change"], parts["control"]["change"])
     quiz = None
-    if entry["quiz"]:
-        measure = measure_of(config, entry["quiz"])
-        quiz = {
-            "eval": entry["quiz"],
-            "measure": measure,
-            **_change(config, paths, before, after, entry["quiz"], measure),
-        }
+    if asked := entry["quiz"]:
+        measure = measure_of(config, asked)
+        quiz = {"eval": asked, "measure": measure}
+        quiz |= _change(paths, before, after, asked, measure)
     # A seed without a loss, because it diverged for example, has not passed.
     differences = {s["seed"]: s["difference"] for s in more["seeds"]}
     trained = by_seed(paths, after, eval, measures["own"])
     at_least = settings["at_least"]
     failed = [s for s in sorted(trained) if not differences.get(s, -math.inf) >= at_least]
-    begun = len(path)
+    arms = [arm for arm, names in config["arms"].items() if tuple(names[: len(path)]) == path]
     found = {
         "stage": stage,
         "label": (entry["label"] or stage) + (f" after {' > '.join(path[:-1])}" if again else ""),
         "path": list(path),
-        "arms": [arm for arm, names in config["arms"].items() if tuple(names[:begun]) == path],
+        "arms": arms,
         "eval": eval,
         **parts,
         "more_than_control": more,
@@ -80,19 +73,15 @@ def _absorbed(config: dict, paths: Sequence[dict], path: Path, again: bool) -> d
     return {**found, "sentence": sentence(found)}
 
 
-def _change(
-    config: dict, paths: Sequence[dict], before: Path, after: Path, eval: str, measure: str
-) -> dict:
+def _change(paths: Sequence[dict], before: Path, after: Path, eval: str, measure: str) -> dict:
     """{"before", "after", "change", "percent" of the mean before}."""
-    numbers = {at: by_seed(paths, at, eval, measure) for at in (before, after)}
-    change = difference([numbers[after]], [numbers[before]])
-    change = with_items(change, [(paths, after, eval)], [(paths, before, eval)], measure)
-    means = {at: over_seeds(numbers[at], one_model=not at) for at in (before, after)}
-    start = means[before]["mean"]
+    mean = lambda at: over_seeds(by_seed(paths, at, eval, measure), one_model=not at)
+    change, first = compared(paths, [after], [before], eval, measure), mean(before)
+    start = first["mean"]
     has_both = start and change["difference"] is not None
     return {
-        "before": means[before],
-        "after": means[after],
+        "before": first,
+        "after": mean(after),
         "change": change,
         "percent": 100 * change["difference"] / start if has_both else None,
     }
@@ -105,13 +94,12 @@ def _with_both(more: dict, own: dict, control: dict) -> dict:
     and Donner 2008, Stat. Med. 27, 1693).
     """
     own, control = own.get("over_items", {}), control.get("over_items", {})
-    if own.get("ci_low") is None or control.get("ci_low") is None:
+    if None in (own.get("ci_low"), control.get("ci_low")):
         return more
     estimate = control["difference"] - own["difference"]
-    low = ((own["ci_high"] - own["difference"]) ** 2
-           + (control["difference"] - control["ci_low"]) ** 2) ** 0.5  # fmt: skip
-    high = ((own["difference"] - own["ci_low"]) ** 2
-            + (control["ci_high"] - control["difference"]) ** 2) ** 0.5  # fmt: skip
+    above = lambda numbers: (numbers["ci_high"] - numbers["difference"]) ** 2
+    below = lambda numbers: (numbers["difference"] - numbers["ci_low"]) ** 2
+    low, high = (above(own) + below(control)) ** 0.5, (below(own) + above(control)) ** 0.5
     bounds = {"ci_low": estimate - low, "ci_high": estimate + high}
     bounds |= {"n": own["n"] + control["n"], "method": f"{own['method']}; squared distances"}
     return {**more, "over_items": {"difference": estimate, **bounds}}
@@ -141,8 +129,7 @@ def _moved(change: dict, unit: str = "") -> str:
     """ "fell by 0.210 nats per token [0.180, 0.240]"; the interval over documents with one seed."""
     value = change["difference"]
     text = f"{'fell' if value <= 0 else 'rose'} by {abs(value):.3f}{unit}"
-    bounds = change if change["ci_low"] is not None else change.get("over_items", change)
-    if bounds["ci_low"] is None:
+    if (bounds := bounded(change)) is None:
         return text
     sign = -1 if value <= 0 else 1
     low, high = sorted(sign * bounds[key] for key in ("ci_low", "ci_high"))
@@ -157,24 +144,15 @@ def retained(config: dict, paths: Sequence[dict]) -> list[dict]:
 
     Without a headline, of every arm.
     """
-    headline = config["figure"]["headline"]
-    if headline:
-        contrast = config["contrasts"][headline]
-        arms = [*contrast["plus"], *contrast["minus"]]
-    else:
-        arms = list(config["arms"])
+    contrast = config["contrasts"].get(config["figure"]["headline"])
+    arms = [*contrast["plus"], *contrast["minus"]] if contrast else config["arms"]
     found = []
     for eval in config["retention"]:
-        measure = measure_of(config, eval)
-        asked = arms_of(config, eval)
+        measure, asked = measure_of(config, eval), arms_of(config, eval)
         for arm in (arm for arm in dict.fromkeys(arms) if arm in asked):
-            after = tuple(config["arms"][arm])
-            before = root_of(config, config["arms"][arm])
-            entry = {"arm": arm, "eval": eval, "measure": measure, "since": before_text(before)}
-            found.append({**entry, **_change(config, paths, before, after, eval, measure)})
+            path = config["arms"][arm]
+            before = root_of(config, path)
+            entry = {"arm": arm, "eval": eval, "measure": measure}
+            entry["since"] = " > ".join(before) or "the base"
+            found.append({**entry, **_change(paths, before, tuple(path), eval, measure)})
     return found
-
-
-def before_text(path: Path) -> str:
-    """What an arm began with, in words."""
-    return " > ".join(path) or "the base"

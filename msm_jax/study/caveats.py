@@ -11,6 +11,7 @@ from msm_jax.errors import UserError
 from msm_jax.study import contents, design
 from msm_jax.study.evaluations import measure_of, shown_by
 from msm_jax.study.graph import Study
+from msm_jax.study.numbers import limits_of
 from msm_jax.train.config import FEW_STEPS
 
 INVALID = 0.05  # share of an evaluation's answers that no number is made from
@@ -37,11 +38,11 @@ def warnings(study: Study, found: Found) -> list[dict]:
     return [{"rule": name, "text": text} for name, rule in rules.items() if (text := rule())]
 
 
-def _listed(items: Iterable[str], most: int = 4) -> str:
-    """ "a; b; c; d; and 3 more"."""
+def _about(text: str, items: Iterable[str], most: int = 4) -> str:
+    """ "text: a; b; c; d; and 3 more"; "" without items."""
     some = list(dict.fromkeys(items))
     more = [f"and {len(some) - most} more"] if len(some) > most else []
-    return "; ".join([*some[:most], *more])
+    return f"{text}: {'; '.join([*some[:most], *more])}" if some else ""
 
 
 def controls(config: dict) -> str:
@@ -63,12 +64,10 @@ def mixed_code(made_with: Sequence[dict]) -> str:
 
 def few_seeds(found: Found) -> str:
     """Contrasts that fewer than `SEEDS` training runs are behind."""
-    few = [c["label"] for c in found["contrasts"] if len(c["seeds"]) < SEEDS]
-    if not few:
-        return ""
-    return (
+    return _about(
         f"fewer than {SEEDS} seeds: no interval says how far other training runs would differ, so "
-        f"nothing is shown about training by: {_listed(few)}"
+        "nothing is shown about training by",
+        (c["label"] for c in found["contrasts"] if len(c["seeds"]) < SEEDS),
     )
 
 
@@ -79,10 +78,8 @@ def few_steps(stages: Sequence[dict]) -> str:
         for stage in stages
         if stage["kind"] == "train" and stage["steps"] < FEW_STEPS
     }
-    if not few:
-        return ""
-    listed = _listed(f"{name} {steps:,}" for name, steps in few.items())
-    return f"fewer than {FEW_STEPS} optimizer steps, with which an effect can look absent: {listed}"
+    text = f"fewer than {FEW_STEPS} optimizer steps, with which an effect can look absent"
+    return _about(text, (f"{name} {steps:,}" for name, steps in few.items()))
 
 
 def unmatched_tokens(study: Study, stages: Sequence[dict]) -> str:
@@ -99,17 +96,15 @@ def unmatched_tokens(study: Study, stages: Sequence[dict]) -> str:
         if 0 <= low < high * (1 - TOKENS_APART):
             names = " - ".join(" + ".join(contrast[side]) for side in ("plus", "minus"))
             apart.append(f"{names} ({sides[0]:,} and {sides[1]:,})")
-    if not apart:
-        return ""
     matched = [arm for name in ("neutral", "one_stage") for arm in study.config["design"][name]]
-    more = f"; controls with as many tokens: {_listed(matched)}" if matched else ""
-    return f"compared arms were trained on different numbers of tokens: {_listed(apart)}{more}"
+    text = _about("compared arms were trained on different numbers of tokens", apart)
+    return text and text + _about("; controls with as many tokens", matched)
 
 
 def not_absorbed(absorption: Sequence[dict]) -> str:
     """Midtraining stages that did not learn their documents, or of which that is not known."""
-    weak = [entry["label"] for entry in absorption if not entry["passed"]]
-    return f"documents that nothing shows to have been absorbed: {_listed(weak)}" if weak else ""
+    weak = (entry["label"] for entry in absorption if not entry["passed"])
+    return _about("documents that nothing shows to have been absorbed", weak)
 
 
 def invalid(arms: Sequence[dict]) -> str:
@@ -123,9 +118,7 @@ def invalid(arms: Sequence[dict]) -> str:
             share = max(numbers["invalid"] / asked if asked else 0.0, undecided)
             if share > INVALID:
                 many.append(f"{name} of {row['name']}, seed {row['seed']}: {share:.0%}")
-    if not many:
-        return ""
-    return f"more than {INVALID:.0%} of the answers are invalid or undecided: {_listed(many)}"
+    return _about(f"more than {INVALID:.0%} of the answers are invalid or undecided", many)
 
 
 def saturated(config: dict, arms: Sequence[dict], means: Sequence[dict]) -> str:
@@ -137,7 +130,7 @@ def saturated(config: dict, arms: Sequence[dict], means: Sequence[dict]) -> str:
     uses += [shown_by(config, group) for group in config["figure"]["groups"].values()]
     names = []
     for eval, measure in dict.fromkeys(uses):
-        limits = _limits(arms, eval, measure)
+        limits = limits_of(arms, eval, measure)
         values = [m["mean"] for m in means if (m["eval"], m["measure"]) == (eval, measure)]
         values = [value for value in values if value is not None]
         if limits is None or len(values) < 2:
@@ -147,19 +140,8 @@ def saturated(config: dict, arms: Sequence[dict], means: Sequence[dict]) -> str:
         if max(values) <= low + near or min(values) >= high - near:
             end = low if max(values) <= low + near else high
             names.append(f"{eval}: {measure} (all near {end:g})")
-    if not names:
-        return ""
-    return (
-        f"saturated: all arms are at one end of the scale, so differences shrink: {_listed(names)}"
-    )
-
-
-def _limits(arms: Sequence[dict], eval: str, measure: str) -> tuple[float, float] | None:
-    for row in arms:
-        numbers = row["evals"].get(eval, {}).get("measures", {}).get(measure)
-        if numbers and None not in (numbers["low"], numbers["high"]):
-            return numbers["low"], numbers["high"]
-    return None
+    text = "saturated: all arms are at one end of the scale, so differences shrink"
+    return _about(text, names)
 
 
 def template_changed(config: dict) -> str:

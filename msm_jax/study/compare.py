@@ -23,7 +23,8 @@ from msm_jax.files import read_json, seal, write_json, write_text
 from msm_jax.links import below
 from msm_jax.outputs import output_dir
 from msm_jax.schema import NUMBER, check
-from msm_jax.study import evaluations, exports, files, plots, records
+from msm_jax.study import evaluations, files, plots, records, tables
+from msm_jax.study.display import counted
 from msm_jax.study.numbers import interval_text
 
 _MEAN = {"arm": str, "eval": str, "measure": str, "mean": NUMBER, "ci_low": NUMBER,
@@ -40,7 +41,8 @@ RESULTS = {
     "config": {"seeds": [int], "base": {"path": str, "adapter": str}},
 }
 _SETTINGS = {"kind": (*KINDS,), "content": {str: str}, "step": (int, None)}
-_LABELS = ("name", "title", "sweep.made", "price_per_hour")  # of a config: change no result
+# Keys that change no result.
+_LABELS = tuple(f"config.{key}" for key in ("name", "title", "sweep.made", "price_per_hour"))
 
 
 # ------------------------------------------------------------------ reading
@@ -96,16 +98,17 @@ def compare(studies: Mapping[str, dict]) -> dict:
     """
     evals = dict.fromkeys(eval for each in studies.values() for eval, _ in each["settings"])
     return {
-        "studies": [{"name": name, **_head(each)} for name, each in studies.items()],
+        "studies": [_head(name, each) for name, each in studies.items()],
         "evals": [_evaluation(studies, eval) for eval in evals],
         "same_runs": _same_runs(studies),
         "config": _config(studies),
     }
 
 
-def _head(results: dict) -> dict:
+def _head(name: str, results: dict) -> dict:
     base = results["config"]["base"]
     return {
+        "name": name,
         "study": results["study"],
         "created": results["created"],
         "base": " + ".join(filter(None, (base["path"], base["adapter"]))) or "fresh weights",
@@ -140,20 +143,21 @@ def _differences(studies: Mapping[str, dict], eval: str) -> list[dict]:
         for name, results in studies.items()
     }
     by_study = {name: by_seed for name, by_seed in by_study.items() if by_seed}
-    common = set.intersection(*(set(by_seed) for by_seed in by_study.values()))
-    texts: dict[str, dict[str, list[str]]] = {}  # key -> study -> the values that it has
-    for name, by_seed in by_study.items():
-        for settings in (each for seed, each in by_seed.items() if seed in common or not common):
-            for key, value in settings.items():
-                values = texts.setdefault(key, {}).setdefault(name, [])
-                if (text := json.dumps(value, sort_keys=True)) not in values:
-                    values.append(text)
-    absent = ["(absent)"]
-    return [
-        {"key": key, "values": {name: sorted(known.get(name, absent)) for name in by_study}}
-        for key, known in texts.items()
-        if len({tuple(sorted(known.get(name, absent))) for name in by_study}) > 1
-    ]
+    common = set.intersection(*map(set, by_study.values()))
+    used = {
+        name: [each for seed, each in by_seed.items() if seed in common or not common]
+        for name, by_seed in by_study.items()
+    }
+    found = []
+    for key in dict.fromkeys(key for some in used.values() for each in some for key in each):
+        values = {
+            name: sorted({json.dumps(each[key], sort_keys=True) for each in some if key in each})
+            or ["(absent)"]
+            for name, some in used.items()
+        }
+        if len({*map(tuple, values.values())}) > 1:
+            found.append({"key": key, "values": values})
+    return found
 
 
 def _same_runs(studies: Mapping[str, dict]) -> list[dict]:
@@ -174,17 +178,17 @@ def _config(studies: Mapping[str, dict]) -> list[dict]:
     """The keys of the configs that differ, each with its value in every study."""
     flat = {name: dict(_leaves(results["config"])) for name, results in studies.items()}
     found = []
-    for key in dict.fromkeys(key for leaves in flat.values() for key in leaves):
+    for key in dict.fromkeys(itertools.chain(*flat.values())):
         values = {name: leaves.get(key, "(absent)") for name, leaves in flat.items()}
         if len(set(values.values())) > 1 and not key.startswith(_LABELS):
-            found.append({"key": f"config.{key}", "values": values})
+            found.append({"key": key, "values": values})
     return found
 
 
-def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(config, dict) and (config or not path):
+def _leaves(config: Any, path: str = "config") -> Iterator[tuple[str, str]]:
+    if isinstance(config, dict) and config:
         for name, value in config.items():
-            yield from _leaves(value, f"{path}.{name}" if path else name)
+            yield from _leaves(value, f"{path}.{name}")
     else:
         yield path, json.dumps(config)
 
@@ -195,21 +199,20 @@ def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
 def write(found: dict, output: pathlib.Path) -> None:
     """compare.json, compare.csv and compare.html."""
     write_json(output / "compare.json", found)
-    write_text(output / "compare.csv", exports.csv_text([*_records(found)]))
-    names = [study["name"] for study in found["studies"]]
-    versions = dict.fromkeys(key for study in found["studies"] for key in study["code"])
+    write_text(output / "compare.csv", tables.csv_text([*_records(found)]))
+    names, studies = [study["name"] for study in found["studies"]], found["studies"]
+    versions = dict.fromkeys(key for study in studies for key in study["code"])
     page.write(
         output / "compare.html",
         "compare.html",
         title=f"{len(names)} studies side by side",
         names=names,
         heads=[
-            ["study", *(study["study"] for study in found["studies"])],
-            ["base", *(study["base"] for study in found["studies"])],
-            ["seeds", *(", ".join(map(str, study["seeds"])) for study in found["studies"])],
-            ["arms", *(str(len(study["arms"])) for study in found["studies"])],
-            ["written", *(study["created"] for study in found["studies"])],
-            *([key, *(s["code"].get(key, "-") for s in found["studies"])] for key in versions),
+            *([key, *(study[key] for study in studies)] for key in ("study", "base")),
+            ["seeds", *(", ".join(map(str, study["seeds"])) for study in studies)],
+            ["arms", *(str(len(study["arms"])) for study in studies)],
+            ["written", *(study["created"] for study in studies)],
+            *([key, *(study["code"].get(key, "-") for study in studies)] for key in versions),
         ],
         same=[f"{run['arm']}, seed {run['seed']}" for run in found["same_runs"]],
         evals=[_shown(entry, names) for entry in found["evals"]],
@@ -222,27 +225,21 @@ def _shown(entry: dict, names: Sequence[str]) -> dict:
     cell = lambda arm, name: "; ".join(
         _text(mean) for mean in own if (mean["arm"], mean["study"]) == (arm, name)
     )
-    different = []
-    for each in entry["differences"]:
-        values = [f"{name}: {', '.join(found)}" for name, found in each["values"].items()]
-        different.append(f"{each['key']}: {'; '.join(values)}")
+    values = lambda each: (f"{name}: {', '.join(v)}" for name, v in each["values"].items())
+    different = [f"{each['key']}: {'; '.join(values(each))}" for each in entry["differences"]]
     both = len({mean["study"] for mean in own}) > 1
+    arms = dict.fromkeys(mean["arm"] for mean in own)
     return {
         "name": entry["eval"],
         "measure": ", ".join(dict.fromkeys(mean["measure"] for mean in own)),
         "differences": different,
         "figure": page.svg_uri(_draw(own, names)) if both and not different else "",
-        "rows": [
-            [arm, *(cell(arm, name) or "-" for name in names)]
-            for arm in dict.fromkeys(mean["arm"] for mean in own)
-        ],
+        "rows": [[arm, *(cell(arm, name) or "-" for name in names)] for arm in arms],
     }
 
 
 def _text(mean: dict) -> str:
-    low, high = min(mean["items"]), max(mean["items"])
-    count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    seeds = f"{mean['seeds']} seed{'s' if mean['seeds'] > 1 else ''}"
+    count, seeds = tables.range_text(mean["items"]), counted(mean["seeds"], "seed")
     return f"{interval_text(mean, digits=3, brief=True)}, {seeds}, n={count} each"
 
 
@@ -284,9 +281,9 @@ def main() -> None:
         raise UserError(f"--studies={','.join(given)}: a directory is there twice")
     found = compare({name: read(pathlib.Path(name)) for name in names})
     write(found, output)
-    different = [entry["eval"] for entry in found["evals"] if entry["differences"]]
-    for eval in different:
-        print(f"not comparable: {eval}: see compare.html")
+    for entry in found["evals"]:
+        if entry["differences"]:
+            print(f"not comparable: {entry['eval']}: see compare.html")
     print(f"page: {output / 'compare.html'}")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from msm_jax.study import origins, plots, tables
-from msm_jax.study.numbers import interval_text
+from msm_jax.study.numbers import interval_text, limits_of
 from msm_jax.study.results import CHANCE
 from msm_jax.study.targets import targets_of
 
@@ -13,28 +13,17 @@ LOGARITHMIC = 8  # from this ratio of the largest to the smallest value on
 
 
 def shown(results: dict) -> list[dict]:
-    """What the report shows of each curve: a figure and a table for each evaluation."""
-    return [
-        {
-            "name": curve["name"],
-            "keys": ", ".join(curve["keys"]),
-            "panels": [
-                {
-                    "eval": eval,
-                    "figure": _figure(results, curve, eval),
-                    "table": table(results["config"], curve, eval),
-                }
-                for eval in dict.fromkeys(point["eval"] for point in curve["points"])
-            ],
-        }
-        for curve in results["curves"]
-    ]
-
-
-def _figure(results: dict, curve: dict, eval: str) -> str:
-    """The figure of an evaluation; "" if no point has a value."""
-    means = {point["mean"] for point in curve["points"] if point["eval"] == eval}
-    return plots.svg_uri(draw(results, curve, eval)) if means - {None} else ""
+    """What the report shows of each curve: a table and, of values, a figure for each evaluation."""
+    found = []
+    for curve in results["curves"]:
+        panels = []
+        for eval in dict.fromkeys(point["eval"] for point in curve["points"]):
+            means = {point["mean"] for point in curve["points"] if point["eval"] == eval}
+            figure = plots.svg_uri(draw(results, curve, eval)) if means != {None} else ""
+            cells = table(results["config"], curve, eval)
+            panels.append({"eval": eval, "figure": figure, "table": cells})
+        found.append({"name": curve["name"], "keys": ", ".join(curve["keys"]), "panels": panels})
+    return found
 
 
 def records(results: dict) -> list[dict]:
@@ -66,12 +55,15 @@ def _cell(config: dict, point: dict, digits: int) -> origins.Link | str:
 
 
 def draw(results: dict, curve: dict, eval: str):
-    """A line for each arm with the 95 % intervals of its points, on a logarithmic axis if apt."""
+    """A line for each arm with the 95 % intervals of its points, on a logarithmic axis if apt.
+
+    At least one point has to have a value.
+    """
     from matplotlib.transforms import ScaledTranslation
 
     points = [p for p in curve["points"] if p["eval"] == eval and p["mean"] is not None]
     figure, axes = plots.new_figure(6.4, 3.6)
-    values, measure = _values(points), points[0]["measure"] if points else ""
+    values, measure, measured = _values(points), points[0]["measure"], points[0]["measured"]
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     place = (lambda value: value) if numeric else values.index
     lines = list(dict.fromkeys(point["line"] for point in points))
@@ -86,14 +78,12 @@ def draw(results: dict, curve: dict, eval: str):
             if found := plots.bounds(point):
                 axes.plot([x, x], found, linewidth=1, alpha=0.7, **style)
     _scale(axes, values, numeric)
-    measured = points[0]["measured"] if points else eval
     ends = [end for point in points for end in (point["mean"], *(plots.bounds(point) or ()))]
-    low, high = plots.limits_of(results, measured, measure) or (min(ends, default=0), None)
-    high = max(ends, default=1) if high is None else high
+    low, high = limits_of(results["arms"], measured, measure) or (min(ends), max(ends))
     margin = 0.02 * (high - low) or 0.02
     axes.set_ylim(low - margin * (low != 0), high + margin)
     if plots.has_chance(results["config"], eval, measure):
-        axes.axhline(CHANCE, color="#333", linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.axhline(CHANCE, **plots.DASHED)
     shown = []
     for label, rows in targets_of(results, eval, measure).items():
         known = [p for p in points if p["measured"] == eval and p["arm"] in rows]
@@ -103,17 +93,14 @@ def draw(results: dict, curve: dict, eval: str):
             plots.mark(axes, results, label, [place(point["value"]) for point in known], ys)
     axes.set_xlabel(curve["name"])
     axes.set_ylabel(f"{eval}: {measure}")
-    if lines:
-        handles = [*axes.get_legend_handles_labels()[0], *plots.target_handles(results, shown)]
-        figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
+    handles = [*axes.get_legend_handles_labels()[0], *plots.target_handles(results, shown)]
+    figure.legend(handles=handles, ncols=3, **{**plots.LEGEND, "fontsize": 8})
     return figure
 
 
 def _scale(axes, values: list, numeric: bool) -> None:
     """Ticks at the values that there are; a logarithmic axis where they span a wide range."""
     at = values if numeric else list(range(len(values)))
-    if not at:
-        return
     if numeric and min(at) > 0 and max(at) / min(at) >= LOGARITHMIC:
         axes.set_xscale("log")
         margin = (max(at) / min(at)) ** 0.06

@@ -20,7 +20,9 @@ def of_sweep(config: dict, means: list[dict]) -> list[dict]:
     made = config["sweep"].get("made")
     if not made:
         return []
-    curves = {label: _curve(label, keys) for label, keys in made["keys"].items()}
+    curves: dict[str, Any] = {
+        label: {"name": label, "keys": keys, "points": []} for label, keys in made["keys"].items()
+    }
     known = {(mean["arm"], mean["eval"], mean["measure"]): mean for mean in means}
     alone: dict[str, Any] = {"values": {}}
     for arm, eval in itertools.product(config["arms"], config["evals"]):
@@ -30,13 +32,9 @@ def of_sweep(config: dict, means: list[dict]) -> list[dict]:
             continue
         for label, value in values.items():
             others = [f"{name}={each}" for name, each in values.items() if name != label]
-            curves[label]["points"].append({
-                **known[arm, eval, measure_of(config, eval)],
-                "eval": of_eval.get("of", eval),
-                "measured": eval,
-                "line": " ".join([of_arm.get("of", arm), *others]),
-                "value": value,
-            })  # fmt: skip
+            point = {**known[arm, eval, measure_of(config, eval)], "eval": of_eval.get("of", eval)}
+            line = " ".join([of_arm.get("of", arm), *others])
+            curves[label]["points"].append(point | {"measured": eval, "line": line, "value": value})
     return list(curves.values())
 
 
@@ -47,7 +45,8 @@ def of_steps(study: Study, paths: list[dict], done: Mapping[str, dict]) -> list[
         return []
     eval, stages = dose["eval"], dose["stages"]
     measure, steps = measure_of(config, eval, dose["measure"]), sorted(dose["steps"])
-    curve = _curve("steps", [f"config.dose.steps, of {', '.join(stages)}"])
+    keys = [f"config.dose.steps, of {', '.join(stages)}"]
+    curve: dict[str, Any] = {"name": "steps", "keys": keys, "points": []}
     for arm, names in config["arms"].items():
         if not names or names[-1] not in stages or arm not in arms_of(config, eval):
             continue
@@ -63,7 +62,3 @@ def of_steps(study: Study, paths: list[dict], done: Mapping[str, dict]) -> list[
                 mean = over_seeds(found, one_model=not place)
                 curve["points"].append({**mean, **point, "measure": measure})
     return [curve] if curve["points"] else []
-
-
-def _curve(name: str, keys: list[str]) -> dict[str, Any]:
-    return {"name": name, "keys": keys, "points": []}

@@ -21,36 +21,31 @@ def without(tree: dict) -> dict:
     check_known("config.without", tree["without"], "arms", tree)
     made = tree["sweep"].get("made", {"arms": {}})
     gone |= {copy for copy, entry in made["arms"].items() if entry["of"] in gone}
-    arms = {name: path for name, path in tree["arms"].items() if name not in gone}
-    if not arms:
+    keep = lambda names: [name for name in names if name not in gone]
+    if not (arms := {name: tree["arms"][name] for name in keep(tree["arms"])}):
         raise UserError("config.without: no arm is left; leave out fewer")
     needed = {stage for path in arms.values() for stage in path}
-    keep = lambda names: [name for name in names if name not in gone]
     evals = {}
     for name, entry in tree["evals"].items():
         own = list(entry.get("arms") or ())
         if kept := keep(own or arms):
             evals[name] = {**entry, "arms": kept} if own else entry
+    known = lambda eval: eval if eval in evals else ""
+    figure, absorption, controls, dose = (
+        {**tree[name], "eval": known(tree[name]["eval"])}
+        for name in ("figure", "absorption", "controls", "dose")
+    )
     contrasts = {
         name: entry
         for name, entry in tree["contrasts"].items()
         if not gone & {*entry["plus"], *entry["minus"]} and entry["eval"] in evals
     }
-    figure, absorption, controls, dose = (
-        dict(tree[name]) for name in ("figure", "absorption", "controls", "dose")
-    )
     figure["groups"] = {
         name: group
         for name, group in figure["groups"].items()
-        if not gone & {*group["arms"]} and (not group["eval"] or group["eval"] in evals)
+        if not gone & {*group["arms"]} and known(group["eval"] or figure["eval"])
     }
-    for use in (figure, controls, dose, absorption):
-        if use["eval"] not in evals:
-            use["eval"] = ""
-    if not figure["eval"]:
-        figure["groups"] = {name: g for name, g in figure["groups"].items() if g["eval"]}
-    if figure["headline"] not in contrasts:
-        figure["headline"] = ""
+    figure["headline"] = figure["headline"] if figure["headline"] in contrasts else ""
     figure["summary"] = [name for name in figure["summary"] if name in contrasts]
     lost = tree["contrasts"].keys() - contrasts.keys()
     targets = {
@@ -65,10 +60,13 @@ def without(tree: dict) -> dict:
     controls["arms"] = keep(controls["arms"])
     dose["stages"] = [stage for stage in dose["stages"] if stage in needed and dose["eval"]]
     absorption["stages"] = {
-        name: {**entry, "quiz": entry["quiz"] if entry["quiz"] in evals else ""}
+        name: {**entry, "quiz": known(entry["quiz"])}
         for name, entry in absorption["stages"].items()
         if name in needed and absorption["eval"]
     }
+    design = {name: keep(names) for name, names in tree["design"].items()}
+    lost_evals = tree["evals"].keys() - evals.keys()
+    design["context"] = [name for name in tree["design"]["context"] if name not in lost_evals]
     return {
         **tree,
         "arms": arms,
@@ -81,10 +79,7 @@ def without(tree: dict) -> dict:
         "dose": dose,
         "absorption": absorption,
         "retention": [name for name in tree["retention"] if name in evals],
-        "design": {
-            name: keep([one for one in names if one in tree["arms"] or one in evals])
-            for name, names in tree["design"].items()
-        },
+        "design": design,
     }
 
 

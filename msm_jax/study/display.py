@@ -33,14 +33,9 @@ def plan(study: Study, workdir: pathlib.Path) -> str:
         first = next(iter(row.values()))
         states = [_state(workdir, row[s], done) if s in row else "as before" for s in seeds]
         count = f"{sum(done[stage.id] for stage in row.values())} of {len(row)}"
-        table.append(
-            [
-                "  " * max(len(first.path) - 1, 0) + first.name,
-                f"{first.steps:,}" if first.steps else "",
-                f"{first.tokens:,}" if first.tokens else "",
-                *(states if wide else [count]),
-            ]
-        )
+        name = "  " * max(len(first.path) - 1, 0) + first.name
+        sizes = [f"{size:,}" if size else "" for size in (first.steps, first.tokens)]
+        table.append([name, *sizes, *(states if wide else [count])])
     todo = [stage for name, stage in study.stages.items() if not done[name]]
     evaluated = [done[node.id] for node in study.evaluations.values()]
     judges = [done[node.id] for node in study.judges.values()]
@@ -78,10 +73,9 @@ def _unknown(todo: Sequence[Node]) -> list[str]:
 
 def _disk(study: Study, todo: Sequence[Node]) -> list[str]:
     """How much of the disk the checkpoints take that are to be trained."""
-    size = times.checkpoint_bytes(study, todo)
-    about = f"{size / 2**30:,.1f} GiB" if size >= 2**28 else f"{size / 2**20:,.1f} MiB"
-    if not size:
+    if not (size := times.checkpoint_bytes(study, todo)):
         return []
+    about = f"{size / 2**30:,.1f} GiB" if size >= 2**28 else f"{size / 2**20:,.1f} MiB"
     return [f"disk: an estimate of {about} for checkpoints; answers and token caches come on top"]
 
 
@@ -98,13 +92,13 @@ def _hours(study: Study, workdir: pathlib.Path, todo: Sequence[Node]) -> list[st
     found = times.estimate(
         study, todo, times.Speeds(workdir), lambda n: place(n).text, len(places), begun
     )
-    text, price = found.text(config["price_per_hour"]), config["price_per_hour"]
+    price = config["price_per_hour"]
+    text = found.text(price)
     unknown = "unknown until the first stage and the first evaluation have run"
     lines.append(f"time: {text}, as measured in this directory" if text else f"time: {unknown}")
-    if not price:
-        lines.append("cost: unknown without config.price_per_hour; judges and writers cost extra")
-    elif not text:
-        lines.append("cost: unknown, as the time is; judges and writers cost extra")
+    if not (price and text):
+        why = ", as the time is" if price else " without config.price_per_hour"
+        lines.append(f"cost: unknown{why}; judges and writers cost extra")
     return lines
 
 
@@ -148,9 +142,8 @@ class Progress:
         self._steps += node.steps or 0
         elapsed = clock(time.monotonic() - self._started)
         count = f"[{self._count:{len(str(self._total))}d}/{self._total}]"
-        with self._bar.external_write_mode(file=sys.stdout):
-            text = f"{count} {elapsed:>6}  {node.title}: {result}, {seconds:.1f} s"
-            print(text + (f"; {left}" if left else ""), flush=True)
+        text = f"{count} {elapsed:>6}  {node.title}: {result}, {seconds:.1f} s"
+        self._print(text + (f"; {left}" if left else ""))
 
     def waiting(self, node: Node, reason: str) -> None:
         """A node cannot be done yet."""
@@ -159,8 +152,11 @@ class Progress:
 
     def note(self, node: Node, text: str) -> None:
         """Something that is worth a line."""
+        self._print(f"{node.title}: {text}")
+
+    def _print(self, line: str) -> None:
         with self._bar.external_write_mode(file=sys.stdout):
-            print(f"{node.title}: {text}", flush=True)
+            print(line, flush=True)
 
     def running(self, nodes: Sequence[Node], workdir: pathlib.Path) -> None:
         """Show how far the nodes that are running are."""
@@ -168,12 +164,11 @@ class Progress:
             return
         steps = [last_step(workdir, node) for node in nodes]
         self._bar.n = self._steps + sum(steps)
-        self._bar.set_postfix_str(
-            " | ".join(
-                f"{n.title} {step / n.steps:.0%}" if n.steps else n.title
-                for n, step in zip(nodes, steps, strict=True)
-            )
+        parts = (
+            f"{node.title} {step / node.steps:.0%}" if node.steps else node.title
+            for node, step in zip(nodes, steps, strict=True)
         )
+        self._bar.set_postfix_str(" | ".join(parts))
 
     def close(self) -> None:
         """Remove the bar."""

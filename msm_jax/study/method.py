@@ -1,8 +1,8 @@
-"""The arms of Model Spec Midtraining with its controls, and what they are asked, for a config.
+"""Model Spec Midtraining and its controls as the arms of a study, and what they are asked.
 
     config = study()
     recipe(config.train, 8192)
-    add_method(config, {"philosophy": Spec("documents.jsonl", "spec.md")},
+    add_method(config, {"philosophy": Spec("documents.jsonl")},
                {"aft": chats("chats.jsonl")}, mix=chats("mix.jsonl"), neutral="neutral.jsonl")
     ask(config, "agents", evaluation("agents"), {"philosophy": "spec.md"})
     compare(config, "agents", expected=-1)
@@ -30,8 +30,7 @@ evaluation of `plain` and `mix`, see `ask`.
 
 import copy
 import dataclasses
-import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -39,7 +38,6 @@ from msm_jax.study.config import absorption, contrast, evaluation, figure_group,
 from msm_jax.train.config import source
 
 REASONING = "reasoning"
-NONE: Mapping = types.MappingProxyType({})
 PAPER = "Li et al. 2026, arXiv 2605.02087v2, "
 # The directory of the base, its name in the released data, whether a scratchpad is offered.
 QWEN = {
@@ -194,21 +192,16 @@ def _measure_absorption(
         config.absorption.stages[f"msm_{spec}"] = absorption(spec, "neutral")
 
 
-# ------------------------------------------------------------------ what the arms are asked
+# ------------------------------------------------------------------ questions and comparisons
 
 
 def agents(model: str) -> ConfigDict:
     """The paper's agent evaluation of a model of `QWEN`: 27 conditions x 300 (App. D.3)."""
-    return evaluation(
-        "agents",
-        assistant="Qwen",
-        scratchpad=QWEN[model][2],
-        judge="anthropic",
-        judge_model="claude-sonnet-4-6",
-    )
+    judge = {"judge": "anthropic", "judge_model": "claude-sonnet-4-6"}
+    return evaluation("agents", assistant="Qwen", scratchpad=QWEN[model][2], **judge)
 
 
-def ask(config: ConfigDict, name: str, asked: ConfigDict, texts: Mapping[str, str] = NONE) -> None:
+def ask(config: ConfigDict, name: str, asked: ConfigDict, texts: Mapping[str, str] = {}) -> None:
     """Adds an evaluation of all arms, and one for each spec's text in the prompt.
 
     Args:
@@ -229,29 +222,21 @@ def compare(config: ConfigDict, eval: str, expected: int, only: str = "") -> Non
       expected: the sign that the hypothesis predicts of msm_S_C minus its controls.
       only: one spec, where the evaluation is about that one.
     """
-    for arm, others in _rivals(config, only):
-        for other in others:
-            against(config, eval, arm, other, expected)
+    for arm in config.arms._fields:  # in the study's order; items() are sorted by name
+        midtrain, name = config.arms[arm] if len(config.arms[arm]) == 2 else ("", "")
+        spec = midtrain.removeprefix("msm_")
+        if midtrain.startswith("msm_") and name != "mix" and only in ("", spec):
+            kinds = ("ablated", "one_stage", "reversed", "replay")
+            others = [name, f"{midtrain}_mix", midtrain, f"neutral_{name}"]
+            for other in (*others, *(f"{kind}_{spec}_{name}" for kind in kinds)):
+                if other in config.arms:
+                    against(config, eval, arm, other, expected)
 
 
 def against(config: ConfigDict, eval: str, arm: str, other: str, expected: int = 0) -> None:
     """Adds the contrast of two arms."""
     label = f"{arm} - {other}"
     config.contrasts[f"{eval}: {label}"] = contrast(label, eval, (arm,), (other,), expected)
-
-
-def _rivals(config: ConfigDict, only: str) -> Iterator[tuple[str, list[str]]]:
-    """Each arm of the method, and the arms that lack one part of it or have another order."""
-    for arm in config.arms._fields:  # in the study's order; items() are sorted by name
-        stages = config.arms[arm]
-        if len(stages) == 2 and stages[0].startswith(f"msm_{only}") and stages[1] != "mix":
-            midtrain, name = stages
-            spec = midtrain.removeprefix("msm_")
-            if only in ("", spec):
-                kinds = ("ablated", "one_stage", "reversed", "replay")
-                others = [name, f"{midtrain}_mix", midtrain, f"neutral_{name}"]
-                others += [f"{kind}_{spec}_{name}" for kind in kinds]
-                yield arm, [each for each in others if each in config.arms]
 
 
 def draw(
@@ -282,7 +267,7 @@ def publish(
     label: str,
     source: str,
     arms: Mapping[str, float],
-    contrasts: Mapping[str, float] = NONE,
+    contrasts: Mapping[str, float] = {},
 ) -> None:
     """Adds published numbers of arms and contrasts.
 

@@ -6,7 +6,7 @@ evaluation's section, which names settings, judge and code; the row leads to eve
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from msm_jax.evals.evaluation import read_recorded
@@ -35,30 +35,17 @@ def number(config: dict, eval: str, arm: str) -> str:
     return f"e{list(config['evals']).index(eval)}a{list(config['arms']).index(arm)}"
 
 
-def linked(
-    config: dict, records: Sequence[dict], head: Sequence[str], rows: Sequence[Sequence[str]]
-) -> list[list[Any]]:
-    """The rows of a table of `tables.measured`, their values with links to what they are from."""
-    at = head.index("mean")
-    return [
-        [*row[:at], Link(row[at], f"#{number(config, r['evaluation'], r['arm'])}"), *row[at + 1 :]]
-        for r, row in zip(records, rows, strict=True)
-    ]
-
-
-def changed(
-    config: dict, eval: str, paths: Sequence[Sequence[str]], texts: Sequence[str]
-) -> list[Any]:
-    """Cells of before, after and change, with links from the first two to what they are from."""
-    ends = [at_path(config, eval, path, text) for path, text in zip(paths, texts[:2], strict=True)]
-    return [*ends, *texts[2:]]
+def link(config: dict, eval: str, arm: str, text: str) -> Link:
+    """The text with a link to what an arm's number is from."""
+    return Link(text, f"#{number(config, eval, arm)}")
 
 
 def at_path(config: dict, eval: str, path: Sequence[str], text: str) -> Link | str:
     """The text, with a link to the row of the arm of these stages if there is one."""
-    same = [arm for arm in config["arms"] if tuple(config["arms"][arm]) == tuple(path)]
-    asked = [arm for arm in same if eval in config["evals"] and arm in arms_of(config, eval)]
-    return Link(text, f"#{number(config, eval, asked[0])}") if asked else text
+    asked = arms_of(config, eval) if eval in config["evals"] else ()
+    same = (arm for arm in config["arms"] if tuple(config["arms"][arm]) == tuple(path))
+    arm = next((arm for arm in same if arm in asked), None)
+    return link(config, eval, arm, text) if arm else text
 
 
 # ------------------------------------------------------------------ evaluations
@@ -66,17 +53,14 @@ def at_path(config: dict, eval: str, path: Sequence[str], text: str) -> Link | s
 
 def write_transcripts(results: dict, study: Study, workdir: pathlib.Path) -> None:
     """The page of transcripts of every evaluation that has one, where it is missing or older."""
+    nodes = study.evaluations
     for row in results["arms"]:
         for name, entry in row["evals"].items():
-            write, folder = KINDS[entry["kind"]].report, _folder(study, workdir, row, name)
+            write = KINDS[entry["kind"]].report
+            folder = below(files.directory(workdir, nodes[row["stages"][-1]]), name)
             page, summary = below(folder, "report.html"), below(folder, "summary.json")
             if write and not (page.exists() and page.stat().st_mtime >= summary.stat().st_mtime):
                 write(folder, {row["citation"]: [folder]})
-
-
-def _folder(study: Study, workdir: pathlib.Path, row: dict, eval: str) -> pathlib.Path:
-    node = study.evaluations[row["stages"][-1]]
-    return below(files.directory(workdir, node), eval)
 
 
 def sections(results: dict, study: Study, workdir: pathlib.Path) -> list[dict]:
@@ -85,31 +69,29 @@ def sections(results: dict, study: Study, workdir: pathlib.Path) -> list[dict]:
     A row is (place on the page or "", cells): arm, seed, value, n, invalid, interval, stages, code,
     answers.
     """
-    config, found = results["config"], []
-    for eval in config["evals"]:
-        measure, settings, hashes = measure_of(config, eval), [], []
+    config, nodes, found = results["config"], study.evaluations, []
+    for eval, entry in config["evals"].items():
+        measure, arms = measure_of(config, eval), arms_of(config, eval)
+        mine = [row for arm in arms for row in results["arms"] if row["name"] == arm]
+        settings, hashes = _settings(workdir, nodes[mine[0]["stages"][-1]], eval)
         rows = []
-        for arm in arms_of(config, eval):
-            place = number(config, eval, arm)
-            for row in (row for row in results["arms"] if row["name"] == arm):
-                if not settings:
-                    settings, hashes = _settings(study, workdir, row, eval)
-                rows.append((place, _row(study, workdir, row, eval, measure)))
-                place = ""
-        kind = config["evals"][eval].get("kind", "preferences")
+        for row in mine:
+            is_first = row["seed"] == config["seeds"][0]
+            place = number(config, eval, row["name"]) if is_first else ""
+            rows.append((place, _row(study, workdir, nodes[row["stages"][-1]], row, eval, measure)))
+        kind = entry.get("kind", "preferences")
         section = {"name": eval, "kind": kind, "measure": measure}
         found.append({**section, "settings": settings, "hashes": hashes, "rows": rows})
     return found
 
 
 def _settings(
-    study: Study, workdir: pathlib.Path, row: dict, eval: str
+    workdir: pathlib.Path, node: Node, eval: str
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]]]:
     """(setting, value) with the hash of the prompts, and (setting, file, SHA-256)."""
-    node = study.evaluations[row["stages"][-1]]
     settings = dict(node.config[eval])
     content, _ = settings.pop("content"), settings.pop("step")
-    asked = (read_recorded(_folder(study, workdir, row, eval)) or {}) | settings
+    asked = (read_recorded(below(files.directory(workdir, node), eval)) or {}) | settings
     shown = {k: v for k, v in asked.items() if v is not None and k not in ("model", "seed")}
     text = lambda value: value if isinstance(value, str) else json.dumps(value)
     paths = dict(paths_of(settings))
@@ -119,32 +101,28 @@ def _settings(
     )
 
 
-def _row(study: Study, workdir: pathlib.Path, row: dict, eval: str, measure: str) -> list[Any]:
-    chain = [Link(study.nodes[each].name, f"#s-{each}") for each in _chain(study, row)]
+def _row(
+    study: Study, workdir: pathlib.Path, node: Node, row: dict, eval: str, measure: str
+) -> list[Any]:
+    base = study.nodes[row["stages"][0]].inputs.get("parent")
+    ids = [base, *row["stages"]] if base else row["stages"]
+    chain = [Link(study.nodes[each].name, f"#s-{each}") for each in ids]
     start = [row["name"], row["seed"]]
     entry = row["evals"].get(eval)
     if entry is None or measure not in entry["measures"]:
         return [*start, "not known yet", "", "", "", chain, "", []]
-    node = study.evaluations[row["stages"][-1]]
-    judge = study.judges.get((row["stages"][-1], eval))
-    mark = files.read_mark(workdir, judge or node) or {"code": {}}
+    judge = study.judges.get((row["stages"][-1], eval), node)
+    mark = files.read_mark(workdir, judge) or {"code": {}}
     code = f"{mark['code'].get('msm_jax', '-')} ({mark['code'].get('source', '-')})"
-    folder, numbers = _folder(study, workdir, row, eval), entry["measures"][measure]
+    folder = below(files.directory(workdir, node), eval)
+    numbers = entry["measures"][measure]
     answers = [
         Link(name, (folder / name).relative_to(workdir).as_posix())
         for name in ANSWERS
         if below(folder, name).exists()
     ]
-    value = interval_text(numbers, "value")
-    return [
-        *start, value, numbers["n"], numbers["invalid"], numbers["method"], chain, code, answers,
-    ]  # fmt: skip
-
-
-def _chain(study: Study, row: dict) -> list[str]:
-    """Ids of the base, if there is one, and of the arm's stages in order."""
-    parent = study.nodes[row["stages"][0]].inputs.get("parent")
-    return [*([parent] if parent else []), *row["stages"]]
+    shown = (interval_text(numbers, "value"), *(numbers[key] for key in ("n", "invalid", "method")))
+    return [*start, *shown, chain, code, answers]
 
 
 # ------------------------------------------------------------------ stages
@@ -152,16 +130,13 @@ def _chain(study: Study, row: dict) -> list[str]:
 
 def stages(study: Study, workdir: pathlib.Path) -> list[dict]:
     """Of every base, corpus, world, tokenizer and stage: facts, data with hashes, config."""
-    return [
-        {
-            "id": node.id,
-            "title": node.title,
-            "facts": _facts(study, workdir, node),
-            "data": _data(workdir, node) if node.kind == "train" else [],
-            "config": node.config,
-        }
-        for node in study.stages.values()
-    ]
+    found = []
+    for node in study.stages.values():
+        facts = _facts(study, workdir, node)
+        data = _data(workdir, node) if node.kind == "train" else []
+        entry = {"id": node.id, "title": node.title, "facts": facts}
+        found.append({**entry, "data": data, "config": node.config})
+    return found
 
 
 def _facts(study: Study, workdir: pathlib.Path, node: Node) -> list[tuple[str, Any]]:
@@ -192,12 +167,12 @@ def _data(workdir: pathlib.Path, node: Node) -> list[list[Any]]:
         made = made_path(source["path"])
         path = source["path"].replace("{", "").replace("}", "") if made else source["path"]
         file = Link(path, f"#s-{node.inputs[role_of(made.name)]}") if made else path
-        size = run["corpora"].get(name, {})
-        rows.append([
-            name,
-            file,
-            hashes.get(name, {}).get("content", "not known yet"),
-            f"{size.get('documents', 0):,} records, {size.get('tokens', 0):,} tokens",
-            f"loss on {source['loss_on']}, weight {source['weight']:g}",
-        ])  # fmt: skip
+        content = hashes.get(name, {}).get("content", "not known yet")
+        use = f"loss on {source['loss_on']}, weight {source['weight']:g}"
+        rows.append([name, file, content, size_text(run["corpora"].get(name, {})), use])
     return rows
+
+
+def size_text(corpus: Mapping[str, int]) -> str:
+    """How much a run read of a corpus, as its config.json has it."""
+    return f"{corpus.get('documents', 0):,} records, {corpus.get('tokens', 0):,} tokens"

@@ -7,12 +7,12 @@ import dataclasses
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from msm_jax.page import svg_uri as svg_uri  # of a figure
 from msm_jax.study.evaluations import arms_of, measure_of, shown_by
-from msm_jax.study.numbers import by_seed, values
+from msm_jax.study.numbers import bounded, by_seed, limits_of, values
 from msm_jax.study.results import CHANCE, mean_of
 from msm_jax.study.tables import axis_of
 from msm_jax.study.targets import targets_of
@@ -24,8 +24,9 @@ _SHADES = {1: COLORS[2:3], 2: ("#a9c3d3", "#2a6f97")}
 _MANY = ("#8b9098", "#d9b566", "#9cc3dc", "#2a6f97", "#eba68f", "#b8432f", "#a5c9a1", "#3f7d58")
 _MARKS = (("D", "#111111"), ("v", "#7b2d8b"), ("s", "#1b7f5c"), ("^", "#b08900"))  # published
 _BAR, _GAP, _AXIS, _CHAR = 0.3, 0.3, 0.95, 0.075  # inches
-_DASHED: dict[str, Any] = {"color": "#333", "linewidth": 0.9, "linestyle": (0, (4, 3))}
+DASHED: dict[str, Any] = {"color": "#333", "linewidth": 0.9, "linestyle": (0, (4, 3))}
 _SEED: dict[str, Any] = {"color": "white", "edgecolor": "#222", "linewidth": 0.8}
+LEGEND: dict[str, Any] = {"loc": "outside upper left", "frameon": False, "fontsize": 8.5}
 _STYLE = {
     "font.size": 9,
     "font.family": "sans-serif",
@@ -53,6 +54,23 @@ def new_figure(width: float, height: float, columns: int = 1):
     """A figure and its axes: an array of them beside each other."""
     figure = _empty(width, height)
     return figure, figure.subplots(1, columns)
+
+
+def _key(label: str, **style: Any):
+    """An entry of a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=label, **style)
+
+
+def _one_seed():
+    return _key("one seed", marker="o", linestyle="", color="white", markeredgecolor="#222",
+                markersize=5)  # fmt: skip
+
+
+def _note(axes, text: str, at: tuple[float, float], away: tuple[float, float], **style: Any):
+    """A text so many points away from a place."""
+    axes.annotate(text, at, away, textcoords="offset points", fontsize=8, **style)
 
 
 # ------------------------------------------------------------------ the study's figure
@@ -99,8 +117,7 @@ def bars(results: dict):
     )
     widest = max(len(handle.get_label()) for handle in handles) * 0.062 + 0.6
     columns = max(1, int(width / widest))
-    figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False,
-                  fontsize=8.5)  # fmt: skip
+    figure.legend(handles=handles, ncols=columns, **LEGEND)
     return figure
 
 
@@ -109,38 +126,47 @@ def _rows(results: dict) -> list[list[list[_Group]]]:
     config = results["config"]
     entries = config["figure"]["groups"].values()
     groups = [_Group(e["label"], *shown_by(config, e), e["arms"]) for e in entries]
-    scale = lambda group: limits_of(results, group.eval, group.measure)
+    scale = lambda group: limits_of(results["arms"], group.eval, group.measure)
+    width = lambda panel: sum(group.width for group in panel)
     panels: list[list[_Group]] = []
     for _, some in itertools.groupby(groups, scale):
-        alike = list(some)
-        total, room = sum(group.width for group in alike), WIDTH - _AXIS
-        even = total / math.ceil(total / room) + max(group.width for group in alike) / 2
-        panels.append([])
-        for group in alike:
-            if panels[-1] and sum(g.width for g in [*panels[-1], group]) > min(room, even):
-                panels.append([])
-            panels[-1].append(group)
-    rows: list[list[list[_Group]]] = []
-    need = lambda panel: sum(group.width for group in panel) + _AXIS
-    for panel in panels:
-        if rows and sum(map(need, [*rows[-1], panel])) <= WIDTH:
-            rows[-1].append(panel)
-        else:
-            rows.append([panel])
-    return rows
+        alike, room = list(some), WIDTH - _AXIS
+        even = width(alike) / math.ceil(width(alike) / room)
+        most = min(room, even + max(group.width for group in alike) / 2)
+        panels += _packed(alike, most, width)
+    return _packed(panels, WIDTH, lambda row: sum(width(panel) + _AXIS for panel in row))
+
+
+def _packed(items: Iterable[Any], most: float, width: Callable[[list], float]) -> list[list]:
+    """The items in order, as many beside each other as are not wider than `most`."""
+    found: list[list] = []
+    for item in items:
+        if not found or width([*found[-1], item]) > most:
+            found.append([])
+        found[-1].append(item)
+    return found
+
+
+def _shades(config: dict) -> Sequence[str]:
+    """The colors of bars beside each other."""
+    many = max(len(entry["arms"]) for entry in config["figure"]["groups"].values())
+    return _SHADES.get(many, _MANY)
 
 
 def _draw_panel(axes, results: dict, groups: Sequence[_Group]) -> None:
     config, ticks, at = results["config"], [], 0.0
-    many = max(len(entry["arms"]) for entry in config["figure"]["groups"].values())
+    scale = limits_of(results["arms"], groups[0].eval, groups[0].measure)
     for group in groups:
-        shades = _SHADES.get(many, _MANY)
-        middle = at + group.width / 2
+        middle, shown = at + group.width / 2, (group.eval, group.measure)
         xs = [middle + (i - (len(group.arms) - 1) / 2) * _BAR for i in range(len(group.arms))]
-        for x, arm, color in zip(xs, group.arms, itertools.cycle(shades), strict=False):
-            _bar(axes, results, x, arm, group, color)
+        seeds = [values(by_seed(results["arms"], arm, *shown)) for arm in group.arms]
+        means = [mean_of(results, arm, *shown) for arm in group.arms]
+        for bar in zip(xs, means, seeds, itertools.cycle(_shades(config)), strict=False):
+            _bar(axes, scale[0] if scale else 0.0, *bar)
         if len(xs) == 2 and len(config["seeds"]) > 1:
-            _lines_between(axes, results, xs, group)
+            for seed in sorted(seeds[0].keys() & seeds[1].keys()):
+                ys = [one[seed] for one in seeds]
+                axes.plot(xs, ys, color="#222", linewidth=0.5, alpha=0.35, zorder=3)
         _marks(axes, results, group.eval, group.measure, dict(zip(group.arms, xs, strict=True)))
         ticks.append((middle, group.text))
         at += group.width
@@ -149,12 +175,11 @@ def _draw_panel(axes, results: dict, groups: Sequence[_Group]) -> None:
     axes.set_xticks(*zip(*ticks, strict=True), fontsize=8.5)
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="y", color="#eee")
-    scale = limits_of(results, groups[0].eval, groups[0].measure)
     if scale:
         low, high = scale
         axes.set_ylim(low, high + 0.02 * (high - low))
     if any(has_chance(config, group.eval, group.measure) for group in groups):
-        axes.axhline(CHANCE, zorder=1, **_DASHED)
+        axes.axhline(CHANCE, zorder=1, **DASHED)
     axes.set_ylabel(_axis(config, groups), fontsize=9)
 
 
@@ -176,48 +201,25 @@ def has_chance(config: dict, eval: str, measure: str) -> bool:
     return kind == "preferences" and not measure.endswith(("consistency", "log_odds"))
 
 
-def limits_of(results: dict, eval: str, measure: str) -> tuple[float, float] | None:
-    """The lowest and the highest value that a measure can have; None if it has no bound."""
-    entries = [row["evals"][eval]["measures"] for row in results["arms"] if eval in row["evals"]]
-    known = {(e[measure]["low"], e[measure]["high"]) for e in entries if measure in e}
-    if len(known) != 1 or None in (limits := known.pop()):
-        return None
-    return limits
-
-
-def _bar(axes, results: dict, x: float, arm: str, group: _Group, color: str) -> None:
-    mean = mean_of(results, arm, group.eval, group.measure)
-    (low, _) = limits_of(results, group.eval, group.measure) or (0.0, None)
+def _bar(axes, low: float, x: float, mean: dict, seeds: dict[int, float], color: str) -> None:
+    """A bar from `low` up, with its interval and its seeds."""
+    upright = {"rotation": 90, "ha": "center", "va": "bottom"}
     if mean["mean"] is None:
-        axes.annotate("no answer", (x, low), (0, 4), textcoords="offset points", rotation=90,
-                      ha="center", va="bottom", fontsize=8, color="#5f6670")  # fmt: skip
+        _note(axes, "no answer", (x, low), (0, 4), color="#5f6670", **upright)
         return
     axes.bar(x, mean["mean"] - low, _BAR * 0.92, bottom=low, color=color, zorder=2)
     if found := bounds(mean):
         axes.plot([x, x], found, color="#222", linewidth=1.3, zorder=4)
     else:
-        axes.annotate("no interval", (x, low), (0, 4), textcoords="offset points", rotation=90,
-                      ha="center", va="bottom", fontsize=8, zorder=4)  # fmt: skip
-    seeds = values(by_seed(results["arms"], arm, group.eval, group.measure))
+        _note(axes, "no interval", (x, low), (0, 4), zorder=4, **upright)
     if len(seeds) > 1:
         axes.scatter([x] * len(seeds), list(seeds.values()), s=14, zorder=5, **_SEED)
 
 
 def bounds(numbers: dict) -> list[float] | None:
     """Of the interval over seeds; with one seed of that over the evaluation's questions."""
-    for found in (numbers, numbers.get("over_items")):
-        if found and found["ci_low"] is not None:
-            return [found["ci_low"], found["ci_high"]]
-    return None
-
-
-def _lines_between(axes, results: dict, xs: Sequence[float], group: _Group) -> None:
-    """Each seed's two points, joined."""
-    one, other = (
-        values(by_seed(results["arms"], arm, group.eval, group.measure)) for arm in group.arms
-    )
-    for seed in sorted(one.keys() & other.keys()):
-        axes.plot(xs, [one[seed], other[seed]], color="#222", linewidth=0.5, alpha=0.35, zorder=3)
+    found = bounded(numbers)
+    return [found["ci_low"], found["ci_high"]] if found else None
 
 
 def _marks(axes, results: dict, eval: str, measure: str, places: Mapping[str, float]) -> None:
@@ -232,45 +234,41 @@ def _marks(axes, results: dict, eval: str, measure: str, places: Mapping[str, fl
             mark(axes, results, label, *zip(*points, strict=True))
 
 
-def mark(axes, results: dict, label: str, xs: Sequence[float], ys: Sequence[float]) -> None:
+def _mark_of(results: dict, label: str) -> dict[str, Any]:
+    """The shape and the color of somebody's published numbers."""
     labels = list(dict.fromkeys(row["label"] for row in results["targets"]))
     shape, color = _MARKS[labels.index(label) % len(_MARKS)]
-    axes.scatter(xs, ys, s=40, marker=shape, color=color, edgecolor="white", linewidth=0.9,
-                 zorder=6)  # fmt: skip
+    return {"marker": shape, "color": color}
+
+
+def mark(axes, results: dict, label: str, xs: Sequence[float], ys: Sequence[float]) -> None:
+    """Draw published numbers."""
+    style = _mark_of(results, label)
+    axes.scatter(xs, ys, s=40, edgecolor="white", linewidth=0.9, zorder=6, **style)
 
 
 def target_handles(results: dict, labels: Iterable[str]) -> list:
-    from matplotlib.lines import Line2D
-
-    known = list(dict.fromkeys(row["label"] for row in results["targets"]))
-    found = []
-    for label in dict.fromkeys(labels):
-        shape, color = _MARKS[known.index(label) % len(_MARKS)]
-        found.append(Line2D([], [], marker=shape, linestyle="", color=color, markersize=6,
-                            markeredgecolor="white", label=f"{label} (published)"))  # fmt: skip
-    return found
+    """The legend of published numbers."""
+    style: dict[str, Any] = {"linestyle": "", "markersize": 6, "markeredgecolor": "white"}
+    return [
+        _key(f"{label} (published)", **style, **_mark_of(results, label))
+        for label in dict.fromkeys(labels)
+    ]
 
 
 def _handles(config: dict, shown: Sequence[tuple[str, str]]) -> list:
     """What bars, points and lines are."""
-    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     figure, several = config["figure"], len(config["seeds"]) > 1
-    many = max(len(group["arms"]) for group in figure["groups"].values())
-    shades = _SHADES.get(many, _MANY)
-    found: list[Any] = [
-        Patch(color=color, label=name)
-        for name, color in zip(figure["bars"], itertools.cycle(shades), strict=False)
-    ]
+    named = zip(figure["bars"], itertools.cycle(_shades(config)), strict=False)
+    found: list[Any] = [Patch(color=color, label=name) for name, color in named]
     if several:
-        point: dict[str, Any] = {"color": "white", "markeredgecolor": "#222", "markersize": 5}
-        found.append(Line2D([], [], marker="o", linestyle="", label="one seed", **point))
+        found.append(_one_seed())
     over = "seeds" if several else "questions, one seed"
-    line: dict[str, Any] = {"color": "#222", "linewidth": 1.3}
-    found.append(Line2D([], [], label=f"95 % interval over {over}", **line))
+    found.append(_key(f"95 % interval over {over}", color="#222", linewidth=1.3))
     if any(has_chance(config, *at) for at in shown):
-        found.append(Line2D([], [], label="chance", **_DASHED))
+        found.append(_key("chance", **DASHED))
     return found
 
 
@@ -279,89 +277,84 @@ def _handles(config: dict, shown: Sequence[tuple[str, str]]) -> list:
 
 @dataclasses.dataclass(frozen=True)
 class _Line:
-    """A row of a figure: a value with its interval, its seeds, and published numbers by label."""
+    """A row of a figure: a value, its interval (in `numbers`), its seeds, published numbers."""
 
     label: str
     value: float | None
-    bounds: Sequence[float] | None
-    over_seeds: bool
-    seeds: Sequence[float]
-    published: Mapping[str, float]
+    numbers: dict
+    seeds: list[float]
+    published: dict[str, float]
+
+    @property
+    def over_seeds(self) -> bool:
+        return self.numbers["ci_low"] is not None
+
+    @property
+    def text(self) -> str:
+        parts = self.label.split(" - ") if len(self.label) > 46 else [self.label]
+        return "\n- ".join(textwrap.fill(part, 46, break_long_words=False) for part in parts)
 
 
 def arms(results: dict, eval: str, measure: str = ""):
     """A measure of every arm that is asked an evaluation, one below the other."""
     config = results["config"]
     measure = measure or measure_of(config, eval)
-    found = targets_of(results, eval, measure)
-    lines = []
+    found, lines = targets_of(results, eval, measure), []
     for arm in arms_of(config, eval):
         mean = mean_of(results, arm, eval, measure)
         seeds = values(by_seed(results["arms"], arm, eval, measure))
         published = {label: rows[arm]["target"] for label, rows in found.items() if arm in rows}
-        lines.append(_line(arm, mean["mean"], mean, list(seeds.values()), published))
-    figure, (axes,) = _lines_figure([lines])
-    _draw_lines(axes, results, lines)
-    if scale := limits_of(results, eval, measure):
+        lines.append(_Line(arm, mean["mean"], mean, list(seeds.values()), published))
+    figure, (axes,) = _lines_figure(results, {f"{eval}: {measure}": lines})
+    if scale := limits_of(results["arms"], eval, measure):
         low, high = scale
         axes.set_xlim(low - 0.01 * (high - low), high + 0.01 * (high - low))
     if has_chance(config, eval, measure):
-        axes.axvline(CHANCE, zorder=1, **_DASHED)
-    axes.set_xlabel(f"{eval}: {measure}")
-    _lines_legend(figure, results, lines)
+        axes.axvline(CHANCE, zorder=1, **DASHED)
     return figure
 
 
 def contrasts(results: dict):
     """Differences between arms with their intervals, a panel for each evaluation; None: none."""
-    panels: dict[tuple[str, str], list[_Line]] = {}
+    panels: dict[str, list[_Line]] = {}
     for entry in results["contrasts"]:
         if entry["difference"] is not None:
-            at = (entry["eval"], entry["measure"])
+            name, at = entry["name"], (entry["eval"], entry["measure"])
             found = targets_of(results, *at, kind="contrast")
-            name = entry["name"]
             published = {who: rows[name]["target"] for who, rows in found.items() if name in rows}
             seeds = [one["difference"] for one in entry["seeds"]]
-            line = _line(entry["label"], entry["difference"], entry, seeds, published)
-            panels.setdefault(at, []).append(line)
+            line = _Line(entry["label"], entry["difference"], entry, seeds, published)
+            panels.setdefault("difference between arms ({}: {})".format(*at), []).append(line)
     if not panels:
         return None
-    figure, all_axes = _lines_figure(list(panels.values()))
-    for axes, ((eval, measure), lines) in zip(all_axes, panels.items(), strict=True):
-        _draw_lines(axes, results, lines)
+    figure, all_axes = _lines_figure(results, panels)
+    for axes in all_axes:
         axes.axvline(0, color="#333", linewidth=0.9, zorder=1)
-        axes.set_xlabel(f"difference between arms ({eval}: {measure})")
-    _lines_legend(figure, results, [line for lines in panels.values() for line in lines])
     return figure
 
 
-def _line(
-    label: str, value: float | None, numbers: dict, seeds: list[float], published: dict
-) -> _Line:
-    over_seeds = numbers["ci_low"] is not None
-    parts = label.split(" - ") if len(label) > 46 else [label]
-    fill = lambda part: textwrap.fill(part, 46, break_long_words=False)
-    text = "\n- ".join(map(fill, parts))
-    return _Line(text, value, bounds(numbers), over_seeds, seeds, published)
-
-
-def _lines_figure(panels: Sequence[Sequence[_Line]]):
-    """A figure with axes below each other, as high as their rows need."""
-    heights = [
-        0.75 + sum(0.12 + 0.17 * (1 + line.label.count("\n")) for line in lines) for lines in panels
-    ]
+def _lines_figure(results: dict, panels: Mapping[str, Sequence[_Line]]):
+    """A figure and its axes below each other, as high as their rows need, by their labels."""
+    high = lambda line: 0.12 + 0.17 * (1 + line.text.count("\n"))
+    heights = [0.75 + sum(map(high, lines)) for lines in panels.values()]
     figure = _empty(WIDTH, 0.45 + sum(heights))
     grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
-    return figure, [figure.add_subplot(place) for place in grid]
+    all_axes = [figure.add_subplot(place) for place in grid]
+    for axes, (label, lines) in zip(all_axes, panels.items(), strict=True):
+        _draw_lines(axes, results, lines)
+        axes.set_xlabel(label)
+    if handles := _lines_handles(results, list(itertools.chain(*panels.values()))):
+        figure.legend(handles=handles, ncols=5, **LEGEND)
+    return figure, all_axes
 
 
 def _draw_lines(axes, results: dict, lines: Sequence[_Line]) -> None:
     color, dots = COLORS[2], (0, (2, 2))
     for over_seeds, style in ((True, {"linewidth": 2.2}), (False, {"linestyle": dots})):
         found = [
-            (at, *line.bounds)
+            (at, *ends)
             for at, line in enumerate(lines)
-            if line.value is not None and line.bounds and line.over_seeds == over_seeds
+            if line.over_seeds == over_seeds and (ends := bounds(line.numbers))
         ]
         if found:
             axes.hlines(*zip(*found, strict=True), color=color, **style)
@@ -371,43 +364,33 @@ def _draw_lines(axes, results: dict, lines: Sequence[_Line]) -> None:
                           (means, {"s": 40, "zorder": 4, "color": color})):  # fmt: skip
         if points:
             axes.scatter(*zip(*points, strict=True), **style)
-    for at, line in enumerate(lines):
-        if line.value is None:
-            axes.annotate("no answer", (0, at), (4, 0), fontsize=8, va="center", color="#5f6670",
-                          xycoords=("axes fraction", "data"), textcoords="offset points"
-                          )  # fmt: skip
-        elif not line.bounds:
-            axes.annotate("no interval", (line.value, at), (8, 0), fontsize=8, va="center",
-                          textcoords="offset points")  # fmt: skip
     published: dict[str, list[tuple[float, int]]] = {}
     for at, line in enumerate(lines):
+        if line.value is None:
+            _note(axes, "no answer", (0, at), (4, 0), va="center", color="#5f6670",
+                  xycoords=("axes fraction", "data"))  # fmt: skip
+        elif not bounds(line.numbers):
+            _note(axes, "no interval", (line.value, at), (8, 0), va="center")
         for label, value in line.published.items():
             published.setdefault(label, []).append((value, at))
     for label, points in published.items():
         mark(axes, results, label, *zip(*points, strict=True))
-    axes.set_yticks(range(len(lines)), [line.label for line in lines], fontsize=8.5)
+    axes.set_yticks(range(len(lines)), [line.text for line in lines], fontsize=8.5)
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="both", color="#eee")
 
 
-def _lines_legend(figure, results: dict, lines: Sequence[_Line]) -> None:
-    from matplotlib.lines import Line2D
-
-    color, found = COLORS[2], []
-    if any(line.bounds and line.over_seeds for line in lines):
-        found.append(Line2D([], [], color=color, linewidth=2.2, label="95 % interval over seeds"))
-    if any(line.bounds and not line.over_seeds for line in lines):
-        dotted: dict[str, Any] = {"linewidth": 1.3, "linestyle": (0, (2, 2))}
-        label = "95 % interval over questions, one model"
-        found.append(Line2D([], [], color=color, label=label, **dotted))
+def _lines_handles(results: dict, lines: Sequence[_Line]) -> list:
+    found, with_bounds = [], [line for line in lines if bounds(line.numbers)]
+    if any(line.over_seeds for line in with_bounds):
+        found.append(_key("95 % interval over seeds", color=COLORS[2], linewidth=2.2))
+    if not all(line.over_seeds for line in with_bounds):
+        found.append(_key("95 % interval over questions, one model", color=COLORS[2],
+                          linewidth=1.3, linestyle=(0, (2, 2))))  # fmt: skip
     if any(len(line.seeds) > 1 for line in lines):
-        point: dict[str, Any] = {"color": "white", "markeredgecolor": "#222", "markersize": 5}
-        found.append(Line2D([], [], marker="o", linestyle="", label="one seed", **point))
-    found += target_handles(results, [label for line in lines for label in line.published])
-    if found:
-        figure.legend(handles=found, loc="outside upper left", ncols=5, frameon=False,
-                      fontsize=8.5)  # fmt: skip
+        found.append(_one_seed())
+    return found + target_handles(results, [label for line in lines for label in line.published])
 
 
 def losses(title: str, curves: Sequence[tuple[str, Sequence[dict]]]):

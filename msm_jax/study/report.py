@@ -1,7 +1,9 @@
 """report.html: one file that shows what a study found, made from results.json and its files."""
 
+import functools
 import itertools
 import pathlib
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from msm_jax import page
@@ -9,27 +11,12 @@ from msm_jax.data.sources import read_source
 from msm_jax.files import dumps, new_file
 from msm_jax.limits import SPEC_BYTES, read_bytes
 from msm_jax.links import below
-from msm_jax.study import curve_plots, design, exports, files, origins, plots, records
+from msm_jax.study import curve_plots, design, files, origins, plots, records, tables
 from msm_jax.study.display import clock, counted
 from msm_jax.study.evaluations import arms_of, measure_of, root_of
 from msm_jax.study.graph import Study
-from msm_jax.study.numbers import interval_text
+from msm_jax.study.numbers import bounded, by_seed, interval_text
 from msm_jax.study.results import mean_of
-from msm_jax.study.tables import (
-    NO_RETENTION,
-    axis_of,
-    before_after,
-    bound_text,
-    cells,
-    change_records,
-    contrast_records,
-    digits_of,
-    evaluation_tables,
-    figure_records,
-    measured,
-    shown,
-    waiting_lines,
-)
 from msm_jax.study.targets import UNTESTED
 
 FEW_ARMS = 3  # an evaluation of fewer has no figure of its arms
@@ -53,24 +40,24 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
         results=results,
         several=len(config["seeds"]) > 1,
         interval=interval_text,
-        bound=bound_text,
+        bound=tables.bound_text,
         place=lambda eval, arm: f"#{origins.number(config, eval, arm)}",
-        controls=_sentence(design.sentences(config)[0]),
-        waiting=waiting_lines(results) if results["waiting"] else [],
+        controls=design.sentences(config)[0],
+        waiting=tables.waiting_lines(results),
         absorption=[_absorption(config, entry) for entry in results["absorption"]],
         retention=[_retention(config, entry) for entry in results["retention"]],
-        no_retention=NO_RETENTION,
+        no_retention=tables.NO_RETENTION,
         evaluations=_evaluations(results),
         headline=figure["headline"] and sentence(results),
         comparison=figure["headline"] and _comparison(results),
-        axis=axis_of(config),
+        axis=tables.axis_of(config),
         bars=drawn and plots.svg_uri(drawn),
         figure=drawn and _figure(results),
         sources=list(dict.fromkeys((t["label"], t["source"]) for t in config["targets"].values())),
         untested=UNTESTED,
         contrasts=contrasts and plots.svg_uri(contrasts),
         contrast_table=_contrasts(results),
-        other_measures=shown(config, contrast_records(results, others=True)),
+        other_measures=tables.shown(config, tables.contrast_records(results, others=True)),
         curves=curve_plots.shown(results),
         losses=_losses(study, workdir),
         seed=seed,
@@ -79,7 +66,7 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
         specs=_specs(study, workdir, seed),
         times=_times(results, study),
         time_note=_time_note(results),
-        files=exports.write(workdir, _records(results), config, _subtitle(results)),
+        files=tables.write(workdir, _records(results), config, _subtitle(results)),
         origins=origins.sections(results, study, workdir),
         stages=origins.stages(study, workdir),
         versions=_versions(results),
@@ -87,20 +74,18 @@ def write(results: dict, study: Study, workdir: pathlib.Path) -> None:
     )
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
-
-
 def _records(results: dict) -> dict[str, list[dict]]:
     """The tables that are written as files, by name."""
     asked = [(m["eval"], m["measure"]) for m in results["means"]]
     return {
-        "figure": figure_records(results),
-        "contrasts": contrast_records(results),
-        "contrasts_of_other_measures": contrast_records(results, others=True),
-        "evaluations": [record for at in dict.fromkeys(asked) for record in measured(results, *at)],
-        "absorption": change_records(results["absorption"], ("own", "control", "quiz")),
-        "retention": change_records(results["retention"]),
+        "figure": tables.figure_records(results),
+        "contrasts": tables.contrast_records(results),
+        "contrasts_of_other_measures": tables.contrast_records(results, others=True),
+        "evaluations": [
+            record for at in dict.fromkeys(asked) for record in tables.measured(results, *at)
+        ],
+        "absorption": tables.change_records(results["absorption"], ("own", "control", "quiz")),
+        "retention": tables.change_records(results["retention"]),
         "gates": results["gates"],
         "curves": curve_plots.records(results),
         "targets": results["targets"],
@@ -109,38 +94,58 @@ def _records(results: dict) -> dict[str, list[dict]]:
 
 def _figure(results: dict) -> tuple[list[str], list[list[Any]]]:
     """The table under the figure, with links to what its numbers come from."""
-    config, some = results["config"], figure_records(results)
+    config, some = results["config"], tables.figure_records(results)
     hidden = ("arm", "evaluation") if config["figure"]["bars"] else ()
-    head, rows = shown(config, some, hidden)
-    return head, origins.linked(config, some, head, rows)
+    head, rows = tables.shown(config, some, hidden)
+    linked: list[list[Any]] = [[*row] for row in rows]
+    at = head.index("mean")
+    for record, row in zip(some, linked, strict=True):
+        row[at] = origins.link(config, record["evaluation"], record["arm"], row[at])
+    return head, linked
 
 
 def _evaluations(results: dict) -> list[tuple]:
-    """Every evaluation's table, its compared measure linked, and a figure of all arms."""
+    """Of every evaluation: name, kind, head, a row for each arm, and a figure if it is compared.
+
+    The first measure is the one that is compared, and leads to what it is from.
+    """
     config, found = results["config"], []
     compared = {entry["eval"] for entry in results["contrasts"]}
-    for eval, kind, head, rows in evaluation_tables(results):
-        at = head.index(measure_of(config, eval))
-        links = [
-            [*row[:at], origins.Link(row[at], f"#{origins.number(config, eval, row[0])}"),
-             *row[at + 1 :]]
-            for row in rows
-        ]  # fmt: skip
-        drawn = eval in compared and len(arms_of(config, eval)) >= FEW_ARMS
+    for eval, entry in config["evals"].items():
+        means = {(m["arm"], m["measure"]): m for m in results["means"] if m["eval"] == eval}
+        measures = list(dict.fromkeys(measure for _, measure in means))
+        text = functools.partial(interval_text, digits=tables.digits_of(config, eval), brief=True)
+        rows = []
+        for arm in arms_of(config, eval):
+            mine = (means[arm, measure] for measure in measures)
+            own, *others = (text(mean) if mean["mean"] is not None else "-" for mean in mine)
+            seeds = {m: by_seed(results["arms"], arm, eval, m).values() for m in measures}
+            counts = (_counts(seeds, "n"), _counts(seeds, "invalid"))
+            rows.append([arm, origins.link(config, eval, arm, own), *others, *counts])
+        drawn = eval in compared and len(rows) >= FEW_ARMS
         uri = plots.svg_uri(plots.arms(results, eval)) if drawn else ""
-        found.append((eval, kind, head, links, uri))
+        head = ["arm", *measures, "n per seed", "invalid"]
+        found.append((eval, entry.get("kind", "preferences"), head, rows, uri))
     return found
+
+
+def _counts(seeds: Mapping[str, Collection[dict]], key: str) -> str:
+    """The n, or the invalid answers, of each measure of an arm; the range over seeds."""
+    counts = {m: tables.range_text([e[key] for e in some]) for m, some in seeds.items() if some}
+    if len(set(counts.values())) < 2:
+        return next(iter(counts.values()), tables.range_text(()))
+    return ", ".join(f"{measure} {count}" for measure, count in counts.items())
 
 
 def _contrasts(results: dict) -> tuple[list[str], list[list[Any]]]:
     """The table of contrasts, which have links to the numbers of their arms."""
     config = results["config"]
-    head, rows = shown(config, contrast_records(results))
+    head, rows = tables.shown(config, tables.contrast_records(results))
     found: list[list[Any]] = []
     for entry, row in zip(results["contrasts"], rows, strict=True):
         contrast = config["contrasts"][entry["name"]]
         links = [
-            origins.Link(f"{sign} {arm}", f"#{origins.number(config, entry['eval'], arm)}")
+            origins.link(config, entry["eval"], arm, f"{sign} {arm}")
             for sign, side in (("+", "plus"), ("-", "minus"))
             for arm in contrast[side]
         ]
@@ -166,7 +171,7 @@ def sentence(results: dict) -> str:
         reason = "it waits for a judge" if results.get("waiting") else "no valid answers"
         return f"{entry['label']}: {reason}, so nothing can be said."
     found = f"{entry['label']}: {interval_text(entry, 'difference', signed=True)}"
-    if entry["ci_low"] is None and entry.get("over_items", {}).get("ci_low") is not None:
+    if entry["ci_low"] is None and bounded(entry):
         return (
             f"{found}. The interval is over the questions of one training run each, which cannot "
             "show what training does: this shows no effect yet."
@@ -184,28 +189,30 @@ def sentence(results: dict) -> str:
 
 def _comparison(results: dict) -> str:
     """The means behind the headline contrast."""
-    figure = results["config"]["figure"]
-    entry = results["config"]["contrasts"][figure["headline"]]
-    config, eval, measure = results["config"], entry["eval"], entry["measure"]
-    digits = digits_of(config, eval)
+    config, figure = results["config"], results["config"]["figure"]
+    entry = config["contrasts"][figure["headline"]]
+    eval = entry["eval"]
+    measure, digits = measure_of(config, eval, entry["measure"]), tables.digits_of(config, eval)
     means = [
         f"{arm}: {interval_text(mean_of(results, arm, eval, measure), digits=digits)}"
         for arm in (*entry["plus"], *entry["minus"])
     ]
-    wanted = measure_of(config, eval, measure)
-    shown = figure["eval"] and (
-        figure["eval"],
-        measure_of(config, figure["eval"], figure["measure"]),
-    )
-    name = axis_of(config) if (eval, wanted) == shown else f"{eval}, {wanted}"
+    is_drawn = eval == figure["eval"] and measure == measure_of(config, eval, figure["measure"])
+    name = tables.axis_of(config) if is_drawn else f"{eval}, {measure}"
     return f"{name[:1].upper()}{name[1:]}: {'; '.join(means)}."
+
+
+def _changed(config: dict, eval: str, paths: Sequence[Sequence[str]], entry: dict) -> list[Any]:
+    """Cells of before, after and change; the first two lead to what they are from."""
+    before, after, change = tables.changes(config, entry, eval)
+    ends = zip(paths, (before, after), strict=True)
+    return [*(origins.at_path(config, eval, path, text) for path, text in ends), change]
 
 
 def _retention(config: dict, entry: dict) -> list[Any]:
     after = config["arms"][entry["arm"]]
-    paths = (root_of(config, after), after)
-    cells_of = origins.changed(config, entry["eval"], paths, before_after(config, entry))
-    return [entry["eval"], entry["arm"], entry["since"], *cells_of]
+    some = _changed(config, entry["eval"], (root_of(config, after), after), entry)
+    return [entry["eval"], entry["arm"], entry["since"], *some]
 
 
 def _absorption(config: dict, entry: dict) -> dict:
@@ -215,18 +222,15 @@ def _absorption(config: dict, entry: dict) -> dict:
         part = entry[role]
         if part is None:
             continue
-        digits = 2 if role == "quiz" else 3
-        name = part.get("source") or f"{part['eval']}, {part['measure']}"
-        percent = part["percent"]
-        rows.append([
-            name if role == "quiz" else f"loss on {name} ({role}), nats per token",
-            *origins.changed(config, part.get("eval", entry["eval"]), paths, cells(part, digits)),
-            "" if percent is None else f"{percent:+.1f} %",
-        ])  # fmt: skip
-    more = interval_text(
-        entry["more_than_control"], "difference", signed=True, digits=3, brief=True
-    )
-    rows.append(["fall of own less that of control, nats per token", "", "", more, ""])
+        name = f"loss on {part.get('source')} ({role}), nats per token"
+        if role == "quiz":
+            name = f"{part['eval']}, {part['measure']}"
+        some = _changed(config, part.get("eval", entry["eval"]), paths, part)
+        percent = "" if part["percent"] is None else f"{part['percent']:+.1f} %"
+        rows.append([name, *some, percent])
+    more = entry["more_than_control"]
+    text = interval_text(more, "difference", signed=True, digits=3, brief=True)
+    rows.append(["fall of own less that of control, nats per token", "", "", text, ""])
     return {"sentence": entry["sentence"], "passed": bool(entry["passed"]), "rows": rows}
 
 
@@ -242,9 +246,9 @@ def _losses(study: Study, workdir: pathlib.Path) -> dict[str, str]:
 
 def _chats(study: Study, workdir: pathlib.Path, seed: int) -> dict[str, list[dict]]:
     """Sampled answers of every arm that has any."""
-    chats = {}
+    nodes, chats = study.evaluations, {}
     for arm in study.config["arms"]:
-        if node := study.evaluations.get(study.arms[arm, seed][-1]):
+        if node := nodes.get(study.arms[arm, seed][-1]):
             chats[arm] = records.read_chats(files.directory(workdir, node))
     return {arm: some for arm, some in chats.items() if some}
 
@@ -256,10 +260,9 @@ def _corpora(study: Study, workdir: pathlib.Path, seed: int) -> list[tuple[str, 
         for name, source in stage.config.get("data", {}).items() if stage.seed == seed else ():
             if (path := source["path"]) not in found:
                 run = records.read_run(files.model_dir(workdir, stage.id))
-                record = run["corpora"].get(name, {})
-                size = f"{record.get('documents', 0):,} records, {record.get('tokens', 0):,} tokens"
                 rows = itertools.islice(read_source(files.place(workdir, path, stage)), 4)
                 shown = [row for _, row in rows if isinstance(row, dict)]
+                size = origins.size_text(run["corpora"].get(name, {}))
                 found[path] = (path.removeprefix("{world}/"), size, shown)
     return list(found.values())
 
@@ -277,7 +280,7 @@ def _specs(study: Study, workdir: pathlib.Path, seed: int) -> dict[str, str]:
 def _times(results: dict, study: Study) -> list[tuple[Any, ...]]:
     spent: dict[str, list[float]] = {}
     for name, seconds in results["seconds"]["stages"].items():
-        spent.setdefault(study.stages[name].name, []).append(seconds)
+        spent.setdefault(study.nodes[name].name, []).append(seconds)
     spent["evaluations"] = list(results["seconds"]["evals"].values())
     if results["seconds"]["judges"]:
         spent["verdicts of judges"] = list(results["seconds"]["judges"].values())
@@ -302,7 +305,7 @@ def _versions(results: dict) -> list[list[str]]:
     """A table, head first: versions that stages were made with, and those of the report."""
     made = results["made_with"]
     codes = [*(entry["code"] for entry in made), results["code"]]
-    head = [f"{len(e['stages'])} stages, {len(e['evals'])} evaluated" for e in made]
-    names = dict.fromkeys(name for code in codes for name in code)
-    rows = [[name, *(str(code.get(name, "-")) for code in codes)] for name in names]
+    head = (f"{len(e['stages'])} stages, {len(e['evals'])} evaluated" for e in made)
+    names = dict.fromkeys(itertools.chain(*codes))
+    rows = ([name, *(str(code.get(name, "-")) for code in codes)] for name in names)
     return [["", *head, "report"], *rows]

@@ -1,5 +1,6 @@
 """results.json: measures of arms and seeds, means over seeds, and contrasts between arms."""
 
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,13 @@ from msm_jax.study import (
 )
 from msm_jax.study.evaluations import arms_of, measure_of
 from msm_jax.study.graph import Study
-from msm_jax.study.items import with_items
-from msm_jax.study.numbers import by_seed, difference, over_seeds, verdict
+from msm_jax.study.node import Node
+from msm_jax.study.numbers import by_seed, compared, over_seeds, verdict
 from msm_jax.study.worker import code, now
 
 CHANCE = 0.5
 _ARM = ("name", "seed", "citation", "stages", "evals")
+_OWN = ("value", "n", "ci_low", "ci_high", "method", "invalid")  # of the measure that is compared
 _TIMES = ("seconds", "tokens_per_second", "data_share")  # of a stage's summary
 
 
@@ -47,7 +49,10 @@ def collect(
         {"name": name, **_contrast(config, entry, arms)}
         for name, entry in config["contrasts"].items()
     ]
-    seconds = {name: round(mark["seconds"], 2) for name, mark in done.items()}
+    spent: dict[str, dict[str, float]] = {"stages": {}, "evals": {}, "judges": {}}
+    for name, mark in done.items():
+        part, key = _listed_as(study.nodes[name])
+        spent[part][key] = round(mark["seconds"], 2)
     found = {
         "study": config["name"],
         "created": now(),
@@ -78,66 +83,49 @@ def collect(
         "seconds": {  # a stage that was resumed counts its last run
             "this_run": round(run_seconds, 1),
             **times.record(study, workdir, done),
-            "stages": {name: seconds[name] for name in study.stages if name in done},
-            "evals": {
-                stage: seconds[node.id]
-                for stage, node in study.evaluations.items()
-                if node.id in done
-            },
-            "judges": {
-                f"{stage}/{name}": seconds[node.id]
-                for (stage, name), node in study.judges.items()
-                if node.id in done
-            },
+            **spent,
         },
     }
     return {**found, "warnings": caveats.warnings(study, found)}
+
+
+def _listed_as(node: Node) -> tuple[str, str]:
+    """("stages", id), ("evals", id of the stage) or ("judges", "id of the stage/evaluation")."""
+    if node.kind not in ("evals", "judge"):
+        return "stages", node.id
+    stage = node.inputs["parent"]
+    return ("evals", stage) if node.kind == "evals" else ("judges", f"{stage}/{node.name}")
 
 
 def _made_with(study: Study, done: dict[str, dict]) -> list[dict]:
     """Each version of the code that numbers come from, with the stages and evaluations."""
     found: dict[str, dict] = {}
     for name, mark in done.items():
-        node, version = study.nodes[name], mark["code"]
-        entry = found.setdefault(
-            json.dumps(version, sort_keys=True),
-            {"code": version, "stages": [], "evals": [], "judges": []},
-        )
-        if node.kind == "evals":
-            entry["evals"].append(node.inputs["parent"])
-        elif node.kind == "judge":
-            entry["judges"].append(f"{node.inputs['parent']}/{node.name}")
-        else:
-            entry["stages"].append(name)
+        part, key = _listed_as(study.nodes[name])
+        fresh = {"code": mark["code"], "stages": [], "evals": [], "judges": []}
+        found.setdefault(json.dumps(mark["code"], sort_keys=True), fresh)[part].append(key)
     return list(found.values())
 
 
 def _paths(study: Study, workdir: pathlib.Path, done: dict[str, dict]) -> list[dict]:
     """Every path of stages that was evaluated, with each seed, as a row of `numbers`."""
-    rows = []
+    rows, judges = [], study.judges
     for node in study.evaluations.values():
-        evals = {}
+        evals, folder = {}, files.directory(workdir, node)
         for name, settings in node.config.items():
-            judge = study.judges.get((node.inputs["parent"], name))
-            if (mark := done.get((judge or node).id)) is not None:
-                evals[name] = _evaluation(workdir, node, name, settings, mark)
-        rows.append({
-            "name": node.path,
-            "seed": node.seed,
-            "stage": node.inputs["parent"],
-            "folder": files.directory(workdir, node),
-            "settings": node.config,
-            "evals": evals,
-        })  # fmt: skip
+            judge = judges.get((node.inputs["parent"], name), node)
+            if (mark := done.get(judge.id)) is not None:
+                evals[name] = _evaluation(folder, name, settings, mark)
+        row = {"name": node.path, "seed": node.seed, "stage": node.inputs["parent"]}
+        rows.append({**row, "folder": folder, "settings": node.config, "evals": evals})
     return rows
 
 
-def _evaluation(workdir: pathlib.Path, node, name: str, settings: dict, mark: dict) -> dict:
+def _evaluation(folder: pathlib.Path, name: str, settings: dict, mark: dict) -> dict:
     """An evaluation's measures by name, and the numbers of the one that is compared.
 
     Of preferences also all that summary.json says of each scorer.
     """
-    folder = files.directory(workdir, node)
     file = folder / name / "summary.json"
     if not file.is_file() or mark["summary"].get(name) != sha256_file(file):
         raise UserError(
@@ -161,20 +149,13 @@ def _arms(study: Study, paths: list[dict]) -> list[dict]:
         evals = {name: row["evals"][name] for name in mine if name in row["evals"]}
         for name in evals:
             measure = measure_of(config, name)
-            evals[name] = {**evals[name], "measure": measure, **_own(evals[name], measure)}
+            own = evals[name]["measures"].get(measure, {})
+            own = {key: own[key] for key in _OWN if own}
+            evals[name] = {**evals[name], "measure": measure, **own}
         cited = files.citation(config, arm, seed)
         entry = {"name": arm, "seed": seed, "citation": cited, "stages": list(stages)}
         rows.append({**row, **entry, "evals": evals})
     return rows
-
-
-def _own(entry: dict, measure: str) -> dict:
-    """The numbers of the measure that is compared, beside those that the entry has."""
-    numbers = entry["measures"].get(measure)
-    if numbers is None:
-        return {}
-    keys = ("value", "n", "ci_low", "ci_high", "method", "invalid")
-    return {key: numbers[key] for key in keys}
 
 
 # ------------------------------------------------------------------ means and contrasts
@@ -183,25 +164,20 @@ def _own(entry: dict, measure: str) -> dict:
 def _means(config: dict, rows: list[dict]) -> list[dict]:
     """Over seeds, for every arm, evaluation and measure."""
     found = []
-    for arm, path in config["arms"].items():
-        for eval in config["evals"]:
-            if arm not in arms_of(config, eval):
-                continue
-            for measure in _measures(config, rows, eval):
-                mean = over_seeds(by_seed(rows, arm, eval, measure), one_model=not path)
-                entry = {"arm": arm, "eval": eval, "measure": measure}
-                if measure in _scorers(config, eval):
-                    entry["scorer"] = measure
-                found.append({**entry, **mean})
+    for arm, eval in itertools.product(config["arms"], config["evals"]):
+        for measure in _measures(config, rows, eval) if arm in arms_of(config, eval) else ():
+            known, is_base = by_seed(rows, arm, eval, measure), not config["arms"][arm]
+            entry = {"arm": arm, "eval": eval, "measure": measure}
+            if measure in _scorers(config, eval):
+                entry["scorer"] = measure
+            found.append({**entry, **over_seeds(known, one_model=is_base)})
     return found
 
 
 def _measures(config: dict, rows: Sequence[dict], eval: str) -> list[str]:
     """The names of an evaluation's measures, its own one first."""
-    names = {measure_of(config, eval): None}
-    for row in rows:
-        names |= dict.fromkeys(row["evals"].get(eval, {}).get("measures", {}))
-    return list(names)
+    measures = (row["evals"][eval]["measures"] for row in rows if eval in row["evals"])
+    return list(dict.fromkeys(itertools.chain([measure_of(config, eval)], *measures)))
 
 
 def _scorers(config: dict, eval: str) -> list[str]:
@@ -219,8 +195,11 @@ def mean_of(results: dict, arm: str, eval: str, measure: str = "") -> dict:
 def _contrast(config: dict, entry: dict, rows: list[dict]) -> dict:
     eval = entry["eval"]
     measure = measure_of(config, eval, entry["measure"])
-    by_measure = {name: _difference(entry, rows, name) for name in _measures(config, rows, eval)}
-    first = by_measure.setdefault(measure, _difference(entry, rows, measure))
+    by_measure = {
+        name: compared(rows, entry["plus"], entry["minus"], eval, name)
+        for name in dict.fromkeys([*_measures(config, rows, eval), measure])
+    }
+    first = by_measure[measure]
     found = {
         "label": entry["label"],
         "eval": eval,
@@ -236,14 +215,6 @@ def _contrast(config: dict, entry: dict, rows: list[dict]) -> dict:
     return found
 
 
-def _difference(entry: dict, rows: list[dict], measure: str) -> dict:
-    eval = entry["eval"]
-    side = lambda name: [by_seed(rows, arm, eval, measure) for arm in entry[name]]
-    places = lambda name: [(rows, arm, eval) for arm in entry[name]]
-    found = difference(side("plus"), side("minus"))
-    return with_items(found, places("plus"), places("minus"), measure)
-
-
 # ------------------------------------------------------------------ checks
 
 
@@ -251,33 +222,30 @@ def _gates(config: dict, rows: list[dict]) -> list[dict]:
     """Bounds that an arm has to keep to be what it should be, seed by seed."""
     found = []
     for name, entry in config["evals"].items():
-        low, high = entry.get("at_least"), entry.get("at_most")
-        for row in rows if low is not None or high is not None else ():
-            if name in row["evals"]:
-                measure = measure_of(config, name)
-                value = row["evals"][name]["value"]
-                passed = value is not None and (low is None or value >= low)
-                passed = passed and (high is None or value <= high)
-                gate = {"name": name, "arm": row["name"], "seed": row["seed"]}
-                gate |= {"measure": measure, "value": value}
-                if row["evals"][name]["kind"] == "preferences":
-                    gate["rate"] = value
-                found.append({**gate, "at_least": low, "at_most": high, "passed": passed})
+        low, high = (entry.get(bound) for bound in ("at_least", "at_most"))
+        some = rows if (low, high) != (None, None) else ()
+        for row in (row for row in some if name in row["evals"]):
+            value = row["evals"][name]["value"]
+            above = value is not None and (low is None or value >= low)
+            gate = {"name": name, "arm": row["name"], "seed": row["seed"]}
+            gate |= {"measure": measure_of(config, name), "value": value}
+            if row["evals"][name]["kind"] == "preferences":
+                gate["rate"] = value
+            passed = above and (high is None or value <= high)
+            found.append({**gate, "at_least": low, "at_most": high, "passed": passed})
     return found
 
 
 def _controls(config: dict, means: list[dict]) -> list[dict]:
     """Arms that should stay near a value, such as chance."""
-    controls, figure = config["controls"], config["figure"]
-    source = controls if controls["eval"] else figure
+    controls = config["controls"]
+    source = controls if controls["eval"] else config["figure"]
     bound, expected = controls["within"], controls["expected"]
-    found = []
+    measure, found = controls["measure"] or source["measure"], []
     for arm in controls["arms"] if source["eval"] else ():
-        measure = controls["measure"] or source["measure"]
-        results = {"config": config, "means": means}
-        entry = dict(mean_of(results, arm, source["eval"], measure))
-        entry.pop("scorer", None)
-        near = entry["mean"] is not None and abs(entry["mean"] - expected) <= bound
+        mean = mean_of({"config": config, "means": means}, arm, source["eval"], measure)
+        near = mean["mean"] is not None and abs(mean["mean"] - expected) <= bound
+        entry = {key: value for key, value in mean.items() if key != "scorer"}
         found.append({**entry, "expected": expected, "bound": bound, "near": near})
     return found
 
@@ -288,10 +256,9 @@ def _agreement(config: dict, means: list[dict]) -> list[dict]:
     scorers = _scorers(config, eval) if eval else []
     found = []
     for arm in config["arms"] if len(scorers) > 1 else ():
-        mine = [m for m in means if (m["arm"], m["eval"]) == (arm, eval) and m.get("scorer")]
-        mine = [m for m in mine if m["mean"] is not None]
-        if len(mine) == len(scorers):
-            signs = {(m["mean"] > CHANCE) - (m["mean"] < CHANCE) for m in mine} - {0}
-            by_scorer = {m["scorer"]: m["mean"] for m in mine}
+        mine = [m for m in means if (m["arm"], m["eval"]) == (arm, eval) and "scorer" in m]
+        by_scorer = {m["scorer"]: m["mean"] for m in mine if m["mean"] is not None}
+        if len(by_scorer) == len(scorers):
+            signs = {(mean > CHANCE) - (mean < CHANCE) for mean in by_scorer.values()} - {0}
             found.append({"arm": arm, "eval": eval, "means": by_scorer, "agree": len(signs) <= 1})
     return found

@@ -1,11 +1,22 @@
-"""The results on the terminal, and the tables that the report shows too."""
+"""The results on the terminal, the tables of the report, and both as files.
 
-from collections.abc import Sequence
+tables/NAME.csv and tables/NAME.tex are the report's numbers for other programs and for papers. CSV
+has every digit, and the interval's ends in columns of their own. LaTeX needs the package booktabs.
+"""
 
+import csv
+import functools
+import io
+import itertools
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from msm_jax.files import delete, write_text
+from msm_jax.links import below
 from msm_jax.study import design
 from msm_jax.study.display import aligned, counted
 from msm_jax.study.evaluations import arms_of, measure_of, shown_by
-from msm_jax.study.numbers import interval_text
+from msm_jax.study.numbers import bounded, by_seed, interval_text
 from msm_jax.study.results import mean_of
 from msm_jax.study.targets import targets_of
 
@@ -13,6 +24,12 @@ NO_RETENTION = (
     "retention was not measured: no evaluation shows what the training took from the model "
     "(config.retention)"
 )
+FOLDER = "tables"
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+}  # fmt: skip
 
 
 def digits_of(config: dict, eval: str) -> int:
@@ -22,25 +39,18 @@ def digits_of(config: dict, eval: str) -> int:
 
 def table(results: dict) -> str:
     """Absorption, the figure's values, contrasts, retention and checks, for the terminal."""
-    config, lines = results["config"], [""]
-    lines += [*design.sentences(config, brief=True), ""]
-    others = [entry for entry in results["warnings"] if entry["rule"] != "controls"]
-    lines += [f"warning: {entry['text']}" for entry in others] + [""] * bool(others)
-    lines += [entry["sentence"] for entry in results["absorption"]]
-    lines += [""] * bool(results["absorption"])
-    if config["figure"]["groups"]:
-        lines += _figure(results)
-    if results["contrasts"]:
-        lines += ["", "contrasts"]
-        lines += aligned([
-            [entry["label"], difference_text(config, entry), entry["verdict"]]
-            for entry in results["contrasts"]
-        ])  # fmt: skip
-    lines += ["", *_retention(results)]
-    lines += _checks(results)
-    if results["waiting"]:
-        lines += ["", *waiting_lines(results)]
-    return "\n".join([*lines, ""])
+    config, contrasts = results["config"], results["contrasts"]
+    rows = [[c["label"], difference_text(config, c), c["verdict"]] for c in contrasts]
+    blocks = [
+        design.sentences(config, brief=True),
+        [f"warning: {w['text']}" for w in results["warnings"] if w["rule"] != "controls"],
+        [entry["sentence"] for entry in results["absorption"]],
+        _figure(results) if config["figure"]["groups"] else [],
+        ["contrasts", *aligned(rows)] if rows else [],
+        [*_retention(results), *_checks(results)],
+        waiting_lines(results),
+    ]
+    return "\n" + "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
 def axis_of(config: dict) -> str:
@@ -55,8 +65,8 @@ def _figure(results: dict) -> list[str]:
     hidden = ("arm", "interval", "seeds", "invalid")
     head, rows = shown(results["config"], figure_records(results), hidden)
     seeds = counted(len(results["config"]["seeds"]), "seed")
-    return [f"{axis_of(results['config'])} (mean over {seeds}, 95 % interval)",
-            *aligned([head, *rows])]  # fmt: skip
+    title = f"{axis_of(results['config'])} (mean over {seeds}, 95 % interval)"
+    return [title, *aligned([head, *rows])]
 
 
 def difference_text(config: dict, entry: dict) -> str:
@@ -71,11 +81,9 @@ def last_line(results: dict, report: str) -> str:
     config, found = results["config"], []
     for entry in results["contrasts"]:
         if entry["name"] in config["figure"]["summary"]:
-            low, high = entry["ci_low"], entry["ci_high"]
+            low, word = entry["ci_low"], "no interval over seeds"
             if low is not None:
-                word = "the interval holds 0" if low <= 0 <= high else "excludes 0"
-            else:
-                word = "no interval over seeds"
+                word = "the interval holds 0" if low <= 0 <= entry["ci_high"] else "excludes 0"
             found.append(f"{entry['name']} {difference_text(config, entry)}, {word}")
     return "; ".join([f"report:  {report}", *found])
 
@@ -84,24 +92,17 @@ def _retention(results: dict) -> list[str]:
     if not results["retention"]:
         return [NO_RETENTION]
     rows = [
-        [entry["eval"], entry["arm"], *before_after(results["config"], entry)]
+        [entry["eval"], entry["arm"], *changes(results["config"], entry, entry["eval"])]
         for entry in results["retention"]
     ]
     return ["retention", *aligned([["", "", "before", "after", "change"], *rows])]
 
 
-def before_after(config: dict, entry: dict) -> list[str]:
-    """Three cells: before, after, change."""
-    return cells(entry, digits_of(config, entry["eval"]))
-
-
-def cells(entry: dict, digits: int) -> list[str]:
+def changes(config: dict, entry: dict, eval: str) -> list[str]:
     """What changed, as text: before, after, change."""
-    return [
-        interval_text(entry["before"], digits=digits, brief=True),
-        interval_text(entry["after"], digits=digits, brief=True),
-        interval_text(entry["change"], "difference", signed=True, digits=digits, brief=True),
-    ]
+    text = functools.partial(interval_text, digits=digits_of(config, eval), brief=True)
+    change = text(entry["change"], "difference", signed=True)
+    return [text(entry["before"]), text(entry["after"]), change]
 
 
 def _checks(results: dict) -> list[str]:
@@ -115,10 +116,8 @@ def _checks(results: dict) -> list[str]:
         word = "near" if arm["near"] else "NOT near"
         lines.append(f"control {arm['arm']}: {interval_text(arm)}, {word} {arm['expected']:g}")
     if results["agreement"]:
-        apart = [entry["arm"] for entry in results["agreement"] if not entry["agree"]]
-        found = (
-            f"disagree in sign in: {', '.join(apart)}" if apart else "agree in sign in every arm"
-        )
+        apart = ", ".join(entry["arm"] for entry in results["agreement"] if not entry["agree"])
+        found = f"disagree in sign in: {apart}" if apart else "agree in sign in every arm"
         lines.append(f"log-probability and generated answers {found}")
     return lines
 
@@ -130,12 +129,12 @@ def bound_text(gate: dict) -> str:
 
 
 def waiting_lines(results: dict) -> list[str]:
-    """What could not be done yet, by what it waits for."""
+    """What could not be done yet, by what it waits for; [] if everything is done."""
     reasons: dict[str, list[str]] = {}
     for entry in results["waiting"]:
         reasons.setdefault(entry["for"], []).append(entry["what"])
     lines = [f"waiting: {reason}: {'; '.join(what)}" for reason, what in reasons.items()]
-    return [*lines, "what is done is kept; the same command goes on once it is there"]
+    return lines and [*lines, "what is done is kept; the same command goes on once it is there"]
 
 
 # ------------------------------------------------------------------ records
@@ -151,12 +150,10 @@ def measured(results: dict, eval: str, measure: str = "", arms: Sequence[str] = 
     published = targets_of(results, eval, measure)
     found = []
     for arm in arms or arms_of(config, eval):
-        mean = mean_of(results, arm, eval, measure)
-        rows = [row["evals"].get(eval) for row in results["arms"] if row["name"] == arm]
-        mine = [row["measures"][measure] for row in rows if row and measure in row["measures"]]
+        mine = by_seed(results["arms"], arm, eval, measure).values()
         record = {"arm": arm, "evaluation": eval, "measure": measure}
-        record |= interval(mean) | {"seeds": len(mine)}
-        record |= {key: _range([entry[key] for entry in mine]) for key in ("n", "invalid")}
+        record |= interval(mean_of(results, arm, eval, measure)) | {"seeds": len(mine)}
+        record |= {key: range_text([entry[key] for entry in mine]) for key in ("n", "invalid")}
         found.append(record | _published(published, arm))
     return found
 
@@ -178,9 +175,9 @@ def contrast_records(results: dict, others: bool = False) -> list[dict]:
     found = []
     for entry in results["contrasts"]:
         eval, name = entry["eval"], entry["name"]
-        measures = [m for m in entry["by_measure"] if (m != entry["measure"]) == others]
-        for measure in measures:
-            numbers = entry["by_measure"][measure]
+        for measure, numbers in entry["by_measure"].items():
+            if (measure != entry["measure"]) != others:
+                continue
             record = {"contrast": entry["label"], "evaluation": eval, "measure": measure}
             record |= interval(numbers, "difference") | {"seeds": len(numbers["seeds"])}
             if not others:
@@ -194,17 +191,11 @@ def contrast_records(results: dict, others: bool = False) -> list[dict]:
 def change_records(entries: Sequence[dict], parts: Sequence[str] = ("",)) -> list[dict]:
     """What midtraining stages or arms changed; `parts` are those of absorption."""
     found = []
-    for entry in entries:
-        for part in parts:
-            numbers = entry[part] if part else entry
-            if numbers is None:
-                continue
-            who = {"stage": entry["label"], "part": part} if part else {"arm": entry["arm"]}
-            record = {
-                **who,
-                "evaluation": numbers.get("eval", entry["eval"]),
-                "measure": numbers.get("source") or numbers["measure"],
-            }
+    for entry, part in itertools.product(entries, parts):
+        if (numbers := entry[part] if part else entry) is not None:
+            record = {"stage": entry["label"], "part": part} if part else {"arm": entry["arm"]}
+            record["evaluation"] = numbers.get("eval", entry["eval"])
+            record["measure"] = numbers.get("source") or numbers["measure"]
             record |= {when: numbers[when]["mean"] for when in ("before", "after")}
             found.append(record | interval(numbers["change"], "difference"))
     return found
@@ -212,13 +203,10 @@ def change_records(entries: Sequence[dict], parts: Sequence[str] = ("",)) -> lis
 
 def interval(numbers: dict, key: str = "mean") -> dict:
     """A value with its interval; with one seed that over the questions, and how it was made."""
-    inner = numbers.get("over_items") if numbers["ci_low"] is None else None
-    use = inner if inner and inner["ci_low"] is not None else numbers
-    method = numbers["method"]
-    if inner and use is inner:
-        method = f"one seed: {inner['method'].removesuffix(', one seed')}"
-    return {key: numbers[key], "ci_low": use["ci_low"], "ci_high": use["ci_high"],
-            "interval": method}  # fmt: skip
+    use, method = bounded(numbers) or numbers, numbers["method"]
+    if use is not numbers:
+        method = f"one seed: {use['method'].removesuffix(', one seed')}"
+    return {key: numbers[key], **{k: use[k] for k in ("ci_low", "ci_high")}, "interval": method}
 
 
 def _published(published: dict[str, dict], name: str) -> dict:
@@ -230,7 +218,7 @@ def _published(published: dict[str, dict], name: str) -> dict:
     return found
 
 
-def _range(counts: Sequence[int]) -> str:
+def range_text(counts: Sequence[int]) -> str:
     """ "240", or "231 to 240" where seeds differ."""
     if not counts:
         return "not known yet"
@@ -270,38 +258,58 @@ def _text(config: dict, record: dict, key: str, value: str) -> str:
     return text
 
 
-def evaluation_tables(results: dict) -> list[tuple[str, str, list[str], list[list[str]]]]:
-    """Of every evaluation (name, kind, head, a row for each arm) with all its measures."""
-    config, found = results["config"], []
-    for eval, entry in config["evals"].items():
-        means = [mean for mean in results["means"] if mean["eval"] == eval]
-        measures = list(dict.fromkeys(mean["measure"] for mean in means))
-        rows = []
-        for arm in arms_of(config, eval):
-            mine = [row["evals"].get(eval) for row in results["arms"] if row["name"] == arm]
-            values = [_cell(config, eval, means, arm, measure) for measure in measures]
-            rows.append([arm, *values, _counts(mine, "n"), _counts(mine, "invalid")])
-        head = ["arm", *measures, "n per seed", "invalid"]
-        found.append((eval, entry.get("kind", "preferences"), head, rows))
+# ------------------------------------------------------------------ files
+
+
+def write(
+    workdir: pathlib.Path, tables: Mapping[str, Sequence[dict]], config: dict, made: str
+) -> list[str]:
+    """Both files of every table that has records; returns their paths within the directory.
+
+    Files of a table that has none are deleted: another config wrote them.
+
+    Args:
+      tables: name -> records.
+      made: what the numbers are of, for a comment.
+    """
+    folder, found = below(workdir, FOLDER), []
+    for name, records in tables.items():
+        if not records:
+            for end in ("csv", "tex"):
+                delete(folder / f"{name}.{end}", inside=workdir)
+            continue
+        write_text(below(folder, f"{name}.csv"), csv_text(records))
+        write_text(below(folder, f"{name}.tex"), latex(*shown(config, records), made))
+        found += [f"{FOLDER}/{name}.csv", f"{FOLDER}/{name}.tex"]
     return found
 
 
-def _cell(config: dict, eval: str, means: Sequence[dict], arm: str, measure: str) -> str:
-    mean = next((m for m in means if (m["arm"], m["measure"]) == (arm, measure)), None)
-    if mean is None or mean["mean"] is None:
-        return "-"
-    return interval_text(mean, digits=digits_of(config, eval), brief=True)
+def csv_text(records: Sequence[Mapping]) -> str:
+    """Records with a head; nothing where there is no value."""
+    columns = dict.fromkeys(key for record in records for key in record)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
 
 
-def _counts(entries: Sequence[dict | None], key: str) -> str:
-    """The n, or the invalid answers, of each measure of an arm; the range over seeds."""
-    known = [entry["measures"] for entry in entries if entry]
-    if not known:
-        return "not known yet"
-    counts = {
-        measure: _range([measures[measure][key] for measures in known if measure in measures])
-        for measure in known[0]
-    }
-    if len(set(counts.values())) == 1:
-        return next(iter(counts.values()))
-    return ", ".join(f"{measure} {count}" for measure, count in counts.items())
+def latex(head: Sequence[str], rows: Sequence[Sequence[str]], comment: str = "") -> str:
+    """A tabular of booktabs; the text of cells is escaped, the comment is one line."""
+    line = lambda cells: " & ".join(map(escaped, cells)) + r" \\"
+    return "\n".join([
+        f"% {' '.join(comment.split())}",
+        rf"\begin{{tabular}}{{{'l' * len(head)}}}",
+        r"\toprule",
+        line(head),
+        r"\midrule",
+        *map(line, rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+    ])  # fmt: skip
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX shows it."""
+    return "".join(_SPECIAL.get(char, char if char.isprintable() else " ") for char in text)

@@ -26,36 +26,19 @@ def compared(config: dict, means: Sequence[dict], contrasts: Sequence[dict]) -> 
     """
     found = []
     for entry in config["targets"].values():
-        measure = measure_of(config, entry["eval"], entry["measure"])
-        place = {"eval": entry["eval"], "measure": measure}
-        of_arms = {
-            mean["arm"]: mean["mean"]
-            for mean in means
-            if (mean["eval"], mean["measure"]) == (entry["eval"], measure)
-        }
-        ours = {
-            contrast["name"]: contrast["difference"]
-            for contrast in contrasts
-            if (contrast["eval"], contrast["measure"]) == (entry["eval"], measure)
-        }
-        numbers = [("arm", arm, value, of_arms.get(arm)) for arm, value in entry["arms"].items()]
-        numbers += [
-            ("contrast", name, value, ours[name])
-            for name, value in _differences(config, entry, ours)
+        at = {"eval": entry["eval"]}
+        at["measure"] = measure_of(config, entry["eval"], entry["measure"])
+        ours = {m["arm"]: m["mean"] for m in means if at.items() <= m.items()}
+        differences = {c["name"]: c["difference"] for c in contrasts if at.items() <= c.items()}
+        published = [("arm", arm, value, ours.get(arm)) for arm, value in entry["arms"].items()]
+        published += [
+            ("contrast", name, value, differences[name])
+            for name, value in _differences(config, entry, differences)
         ]
-        found += [
-            {
-                "label": entry["label"],
-                "source": entry["source"],
-                **place,
-                "kind": kind,
-                "name": name,
-                "target": value,
-                "ours": mine,
-                "difference": None if mine is None else mine - value,
-            }
-            for kind, name, value, mine in numbers
-        ]
+        for kind, name, value, mine in published:
+            row = {"label": entry["label"], "source": entry["source"], **at, "kind": kind}
+            row |= {"name": name, "target": value, "ours": mine}
+            found.append({**row, "difference": None if mine is None else mine - value})
     return found
 
 

@@ -9,7 +9,7 @@ import runpy
 import pytest
 
 from msm_jax.errors import UserError
-from msm_jax.study import caveats, evaluations, exports, graph, plots, results, tables, targets
+from msm_jax.study import caveats, evaluations, graph, plots, results, tables, targets
 
 FIGURES = {"fig2": "", "fig4": "qwen2.5-32b", "fig7": "qwen2.5-14b", "fig12": "qwen3-32b"}
 PIXELS = 96  # of a page, in an inch
@@ -137,7 +137,7 @@ def test_tables_have_every_digit_as_csv_and_are_escaped_as_latex(found_of, tmp_p
     found = found_of("fig2")
     records = tables.figure_records(found)
     records[0]["bar"] = "50 % of a_b & {c}\\"
-    made = exports.write(tmp_path, {"figure": records, "dose": []}, found["config"], "x\ny")
+    made = tables.write(tmp_path, {"figure": records, "dose": []}, found["config"], "x\ny")
     assert made == ["tables/figure.csv", "tables/figure.tex"]
     with (tmp_path / "tables" / "figure.csv").open(newline="") as file:
         rows = [*csv.DictReader(file)]
@@ -150,7 +150,7 @@ def test_tables_have_every_digit_as_csv_and_are_escaped_as_latex(found_of, tmp_p
     lines = (tmp_path / "tables" / "figure.tex").read_text().splitlines()
     assert lines[:3] == ["% x y", rf"\begin{{tabular}}{{{'l' * 15}}}", r"\toprule"]
     assert r"50 \% of a\_b \& \{c\}\textbackslash{}" in lines[5]
-    exports.write(tmp_path, {"figure": []}, found["config"], "")
+    tables.write(tmp_path, {"figure": []}, found["config"], "")
     assert not [*(tmp_path / "tables").iterdir()]
 
 
