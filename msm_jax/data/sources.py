@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from msm_jax.corpus.records import parse_row, read_lines, read_parquet
+from msm_jax.corpus.records import DOCUMENTS, parse_row, read_lines, read_parquet
 from msm_jax.errors import UserError
 from msm_jax.files import sha256_file, sha256_text
 
@@ -59,7 +59,11 @@ def read_source(
     that cannot be read at all, or is damaged.
     """
     if path.startswith(TFDS):
-        yield from _read_tfds(path.removeprefix(TFDS))
+        from msm_jax.corpus.tfds_sets import source
+
+        folder = path.removeprefix(TFDS)
+        for number, row in enumerate(source(DOCUMENTS, folder), start=1):
+            yield f"{folder}:{number}", row
         return
     for file in source_files(path):
         name = str(file)
@@ -91,11 +95,3 @@ def _read_array_record(path: str, errors: str) -> Iterator[tuple[str, Row | User
                 yield _parsed(source[number], f"{path}:{number + 1}", 0, errors)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path}: not a whole ArrayRecord file: {error}") from error
-
-
-def _read_tfds(folder: str) -> Iterator[tuple[str, Row]]:
-    from msm_jax.corpus.records import DOCUMENTS
-    from msm_jax.corpus.tfds_sets import source
-
-    for number, row in enumerate(source(DOCUMENTS, folder), start=1):
-        yield f"{folder}:{number}", row

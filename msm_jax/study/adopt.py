@@ -65,9 +65,10 @@ def _facts(workdir: pathlib.Path, node: Node) -> dict:
 
 def _differences(run: pathlib.Path, node: Node, facts: dict) -> list[str]:
     from msm_jax.weights import checkpoints
+    from msm_jax.weights.damage import differences
 
     saved = checkpoints.read_facts(run)
-    found = checkpoints.differences(saved, {"format": checkpoints.FORMAT, **facts})
+    found = differences(saved, {"format": checkpoints.FORMAT, **facts})
     kept = checkpoints.steps(checkpoints.directory(run))
     if kept[-1] != facts["steps"]:
         found.append(f"its newest checkpoint is of step {kept[-1]}, not of {facts['steps']}")

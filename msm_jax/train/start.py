@@ -16,6 +16,7 @@ from msm_jax.train.optimizer import split_params
 from msm_jax.train.stage import Stage, is_run
 from msm_jax.train.step import step_arguments
 from msm_jax.weights import checkpoints
+from msm_jax.weights.damage import RUNTIME_FIELDS
 from msm_jax.weights.fingerprint import params_fingerprint
 
 
@@ -148,7 +149,7 @@ def _same_model(parent: str, theirs: ModelConfig, ours: ModelConfig) -> None:
         for field in dataclasses.fields(ModelConfig)
         if getattr(theirs, field.name) != getattr(ours, field.name)
         and not field.name.startswith("lora_")
-        and field.name not in ("dtype", "param_dtype", *checkpoints.RUNTIME_FIELDS)
+        and field.name not in ("dtype", "param_dtype", *RUNTIME_FIELDS)
     }
     if changed:
         raise UserError(

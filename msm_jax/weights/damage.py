@@ -1,9 +1,10 @@
-"""What is wrong with a checkpoint of a run, and what to do about it."""
+"""Messages about a checkpoint of a run: what is damaged, what differs, and what to do about it."""
 
 import json
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from msm_jax.weights.tensor_files import in_lines
 
 COMMIT_MARKER = "commit_success.txt"  # Orbax writes it last; a directory without it is ignored
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's name of the file with our JSON
+# How a model is run and not what it is: a run may go on with others.
+RUNTIME_FIELDS = ("remat", "attention")
 # Of TensorStore's messages: array and directory.
 _PLACE = re.compile(r'"([^"]+?)/(?:zarr\.json|c[/\d]*)" in OCDBT database at local file "(.*?)/?"')
 
@@ -110,3 +113,39 @@ def causes(error: BaseException | None) -> list[BaseException]:
         found.append(error)
         error = error.__cause__ or error.__context__
     return found
+
+
+def differences(saved: dict, wanted: dict) -> list[str]:
+    """A line for each fact that differs: its name, as saved, and as this run has it."""
+    nothing, lines = "nothing", []
+    before, now = _flat(saved), _flat(json.loads(json.dumps(wanted)))
+    for name in dict.fromkeys([*now, *before]):
+        pair = [flat.get(name, nothing) for flat in (before, now)]
+        if pair[0] != pair[1]:
+            hashed = " (hashes: its content differs)" if all(map(_is_hash, pair)) else ""
+            lines.append(
+                f"{name}: checkpoint {_short(pair[0])}, this run {_short(pair[1])}{hashed}"
+            )
+    return lines
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted path, without what only says how a model is run."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif prefix != "model." or key not in RUNTIME_FIELDS:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16,}", value) is not None
+
+
+def _short(value: Any) -> str:
+    """A hash is shown by its first digits."""
+    if _is_hash(value):
+        return value[:12]
+    return value if value == "nothing" else repr(value)

@@ -12,7 +12,7 @@ from msm_jax.train import record
 from msm_jax.train.config import STAGE, probe, source
 from msm_jax.train.loop import train
 from msm_jax.train.stage import Stage
-from msm_jax.weights.checkpoints import differences
+from msm_jax.weights.damage import differences
 
 # Values other than the default's neighbours, where those could not be.
 OTHER = {
