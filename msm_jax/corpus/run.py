@@ -1,7 +1,7 @@
 """A corpus from its config: the work behind `python -m msm_jax.generate`."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -141,6 +141,7 @@ class Generation:
             self.config, self.spec, self.writers, made, tokens, self.counted, paths
         )
         files.write_text(workdir / "corpus.html", manifest.corpus_page(found, made, histogram))
+        self._delete_other_formats(name, written)
         files.write_json(workdir / "manifest.json", found, sort_keys=True)
         # What this process met at the providers is no property of the corpus.
         met = {name: dict(w.backend.counts) for name, w in self.writers.items() if w.backend.counts}
@@ -161,6 +162,15 @@ class Generation:
             files.delete(folder, self.workdir)  # TFDS would go on using an older corpus
             tfds_sets.prepare(f"spec_{stem}", path, folder)
         return written
+
+    def _delete_other_formats(self, name: str, written: Collection[str]) -> None:
+        """Deletes the forms of an earlier corpus in which this one was not written."""
+        before = files.read_json(self.workdir / "manifest.json", {"files?": {str: str}}) or {}
+        stem = name.removesuffix(".jsonl")
+        forms = {f"{stem}.parquet", f"{stem}.array_record", f"{stem}_no_reasoning.jsonl"}
+        for old in sorted((forms & before.get("files", {}).keys()).difference(written)):
+            files.delete(self.workdir / old, self.workdir)
+            self.say(f"deleted {old}, which held an earlier corpus")
 
     # ------------------------------------------------------------ before
 

@@ -41,6 +41,11 @@ def test_every_format_gives_the_same_batches(config, run, tmp_path):
     run(asked, tmp_path)
     assert len(source(DOCUMENTS, tmp_path / "tfds")) == 15
     assert len(ArrayRecordDataSource(str(tmp_path / "documents.array_record"))) == 15
+    # What it is not written in any more would be another corpus than the manifest's.
+    asked.formats = ("jsonl",)
+    left = {"documents.parquet", "documents.array_record"}
+    assert left.isdisjoint(run(asked, tmp_path)["files"])
+    assert left.isdisjoint(path.name for path in tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- manifest and page
