@@ -118,21 +118,16 @@ def _unlike(runs: Sequence[Run]) -> list[str]:
 def _judges(runs: Sequence[Run]) -> list[dict]:
     """Pairs of runs with the same samples differ in their judges: how far these agree."""
     found = []
-    for both in itertools.combinations(runs, 2):
-        if both[0].samples == both[1].samples:
-            verdicts = {
-                k: tuple(run.verdicts[k]["verdict"] for run in both) for k in both[0].verdicts
-            }
-            differ = [k for k, pair in verdicts.items() if None not in pair and len({*pair}) > 1]
-            found.append(
-                {
-                    "name": " / ".join(run.label for run in both),
-                    "agreement": agreement(list(verdicts.values())),
-                    "shown": [
-                        (run, run.verdicts[key]) for key in differ[:DISAGREEMENTS] for run in both
-                    ],
-                }
-            )
+    for one, other in itertools.combinations(runs, 2):
+        if one.samples != other.samples:
+            continue
+        pairs = {
+            k: (row["verdict"], other.verdicts[k]["verdict"]) for k, row in one.verdicts.items()
+        }
+        differ = [k for k, pair in pairs.items() if None not in pair and len({*pair}) > 1]
+        shown = [(run, run.verdicts[k]) for k in differ[:DISAGREEMENTS] for run in (one, other)]
+        agreed = agreement(list(pairs.values()))
+        found.append({"name": f"{one.label} / {other.label}", "agreement": agreed, "shown": shown})
     return found
 
 
