@@ -3,8 +3,6 @@
 import pathlib
 from collections.abc import Sequence
 
-from ml_collections import ConfigDict
-
 from msm_jax.errors import UserError
 from msm_jax.files import link
 from msm_jax.study import files, records, worker
@@ -25,13 +23,15 @@ def adopt(study: Study, workdir: pathlib.Path, runs: Sequence[str]) -> list[str]
     """
     import jax
 
+    from msm_jax.train.start import facts_of
+
     jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
     left, said = [pathlib.Path(run) for run in runs], []
     while left:
         nearest: dict[pathlib.Path, tuple[Node, list[str]]] = {}
         ready, later = _open_stages(study, workdir)
         for node in ready:
-            facts = _facts(workdir, node)
+            facts = facts_of(files.resolved(workdir, node))
             for run in left:
                 differs = _differences(run, node, facts)
                 if run not in nearest or len(differs) < len(nearest[run][1]):
@@ -54,13 +54,6 @@ def _open_stages(study: Study, workdir: pathlib.Path) -> tuple[list[Node], list[
     todo = [node for name, node in study.nodes.items() if node.kind == "train" and name not in done]
     ready = [node for node in todo if done.issuperset(node.inputs.values())]
     return ready, [node for node in todo if node not in ready]
-
-
-def _facts(workdir: pathlib.Path, node: Node) -> dict:
-    from msm_jax.train.start import facts_of
-
-    config = ConfigDict(files.resolved(workdir, node))
-    return facts_of(files.with_token_cache(workdir, config))
 
 
 def _differences(run: pathlib.Path, node: Node, facts: dict) -> list[str]:

@@ -298,13 +298,11 @@ def verdicts_identity(settings: Mapping) -> dict:
 def _identity(settings: Mapping, verdicts: bool) -> dict:
     kind = settings["kind"]
     later = _VERDICTS.get(kind, _VERDICTS[""])
-    is_verdicts = lambda key: "judge" in key or key in later
-    keys = {k for k in KINDS[kind].keys if is_verdicts(k) == verdicts}
-    kept = {k for k in keys if not getattr(KINDS[kind].keys[k], "harmless", "")}
-    contents = settings["content"]
-    files = {k: v for k, v in contents.items() if is_verdicts(k.partition(".")[0]) == verdicts}
+    counts = lambda key: ("judge" in key or key in later) == verdicts
+    kept = {key for key, each in KINDS[kind].keys.items() if counts(key) and not each.harmless}
     found = {k: settings[k] for k in sorted(kept - {*FILES, "documents", "judge_checkpoint"})}
-    found |= {"files": files}
+    contents = settings["content"].items()
+    found["files"] = {key: hash for key, hash in contents if counts(key.partition(".")[0])}
     return found if verdicts else {"kind": kind, "step": settings["step"], **found}
 
 

@@ -93,8 +93,8 @@ def place(workdir: pathlib.Path, path: str, node: Node) -> str:
     return f"{found.before}{folder / found.inside}"
 
 
-def resolved(workdir: pathlib.Path, node: Node) -> dict:
-    """The config of a training stage with the places of its files, tokenizer and parent."""
+def resolved(workdir: pathlib.Path, node: Node) -> ConfigDict:
+    """The config of a training stage with the places of its files, tokenizer, parent and tokens."""
     config = json.loads(json.dumps(node.config))
     for entry in with_files(config).values():
         entry["path"] = place(workdir, entry["path"], node)
@@ -102,7 +102,9 @@ def resolved(workdir: pathlib.Path, node: Node) -> dict:
         config["tokenizer"] = str(stage_dir(workdir, tokenizer) / TOKENIZER_FILE)
     if parent := node.inputs.get("parent"):
         config["parent"] = str(model_dir(workdir, parent))
-    return config
+    if "MSM_JAX_CACHE" not in os.environ:
+        config["token_cache"] = config["token_cache"] or str(token_cache(workdir))
+    return ConfigDict(config)
 
 
 def mark_path(workdir: pathlib.Path, node: Node) -> pathlib.Path:
@@ -130,13 +132,6 @@ def read_mark(workdir: pathlib.Path, node: Node) -> dict | None:
             "--workdir"
         )
     return mark
-
-
-def with_token_cache(workdir: pathlib.Path, config: ConfigDict) -> ConfigDict:
-    """A stage's config that keeps tokens where the workers do."""
-    if not (config.token_cache or "MSM_JAX_CACHE" in os.environ):
-        config.token_cache = str(token_cache(workdir))
-    return config
 
 
 def token_cache(workdir: pathlib.Path) -> pathlib.Path:

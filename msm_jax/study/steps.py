@@ -3,8 +3,6 @@
 import dataclasses
 import pathlib
 
-from ml_collections import ConfigDict
-
 from msm_jax.errors import UserError
 from msm_jax.files import write_json
 from msm_jax.links import below
@@ -67,11 +65,10 @@ def _base(study: Study, node: Node) -> Node | None:
 def _count(study: Study, workdir: pathlib.Path, node: Node) -> int:
     from msm_jax.train.stage import Stage  # imports JAX
 
-    config = files.with_token_cache(workdir, ConfigDict(files.resolved(workdir, node)))
+    config = files.resolved(workdir, node)
     if (base := _base(study, node)) is not None:
-        adapted = base.config["adapter"]
-        place = files.model_dir(workdir, base.id) if adapted else base.config["path"]
-        config.parent = str(place)
+        merged = base.config["adapter"] and str(files.model_dir(workdir, base.id))
+        config.parent = merged or base.config["path"]
     try:
         return Stage(config).steps
     except UserError as error:

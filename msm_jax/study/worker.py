@@ -260,14 +260,12 @@ def _train_tokenizer(node: Node, workdir: pathlib.Path, folder: pathlib.Path) ->
 
 
 def _train(node: Node, workdir: pathlib.Path, folder: pathlib.Path) -> Result:
-    from ml_collections import ConfigDict
-
     from msm_jax.train.loop import train
 
     delete(folder / "model", inside=folder)  # of an adoption that was killed before its mark
     for entry in with_files(node.config).values():
         _existing(workdir, entry["path"], node)
-    summary = train(ConfigDict(files.resolved(workdir, node)), folder)
+    summary = train(files.resolved(workdir, node), folder)
     probes = "".join(f", {name} {rate:.2f}" for name, rate in summary["probes"].items())
     loss = "" if summary["loss"] is None else f", loss {summary['loss']:.3f}"
     return summary, f"{summary['steps']:,} steps{loss}{probes}"
