@@ -119,11 +119,11 @@ def test_what_another_has_taken_over_is_given_up(worlds, tmp_path, monkeypatch):
     node, started = next(iter(worlds.nodes.values())), []
 
     def lose(self):
-        for each in self._running():
+        for each, running in self._running():
             if not started:
                 started.append(each.process.pid)
-                self._claims.lost.add(files.claim_name(each.node))
-                self._claims.release(files.claim_name(each.node))
+                self._claims.lost.add(files.claim_name(running))
+                self._claims.release(files.claim_name(running))
         stop_lost(self)
 
     stop_lost = runner._Runner._stop_lost
