@@ -309,33 +309,30 @@ def check_names(form: Form, config: Mapping) -> None:
     Raises:
       UserError: the key, and the names that there are.
     """
-    for where, names, group in _names(form, config, "config"):
+    for where, group, names in _names(form, config, "config"):
         check_known(where, names, group, config)
 
 
 def check_known(where: str, names: Iterable[str], group: str, config: Mapping) -> None:
-    """As `check_names`, of the names at one key."""
-    for name in names:
+    """As `check_names`, of the names at one key; any name is right where no group is given."""
+    for name in names if group else ():
         if name not in config[group]:
             known = sorted(config[group])
             raise UserError(f"{where}: {name!r} is not one of config.{group}: {known}")
 
 
-def _names(
-    part: Key | Named | Form | None, value: Any, where: str
-) -> Iterator[tuple[str, Iterable[str], str]]:
-    """(key, the names there, the group that must have them) of all keys with `among`."""
-    if isinstance(part, Form):
+def _names(part: Any, value: Any, where: str) -> Iterator[tuple[str, str, Iterable[str]]]:
+    """(key, the group that must have the names there, these names) of all keys with `among`."""
+    if isinstance(part, Key):
+        names = value if part.item else [value] * bool(value)
+        yield where, (part.item or part).among, names
+    elif isinstance(part, Form):
         for name in (name for name in part.keys if name in value):
             yield from _names(part.keys[name], value[name], f"{where}.{name}")
     elif isinstance(part, Named):
-        yield from [(where, value, part.among)] if part.among else []
+        yield where, part.among, value
         for name, entry in value.items():
             yield from _names(part.entry, entry, f"{where}.{name}")
-    elif part and part.item:
-        yield from [(where, value, part.item.among)] if part.item.among else []
-    elif part and part.among and value:
-        yield where, [value], part.among
 
 
 SAMPLING = form(

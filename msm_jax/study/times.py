@@ -40,19 +40,16 @@ class Estimate:
     unknown: tuple[Any, ...] = ()
 
     def text(self, price: float = 0.0) -> str:
-        """ "about 1.3 hours"; "" if nothing is known."""
-        if self.unknown and self.seconds < 1:
-            return ""
-        known = ("at least " if self.unknown else "about ") + duration(self.seconds)
+        """ "about 1.3 hours", or "at least 2 minutes (not measured yet: 1 judge)"; "": unknown."""
         cost = f", cost {self.seconds / 3600 * price:,.2f}" if price else ""
-        return known + cost + (f" ({self.missing()})" if self.unknown else "")
-
-    def missing(self) -> str:
-        """ "not measured yet: 2 training stages, 1 evaluation"."""
-        names = {"train": "training stage", "evals": "evaluation", "judge": "judge"}
+        known = duration(self.seconds) + cost
+        if not self.unknown:
+            return f"about {known}"
+        names = {"train": "training stage", "evals": "evaluation"}
         kinds = [names.get(node.kind, node.kind) for node in self.unknown]
-        parts = [counted(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)]
-        return f"not measured yet: {', '.join(parts)}"
+        parts = (counted(kinds.count(kind), kind) for kind in dict.fromkeys(kinds))
+        missing = f"(not measured yet: {', '.join(parts)})"
+        return f"at least {known} {missing}" if self.seconds >= 1 else ""
 
 
 def duration(seconds: float) -> str:
