@@ -59,6 +59,7 @@ def without(tree: dict) -> dict:
     }
     controls["arms"] = keep(controls["arms"])
     dose["stages"] = [stage for stage in dose["stages"] if stage in needed and dose["eval"]]
+    dose["steps"] = dose["steps"] if dose["eval"] else []
     absorption["stages"] = {
         name: {**entry, "quiz": known(entry["quiz"])}
         for name, entry in absorption["stages"].items()

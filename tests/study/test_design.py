@@ -28,8 +28,11 @@ def test_without_an_arm_the_rest_of_a_study_is_the_same(tiny):
     assert part.config["figure"]["headline"] == "" and part.config["figure"]["summary"] == ["kept"]
     assert "y" not in part.config["stages"]
     assert set(part.config["absorption"]["stages"]) == {"x"}
-    tiny.evals.held.arms = ("y",)  # the evaluation of absorption goes with its last arm
-    assert not make_study(tiny).config["absorption"]["stages"]
+    # The evaluation of absorption and dose goes with its last arm.
+    tiny.evals.held.arms, tiny.dose.eval = ("y",), "held"
+    tiny.dose.stages, tiny.dose.steps = ("x", "y"), (2,)
+    left = make_study(tiny).config
+    assert not left["absorption"]["stages"] and not left["dose"]["steps"]
 
 
 def test_missing_controls_and_arms_left_out_are_named(tiny):
@@ -50,7 +53,10 @@ def test_what_cannot_be_left_out_or_is_no_control_is_refused(tiny):
     tiny.without = ("x", "y", "neutral")
     with pytest.raises(UserError, match="no arm is left"):
         make_study(tiny)
-    tiny.without = ()
+    tiny.without, tiny.design.mix = ("y",), ("mixx",)
+    with pytest.raises(UserError, match=r"design\.mix: 'mixx' is not one of config\.arms"):
+        make_study(tiny)
+    tiny.without, tiny.design.mix = (), ()
     tiny.design.context = ("which",)
     with pytest.raises(UserError, match=r"design\.context: 'which' is not one of config\.evals wi"):
         make_study(tiny)
