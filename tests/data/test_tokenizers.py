@@ -325,8 +325,9 @@ def test_settings_for_batches_change_no_ids(tmp_path):
 def test_a_pattern_that_takes_too_long_is_refused_before_it_is_used(
     tmp_path, monkeypatch, pattern, message
 ):
-    seconds = Limit(1 if "seconds" in message else 60, "PATTERN_SECONDS")
-    monkeypatch.setattr("msm_jax.data.tokenizer_patterns.PATTERN_SECONDS", seconds)
+    seconds = Limit(1 if "seconds" in message else 60)
+    for module in ("limits", "data.tokenizer_patterns"):
+        monkeypatch.setattr(f"msm_jax.{module}.PATTERN_SECONDS", seconds)
     bomb = {
         "type": "Split",
         "pattern": {"Regex": pattern},

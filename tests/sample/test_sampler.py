@@ -138,7 +138,7 @@ def test_a_chunk_works_in_the_memory_it_is_given(params, monkeypatch, R, S, bloc
     P, M = 2, 4
     layers = decode.unstacked(params)
     prompts, rings = decode.empty(CONFIG, P, S), decode.empty_rings(CONFIG, P, M, R)
-    begun = sampler._Batch(CONFIG, params, layers, {}, P, M, S, R, None, None)._begin(0)
+    begun = sampler._Batch(CONFIG, params, layers, {}, P, M, S, R, None, None)._begin()
     how = {
         "key": jax.random.key(0), "stop_ids": np.array([1]), "vocab_limit": 30,
         "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,

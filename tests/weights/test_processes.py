@@ -16,12 +16,12 @@ from msm_jax.weights.export import save_checkpoint
 from msm_jax.weights.huggingface import load_checkpoint
 
 bytes_read = 0
-fill = tensor_files.Stored._fill
-def counted(self, array, at):
+filled = tensor_files.Stored._filled
+def counted(self, array, first):
     global bytes_read
     bytes_read += array.nbytes
-    return fill(self, array, at)
-tensor_files.Stored._fill = counted
+    return filled(self, array, first)
+tensor_files.Stored._filled = counted
 
 found = {}
 _, here = load_checkpoint(folder)
