@@ -37,6 +37,7 @@ import importlib.util
 import json
 import pathlib
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 
@@ -46,6 +47,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MUCH = 2_500_000_000  # bytes
 TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # which only glibc has
 atexit.register(shutil.rmtree, os.environ["MSM_JAX_CACHE"], ignore_errors=True)
+# Under nohup, or in the background of a script, these are ignored, also by the commands that tests
+# start and send them to; handlers are not passed on.
+for number, handler in (
+    (signal.SIGHUP, lambda *_: None), (signal.SIGINT, signal.default_int_handler),
+):  # fmt: skip
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 for name in [*os.environ]:
     if name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY") or name.startswith("INSPECT_"):
         del os.environ[name]
