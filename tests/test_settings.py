@@ -242,6 +242,7 @@ def test_choices_are_those_that_the_code_knows():
         "mixture": pipeline.MIXTURES,
         "packing.rows": packing.ROWS,
         "packing.too_long": packing.TOO_LONG,
+        "trainable": optimizer.TRAINABLE,
         "optimizer.schedule": optimizer.SCHEDULES,
         "model.lora_targets": model.PROJECTIONS,
         "model.remat": model.REMATS,

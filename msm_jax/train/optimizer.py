@@ -12,6 +12,7 @@ from msm_jax.errors import UserError
 from msm_jax.model.adapter import only_adapter, without_adapter
 
 DECAYED = ("w", "lora_a", "lora_b")  # not norms, not biases
+TRAINABLE = ("all", "lora")
 SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {  # of (peak, steps)
     "cosine": optax.cosine_decay_schedule,
     "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
@@ -21,6 +22,8 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {  # of (peak, st
 
 def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     """Learning rate by step: linear warmup over `warmup_fraction` of the run, then decay to 0."""
+    if config.schedule not in SCHEDULES:
+        raise UserError(f"optimizer.schedule={config.schedule!r}: one of {(*SCHEDULES,)}")
     peak, warmup = config.learning_rate, round(config.warmup_fraction * steps)
     after = SCHEDULES[config.schedule](peak, max(steps - warmup, 1))
     # (step + 1) / warmup: the first step already moves.
@@ -125,8 +128,10 @@ def optimizer_shardings(
 def split_params(params: dict, trainable: str) -> tuple[dict, dict]:
     """(trained, frozen) trees that `msm_jax.model.adapter.join` puts together again.
 
-    UserError for trainable="lora" without an adapter in the model.
+    UserError for trainable="lora" without an adapter in the model, and for another word.
     """
+    if trainable not in TRAINABLE:
+        raise UserError(f"trainable={trainable!r}: one of {TRAINABLE}")
     if trainable == "all":
         return params, {}
     adapter = only_adapter(params)

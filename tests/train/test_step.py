@@ -142,6 +142,15 @@ def test_schedule_rises_then_falls(config):
     assert (np.diff(rates[10:]) < 0).all() and rates[-1] < 0.01 * rates.max()
 
 
+def test_python_refuses_words_that_configs_refuse(config):
+    with pytest.raises(UserError, match="trainable='lorra': one of"):
+        split_params({}, "lorra")
+    with config.unlocked():
+        config.optimizer.schedule = "cosin"
+    with pytest.raises(UserError, match="schedule='cosin': one of .'cosine', "):
+        make_schedule(config.optimizer, 100)
+
+
 def test_weight_decay_spares_norms(config):
     config.optimizer.update({"weight_decay": 0.5, "learning_rate": 0.1, "schedule": "constant"})
     config.optimizer.warmup_fraction = 0.0
