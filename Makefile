@@ -106,7 +106,8 @@ $(VENV)/.installed: setup.py constraints.txt
 	@$(PYTHON) -c '$(TOO_OLD)'
 	@test -x $(BIN)/pip || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing msm_jax and its dependencies into $(VENV)"
-	@$(PIP) install --constraint constraints.txt --editable .
+	@# Python compiles the modules that are imported, which few of their files ever are.
+	@$(PIP) install --no-compile --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.installed-real: $(VENV)/.installed
@@ -117,7 +118,6 @@ $(VENV)/.installed-real: $(VENV)/.installed
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "installing the dependencies of the tests into $(VENV)"
-	@# Python compiles the modules that are imported, which few of their 25,000 files ever are.
 	@$(PIP) install --no-compile --constraint constraints.txt --editable '.[test,docs]'
 	@# Only for one of its files: Qwen's BPE ranks, from which the tests build the real tokenizer.
 	@$(PIP) install --no-compile --no-deps dashscope==2.0.2

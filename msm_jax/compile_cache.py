@@ -10,6 +10,10 @@ The directory is the first of these that is given; "off" in its place turns the 
 In 1, 3 and 4 there is one directory per version of JAX and kind of processor below it, since XLA's
 programs for one CPU can crash on another. JAX itself adds device, flags and program to every key.
 Python code that uses `msm_jax` as a library turns it on by `compile_cache.enable()`.
+
+On a CPU, LLVM also optimizes less than XLA asks for by default: at level 1 instead of 3. Programs
+compute the same bits at the same speed, and compile in two thirds of the time, fresh weights in a
+fifth (`benchmarks/llvm_level.py`). A level in $XLA_FLAGS counts instead.
 """
 
 import contextlib
@@ -21,10 +25,12 @@ import platform
 import sys
 import tempfile
 
+from msm_jax import memory
 from msm_jax.errors import UserError
 from msm_jax.files import delete
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+LLVM_LEVEL = "--xla_backend_optimization_level=1"
 MOST_BYTES = 8 * 2**30
 SETTINGS = {
     "jax_persistent_cache_min_compile_time_secs": 0.2,
@@ -37,10 +43,14 @@ SETTINGS = {
 def enable(where: str = "", most_bytes: int = MOST_BYTES) -> str:
     """Turn the cache on for this process and those it starts; better before JAX compiles anything.
 
+    LLVM's level is lowered if JAX has not started yet and will compute on a CPU.
     `where` is a directory, "off", or "" for the first of 2 to 4 above. The programs that were not
     used for the longest time are deleted until the rest takes no more than `most_bytes`; not in a
     directory that JAX's own variable names. Returns "", or why programs are not kept.
     """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if LLVM_LEVEL.partition("=")[0] not in flags and memory.computes_on_cpu():
+        os.environ["XLA_FLAGS"] = f"{flags} {LLVM_LEVEL}".strip()
     if os.environ.get(VARIABLE) and not where:
         return ""
     where = where or default_directory()

@@ -53,7 +53,7 @@ def restart(command: str) -> None:
     """
     given = environment()
     is_command = ("-m", command) in itertools.pairwise(sys.orig_argv)
-    if given.items() <= os.environ.items() or not is_command or not _computes_on_cpu():
+    if given.items() <= os.environ.items() or not is_command or not computes_on_cpu():
         return
     try:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **given})
@@ -77,7 +77,7 @@ def _has_huge_pages() -> bool:
     return given and tunable in os.environ.get("GLIBC_TUNABLES", tunable)
 
 
-def _computes_on_cpu() -> bool:
+def computes_on_cpu() -> bool:
     """Known without JAX: $JAX_PLATFORMS says so, or there is no accelerator."""
     first = os.environ.get("JAX_PLATFORMS", "").split(",")[0]
     return first == "cpu" if first else not (accelerators.gpus() or accelerators.tpu_chips())

@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: each worker has a core to itself
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1"  # as every command on a CPU
 os.environ["MSM_JAX_KEEP_MEMORY"] = "off"  # commands of small models would start twice for nothing
 # What the user has is neither read nor written: tokens, keys of providers, settings of other tools.
 os.environ["MSM_JAX_CACHE"] = tempfile.mkdtemp(prefix="msm_jax_tests_")
@@ -192,13 +193,19 @@ def smoke(shared, forked) -> pathlib.Path:
     return shared("smoke", make) / "study"
 
 
+def _with_flags(environment: dict[str, str]) -> dict[str, str]:
+    """The variables of a process, in which XLA_FLAGS are added to those of all tests."""
+    flags = f"{os.environ['XLA_FLAGS']} {environment.get('XLA_FLAGS', '')}"
+    return environment | {"XLA_FLAGS": flags.strip()}
+
+
 @pytest.fixture
 def run_program(forked, tmp_path):
     """`run_program(text, *arguments, **environment)`: as `run_python("-c", ...)`, in a fork."""
 
     def run(text: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         words = [text, *arguments]
-        done = forked("-c", words, tmp_path, env=environment)
+        done = forked("-c", words, tmp_path, env=_with_flags(environment))
         return subprocess.CompletedProcess(words, done["code"], done["out"], done["err"])
 
     return run
@@ -216,7 +223,7 @@ def run_python(tmp_path):
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": path, **environment},
+            env={**os.environ, "PYTHONPATH": path, **_with_flags(environment)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

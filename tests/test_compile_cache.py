@@ -36,7 +36,8 @@ for where, environment in json.load(sys.stdin):
     os.environ.update(inherited | environment)
     problem = compile_cache.enable(where, most_bytes=250)
     found = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
-    print(json.dumps([found, os.environ.get("JAX_ENABLE_COMPILATION_CACHE", ""), problem]))
+    enabled, flags = map(os.environ.get, ("JAX_ENABLE_COMPILATION_CACHE", "XLA_FLAGS"), ("", ""))
+    print(json.dumps([found, enabled, problem, flags]))
 assert "jax" not in sys.modules
 """
 
@@ -55,7 +56,17 @@ def test_where_programs_are_kept_and_when_not(root, tmp_path):
         ("off", {"MSM_JAX_CACHE": at("ours")}, None),
         (at("file"), {}, None),
     ]
-    clean = {k: v for k, v in os.environ.items() if k not in ("JAX_COMPILATION_CACHE_DIR", "HOME")}
+    # LLVM's level is lowered on a CPU, where the user has not chosen one.
+    level, other = "--xla_backend_optimization_level", "--xla_cpu_multi_thread_eigen=false"
+    levels = [
+        ({"JAX_PLATFORMS": "cpu"}, f"{level}=1"),
+        ({"JAX_PLATFORMS": "cpu", "XLA_FLAGS": other}, f"{other} {level}=1"),
+        ({"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{level}=3"}, f"{level}=3"),
+        ({"JAX_PLATFORMS": "cuda,cpu"}, ""),
+    ]
+    cases += [("off", environment, None) for environment, _ in levels]
+    ours = ("JAX_COMPILATION_CACHE_DIR", "HOME", "XLA_FLAGS")
+    clean = {name: value for name, value in os.environ.items() if name not in ours}
     done = subprocess.run(
         [sys.executable, "-c", CASES],
         input=json.dumps([(where, environment) for where, environment, _ in cases]),
@@ -64,8 +75,9 @@ def test_where_programs_are_kept_and_when_not(root, tmp_path):
         text=True,
         check=True,
     )
-    for (where, _, wanted), line in zip(cases, done.stdout.splitlines(), strict=True):
-        found, enabled, problem = json.loads(line)
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [flags for *_, flags in replies[-len(levels) :]] == [wanted for _, wanted in levels]
+    for (where, _, wanted), (found, enabled, problem, _) in zip(cases, replies, strict=True):
         assert enabled == ("" if wanted else "False")
         assert (at("file") in problem) if where == at("file") else not problem
         if wanted and wanted != at("jax"):
