@@ -15,7 +15,6 @@ from msm_jax.data.sandbox import writer
 from msm_jax.data.tokenizer import Tokenizer
 from msm_jax.data.tokenizer_files import (
     SETTINGS_FILE,
-    read_settings,
     read_special,
     read_templates,
     token_text,
@@ -121,13 +120,10 @@ def template_names(
 
 
 def special_tokens(directory: str | os.PathLike) -> dict[str, str]:
-    """{"eos_token": "<|im_end|>", ...} of tokenizer_config.json or, in old checkpoints, of
-    special_tokens_map.json."""
-    found = {}
-    for settings in (read_special(directory), read_settings(directory)):
-        texts = {name: token_text(settings.get(name)) for name in _SPECIAL}
-        found.update({name: text for name, text in texts.items() if text is not None})
-    return found
+    """{"eos_token": "<|im_end|>", ...}: the special tokens that templates name."""
+    found = read_special(directory)
+    texts = {name: token_text(found.get(name)) for name in _SPECIAL}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def portable(template: str, names: Mapping[str, Any], known: Mapping[str, str]) -> str:

@@ -27,7 +27,6 @@ from msm_jax.data.tokenizer_files import (
     extra_tokens,
     parse_tokenizer,
     read_added,
-    read_settings,
     read_special,
     token_text,
 )
@@ -270,15 +269,14 @@ def _added_beside(folder: pathlib.Path) -> tuple[list[dict], list[str]]:
     and that neither text nor templates have, such as one for padding, are left out at the end:
     published models often have no row for them.
     """
-    settings, special = read_settings(folder), read_special(folder)
-    decoder = settings.get("added_tokens_decoder")
+    names = read_special(folder)
+    decoder = names.get("added_tokens_decoder")
     flags = dict.fromkeys(FLAGS, False)
     words = [{**flags, **word, "id": int(token)} for token, word in (decoder or {}).items()]
-    names = {**special, **settings}
     extra = [token_text(token) for token in extra_tokens(names)]
     named = {key: text for key in NAMED if (text := token_text(names.get(key)))}
     order = [*named.values(), *(text for text in extra if text)]
-    if not decoder:
+    if decoder is None:
         words += [
             {**flags, "content": content, "id": token, "special": content in order}
             for content, token in read_added(folder).items()

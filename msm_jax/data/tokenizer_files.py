@@ -2,7 +2,7 @@
 
     tokenizer.json           the tokenizer itself
     tokenizer_config.json    special tokens, added tokens, chat templates
-    special_tokens_map.json  special tokens, in older checkpoints
+    special_tokens_map.json  special tokens, in older checkpoints (see `read_special`)
     added_tokens.json        {token: id}, in older checkpoints
 
 What the library `tokenizers` checks as well is left to it: the parts of its models, normalizers and
@@ -61,8 +61,20 @@ def read_settings(directory: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_special(directory: str | os.PathLike) -> dict[str, Any]:
-    """special_tokens_map.json of a directory; as `read_settings`."""
-    return _read(pathlib.Path(directory) / SPECIAL_FILE)
+    """What a directory has under the keys `NAMED` and `EXTRA`, as `transformers` reads it.
+
+    special_tokens_map.json counts only where tokenizer_config.json has no added_tokens_decoder,
+    but then its tokens and nulls replace those of tokenizer_config.json, and its list of extra
+    tokens is added. Errors as for `read_settings`.
+    """
+    settings = read_settings(directory)
+    if settings.get("added_tokens_decoder") is not None:
+        return settings
+    special = _read(pathlib.Path(directory) / SPECIAL_FILE)
+    before, after = (found.get("extra_special_tokens") for found in (settings, special))
+    if isinstance(before, list) and isinstance(after, list):
+        special["extra_special_tokens"] = before + after
+    return {**settings, **special}
 
 
 def read_added(directory: str | os.PathLike) -> dict[str, int]:

@@ -8,11 +8,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from msm_jax.data.pipeline import load_data
 from msm_jax.data.store import TAG, load_store
-from msm_jax.data.template import find_template
+from msm_jax.data.template import find_template, special_tokens
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
 from msm_jax.limits import Limit
 
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 BEGIN, END, OF_TURN = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
 CONTROLS = [BEGIN, END, OF_TURN, "<|start_header_id|>", "<|end_header_id|>"]
 LINES = [
@@ -226,7 +227,7 @@ def test_words_that_only_tokenizer_config_adds_are_those_of_transformers(tmp_pat
     directory(tmp_path, tokenizer_json())
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     first = load_tokenizer(tmp_path).vocab_size
-    flags = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
+    flags = dict.fromkeys(FLAGS, False)
     words = {"Zorblax": False, "<|extra|>": True, BEGIN: True}
     ids = [first, first + 1, load_tokenizer(tmp_path).control(BEGIN)]
     settings["added_tokens_decoder"] = {
@@ -277,6 +278,34 @@ def test_special_tokens_that_have_only_a_name_are_those_of_transformers(tmp_path
     assert ours.vocab_size == len(theirs)
     text = "".join(name for name in found if name not in CONTROLS)
     assert not {*ours.encode(f"a {text}")} & {*found.values()}
+
+
+@pytest.mark.parametrize("decoder", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "special"),
+    [
+        ({"bos_token": None}, {"bos_token": "<s>"}),
+        ({}, {"bos_token": "<s>"}),
+        ({"bos_token": "<a>"}, {"bos_token": "<s>"}),
+        ({"bos_token": "<a>"}, {"bos_token": None}),
+        ({"bos_token": "<a>"}, {"eos_token": END}),
+        ({"extra_special_tokens": ["<|x|>"]}, {"extra_special_tokens": ["<|y|>"]}),
+    ],
+)
+def test_where_two_files_name_a_special_token_the_one_of_transformers_counts(
+    tmp_path, settings, special, decoder
+):
+    plain, _ = directory(tmp_path, tokenizer_json())
+    if decoder:
+        word = {"content": "<|n|>", "special": True, **dict.fromkeys(FLAGS, False)}
+        settings = settings | {"added_tokens_decoder": {str(plain.vocab_size): word}}
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(special))
+    ours, theirs = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert special_tokens(tmp_path).get("bos_token") == theirs.bos_token
+    assert {name: ours.control(name) for name in ours.control_names} == theirs.get_added_vocab()
+    assert ours.vocab_size == len(theirs)
 
 
 def test_a_token_for_padding_alone_asks_for_no_row_of_the_model(tmp_path):
