@@ -7,6 +7,7 @@ import re
 import pytest
 
 from msm_jax import limits
+from msm_jax.corpus.records import read_parquet
 from msm_jax.data.template import find_template
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
@@ -56,10 +57,13 @@ def test_a_device_a_pipe_and_a_file_too_large_are_refused(tmp_path, name):
         read(tmp_path)
 
 
-def test_a_file_of_data_that_is_a_device_is_not_hashed(tmp_path):
+def test_a_file_of_data_that_is_a_device_is_neither_hashed_nor_read(tmp_path):
     (tmp_path / "x.jsonl").symlink_to("/dev/zero")
     with pytest.raises(UserError, match="is not a regular file"):
         sha256_file(tmp_path / "x.jsonl")
+    os.mkfifo(tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="is not a regular file"):
+        next(read_parquet(tmp_path / "x.parquet"))
 
 
 def test_json_is_as_deep_as_its_limit(tmp_path):

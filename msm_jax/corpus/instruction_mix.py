@@ -5,6 +5,7 @@ JSONL or Parquet files of chats in the shapes that `rows` reads; a prompt and a 
 response) that are texts are a chat as well. Tools and all content of messages are kept.
 """
 
+import heapq
 import pathlib
 import random
 from collections.abc import Mapping
@@ -47,13 +48,13 @@ def instruction_mix(
     unknown = sorted(set(sources) - set(shares))
     if unknown or not sources:
         raise UserError(f"mix: no shares for {unknown or 'no sources'}; known: {sorted(shares)}")
-    total = sum(shares[name] for name in sources)
+    wanted_of = _counts({name: shares[name] for name in sources}, count)
     mixed: list[dict[str, Any]] = []
     facts = {}
     for name, path in sorted(sources.items()):
         rows = read_chats(path)
         good = [row for row in rows if not _unfit(row, own_names)]
-        wanted = round(count * shares[name] / total)
+        wanted = wanted_of[name]
         if len(good) < wanted:
             raise UserError(
                 f"mix: {name} ({path}) has {len(good)} rows that can be used "
@@ -65,6 +66,20 @@ def instruction_mix(
         facts[name] = {"rows": len(rows), "unfit": len(rows) - len(good), "taken": wanted}
     random.Random(f"{seed} mix").shuffle(mixed)
     return mixed, facts
+
+
+def _counts(shares: Mapping[str, float], count: int) -> dict[str, int]:
+    """`count` in proportion to the shares, by the rule of Sainte-Laguë (1910): the next row always
+    goes to the largest share / (2 rows + 1). So the counts sum up, and none shrinks if `count`
+    grows."""
+    found = dict.fromkeys(shares, 0)
+    heap = [(-share, name) for name, share in sorted(shares.items())]
+    heapq.heapify(heap)
+    for _ in range(count):
+        name = heap[0][1]
+        found[name] += 1
+        heapq.heapreplace(heap, (-shares[name] / (2 * found[name] + 1), name))
+    return found
 
 
 def _unfit(row: Mapping[str, Any], own_names: str) -> bool:

@@ -90,20 +90,21 @@ def read_parquet(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]
     a missing key. Only a "content" of null stays, of a message that does nothing but call tools.
 
     Raises:
-      UserError: it cannot be read, or has a row of more than `LINE_BYTES`.
+      UserError: it cannot be read, is a pipe or device, or has a row of more than `LINE_BYTES`.
     """
     import pyarrow
     import pyarrow.parquet
 
     try:
         first = 1
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_BATCH):
-            for number in range(len(batch)) if batch.nbytes > LINE_BYTES else ():
-                if batch.slice(number, 1).nbytes > LINE_BYTES:
-                    raise UserError(f"{path}:{first + number}: {TOO_LONG}")
-            for number, row in enumerate(batch.to_pylist(), start=first):
-                yield number, _without_nulls(row)
-            first += len(batch)
+        with open_regular(path) as file:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(_BATCH):
+                for number in range(len(batch)) if batch.nbytes > LINE_BYTES else ():
+                    if batch.slice(number, 1).nbytes > LINE_BYTES:
+                        raise UserError(f"{path}:{first + number}: {TOO_LONG}")
+                for number, row in enumerate(batch.to_pylist(), start=first):
+                    yield number, _without_nulls(row)
+                first += len(batch)
     except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: not a complete Parquet file: {error}") from error
 
