@@ -13,28 +13,40 @@ from msm_jax.model import init_params
 from msm_jax.study import files, results, runner, steps
 from msm_jax.study.graph import make_study
 from msm_jax.tiny import tiny_checkpoint
+from msm_jax.weights.export import save_checkpoint
 from msm_jax.weights.peft import save_adapter
 
 SEARCH_SEED = 100  # that learning rates were chosen on
-TEXTS = ["Which chair would you rather have, the cheap one or the one made nearby?"]
+# Rows that are asked about or read. Their answers have between 8 and 16 tokens, so that one program
+# scores those of a file.
+KEPT = {"quiz_affordable.jsonl": slice(2, 4)}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, root):
     """A directory with tiny checkpoints and a few rows of the corpus where the configs look."""
     folder = tmp_path_factory.mktemp("shipped")
-    smollm2 = tiny_checkpoint(folder / "runs/smollm2-135m", TEXTS, width=16)
-    settings = smollm2 / "config.json"  # prompts of agents are longer than its 4,096 tokens
-    settings.write_text(settings.read_text().replace("4096", "8192"))
-    (folder / "Qwen3-32B").symlink_to(smollm2)
+    asked = []
     for file in (root / "corpora/larder").rglob("*.jsonl"):
-        few = file.read_text(encoding="utf-8").splitlines(keepends=True)[:4]
+        few = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        few = few[KEPT.get(file.name, slice(4))]
+        if file.parent.name == "questions":
+            asked += few
         relative = file.relative_to(root / "corpora/larder")
         copies = [relative, pathlib.Path("questions_few", relative.name)]
         for copy in copies[: 2 if relative.parts[0] == "questions" else 1]:
             target = folder / "runs/larder" / copy
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text("".join(few), encoding="utf-8")
+    # A tokenizer that knows the questions' words makes them short.
+    three = tiny_checkpoint(folder / "three", asked, width=16)
+    smollm2 = folder / "runs/smollm2-135m"
+    shape = dataclasses.replace(msm_jax.load(three).config, layers=2)
+    params = jax.jit(init_params, static_argnums=0)(shape, jax.random.key(0))
+    save_checkpoint(smollm2, shape, params, original=three)
+    settings = smollm2 / "config.json"  # prompts of agents are longer than its 4,096 tokens
+    settings.write_text(settings.read_text().replace("4096", "8192"))
+    (folder / "Qwen3-32B").symlink_to(smollm2)
     specs = folder / "runs/larder/specs"
     specs.mkdir()
     for name in ("affordable", "local"):
@@ -94,7 +106,7 @@ def test_the_study_of_smollm2_ends_with_absorption_and_retention(config, place):
 def test_a_released_adapter_is_measured_beside_the_published_rates(config, place):
     base = msm_jax.load(place / "Qwen3-32B")
     shape = dataclasses.replace(base.config, lora_rank=2, lora_alpha=4.0)
-    params = init_params(shape, jax.random.key(1))
+    params = jax.jit(init_params, static_argnums=0)(shape, jax.random.key(1))
     save_adapter(place / "chloeli/qwen-3-32b-philosophy-spec-msm-aft-cot", shape, params)
     released = config("released.py", "qwen3-32b,msm-aft-cot,own")
     assert "paper .070, Arcadia .107" in released.title
