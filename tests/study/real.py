@@ -26,7 +26,8 @@ def get_config():
     config.corpora.docs = docs
     config.train.update({"rows": 4, "sequence_length": 16, "mixture": "epochs", "steps": 0})
     config.train.update({"checkpoint_every": 4, "log_every": 1})
-    config.train.optimizer.schedule = "constant"
+    # One program for stages of any number of steps.
+    config.train.optimizer.update({"schedule": "constant", "warmup_fraction": 0.0})
     config.train.trainable = "lora"
     config.train.model.update({"lora_rank": 2, "lora_alpha": 4.0})
     data = lambda path: ConfigDict({"data": {"text": source(path)}})

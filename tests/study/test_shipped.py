@@ -6,14 +6,14 @@ import pathlib
 import runpy
 
 import jax
+import numpy as np
 import pytest
 
 import msm_jax
 from msm_jax.model import init_params
+from msm_jax.model.adapter import only_adapter
 from msm_jax.study import files, results, runner, steps
 from msm_jax.study.graph import make_study
-from msm_jax.tiny import tiny_checkpoint
-from msm_jax.weights.export import save_checkpoint
 from msm_jax.weights.peft import save_adapter
 
 SEARCH_SEED = 100  # that learning rates were chosen on
@@ -23,7 +23,7 @@ KEPT = {"quiz_affordable.jsonl": slice(2, 4)}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, root):
+def place(tmp_path_factory, root, make_base):
     """A directory with tiny checkpoints and a few rows of the corpus where the configs look."""
     folder = tmp_path_factory.mktemp("shipped")
     asked = []
@@ -39,11 +39,7 @@ def place(tmp_path_factory, root):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text("".join(few), encoding="utf-8")
     # A tokenizer that knows the questions' words makes them short.
-    three = tiny_checkpoint(folder / "three", asked, width=16)
-    smollm2 = folder / "runs/smollm2-135m"
-    shape = dataclasses.replace(msm_jax.load(three).config, layers=2)
-    params = jax.jit(init_params, static_argnums=0)(shape, jax.random.key(0))
-    save_checkpoint(smollm2, shape, params, original=three)
+    smollm2 = make_base(folder / "runs/smollm2-135m", asked)
     settings = smollm2 / "config.json"  # prompts of agents are longer than its 4,096 tokens
     settings.write_text(settings.read_text().replace("4096", "8192"))
     (folder / "Qwen3-32B").symlink_to(smollm2)
@@ -95,6 +91,8 @@ def test_arms_differ_in_their_documents_only(config, argument, seeds, trained):
 
 def test_the_study_of_smollm2_ends_with_absorption_and_retention(config, place):
     tiny = config("smollm2.py", "smoke")
+    # One program for all stages: the optimizer's settings are constants of theirs.
+    tiny.stages.aft.optimizer = tiny.stages.midtrain_local.optimizer
     del tiny.evals["agents"]  # its prompts are long; the next test has them
     found = run(tiny, place / "out")
     arms = {row["name"]: row["evals"] for row in found["arms"]}
@@ -106,8 +104,10 @@ def test_the_study_of_smollm2_ends_with_absorption_and_retention(config, place):
 def test_a_released_adapter_is_measured_beside_the_published_rates(config, place):
     base = msm_jax.load(place / "Qwen3-32B")
     shape = dataclasses.replace(base.config, lora_rank=2, lora_alpha=4.0)
-    params = jax.jit(init_params, static_argnums=0)(shape, jax.random.key(1))
-    save_adapter(place / "chloeli/qwen-3-32b-philosophy-spec-msm-aft-cot", shape, params)
+    leaves = only_adapter(jax.eval_shape(lambda: init_params(shape, jax.random.key(1))))
+    draw = lambda leaf: np.random.default_rng(0).normal(0, 0.2, leaf.shape).astype("float32")
+    trained = place / "chloeli/qwen-3-32b-philosophy-spec-msm-aft-cot"
+    save_adapter(trained, shape, jax.tree.map(draw, leaves))
     released = config("released.py", "qwen3-32b,msm-aft-cot,own")
     assert "paper .070, Arcadia .107" in released.title
     small = {"scenarios": ("murder",), "goals": ("none",), "samples": 1, "max_tokens": 2}
