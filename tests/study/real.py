@@ -36,8 +36,9 @@ def get_config():
     config.arms.plain = ()
     config.arms.msm = ("msm",)
     config.arms.both = ("msm", "aft")
+    # One row, as of the conversations that are sampled after the evaluations: one program for both.
     config.evals.which = evaluation(
-        pairs=str(FILES / "files" / "pairs.jsonl"), rows=4, max_tokens=4
+        pairs=str(FILES / "files" / "pairs.jsonl"), rows=1, max_tokens=4
     )
     config.contrasts.gap = contrast("both - plain", "which", ("both",), ("plain",))
     return config.lock()
