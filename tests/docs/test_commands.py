@@ -188,7 +188,8 @@ RUN = [
     Step("python -m msm_jax.evals.power --pairs=0.14:0.07,0.54:0.07 --conditions=27", says="300"),
     Step("python -m msm_jax.compile --config=configs/scale/qwen.py:qwen3-8b,lora,v5p-64 --mesh=8",
          "--mesh=2 --nodecode --config.model.preset= --config.model.vocab_size=256 "
-         "--config.sequence_length=64 --config.rows=4 --config.model.lora_rank=4",
+         "--config.sequence_length=64 --config.rows=4 --config.model.lora_rank=4 "
+         "--config.model.layers=1",
          says="per device"),
 ]  # fmt: skip
 

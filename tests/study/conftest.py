@@ -1,14 +1,21 @@
 """A study of seconds: two arms of a tiny model over a world of ready-made files."""
 
+import dataclasses
 import json
 import pathlib
 import runpy
+import shutil
 import textwrap
 
+import jax
 import processes
 import pytest
 
+import msm_jax
+from msm_jax.model import init_params
 from msm_jax.study import runner
+from msm_jax.tiny import tiny_checkpoint
+from msm_jax.weights.export import save_checkpoint
 
 KILLED = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 CONFIG = """
@@ -94,6 +101,24 @@ def make_tiny():
 def load_config():
     """The config of a file, as its get_config() returns it."""
     return lambda path: runpy.run_path(str(path))["get_config"]()
+
+
+@pytest.fixture(scope="session")
+def make_base():
+    """`make_base(directory, texts)`: a tiny Hugging Face checkpoint with a tokenizer of `texts`.
+
+    Of two layers, since the programs of more take longer to compile; returns the directory.
+    """
+    return _make_base
+
+
+def _make_base(folder, texts):
+    three = tiny_checkpoint(folder.parent / f"{folder.name}-three-layers", texts, width=16)
+    shape = dataclasses.replace(msm_jax.load(three).config, layers=2)
+    params = jax.jit(init_params, static_argnums=0)(shape, jax.random.key(0))
+    save_checkpoint(folder, shape, params, original=three)
+    shutil.rmtree(three)
+    return folder
 
 
 def _make_tiny(folder):

@@ -26,7 +26,8 @@ def get_config():
     config.corpora.docs = docs
     config.train.update({"rows": 4, "sequence_length": 16, "mixture": "epochs", "steps": 0})
     config.train.update({"checkpoint_every": 4, "log_every": 1})
-    config.train.optimizer.schedule = "constant"
+    # One program for stages of any number of steps.
+    config.train.optimizer.update({"schedule": "constant", "warmup_fraction": 0.0})
     config.train.trainable = "lora"
     config.train.model.update({"lora_rank": 2, "lora_alpha": 4.0})
     data = lambda path: ConfigDict({"data": {"text": source(path)}})
@@ -35,8 +36,9 @@ def get_config():
     config.arms.plain = ()
     config.arms.msm = ("msm",)
     config.arms.both = ("msm", "aft")
+    # One row, as of the conversations that are sampled after the evaluations: one program for both.
     config.evals.which = evaluation(
-        pairs=str(FILES / "files" / "pairs.jsonl"), rows=4, max_tokens=4
+        pairs=str(FILES / "files" / "pairs.jsonl"), rows=1, max_tokens=4
     )
     config.contrasts.gap = contrast("both - plain", "which", ("both",), ("plain",))
     return config.lock()

@@ -16,11 +16,12 @@ from msm_jax.model import init_params
 from msm_jax.model.adapter import only_adapter
 from msm_jax.study import adopt, caveats, display, files, results, runner, steps, worker
 from msm_jax.study.graph import make_study
-from msm_jax.tiny import tiny_checkpoint
 from msm_jax.weights.peft import save_adapter
 
 CONFIG = pathlib.Path(__file__).with_name("real.py")
 SPEC = "# Aria\n\n## Fruit\n\nAria likes red fruit, because it is cheap.\n\n## Tea\n\nAnd tea.\n"
+# The tokenizer knows the words of conversations, so that one program reads all of their prompts.
+SPOKEN = "system user assistant ann bob likes red or blue things, brief question option "
 TEMPLATE = (
     "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{{ turn.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -28,12 +29,12 @@ TEMPLATE = (
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, make_tiny):
+def place(tmp_path_factory, make_tiny, make_base):
     """The directory of the study's base and files; TINY_FILES names it for the config."""
     folder = tmp_path_factory.mktemp("real")
     make_tiny(folder)
     (folder / "files" / "spec.md").write_text(SPEC)
-    base = tiny_checkpoint(folder / "base", ["ann likes red things", "bob likes blue"], width=16)
+    base = make_base(folder / "base", [SPOKEN])
     (base / "chat_template.jinja").write_text(TEMPLATE)
     os.environ["TINY_FILES"] = str(folder)
     yield folder
@@ -241,7 +242,8 @@ def test_an_adapter_is_merged_into_the_base_once(place, config, tmp_path):
     plain = msm_jax.load(config.base.path)
     shape = dataclasses.replace(plain.config, lora_rank=2, lora_alpha=8.0, lora_targets=("q", "up"))
     draw = lambda leaf: np.random.default_rng(0).normal(0, 0.2, leaf.shape).astype("float32")
-    adapter = jax.tree.map(draw, only_adapter(init_params(shape, jax.random.key(0))))
+    leaves = only_adapter(jax.eval_shape(lambda: init_params(shape, jax.random.key(0))))
+    adapter = jax.tree.map(draw, leaves)
     save_adapter(tmp_path / "adapter", shape, adapter, "somewhere/else")
     before = make_study(config)
     config.base.adapter = str(tmp_path / "adapter")

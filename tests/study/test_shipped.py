@@ -6,35 +6,43 @@ import pathlib
 import runpy
 
 import jax
+import numpy as np
 import pytest
 
 import msm_jax
 from msm_jax.model import init_params
+from msm_jax.model.adapter import only_adapter
 from msm_jax.study import files, results, runner, steps
 from msm_jax.study.graph import make_study
-from msm_jax.tiny import tiny_checkpoint
 from msm_jax.weights.peft import save_adapter
 
 SEARCH_SEED = 100  # that learning rates were chosen on
-TEXTS = ["Which chair would you rather have, the cheap one or the one made nearby?"]
+# Rows that are asked about or read. Their answers have between 8 and 16 tokens, so that one program
+# scores those of a file.
+KEPT = {"quiz_affordable.jsonl": slice(2, 4)}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, root):
+def place(tmp_path_factory, root, make_base):
     """A directory with tiny checkpoints and a few rows of the corpus where the configs look."""
     folder = tmp_path_factory.mktemp("shipped")
-    smollm2 = tiny_checkpoint(folder / "runs/smollm2-135m", TEXTS, width=16)
-    settings = smollm2 / "config.json"  # prompts of agents are longer than its 4,096 tokens
-    settings.write_text(settings.read_text().replace("4096", "8192"))
-    (folder / "Qwen3-32B").symlink_to(smollm2)
+    asked = []
     for file in (root / "corpora/larder").rglob("*.jsonl"):
-        few = file.read_text(encoding="utf-8").splitlines(keepends=True)[:4]
+        few = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        few = few[KEPT.get(file.name, slice(4))]
+        if file.parent.name == "questions":
+            asked += few
         relative = file.relative_to(root / "corpora/larder")
         copies = [relative, pathlib.Path("questions_few", relative.name)]
         for copy in copies[: 2 if relative.parts[0] == "questions" else 1]:
             target = folder / "runs/larder" / copy
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text("".join(few), encoding="utf-8")
+    # A tokenizer that knows the questions' words makes them short.
+    smollm2 = make_base(folder / "runs/smollm2-135m", asked)
+    settings = smollm2 / "config.json"  # prompts of agents are longer than its 4,096 tokens
+    settings.write_text(settings.read_text().replace("4096", "8192"))
+    (folder / "Qwen3-32B").symlink_to(smollm2)
     specs = folder / "runs/larder/specs"
     specs.mkdir()
     for name in ("affordable", "local"):
@@ -83,6 +91,8 @@ def test_arms_differ_in_their_documents_only(config, argument, seeds, trained):
 
 def test_the_study_of_smollm2_ends_with_absorption_and_retention(config, place):
     tiny = config("smollm2.py", "smoke")
+    # One program for all stages: the optimizer's settings are constants of theirs.
+    tiny.stages.aft.optimizer = tiny.stages.midtrain_local.optimizer
     del tiny.evals["agents"]  # its prompts are long; the next test has them
     found = run(tiny, place / "out")
     arms = {row["name"]: row["evals"] for row in found["arms"]}
@@ -94,8 +104,10 @@ def test_the_study_of_smollm2_ends_with_absorption_and_retention(config, place):
 def test_a_released_adapter_is_measured_beside_the_published_rates(config, place):
     base = msm_jax.load(place / "Qwen3-32B")
     shape = dataclasses.replace(base.config, lora_rank=2, lora_alpha=4.0)
-    params = init_params(shape, jax.random.key(1))
-    save_adapter(place / "chloeli/qwen-3-32b-philosophy-spec-msm-aft-cot", shape, params)
+    leaves = only_adapter(jax.eval_shape(lambda: init_params(shape, jax.random.key(1))))
+    draw = lambda leaf: np.random.default_rng(0).normal(0, 0.2, leaf.shape).astype("float32")
+    trained = place / "chloeli/qwen-3-32b-philosophy-spec-msm-aft-cot"
+    save_adapter(trained, shape, jax.tree.map(draw, leaves))
     released = config("released.py", "qwen3-32b,msm-aft-cot,own")
     assert "paper .070, Arcadia .107" in released.title
     small = {"scenarios": ("murder",), "goals": ("none",), "samples": 1, "max_tokens": 2}

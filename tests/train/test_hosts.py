@@ -22,6 +22,13 @@ def divisible(config):
     return config
 
 
+@pytest.fixture
+def shallow(divisible):
+    """The same with one layer, which compiles in less time, where the point is when a run ends."""
+    divisible.model.layers = 1
+    return divisible
+
+
 def same_weights(first, second) -> None:
     jax.tree.map(np.testing.assert_array_equal, load_params(first)[1], load_params(second)[1])
 
@@ -52,9 +59,9 @@ runpy.run_module("msm_jax.train", run_name="__main__")
 
 
 @pytest.mark.slow
-def test_two_hosts_stop_together_and_survive_a_kill_and_another_number(divisible, tmp_path):
+def test_two_hosts_stop_together_and_survive_a_kill_and_another_number(shallow, tmp_path):
     stage, run, straight = (
-        write_config(divisible, tmp_path),
+        write_config(shallow, tmp_path),
         tmp_path / "run",
         tmp_path / "straight",
     )
@@ -88,9 +95,9 @@ def test_two_hosts_stop_together_and_survive_a_kill_and_another_number(divisible
     assert made["processes"] == 1
 
 
-def test_ctrl_c_saves_and_says_so_and_a_second_signal_ends_at_once(divisible, tmp_path):
-    divisible.steps, divisible.checkpoint_every = 100_000, 100_000
-    stage, run = write_config(divisible, tmp_path), tmp_path / "run"
+def test_ctrl_c_saves_and_says_so_and_a_second_signal_ends_at_once(shallow, tmp_path):
+    shallow.steps, shallow.checkpoint_every = 100_000, 100_000
+    stage, run = write_config(shallow, tmp_path), tmp_path / "run"
     started = start(stage, run)
     interrupt(started, run, signal.SIGINT, started, 5)
     ((code, err),) = finish(started)
@@ -122,10 +129,10 @@ runpy.run_module("msm_jax.train", run_name="__main__")
 """
 
 
-def test_the_watchdog_dumps_stacks_and_exits(divisible, tmp_path):
+def test_the_watchdog_dumps_stacks_and_exits(shallow, tmp_path):
     (tmp_path / "watched.py").write_text(WATCHED)
-    divisible.watchdog = 0.5
-    stage, run = write_config(divisible, tmp_path), tmp_path / "run"
+    shallow.watchdog = 0.5
+    stage, run = write_config(shallow, tmp_path), tmp_path / "run"
     flags = f"--config={stage}", f"--workdir={run}"
     code, *_ = Command("watched", *flags, cwd=tmp_path).finish()
     assert code not in (0, 2, 75)
