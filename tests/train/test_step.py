@@ -37,8 +37,8 @@ def batch(material):
 sum_of = jax.jit(summed_loss, static_argnums=0)
 
 
-def model(**changes):
-    return ModelConfig(128, 16, 2, 4, 2, 8, 32, **changes)
+def model(layers=2, **changes):
+    return ModelConfig(128, 16, layers, 4, 2, 8, 32, **changes)
 
 
 def test_packed_loss_is_the_sum_over_documents(batch):
@@ -71,7 +71,7 @@ def test_logprobs_against_a_plain_softmax(batch):
 
 
 def test_accumulated_is_one_batch_though_parts_weigh_differently(batch):
-    config = model()
+    config = model(layers=1)
     batch = dict(batch, loss_weights=batch["loss_weights"] * (np.arange(8) % 3 > 0)[:, None])
     results = []
     for parts in (1, 4):
@@ -115,7 +115,7 @@ def decayed_step():
     recipe = stage().optimizer
     recipe.update({"learning_rate": 1e-2, "weight_decay": 0.5})
     optimizer = make_optimizer(recipe, 10)
-    steps = {parts: make_step(model(), optimizer, parts) for parts in (1, 2)}
+    steps = {parts: make_step(model(layers=1), optimizer, parts) for parts in (1, 2)}
     return lambda parts: (jax.jit(optimizer.init), steps[parts])
 
 
@@ -123,7 +123,7 @@ def decayed_step():
 def test_a_batch_without_loss_tokens_changes_nothing_and_has_no_loss(batch, decayed_step, parts):
     """Not by weight decay either, and not by the momentum of the steps before."""
     init, step = decayed_step(parts)
-    params = drawn(model())
+    params = drawn(model(layers=1))
     params, state, _ = step(params, init(params), {}, batch)
     before = jax.device_get((params, state))
     empty = dict(batch, loss_weights=np.zeros_like(batch["loss_weights"]))
@@ -136,7 +136,7 @@ def test_eval_loss_and_probes_take_no_more_memory_than_a_step(config):
     """Their micro-batches and kernels are the step's: 8 rows in one would need 8 times as much."""
     shape, mesh = (8, 256), make_mesh({"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1})
     # One layer: of more of them a step with remat="full" keeps more, and no other takes more.
-    tall = ModelConfig(128, 16, 1, 4, 2, 8, 32, attention="plain", remat="full")
+    tall = model(layers=1, attention="plain", remat="full")
     rng = np.random.default_rng(0)
     long = {name: rng.integers(1, 128, shape).astype(np.int32) for name in ("tokens", "targets")}
     long["loss_weights"] = (long["tokens"] % 3 > 0).astype(np.float32)
@@ -192,7 +192,7 @@ def test_remat_changes_nothing_but_how_many_products_are_computed_again(batch):
     """Scores of plain attention; also o, gate, up; also q, k, v, and the sum over values."""
     results, products = [], []
     for remat in ("none", "dots", "attention", "full"):
-        config = ModelConfig(128, 16, 1, 4, 2, 8, 32, remat=remat)  # each layer is like the others
+        config = model(layers=1, remat=remat)  # each layer is like the others
         params = drawn(config)
         gradient = jax.jit(jax.grad(lambda p, b, c=config: summed_loss(c, p, b)))
         results.append(gradient(params, batch))
@@ -297,7 +297,7 @@ def test_precision_of_the_two_regimes(bf16_lora):
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(batch, decayed_step):
     init, step = decayed_step(1)
-    trained = drawn(model())
+    trained = drawn(model(layers=1))
     state = init(trained)
     bad = dict(batch, loss_weights=batch["loss_weights"] * np.float32(np.nan))
     counts = []
