@@ -94,7 +94,7 @@ def test_logits_are_those_of_transformers(family, tied, eps, theta, shape):
 
 
 def test_no_token_sees_the_future_or_another_document():
-    params = fresh(SMALL, jax.random.key(0))
+    params = reference.drawn(SMALL)
     tokens = tokens_of(20, 61)
     segments = np.array([[1] * 9 + [2] * 11], np.int32)
     positions = np.array([[*range(9), *range(11)]], np.int32)

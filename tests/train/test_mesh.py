@@ -47,7 +47,7 @@ loss.PLAIN, loss.CHUNK["cpu"] = 1, 2 * 96 * 8
 config = ModelConfig(96, 16, 2, 4, 2, 8, 32, attention="blockwise", remat="full")
 rng = np.random.default_rng(0)
 some = lambda x: 0.2 * rng.standard_normal(x.shape).astype(np.float32)
-params = jax.device_put(jax.tree.map(some, abstract_params(config)))
+params = jax.tree.map(some, abstract_params(config))  # numpy cuts it without a program
 draw = lambda: rng.integers(1, 96, (8, 32)).astype(np.int32)
 batch = {"tokens": draw(), "targets": draw(), "loss_weights": (draw() % 3 > 0).astype(np.float32)}
 batch["segment_ids"] = np.minimum(np.arange(32) // 7 + 1, 4).astype(np.int32)[None].repeat(8, 0)
@@ -55,7 +55,7 @@ batch["segment_ids"][1::2, 20:] = 0
 batch["positions"] = np.arange(32, dtype=np.int32)[None].repeat(8, 0)
 grad = jax.jit(jax.value_and_grad(summed_loss, 1), static_argnums=(0, 3))
 wanted, of_params = grad(config, params, batch, None)
-for sizes in ((8, 1, 1, 1), (2, 2, 1, 2), (1, 2, 2, 2), (1, 1, 8, 1)):
+for sizes in ((8, 1, 1, 1), (2, 2, 1, 2), (1, 2, 2, 2)):
     mesh = make_mesh(dict(zip(("data", "fsdp", "sequence", "tensor"), sizes)))
     cut = jax.device_put(params, param_shardings(config, mesh))
     found, of_cut = grad(config, cut, batch, mesh)
