@@ -73,7 +73,7 @@ def adapters(tiny_stage, tmp_path_factory):
 
 @contextlib.contextmanager
 def moved(folder):
-    """These runs lie elsewhere, at the path that this gives; what is put in their place is gone."""
+    """Moves these runs to the path that this gives, and back; what replaces them is deleted."""
     away = folder.rename(folder.with_name(f"{folder.name}-away"))
     try:
         yield away
