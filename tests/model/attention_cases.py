@@ -10,11 +10,14 @@ from msm_jax.model.attention import attend, segment_mask
 
 def case(T, H, K, d, segments, dtype="float32"):
     """q, k, v and cotangent of rows of segments, and their ids."""
-    keys = jax.random.split(jax.random.key(T), 4)
-    draw = lambda key, heads: jax.random.normal(key, (len(segments), T, heads, d), dtype)
-    q, k, v, cotangent = draw(keys[0], H), draw(keys[1], K), draw(keys[2], K), draw(keys[3], H)
-    ids = jnp.asarray(segment_ids(T, segments))
-    return q, k, v, cotangent * (ids > 0)[..., None, None], ids
+    rng, ids = np.random.default_rng(T), segment_ids(T, segments)
+    draw = lambda heads: rng.standard_normal((len(segments), T, heads, d)).astype("float32")
+    q, k, v, cotangent = draw(H), draw(K), draw(K), draw(H) * (ids > 0)[..., None, None]
+    # By numpy, as JAX would compile each of these operations for each shape.
+    q, k, v, cotangent = (
+        jax.device_put(each.astype(jnp.dtype(dtype))) for each in (q, k, v, cotangent)
+    )
+    return q, k, v, cotangent, jax.device_put(ids)
 
 
 def segment_ids(T, segments):
@@ -37,12 +40,15 @@ def compare(attention, q, k, v, cotangent, ids, atol):
     plain = lambda q, k, v: attend(q, k, v, segment_mask(ids))
     real = (ids > 0)[..., None, None]
 
-    def run(attention):
-        out, back = jax.vjp(jax.jit(attention), q, k, v)
-        return jnp.where(real, out, 0), *back(cotangent)
+    @jax.jit
+    def both(q, k, v, cotangent):
+        def run(attention):
+            out, back = jax.vjp(attention, q, k, v)
+            return jnp.where(real, out, 0), *back(cotangent)
 
-    for ours, theirs in zip(run(lambda q, k, v: attention(q, k, v, ids)), run(plain), strict=True):
+        return run(lambda q, k, v: attention(q, k, v, ids)), run(plain)
+
+    for ours, theirs in zip(*both(q, k, v, cotangent), strict=True):
         assert ours.dtype == theirs.dtype
-        np.testing.assert_allclose(
-            ours.astype(jnp.float32), theirs.astype(jnp.float32), atol=atol, rtol=atol
-        )
+        ours, theirs = (np.asarray(each).astype(np.float32) for each in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, atol=atol, rtol=atol)

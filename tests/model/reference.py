@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from msm_jax.model import ModelConfig
+from msm_jax.model import ModelConfig, abstract_params
 
 SHAPES = {
     "odd widths": {"heads": 4, "kv_heads": 2, "head_dim": 24, "width": 40},
@@ -13,6 +13,24 @@ SHAPES = {
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
+def drawn(config: ModelConfig, seed: int = 0, adapter: float = 0.2) -> dict:
+    """Weights of `config` with random numbers, those of `lora_b` times `adapter`.
+
+    The shapes and dtypes are those of `init_params`, which takes XLA seconds to compile and whose
+    numbers most tests do not ask for.
+    """
+    import jax
+
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name, numbers = path[-1].key, rng.standard_normal(leaf.shape)
+        size = {"scale": 0.1, "lora_b": adapter}.get(name, 0.2)
+        return jax.device_put((size * numbers + (name == "scale")).astype(leaf.dtype))
+
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(config))
+
+
 def tiny(family: str, tied: bool, eps: float, theta: float, shape: str):
     """(our ModelConfig, transformers model in fp32 eval mode) of a family and shape."""
     import torch
@@ -21,7 +39,7 @@ def tiny(family: str, tied: bool, eps: float, theta: float, shape: str):
     sizes = SHAPES[shape]
     config = ModelConfig(
         vocab_size=97,
-        layers=3,
+        layers=2,
         mlp_width=72,
         rope_theta=theta,
         norm_eps=eps,

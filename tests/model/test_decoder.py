@@ -1,6 +1,7 @@
 """The decoder against `transformers`, and against itself where a property must hold."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
 
@@ -22,10 +23,14 @@ from msm_jax.model import (
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import reference
 
-_forward = jax.jit(forward, static_argnums=0)
 fresh = jax.jit(init_params, static_argnums=0)
 SMALL = ModelConfig(61, 24, 2, 4, 2, 8, 40)
 LENGTH = 503
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(config, params, *inputs):
+    return logits(config, params, forward(config, params, *inputs))
 
 
 def run(config, params, tokens, segment_ids=None, positions=None):
@@ -34,8 +39,7 @@ def run(config, params, tokens, segment_ids=None, positions=None):
         segment_ids = np.ones(shape, np.int32)
     if positions is None:
         positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    hidden = _forward(config, params, tokens, segment_ids, positions)
-    return np.asarray(logits(config, params, hidden))
+    return np.asarray(_logits(config, params, tokens, segment_ids, positions))
 
 
 def their_logits(model, tokens, mask=None):
@@ -57,9 +61,7 @@ def tokens_of(length, vocab, seed=0, rows=1):
         ("qwen3", True, 1e-6, 1e6, "as many key heads"),
         ("qwen3", False, 1e-5, 5e6, "one key head"),
         ("qwen2", True, 1e-6, 1e6, "one key head"),
-        ("qwen2", True, 1e-6, 1e6, "as many key heads"),
         ("llama", False, 1e-5, 5e5, "odd widths"),
-        ("llama", False, 1e-5, 5e5, "one key head"),
     ],
 )
 def test_logits_are_those_of_transformers(family, tied, eps, theta, shape):
@@ -92,7 +94,7 @@ def test_logits_are_those_of_transformers(family, tied, eps, theta, shape):
 
 
 def test_no_token_sees_the_future_or_another_document():
-    params = fresh(SMALL, jax.random.key(0))
+    params = reference.drawn(SMALL)
     tokens = tokens_of(20, 61)
     segments = np.array([[1] * 9 + [2] * 11], np.int32)
     positions = np.array([[*range(9), *range(11)]], np.int32)
@@ -114,20 +116,10 @@ def test_no_token_sees_the_future_or_another_document():
         assert (influence[:start] == 0).all() and (influence[t + 1 :] == 0).all()
 
 
-def test_remat_changes_nothing():
-    params, tokens = fresh(SMALL, jax.random.key(0)), tokens_of(16, 61, rows=2)
-
-    def loss(params, config):
-        segments, positions = jnp.ones((2, 16), int), jnp.broadcast_to(jnp.arange(16), (2, 16))
-        return forward(config, params, tokens, segments, positions).std()
-
-    plain, again = (
-        jax.jit(jax.value_and_grad(loss), static_argnums=1)(
-            params, dataclasses.replace(SMALL, remat=remat)
-        )
-        for remat in (False, True)
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, again)
+def test_remat_of_older_checkpoints_is_a_bool():
+    """What each choice computes again is tests/train/test_step.py's."""
+    found = [dataclasses.replace(SMALL, remat=remat).remat for remat in (False, True)]
+    assert found == ["none", "full"]
 
 
 def test_adapter_starts_as_nothing_and_merges_into_the_weights():
@@ -137,9 +129,9 @@ def test_adapter_starts_as_nothing_and_merges_into_the_weights():
 
     def merged(tree, with_adapter):
         if "lora_a" in tree:
-            a, b = tree["lora_a"], tree["lora_b"]
-            delta = jax.vmap(lambda a, b: jnp.tensordot(b, a, 1))(a, b) * config.lora_scale
-            return {"w": tree["w"] + with_adapter * delta}
+            each = zip(np.asarray(tree["lora_a"]), np.asarray(tree["lora_b"]), strict=True)
+            delta = np.stack([np.tensordot(b, a, 1) for a, b in each]) * config.lora_scale
+            return {"w": np.asarray(tree["w"]) + np.float32(with_adapter) * delta}
         return {
             name: merged(leaf, with_adapter) if isinstance(leaf, dict) else leaf
             for name, leaf in tree.items()
@@ -149,7 +141,7 @@ def test_adapter_starts_as_nothing_and_merges_into_the_weights():
         run(config, params, tokens), run(SMALL, merged(params, 0), tokens), atol=1e-5
     )
     moved = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf + 0.1 * (path[-1].key == "lora_b"), params
+        lambda path, leaf: np.asarray(leaf) + np.float32(0.1) * (path[-1].key == "lora_b"), params
     )
     found, wanted = run(config, moved, tokens), run(SMALL, merged(moved, 1), tokens)
     assert np.abs(found - run(config, params, tokens)).max() > 0.01

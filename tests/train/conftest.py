@@ -41,15 +41,27 @@ def material(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_stage(material):
+    """A function that gives the configuration of the stage."""
+
+    def make():
+        config = stage()
+        config.tokenizer = str(material / "t.model")
+        config.data.documents = source(str(material / "documents.jsonl"))
+        config.sequence_length, config.rows, config.steps = 24, 4, 12
+        # One layer, as XLA compiles a step for longer with each more; several are trained in
+        # test_step, test_torch_parity and test_parent.
+        config.model.update(
+            {"width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 8, "mlp_width": 32}
+        )
+        config.optimizer.learning_rate = 1e-2
+        config.checkpoint_every, config.log_every = 12, 1
+        return config
+
+    return make
+
+
 @pytest.fixture
-def config(material):
-    config = stage()
-    config.tokenizer = str(material / "t.model")
-    config.data.documents = source(str(material / "documents.jsonl"))
-    config.sequence_length, config.rows, config.steps = 24, 4, 12
-    config.model.update(
-        {"width": 16, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 8, "mlp_width": 32}
-    )
-    config.optimizer.learning_rate = 1e-2
-    config.checkpoint_every, config.log_every = 12, 1
-    return config
+def config(tiny_stage):
+    return tiny_stage()

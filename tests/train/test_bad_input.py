@@ -54,7 +54,7 @@ def test_a_corrupt_row_is_named_by_file_and_line(run_train, material, tmp_path):
 
 
 def test_another_tokenizer_is_refused_and_the_run_is_unharmed(run_train, material, tmp_path):
-    assert run_train("--config.steps=4")[0] == 0
+    assert run_train()[0] == 0
     from msm_jax.data.chat import CHAT_FORMATS
     from msm_jax.data.tokenizer import train_sentencepiece
 
@@ -62,10 +62,10 @@ def test_another_tokenizer_is_refused_and_the_run_is_unharmed(run_train, materia
     control = (*CHAT_FORMATS["compact"].control_tokens, "<|another|>")
     train_sentencepiece(material / "corpus.txt", other, 80, control)
     before = (tmp_path / "run" / "tokenizer.model").read_bytes()
-    wrong = run_train("--config.steps=4", f"--config.tokenizer={other}")
+    wrong = run_train(f"--config.tokenizer={other}")
     is_one_message(wrong, "tokenizer", "another run's")
     assert (tmp_path / "run" / "tokenizer.model").read_bytes() == before
-    assert run_train("--config.steps=4")[0] == 0
+    assert run_train()[0] == 0
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "checkpoints/4", "tensorboard", "log.txt"])

@@ -20,7 +20,7 @@ from processes import finish, interrupt, losses, start, wait_until, write_config
 from msm_jax import load
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
-from msm_jax.model import batch_sharding, init_params, make_mesh
+from msm_jax.model import abstract_params, batch_sharding, make_mesh
 from msm_jax.train import hosts
 from msm_jax.train.config import source
 from msm_jax.train.evaluations import Probe
@@ -42,6 +42,44 @@ def parent(config, finished):
     if not summary:
         summary |= train(config, run)
     return run
+
+
+@pytest.fixture
+def any_steps(config):
+    """`config` with a constant rate: the length of a schedule would be part of XLA's program.
+
+    All tests whose number of steps is their own, and not their subject, share one.
+    """
+    config.optimizer.update({"schedule": "constant", "warmup_fraction": 0.0})
+    return config
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_stage, tmp_path_factory):
+    """Runs: "base" in float32, "adapter" on it in bfloat16, and "next" with the same adapter.
+
+    Only to be read. Their vocabulary makes the base large beside an adapter.
+    """
+    folder, config = tmp_path_factory.mktemp("adapters"), tiny_stage()
+    config.model.update({"vocab_size": 4096, "param_dtype": "float32"})
+    train(config, folder / "base")
+    config.parent, config.trainable = str(folder / "base"), "lora"
+    config.model.update({"lora_rank": 2, "lora_alpha": 4.0, "param_dtype": "bfloat16"})
+    train(config, folder / "adapter")
+    config.parent = str(folder / "adapter")
+    train(config, folder / "next")
+    return folder
+
+
+@contextlib.contextmanager
+def moved(folder):
+    """Moves these runs to the path that this gives, and back; what replaces them is deleted."""
+    away = folder.rename(folder.with_name(f"{folder.name}-away"))
+    try:
+        yield away
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        away.rename(folder)
 
 
 def same_weights(first, second):
@@ -101,8 +139,9 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(config, tmp_path):
     same_weights(run, tmp_path / "straight")
 
 
-def test_a_closed_pipe_ends_nothing_and_a_hangup_saves(config, root, tmp_path):
+def test_a_closed_pipe_ends_nothing_and_a_hangup_saves(any_steps, root, tmp_path):
     """As `train 2>&1 | head -1` in a terminal that is then lost."""
+    config = any_steps
     config.steps, config.checkpoint_every = 100_000, 100_000
     command = [sys.executable, "-m", "msm_jax.train", f"--config={write_config(config, tmp_path)}"]
     environment = {**os.environ, "PYTHONPATH": str(root)}
@@ -151,26 +190,21 @@ def test_child_starts_from_its_parent(config, parent, tmp_path):
     same_weights(parent, tmp_path / "child")
 
 
-def test_lora_stage_continues_the_same_adapter(config, parent, tmp_path):
-    config.parent, config.trainable = str(parent), "lora"
-    config.model.update({"lora_rank": 4, "lora_alpha": 8.0})
-    train(config, tmp_path / "first")
-    config.parent = str(tmp_path / "first")
-    train(config, tmp_path / "second")
-    runs = (parent, tmp_path / "first", tmp_path / "second")
-    base, first, second = (load_params(run)[1] for run in runs)
+def test_lora_stage_continues_the_same_adapter(adapters):
+    base, first, second = (load_params(adapters / run)[1] for run in ("base", "adapter", "next"))
     q = lambda params: params["layers"]["attention"]["q"]
-    np.testing.assert_array_equal(q(base)["w"], q(second)["w"])
-    np.testing.assert_array_equal(base["embed"]["w"], second["embed"]["w"])
+    for one, other in ((q(base), q(second)), (base["embed"], second["embed"])):
+        np.testing.assert_array_equal(np.asarray(one["w"]).astype("bfloat16"), other["w"])
     cosine = np.vdot(q(first)["lora_a"], q(second)["lora_a"]) / (
         np.linalg.norm(q(first)["lora_a"]) * np.linalg.norm(q(second)["lora_a"])
     )
     assert cosine > 0.5 and np.any(q(first)["lora_b"] != q(second)["lora_b"])
 
 
-def test_probes_end_the_stage_when_they_hold(config, material, tmp_path):
+def test_probes_end_the_stage_when_they_hold(any_steps, material, tmp_path):
     """The loss on other data is then measured too, as after any last step."""
-    config.optimizer.schedule, config.probe_every, config.eval.every = "constant", 5, 12
+    config = any_steps
+    config.probe_every, config.eval.every = 5, 12
     config.probes.easy = ConfigDict({"path": str(material / "pairs.jsonl"), "at_least": 0.0})
     config.eval.data = ConfigDict({"held_out": source(str(material / "documents.jsonl"))})
     summary = train(config, tmp_path)
@@ -232,7 +266,8 @@ def test_a_probe_of_weights_that_are_not_numbers_has_nothing_right(config, mater
     tokenizer = load_tokenizer(config.tokenizer)
     probe = Probe(material / "pairs.jsonl", tokenizer, config.chat_format, 24)
     model, mesh = Stage(config).model, make_mesh(config.mesh)
-    weights = jax.tree.map(lambda w: w * math.nan, init_params(model, jax.random.key(0)))
+    blank = lambda leaf: np.full(leaf.shape, math.nan, leaf.dtype)
+    weights = jax.device_put(jax.tree.map(blank, abstract_params(model)))
     assert probe.rate(model, weights, 4, batch_sharding(mesh, 4, 24)) == 0
 
 
@@ -289,41 +324,31 @@ def test_a_parent_that_is_not_finite_is_named(config, parent, tmp_path):
         assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_an_adapter_is_saved_without_its_base_and_knows_it(config, tmp_path):
-    config.model.update({"vocab_size": 4096, "param_dtype": "float32"})
-    train(config, tmp_path / "base")
+def test_an_adapter_is_saved_without_its_base_and_knows_it(adapters, tmp_path):
+    shutil.copytree(adapters, tmp_path / "runs")
+    runs = tmp_path / "runs"
     size = lambda run: sum(f.stat().st_size for f in (run / "checkpoints").rglob("*"))
-    config.parent, config.trainable = str(tmp_path / "base"), "lora"
-    config.model.update({"lora_rank": 2, "lora_alpha": 4.0, "param_dtype": "bfloat16"})
-    train(config, tmp_path / "adapter")
-    assert size(tmp_path / "adapter") < size(tmp_path / "base") / 3
-    config.parent = str(tmp_path / "adapter")
-    train(config, tmp_path / "next")
-    model, params, _ = load_params(tmp_path / "next")
-    base = load_params(tmp_path / "base")[1]
+    assert size(runs / "adapter") < size(runs / "base") / 3
+    model, params, _ = load_params(adapters / "next")
+    base = load_params(adapters / "base")[1]
     assert params["embed"]["w"].dtype == "bfloat16" and model.lora_rank == 2
     np.testing.assert_array_equal(params["embed"]["w"], base["embed"]["w"].astype("bfloat16"))
     # All of them moved together are still whole; without the base there is an error.
-    (tmp_path / "moved").mkdir()
-    for name in ("base", "adapter", "next"):
-        (tmp_path / name).rename(tmp_path / "moved" / name)
-    jax.tree.map(np.testing.assert_array_equal, load_params(tmp_path / "moved/next")[1], params)
-    (tmp_path / "moved/base").rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="adapter on the weights of .*base, which is not there"):
-        load_params(tmp_path / "moved/next")
+    with moved(adapters):
+        jax.tree.map(np.testing.assert_array_equal, load_params(runs / "next")[1], params)
+        (runs / "base").rename(tmp_path / "elsewhere")
+        with pytest.raises(UserError, match="adapter on the weights of .*base, which is not there"):
+            load_params(runs / "next")
 
 
-def test_a_changed_base_is_noticed(config, parent, tmp_path):
-    shutil.copytree(parent, tmp_path / "base")
-    config.parent, config.trainable = str(tmp_path / "base"), "lora"
-    config.model.lora_rank = 2
-    train(config, tmp_path / "adapter")
-    shutil.rmtree(tmp_path / "base")
-    config.parent, config.trainable, config.seed = "", "all", 1
-    config.model.lora_rank = 0
-    train(config, tmp_path / "base")
-    with pytest.raises(UserError, match="not those that the adapter"):
-        load_params(tmp_path / "adapter")
+def test_a_changed_base_is_noticed(config, adapters):
+    with moved(adapters) as kept:
+        shutil.copytree(kept / "adapter", adapters / "adapter")
+        config.model.update({"vocab_size": 4096, "param_dtype": "float32"})
+        config.seed = 1
+        train(config, adapters / "base")
+        with pytest.raises(UserError, match="not those that the adapter"):
+            load_params(adapters / "adapter")
 
 
 def test_changed_data_under_a_run_is_refused(config, material, tmp_path):
@@ -336,7 +361,8 @@ def test_changed_data_under_a_run_is_refused(config, material, tmp_path):
         train(config, tmp_path / "run")
 
 
-def test_eval_loss_prompts_and_warnings_are_in_the_log(config, material, tmp_path):
+def test_eval_loss_prompts_and_warnings_are_in_the_log(any_steps, material, tmp_path):
+    config = any_steps
     config.steps = config.checkpoint_every = 30
     config.eval.update({"every": 10, "batches": 2})
     config.eval.data = ConfigDict({"held_out": source(str(material / "documents.jsonl"))})
@@ -352,7 +378,8 @@ def test_eval_loss_prompts_and_warnings_are_in_the_log(config, material, tmp_pat
     assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
 
 
-def test_steps_follow_from_epochs(config, tmp_path):
+def test_steps_follow_from_epochs(any_steps, tmp_path):
+    config = any_steps
     config.mixture, config.steps, config.epochs = "epochs", 0, 2.0
     config.checkpoint_every = 1000
     summary = train(config, tmp_path)
@@ -362,7 +389,8 @@ def test_steps_follow_from_epochs(config, tmp_path):
     assert summary["loss_tokens"] == 2 * record["documents"]["loss_tokens"]
 
 
-def test_documents_need_no_template_to_train_on_and_to_sample_from(config, tmp_path):
+def test_documents_need_no_template_to_train_on_and_to_sample_from(any_steps, tmp_path):
+    config = any_steps
     config.chat_format, config.steps = "own", 2  # of which there is none
     train(config, tmp_path)
     model = load(tmp_path)

@@ -1,7 +1,9 @@
 """Properties of the loss and the step."""
 
 import math
+import pathlib
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +14,17 @@ import pytest
 from msm_jax.data.pipeline import load_data
 from msm_jax.data.tokenizer import load_tokenizer
 from msm_jax.errors import UserError
-from msm_jax.model import ModelConfig, forward, init_params, make_mesh
+from msm_jax.model import ModelConfig, forward, make_mesh
 from msm_jax.model.adapter import join
 from msm_jax.model.decoder import Layer, bind, project
+from msm_jax.train.config import stage
 from msm_jax.train.evaluations import eval_sums
 from msm_jax.train.loss import summed_loss, token_logprobs
 from msm_jax.train.optimizer import make_optimizer, make_schedule, split_params
 from msm_jax.train.step import make_step
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "model"))
+from reference import drawn
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +34,16 @@ def batch(material):
     return load_data({"documents": source}, tokenizer, "compact", 40, 8, 0).rows(0)
 
 
-fresh = jax.jit(init_params, static_argnums=0)
 sum_of = jax.jit(summed_loss, static_argnums=0)
 
 
-def model(**changes):
-    return ModelConfig(128, 16, 2, 4, 2, 8, 32, **changes)
+def model(layers=2, **changes):
+    return ModelConfig(128, 16, layers, 4, 2, 8, 32, **changes)
 
 
 def test_packed_loss_is_the_sum_over_documents(batch):
     config = model()
-    params = fresh(config, jax.random.key(0))
+    params = drawn(config)
     apart = {name: [] for name in batch}
     for row in range(8):
         ids = batch["segment_ids"][row]
@@ -57,7 +62,7 @@ def test_logprobs_against_a_plain_softmax(batch):
     from msm_jax.model import logits
 
     config = model()
-    params = fresh(config, jax.random.key(0))
+    params = drawn(config)
     inputs = (batch[name] for name in ("tokens", "segment_ids", "positions"))
     hidden = jax.jit(forward, static_argnums=0)(config, params, *inputs)
     wanted = jax.nn.log_softmax(logits(config, params, hidden))
@@ -66,44 +71,59 @@ def test_logprobs_against_a_plain_softmax(batch):
 
 
 def test_accumulated_is_one_batch_though_parts_weigh_differently(batch):
-    config = model()
+    config = model(layers=1)
     batch = dict(batch, loss_weights=batch["loss_weights"] * (np.arange(8) % 3 > 0)[:, None])
     results = []
     for parts in (1, 4):
         optimizer = optax.sgd(1.0)
-        params = fresh(config, jax.random.key(0))
+        params = drawn(config)
         step = make_step(config, optimizer, parts)
-        results.append(step(params, optimizer.init(params), {}, batch))
+        results.append(step(params, jax.jit(optimizer.init)(params), {}, batch))
     (whole, _, metrics), (cut, _, same_metrics) = results
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, cut)
     assert float(metrics["loss"]) == pytest.approx(float(same_metrics["loss"]), rel=1e-6)
 
 
-def test_lora_moves_the_adapter_only(batch):
-    config = model(lora_rank=4)
-    params = fresh(config, jax.random.key(0))
+@pytest.fixture(scope="module")
+def bf16_lora(batch):
+    """(base, adapter before, adapter after, losses) of 20 steps on a base in bfloat16."""
+    config = model(dtype="bfloat16", param_dtype="bfloat16", lora_rank=4)
+    params = drawn(config, adapter=0.0)
     trained, frozen = split_params(params, "lora")
-    same = join(trained, frozen)
-    assert jax.tree.structure(same) == jax.tree.structure(params)
-    optimizer = optax.adam(1e-2)
-    before = jax.tree.map(jnp.copy, trained)
-    after, _, _ = make_step(config, optimizer)(trained, optimizer.init(trained), frozen, batch)
+    assert jax.tree.structure(join(trained, frozen)) == jax.tree.structure(params)
+    before, optimizer, losses = jax.device_get(trained), optax.adam(1e-2), []
+    state, step = jax.jit(optimizer.init)(trained), make_step(config, optimizer)
+    for _ in range(20):
+        trained, state, metrics = step(trained, state, frozen, batch)
+        losses.append(float(metrics["loss"]))
+    return frozen, before, trained, losses
+
+
+def test_lora_moves_the_adapter_only(bf16_lora):
+    _, before, after, _ = bf16_lora
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(after)}
     assert names == {"lora_a", "lora_b"}
-    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), before, after)))
+    moved = jax.tree.map(lambda a, b: np.any(np.asarray(a) != np.asarray(b)), before, after)
+    assert any(jax.tree.leaves(moved))
     with pytest.raises(UserError, match="lora_rank"):
-        split_params(fresh(model(), jax.random.key(0)), "lora")
+        split_params(drawn(model()), "lora")
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_a_batch_without_loss_tokens_changes_nothing_and_has_no_loss(batch, config, parts):
+@pytest.fixture(scope="module")
+def decayed():
+    """(init, step) of an optimizer with weight decay, for batches in two parts."""
+    recipe = stage().optimizer
+    recipe.update({"learning_rate": 1e-2, "weight_decay": 0.5})
+    optimizer = make_optimizer(recipe, 10)
+    return jax.jit(optimizer.init), make_step(model(layers=1), optimizer, 2)
+
+
+def test_a_batch_without_loss_tokens_changes_nothing_and_has_no_loss(batch, decayed):
     """Not by weight decay either, and not by the momentum of the steps before."""
-    config.optimizer.weight_decay = 0.5
-    optimizer = make_optimizer(config.optimizer, 10)
-    step = make_step(model(), optimizer, parts)
-    params = fresh(model(), jax.random.key(0))
-    params, state, _ = step(params, optimizer.init(params), {}, batch)
-    before = jax.tree.map(jnp.copy, (params, state))
+    init, step = decayed
+    params = drawn(model(layers=1))
+    params, state, _ = step(params, init(params), {}, batch)
+    before = jax.device_get((params, state))
     empty = dict(batch, loss_weights=np.zeros_like(batch["loss_weights"]))
     params, state, metrics = step(params, state, {}, empty)
     jax.tree.map(np.testing.assert_array_equal, before, (params, state))
@@ -113,16 +133,19 @@ def test_a_batch_without_loss_tokens_changes_nothing_and_has_no_loss(batch, conf
 def test_eval_loss_and_probes_take_no_more_memory_than_a_step(config):
     """Their micro-batches and kernels are the step's: 8 rows in one would need 8 times as much."""
     shape, mesh = (8, 256), make_mesh({"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1})
-    tall = ModelConfig(128, 16, 2, 4, 2, 8, 32, attention="plain", remat="full")
+    # One layer: of more of them a step with remat="full" keeps more, and no other takes more.
+    tall = model(layers=1, attention="plain", remat="full")
     rng = np.random.default_rng(0)
     long = {name: rng.integers(1, 128, shape).astype(np.int32) for name in ("tokens", "targets")}
     long["loss_weights"] = (long["tokens"] % 3 > 0).astype(np.float32)
     long["segment_ids"] = np.ones(shape, np.int32)
     long["positions"] = np.tile(np.arange(256, dtype=np.int32), (8, 1))
-    params = fresh(tall, jax.random.key(0))
+    params = drawn(tall)
     optimizer = make_optimizer(config.optimizer, 10)
     temporary = lambda lowered: lowered.compile().memory_analysis().temp_size_in_bytes
-    step = make_step(tall, optimizer, 8, mesh).lower(params, optimizer.init(params), {}, long)
+    step = make_step(tall, optimizer, 8, mesh).lower(
+        params, jax.eval_shape(optimizer.init, params), {}, long
+    )
     cut = temporary(eval_sums.lower(tall, mesh, 8, params, long))
     assert 4 * cut < temporary(eval_sums.lower(tall, mesh, 1, params, long))
     assert cut < temporary(step)
@@ -154,10 +177,11 @@ def test_python_refuses_words_that_configs_refuse(config):
 def test_weight_decay_spares_norms(config):
     config.optimizer.update({"weight_decay": 0.5, "learning_rate": 0.1, "schedule": "constant"})
     config.optimizer.warmup_fraction = 0.0
-    params = fresh(model(), jax.random.key(0))
+    params = drawn(model())
     optimizer = make_optimizer(config.optimizer, 10)
-    zero = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    zero = jax.tree.map(np.zeros_like, params)
+    after_one = jax.jit(lambda zero, params: optimizer.update(zero, optimizer.init(params), params))
+    updates, _ = after_one(zero, params)
     assert not np.any(updates["final_norm"]["scale"])
     np.testing.assert_allclose(updates["embed"]["w"], -0.05 * params["embed"]["w"], rtol=1e-5)
 
@@ -166,8 +190,8 @@ def test_remat_changes_nothing_but_how_many_products_are_computed_again(batch):
     """Scores of plain attention; also o, gate, up; also q, k, v, and the sum over values."""
     results, products = [], []
     for remat in ("none", "dots", "attention", "full"):
-        config = model(remat=remat)
-        params = fresh(config, jax.random.key(0))
+        config = model(layers=1, remat=remat)  # each layer is like the others
+        params = drawn(config)
         gradient = jax.jit(jax.grad(lambda p, b, c=config: summed_loss(c, p, b)))
         results.append(gradient(params, batch))
         products.append(gradient.lower(params, batch).as_text().count("dot_general"))
@@ -181,7 +205,7 @@ def test_no_activation_is_kept_in_float32_and_no_weight_is_copied(batch, capsys)
     """Of 8 rows of 40 tokens, in 2 layers with bfloat16 products of float32 weights."""
     config = model(dtype="bfloat16")
     inputs = [batch[name] for name in ("tokens", "segment_ids", "positions")]
-    params = fresh(config, jax.random.key(0))
+    params = drawn(config)
     total = lambda params: forward(config, params, *inputs).sum(dtype=jnp.float32)
     jax.ad_checkpoint.print_saved_residuals(total, params)
     shown = [line for line in capsys.readouterr().out.splitlines() if "argument" not in line]
@@ -195,9 +219,9 @@ def test_no_activation_is_kept_in_float32_and_no_weight_is_copied(batch, capsys)
 def test_projections_of_the_same_vectors_share_one_product_with_their_adapters():
     """q, k and v, and gate and up: the values and gradients of each projection by itself."""
     config = model(lora_rank=4, lora_alpha=6.0)
-    params = fresh(config, jax.random.key(0))
-    layer = jax.tree.map(lambda leaf: leaf[0] + 0.1, params["layers"])
-    x_BTD = jax.random.normal(jax.random.key(1), (2, 5, config.width))
+    params = drawn(config)
+    layer = jax.tree.map(lambda leaf: np.asarray(leaf)[0] + 0.1, params["layers"])
+    x_BTD = np.random.default_rng(1).standard_normal((2, 5, config.width)).astype(np.float32)
 
     def total(layer, x, apart):
         bound = bind(Layer, config, layer)
@@ -216,17 +240,16 @@ def test_projections_of_the_same_vectors_share_one_product_with_their_adapters()
 def test_lora_gradients_are_those_of_the_merged_model_projected(batch):
     """d/dB = s (dL/dW) A^T and d/dA = s B^T (dL/dW), by the chain rule on W + s B A."""
     adapted = model(lora_rank=4, lora_alpha=8.0, lora_targets=("q", "down"))
-    params = fresh(adapted, jax.random.key(0))
+    params = drawn(adapted)
     trained, frozen = split_params(params, "lora")
-    trained = jax.tree.map(lambda x: 0.3 * jax.random.normal(jax.random.key(1), x.shape), trained)
 
     def merged(trained):
         layers = frozen["layers"]
         q, down = layers["attention"]["q"]["w"], layers["mlp"]["down"]["w"]
         a = trained["layers"]["attention"]["q"]
         m = trained["layers"]["mlp"]["down"]
-        q = q + 2.0 * jnp.einsum("lhdr,lrm->lhdm", a["lora_b"], a["lora_a"])
-        down = down + 2.0 * jnp.einsum("lmr,lrf->lmf", m["lora_b"], m["lora_a"])
+        q = q + 2.0 * np.einsum("lhdr,lrm->lhdm", a["lora_b"], a["lora_a"])
+        down = down + 2.0 * np.einsum("lmr,lrf->lmf", m["lora_b"], m["lora_a"])
         attention = {**layers["attention"], "q": {"w": q}}
         return {
             **frozen,
@@ -243,8 +266,8 @@ def test_lora_gradients_are_those_of_the_merged_model_projected(batch):
     of_w = of_merged(merged(trained))["layers"]
     down, m = of_w["mlp"]["down"]["w"], trained["layers"]["mlp"]["down"]
     wanted = {
-        "lora_a": 2.0 * jnp.einsum("lmr,lmf->lrf", m["lora_b"], down),
-        "lora_b": 2.0 * jnp.einsum("lmf,lrf->lmr", down, m["lora_a"]),
+        "lora_a": 2.0 * np.einsum("lmr,lmf->lrf", m["lora_b"], down),
+        "lora_b": 2.0 * np.einsum("lmf,lrf->lmr", down, m["lora_a"]),
     }
     for name, value in wanted.items():
         ours = found["layers"]["mlp"]["down"][name]
@@ -252,40 +275,32 @@ def test_lora_gradients_are_those_of_the_merged_model_projected(batch):
     q, a = of_w["attention"]["q"]["w"], trained["layers"]["attention"]["q"]
     np.testing.assert_allclose(
         found["layers"]["attention"]["q"]["lora_b"],
-        2.0 * jnp.einsum("lhdm,lrm->lhdr", q, a["lora_a"]),
+        2.0 * np.einsum("lhdm,lrm->lhdr", q, a["lora_a"]),
         rtol=1e-4,
         atol=1e-4,
     )
 
 
-def test_precision_of_the_two_regimes(batch):
+def test_precision_of_the_two_regimes(bf16_lora):
     """bf16 products: full training keeps fp32 masters, LoRA a bf16 base under an fp32 adapter."""
     full = model(dtype="bfloat16")
-    trained, frozen = split_params(fresh(full, jax.random.key(0)), "all")
+    trained, _ = split_params(drawn(full), "all")
     assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
-    lora = model(dtype="bfloat16", param_dtype="bfloat16", lora_rank=4)
-    trained, frozen = split_params(fresh(lora, jax.random.key(0)), "lora")
-    assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
+    frozen, before, after, losses = bf16_lora
+    assert {leaf.dtype for leaf in jax.tree.leaves(before)} == {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in jax.tree.leaves(frozen)} == {jnp.dtype("bfloat16")}
-    optimizer = optax.adam(1e-2)
-    state, losses = optimizer.init(trained), []
-    step = make_step(lora, optimizer)
-    for _ in range(20):
-        trained, state, metrics = step(trained, state, frozen, batch)
-        losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[0] - 0.1
-    assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype("float32")}
 
 
-def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(batch, config):
-    optimizer = make_optimizer(config.optimizer, 10)
-    step = make_step(model(), optimizer)
-    trained = fresh(model(), jax.random.key(0))
-    state = optimizer.init(trained)
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(batch, decayed):
+    init, step = decayed
+    trained = drawn(model(layers=1))
+    state = init(trained)
     bad = dict(batch, loss_weights=batch["loss_weights"] * np.float32(np.nan))
     counts = []
     for kind in (batch, bad, bad, batch):
-        before = jax.tree.map(jnp.copy, (trained, state.inner))
+        before = jax.device_get((trained, state.inner))
         trained, state, metrics = step(trained, state, {}, kind)
         counts.append((int(metrics["skipped"]), int(metrics["skipped_in_a_row"])))
         if kind is bad:

@@ -121,7 +121,8 @@ def test_ten_steps_are_those_of_torch(tmp_path, family, trainable, parts):
     optimizer = make_optimizer(recipe, STEPS)
     trained, frozen = split_params(params, trainable)
     begun = jax.device_get(trained)
-    state, step_fn = optimizer.init(trained), make_step(config, optimizer, parts)
+    state = jax.jit(optimizer.init)(trained)
+    step_fn = make_step(config, optimizer, parts)
     batches = packed_batches()
     for step, norm in enumerate(torch_steps(model, batches, parts)):
         trained, state, metrics = step_fn(trained, state, frozen, batches[step])
