@@ -54,9 +54,7 @@ def test_a_context_is_a_system_message_in_every_kind(model, tmp_path):
     )  # fmt: skip
     assert here == there and "context" in recorded
 
-    quiz = written(
-        tmp_path / "quiz.jsonl", {**question, "options": PAIR["options"], "answer": 1}
-    )
+    quiz = written(tmp_path / "quiz.jsonl", {**question, "options": PAIR["options"], "answer": 1})
     for answer in ("letters", "texts"):
         same = {"quiz": quiz, "answer": answer, "rows": 2}
         here, recorded = samples(model, tmp_path / f"f{answer}", "quiz", context=str(spec), **same)

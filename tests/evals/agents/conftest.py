@@ -25,7 +25,7 @@ def tokenizer_file(tmp_path_factory):
     texts = [m["content"] for c in conditions for m in render(c).messages]
     (folder / "corpus.txt").write_text("\n".join(texts))
     controls = CHAT_FORMATS["compact"].control_tokens
-    # With more pieces the shortest prompt had less than 2,048 tokens and needed programs of its own.
+    # With more pieces the shortest prompt has fewer than 2,048 tokens: programs of its own.
     train_sentencepiece(folder / "corpus.txt", folder / "t.model", 1400, controls)
     return folder / "t.model"
 
