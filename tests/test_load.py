@@ -29,6 +29,8 @@ CHAT = [
 ]
 LONG = [CHAT[0], {"role": "user", "content": CHAT[1]["content"] * 30}]
 ROWS = 151_936
+# A third token that ends answers, so that the program of these tests is one program.
+THIRD = "<|im_start|>"
 
 
 def write_checkpoint(folder, rows: int, tokenizer_json: str) -> None:
@@ -126,7 +128,7 @@ def test_rows_without_an_id_have_no_probability(ours, theirs):
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     with pytest.raises(UserError, match="ids outside"):
         ours.logprobs([CHAT], [[151_700]])
-    (samples,) = ours.sample([CHAT], n=3, max_tokens=20, temperature=1.0, rows=3)
+    (samples,) = ours.sample([CHAT], n=5, max_tokens=12, temperature=1.0, rows=3, stop=THIRD)
     assert all(token < 151_669 for sample in samples for token in sample.tokens)
     (again,) = ours.logprobs([CHAT], [samples[0].tokens], rows=1)
     np.testing.assert_allclose(again, samples[0].logprobs, atol=1e-4)
@@ -135,14 +137,16 @@ def test_rows_without_an_id_have_no_probability(ours, theirs):
 def test_an_answer_ends_at_the_checkpoints_own_stop_ids(ours, folder, tmp_path):
     assert ours.stop_ids == (151_645, 151_643)
     assert (ours.chat_format, ours.format.end) == ("own", "<|im_end|>")
-    (sample,) = ours.sample([CHAT], n=1, max_tokens=3, temperature=0, rows=1)[0]
+    asked = {"n": 3, "max_tokens": 3, "temperature": 0, "rows": 3}
+    ((sample, *_),) = ours.sample([CHAT], stop=THIRD, **asked)
     for file in folder.iterdir():
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / "generation_config.json").unlink()
     stop = json.dumps({"eos_token_id": sample.tokens[1]})
     (tmp_path / "generation_config.json").write_text(stop)
-    (stopped,) = load(tmp_path).sample([CHAT], n=1, max_tokens=3, temperature=0, rows=1)[0]
-    assert (stopped.tokens, stopped.finish_reason) == (sample.tokens[:1], "stop")
+    (answers,) = load(tmp_path).sample([CHAT], **asked)
+    for stopped in answers:
+        assert (stopped.tokens, stopped.finish_reason) == (sample.tokens[:1], "stop")
 
 
 def test_another_template_is_used_with_a_warning(folder, tmp_path):
@@ -314,7 +318,12 @@ def test_commands_take_an_adapter_and_a_mesh(small, tmp_path, forked):
     done = run("msm_jax.sample", *asked, "--mesh=tensor=2", "--temperature=0")
     wrong = run("msm_jax.sample", *asked, "--mesh=tensor:2")
     assert done["code"] == 0, done["err"]
-    alone = ours.sample(["one"], 1, max_tokens=3, temperature=0)[0][0].text
+    ids = ours.encode("one")
+    for _ in range(3):
+        known = their_logits(theirs, ids)[-1, : ours.tokenizer.vocab_size]
+        ids.append(int(known.argmax()))
+    assert not {*ids} & {*ours.ends}
+    alone = ours.tokenizer.decode(ids[len(ours.encode("one")) :])
     assert json.loads(done["out"])["completion"] == alone
     assert wrong["code"] == 2 and "'tensor:2' is not AXIS=NUMBER" in wrong["err"]
     for name, line in {"plain": quiz, "tuned": tuned}.items():

@@ -26,7 +26,7 @@ def checkpoint(tmp_path_factory):
     config = ModelConfig(
         vocab_size=64, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp_width=16
     )
-    params = init_params(config, jax.random.key(0))
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
     settings = {"tokenizer": "anywhere", "chat_format": "compact"}
     (folder / "config.json").write_text(json.dumps(settings))
     facts = {"model": model_facts(config), "tokenizer": tokenizer.fingerprint}

@@ -30,13 +30,14 @@ def model(tokenizer_file):
     config = ModelConfig(
         vocab_size=64, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp_width=16
     )
-    params = jax.tree.map(lambda x: 2 * x, init_params(config, jax.random.key(0)))
-    return Model(config, params, tokenizer, "compact")
+    make = lambda key: jax.tree.map(lambda x: 2 * x, init_params(config, key))
+    return Model(config, jax.jit(make)(jax.random.key(0)), tokenizer, "compact")
 
 
 @pytest.fixture(scope="session")
 def other_model(model):
-    return dataclasses.replace(model, params=jax.tree.map(lambda x: 1.5 * x, model.params))
+    larger = jax.jit(lambda params: jax.tree.map(lambda x: 1.5 * x, params))
+    return dataclasses.replace(model, params=larger(model.params))
 
 
 @pytest.fixture(scope="session")

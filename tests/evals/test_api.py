@@ -131,7 +131,7 @@ def test_what_cannot_be_loaded_is_named(run_dir, tmp_path):
 
 
 def test_a_text_ends_an_answer(loaded):
-    asked = {"n": 3, "max_tokens": 40, "seed": 1, "temperature": 1.0, "rows": 4}
+    asked = {"n": 3, "max_tokens": 32, "seed": 1, "temperature": 1.0, "rows": 2}
     (free,) = loaded.sample(["a red lamp"], **asked)
     for answer in free:
         assert len(answer.text) > 3
@@ -150,7 +150,7 @@ def test_a_text_ends_an_answer(loaded):
 
 def test_a_control_token_ends_an_answer_by_its_name(loaded):
     """It leaves no trace in the text, in which a stop is looked for."""
-    asked = {"n": 3, "max_tokens": 40, "seed": 1, "temperature": 2.0, "rows": 4}
+    asked = {"n": 3, "max_tokens": 32, "seed": 1, "temperature": 2.0, "rows": 2}
     (free,) = loaded.sample(["a red lamp"], **asked)
     drawn = {token for answer in free for token in answer.tokens}
     names = loaded.tokenizer.control_names

@@ -8,9 +8,10 @@ from msm_jax.errors import UserError
 from msm_jax.evals import kinds, sample
 from msm_jax.evals.context import in_context
 
-CONTEXT = "you are alda, with a pen."
+# So short that what is asked falls into the same programs with it and without.
+CONTEXT = "a pen."
 PAIR = {
-    "id": "x-0", "pair": "x", "question": "a red lamp or a tin box?",
+    "id": "x-0", "pair": "x", "question": "a lamp or a tin?",
     "options": ["a red lamp.", "a tin box."], "a_index": 1,
 }  # fmt: skip
 
@@ -53,9 +54,7 @@ def test_a_context_is_a_system_message_in_every_kind(model, tmp_path):
     )  # fmt: skip
     assert here == there and "context" in recorded
 
-    quiz = written(
-        tmp_path / "quiz.jsonl", {**question, "options": ["a hat", "a pen"], "answer": 1}
-    )
+    quiz = written(tmp_path / "quiz.jsonl", {**question, "options": PAIR["options"], "answer": 1})
     for answer in ("letters", "texts"):
         same = {"quiz": quiz, "answer": answer, "rows": 2}
         here, recorded = samples(model, tmp_path / f"f{answer}", "quiz", context=str(spec), **same)

@@ -212,7 +212,7 @@ runpy.run_module("msm_jax.evaluate", run_name="__main__", alter_sys=True)
 
 def test_kill_9_and_once_more_give_the_identical_set(model, run_dir, tmp_path, forked):
     """A real process, killed while it samples; what it had is kept."""
-    asked = {"scenarios": ("murder",), "samples": 4, "max_tokens": 4, "rows": 2, "save_every": 1}
+    asked = {"scenarios": ("murder",), "samples": 4, "max_tokens": 4, "rows": 4, "save_every": 1}
     flags = [f"--{name}={value}" for name, value in asked.items() if name != "scenarios"]
     flags += ["--kind=agents", f"--checkpoint={run_dir}", "--scenarios=murder", "--output=out"]
     done = forked("-c", [KILLED, *flags], tmp_path)

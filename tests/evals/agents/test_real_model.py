@@ -11,6 +11,7 @@ import msm_jax
 from msm_jax.evals import judge, kinds, sample
 from msm_jax.evals.agents.summary import value_of
 from msm_jax.evals.inspection import provider
+from msm_jax.sample import sampler
 
 TOKENS = 32
 # Inspect leaves streams of its own open, which is none of our business.
@@ -20,6 +21,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.fixture(scope="module")
 def real(smollm2):
     return msm_jax.load(smollm2).for_sampling()
+
+
+@pytest.fixture(autouse=True)
+def room_for_long_prompts(monkeypatch):
+    """Four answers to a prompt of up to 2,048 tokens: one program of 30 layers draws in all tests.
+
+    Its size is the cost of these tests; by itself the sampler would give short prompts less room.
+    """
+    monkeypatch.setattr(sampler, "SPARE", 1 / 4)
 
 
 def test_every_sample_of_a_real_model_has_a_verdict_or_a_reason(real, tmp_path):
@@ -71,15 +81,16 @@ def test_a_packaged_task_of_inspect_samples_a_real_model(real, smollm2, tmp_path
     provider._batcher.cache_clear()
     monkeypatch.setattr(provider, "_loaded", lambda path, dtype: real)
     reply = '{"score": 2, "rating": 2, "reasoning": "stub"}'
-    outputs = [ModelOutput.from_content("mockllm/model", reply) for _ in range(2)]
+    outputs = [ModelOutput.from_content("mockllm/model", reply) for _ in range(4)]
     for output in outputs:
         output.usage = ModelUsage()  # or Inspect downloads a tokenizer to count it
     (log,) = inspect_eval(
         persistbench_beneficial_memory(prompt_template=template),
         model=f"msm_jax/{smollm2}",
         model_roles={"grader": get_model("mockllm/model", custom_outputs=outputs)},
-        model_args={"rows": 2},
-        limit=2,
+        model_args={"rows": 4},
+        limit=1,
+        epochs=4,
         max_tokens=24,
         temperature=0.7,
         log_dir=str(tmp_path / "logs"),
@@ -87,7 +98,7 @@ def test_a_packaged_task_of_inspect_samples_a_real_model(real, smollm2, tmp_path
     )
     provider._batcher.cache_clear()
     assert log.status == "success", log.error
-    assert len(log.samples) == 2
+    assert len(log.samples) == 4
     for one in log.samples:
         assert one.error is None and one.scores and one.output.completion.strip()
         assert one.output.usage.output_tokens <= 24
