@@ -77,7 +77,7 @@ types: $(VENV)/.installed-test
 	$(RUN) -m mypy
 
 unit: $(VENV)/.installed-test
-	$(RUN) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # tests/oldest.sh tests the lower bounds of setup.py, or the newest versions in the package index.
 oldest newest: $(VENV)/.installed-test

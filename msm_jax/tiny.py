@@ -45,7 +45,7 @@ def tiny_checkpoint(
         write_text(beside / HF_TOKENIZER_FILE, _tokenizer(texts))
         tokenizer_config = {"eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
         write_text(beside / "tokenizer_config.json", json.dumps(tokenizer_config))
-        params = init_params(config, jax.random.key(seed))
+        params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(seed))
         save_checkpoint(directory, config, params, original=beside, max_length=4096)
     return pathlib.Path(directory)
 

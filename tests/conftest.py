@@ -60,15 +60,17 @@ for name in [*os.environ]:
         del os.environ[name]
 
 
-# Started first, so that no worker is left with one of them while the others have nothing to do. The
-# commands of the documentation stand before all, because each of them needs what those before it
-# made and no other worker may take over their second half.
+# The longest modules come first, so that no worker is left with one of them while the others have
+# nothing to do: `make test` hands them out whole and in this order.
 FIRST = (
-    "docs/test_commands.py", "test_wheel.py", "train/test_hosts.py", "notebooks/test_notebooks.py",
-    "corpus/test_local_server.py", "launch/test_ssh.py", "weights/test_gguf_files.py",
-    "train/test_compile.py", "train/test_loop.py", "test_load.py", "study/test_study.py",
-    "study/test_jobs.py", "train/test_mesh.py", "launch/test_launch.py", "train/test_step.py",
-    "train/test_loss.py",
+    "docs/test_commands.py", "notebooks/test_notebooks.py", "study/test_study.py",
+    "study/test_jobs.py", "train/test_hosts.py", "test_load.py", "sample/test_sampler.py",
+    "study/test_base.py", "study/test_shipped.py", "train/test_loop.py", "train/test_step.py",
+    "evals/agents/test_real_model.py", "train/test_mesh.py", "test_wheel.py",
+    "train/test_parent.py", "train/test_compile.py", "evals/agents/test_inspection.py",
+    "evals/agents/test_evaluation.py", "corpus/test_local_server.py", "test_broken_inputs.py",
+    "evals/agents/test_command.py", "corpus/test_api_writers.py", "sample/test_model.py",
+    "launch/test_ssh.py", "train/test_torch_parity.py", "weights/test_gguf_files.py",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ completion at once, N = M T.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,16 +91,16 @@ class Chunk:
         return Chunk(jax.tree.map(put, self.kv_PMKCd, kv_PMKd), self.filled + 1)
 
 
-def empty(config: ModelConfig, P: int, S: int, mesh: Mesh | None = None) -> Prompts:
+def empty(config: ModelConfig, P: int, S: int) -> Prompts:
     """Room for P prompts of at most S tokens."""
-    kv = _zeros(config, (P, config.kv_heads, S, config.head_dim), mesh)
-    return Prompts(kv, jnp.zeros(P, jnp.int32))
+    return Prompts(
+        _zeros(config, (P, config.kv_heads, S, config.head_dim)), jnp.zeros(P, jnp.int32)
+    )
 
 
-def empty_rings(config: ModelConfig, P: int, M: int, R: int, mesh: Mesh | None = None) -> Rings:
+def empty_rings(config: ModelConfig, P: int, M: int, R: int) -> Rings:
     """Room for M completions of each of P prompts, in rings of R slots."""
-    kv = _zeros(config, (P, M, config.kv_heads, R, config.head_dim), mesh)
-    return Rings(kv, jnp.int32(0))
+    return Rings(_zeros(config, (P, M, config.kv_heads, R, config.head_dim)), jnp.int32(0))
 
 
 def empty_chunk(rings: Rings) -> Chunk:
@@ -108,11 +109,23 @@ def empty_chunk(rings: Rings) -> Chunk:
     return Chunk(jax.tree.map(zeros, rings.kv_PMKRd), jnp.int32(0))
 
 
-def _zeros(config: ModelConfig, shape: tuple[int, ...], mesh: Mesh | None) -> Layers:
-    """Two arrays per layer, sharded as `cache_sharding` says."""
-    place = cache_sharding(shape, mesh)
-    zeros = lambda: jnp.zeros(shape, config.compute_dtype, device=place)
+def _zeros(config: ModelConfig, shape: tuple[int, ...]) -> Layers:
+    """Two arrays per layer."""
+    zeros = lambda: jnp.zeros(shape, config.compute_dtype)
     return tuple((zeros(), zeros()) for _ in range(config.layers))
+
+
+def placed(tree: Any, mesh: Mesh | None) -> Any:
+    """Within `jax.jit`: keys and values sharded as `cache_sharding` says, all else replicated.
+
+    What a program returns and gets again must not have shardings of XLA's choice: it would be
+    compiled for those as well.
+    """
+    if mesh is None:
+        return tree
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    place = lambda leaf: cache_sharding(leaf.shape, mesh) if leaf.ndim > 3 else everywhere
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, place(leaf)), tree)
 
 
 def cache_sharding(shape: tuple[int, ...], mesh: Mesh | None) -> NamedSharding | None:

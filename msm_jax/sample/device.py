@@ -28,11 +28,16 @@ class Rows:
     key_PM: Array
 
 
-def fresh_rows(P: int, M: int) -> Rows:
-    """Rows without a sample."""
+@functools.partial(jax.jit, static_argnums=range(6))
+def empty_state(
+    config: ModelConfig, mesh: Mesh | None, P: int, M: int, S: int, R: int
+) -> tuple[decode.Prompts, decode.Rings, Rows]:
+    """Room for P prompts of S tokens, and M rows of each, without a sample, in rings of R slots."""
     zeros = lambda: jnp.zeros((P, M), jnp.int32)  # each has its own memory, which is donated
     keys_PM = jnp.broadcast_to(jax.random.key(0, impl=PRNG), (P, M))
-    return Rows(zeros(), zeros(), zeros(), jnp.ones((P, M), bool), keys_PM)
+    rows = Rows(zeros(), zeros(), zeros(), jnp.ones((P, M), bool), keys_PM)
+    prompts, rings = decode.empty(config, P, S), decode.empty_rings(config, P, M, R)
+    return decode.placed((prompts, rings, rows), mesh)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
@@ -53,7 +58,7 @@ def read_prompts(
             return old.at[places_B].set(new, mode="drop")
         return old.at[places_B, :, : new.shape[2]].set(new, mode="drop")
 
-    return jax.tree.map(put, prompts, read)
+    return decode.placed(jax.tree.map(put, prompts, read), mesh)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "mesh"), donate_argnums=(3, 4))
@@ -105,7 +110,8 @@ def run_chunk(
     found = jnp.full((CHUNK, P, M), -2, jnp.int32), jnp.zeros((CHUNK, P, M))
     start = (decode.empty_chunk(rings), rows, found)
     newest, rows, found = jax.lax.while_loop(unfinished, one_token, start)
-    return rings.joined(newest), rows, found
+    rings, rows = decode.placed((rings.joined(newest), rows), mesh)
+    return rings, rows, found
 
 
 def masked(logits_V: Array, vocab_limit: Array) -> Array:

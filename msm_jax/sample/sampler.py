@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from msm_jax.errors import UserError
 from msm_jax.model import ModelConfig, decode
@@ -280,9 +280,14 @@ class _Batch:
 
     def __post_init__(self) -> None:
         P, M, slots = self.P, self.M, functools.partial(_slots, self.config, self.params, self.mesh)
-        self.prompts = decode.empty(self.config, P, slots(P, self.length), self.mesh)
-        self.rings = decode.empty_rings(self.config, P, M, slots(P * M, self.longest), self.mesh)
-        self.rows = device.fresh_rows(P, M)
+        S, R = slots(P, self.length), slots(P * M, self.longest)
+        state = device.empty_state(self.config, self.mesh, P, M, S, R)
+        place = getattr(jax.tree.leaves(self.params)[0], "sharding", None)
+        if self.mesh is None and place is not None:  # as the device will give them back
+            if isinstance(place, NamedSharding):
+                place = NamedSharding(place.mesh, PartitionSpec())
+            state = jax.device_put(state, place)
+        self.prompts, self.rings, self.rows = state
         self.in_row: _InRow = [[None] * M for _ in range(P)]
         self.left: list[collections.deque] = [collections.deque() for _ in range(P)]
         self.ids: list[Sequence[int]] = [()] * P  # of the prompt in each place

@@ -149,15 +149,13 @@ def test_a_chunk_works_in_the_memory_it_is_given(params, monkeypatch, R, S, bloc
     monkeypatch.setattr(cached_attention, "BLOCK_NUMBERS", 1)
     P, M = 2, 4
     layers = decode.unstacked(params)
-    prompts, rings = decode.empty(CONFIG, P, S), decode.empty_rings(CONFIG, P, M, R)
+    prompts, rings, rows = device.empty_state(CONFIG, None, P, M, S, R)
     begun = sampler._Batch(CONFIG, params, layers, {}, P, M, S, R, None, None)._begin()
     how = {
         "key": jax.random.key(0), "stop_ids": np.array([1]), "vocab_limit": 30,
         "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
     }  # fmt: skip
-    lowered = device.run_chunk.lower(
-        CONFIG, layers, prompts, rings, device.fresh_rows(P, M), begun, how
-    )
+    lowered = device.run_chunk.lower(CONFIG, layers, prompts, rings, rows, begun, how)
     text = lowered.compile().as_text()
     aliases = text.split("input_output_alias={")[1].split("}, entry")[0]
     assert aliases.count("may-alias") >= 2 * CONFIG.layers
@@ -277,6 +275,7 @@ def test_other_lengths_compile_nothing_new(params):
 def test_drawing_compiles_once_per_model_and_rows_where_memory_is_plentiful(params, monkeypatch):
     """Short and long answers, prompts and limits: one program. Without spare memory there is one
     per power of two of what is asked for, and still one for answers of any length."""
+    params = jax.device_put(params, jax.devices()[0])  # committed, as a checkpoint's are
     limits = lambda prompt, index: 1 + 99 * index
     ask = lambda size, tokens: sample(
         CONFIG, params, [[1] * size], n=2, max_tokens=tokens, rows=2, limits=limits
@@ -305,7 +304,13 @@ asked = dict(n=2, max_tokens=20, seed=1, rows=4)
 one = sample(config, params, prompts, **asked)
 mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
 shards = jax.device_put(params, param_shardings(config, mesh))
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **more: compiled.append(more["fun_name"]) if "backend_compile" in event else 0
+)
 many = sample(config, shards, prompts, mesh=mesh, **asked)
+# What the first chunk returns is where the second one takes it from.
+assert sum("run_chunk" in name for name in compiled) == 1, compiled
 for a, b in zip(one, many, strict=True):
     assert [x.tokens for x in a] == [x.tokens for x in b]
     for x, y in zip(a, b, strict=True):
