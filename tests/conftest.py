@@ -45,7 +45,7 @@ from collections.abc import Callable
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-MUCH = 2_500_000_000  # bytes
+MUCH = 2_000_000_000  # bytes
 TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # which only glibc has
 atexit.register(shutil.rmtree, os.environ["MSM_JAX_CACHE"], ignore_errors=True)
 # Under nohup, or in the background of a script, these are ignored, also by the commands that tests
@@ -91,7 +91,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Gives memory back after a module if it is much, so that three workers fit into 9 GB."""
+    """Gives memory back after a module if it is much, so that four workers fit into 10 GB."""
     if (nextitem is None or nextitem.path != item.path) and _resident() > MUCH:
         if "jax" in sys.modules:
             sys.modules["jax"].clear_caches()

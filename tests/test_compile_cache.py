@@ -65,7 +65,7 @@ def test_where_programs_are_kept_and_when_not(root, tmp_path):
         ({"JAX_PLATFORMS": "cuda,cpu"}, ""),
     ]
     cases += [("off", environment, None) for environment, _ in levels]
-    ours = ("JAX_COMPILATION_CACHE_DIR", "HOME", "XLA_FLAGS")
+    ours = ("JAX_COMPILATION_CACHE_DIR", "HOME", "XDG_CACHE_HOME", "XLA_FLAGS")
     clean = {name: value for name, value in os.environ.items() if name not in ours}
     done = subprocess.run(
         [sys.executable, "-c", CASES],

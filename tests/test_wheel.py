@@ -120,14 +120,16 @@ def test_a_clean_environment_runs_the_miniature_from_an_empty_directory(root, wh
     python = tmp_path / "venv" / "bin" / "python"
     [site] = (tmp_path / "venv" / "lib").glob("python*/site-packages")
     link_requirements(wheel, site)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
-    subprocess.run([*pip, "install", "--quiet", "--no-compile", "--no-deps", wheel], check=True)
-    subprocess.run([*pip, "check"], check=True)
     empty = tmp_path / "empty"
     empty.mkdir()
     # Compiled programs, which have a test of their own, may be there already.
     kept = re.compile("PATH|HOME|TMPDIR|JAX_COMPILATION_CACHE_DIR|JAX_PERSISTENT_CACHE_.*")
     clean = {name: value for name, value in os.environ.items() if kept.fullmatch(name)}
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    subprocess.run(
+        [*pip, "install", "--quiet", "--no-compile", "--no-deps", wheel], env=clean, check=True
+    )
+    subprocess.run([*pip, "check"], env=clean, check=True)
     run = lambda *words: subprocess.run(
         [python, "-m", *words], cwd=empty, env=clean, capture_output=True, text=True
     )
