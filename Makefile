@@ -9,7 +9,7 @@ CONFIG ?= configs/miniature.py
 WORKDIR ?= runs/miniature
 ARGS ?=
 MODE ?= miniature
-WORKERS ?= 4
+WORKERS ?= 3
 
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 TOO_OLD = import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -29,7 +29,7 @@ help:
 	@echo "make real        runs the study on SmolLM2-135M, a real language model (about 26 minutes)"
 	@echo "                 Example: CONFIG=configs/smollm2.py:smoke WORKDIR=runs/real-smoke"
 	@echo "make fig4        runs the miniature of figure 4 of the paper; MODE=print shows the real commands"
-	@echo "make test        runs lint, types and all tests in WORKERS=4 processes; ARGS='-k name' selects tests"
+	@echo "make test        runs lint, types and all tests in WORKERS=3 processes; ARGS='-k name' selects tests"
 	@echo "make docs        builds the documentation site in site/ (open site/index.html)"
 	@echo "make docs-serve  serves it on http://127.0.0.1:8000 and rebuilds it when a page changes"
 	@echo "make lint        runs ruff and refuses the words of docs/style.md"
