@@ -40,6 +40,9 @@ class Curves:
         self._path, events = below(run, "metrics.jsonl"), below(run, "tensorboard")
         write_bytes(self._path, _lines_up_to(self._path, resumed_at))
         self._file = open_own(self._path, "a", encoding="utf-8")
+        # TensorBoard reads files in the order of their names, in which the second comes first.
+        while any(events.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+            time.sleep(0.05)
         self._events = EventFileWriter(str(events))
         begins = SessionLog(status=SessionLog.START)
         self._events.add_event(Event(step=resumed_at + 1, session_log=begins))

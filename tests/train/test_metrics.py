@@ -13,9 +13,12 @@ def refuse(word):
     raise ValueError(f"{word} is not JSON")
 
 
-def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
+def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
 
+    # The last part of a file's name, by which "10" would come before "9" within one second.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(9))
     for resumed_at, steps in ((0, range(1, 6)), (3, range(4, 8)), (0, range(1, 3))):
         metrics = Curves(tmp_path, resumed_at)
         for step in steps:
