@@ -110,8 +110,7 @@ def run_chunk(
     found = jnp.full((CHUNK, P, M), -2, jnp.int32), jnp.zeros((CHUNK, P, M))
     start = (decode.empty_chunk(rings), rows, found)
     newest, rows, found = jax.lax.while_loop(unfinished, one_token, start)
-    rings, rows = decode.placed((rings.joined(newest), rows), mesh)
-    return rings, rows, found
+    return decode.placed((rings.joined(newest), rows, found), mesh)
 
 
 def masked(logits_V: Array, vocab_limit: Array) -> Array:
