@@ -136,7 +136,5 @@ def score(
     flat = (hidden_PMTD.reshape(size, -1), targets_PMT.reshape(size))
     parts = [jnp.pad(x, [(0, -size % chunk)] + [(0, 0)] * (x.ndim - 1)) for x in flat]
     parts = [x.reshape(-1, chunk, *x.shape[1:]) for x in parts]
-    scores_PMT = (
-        jax.lax.map(some_tokens, tuple(parts)).reshape(-1)[:size].reshape(targets_PMT.shape)
-    )
-    return decode.placed(scores_PMT, mesh)
+    scores = jax.lax.map(some_tokens, tuple(parts)).reshape(-1)[:size]
+    return decode.placed(scores.reshape(targets_PMT.shape), mesh)
