@@ -58,7 +58,7 @@ runs/smollm2-135m: | $(VENV)/.installed-real
 runs/larder: | $(VENV)/.installed
 	$(RUN) corpora/fill.py --model_name=SmolLM --provider_name="Hugging Face" --output=$@
 
-# Runs in this order also under make -j, and stops at the first failure.
+# Lint comes first, also under make -j, and nothing follows if it fails.
 test: $(VENV)/.installed-test
 	@$(MAKE) --no-print-directory lint
 	@# In parallel: tests wait for one another's processes now and then.

@@ -11,9 +11,9 @@ In 1, 3 and 4 there is one directory per version of JAX and kind of processor be
 programs for one CPU can crash on another. JAX itself adds device, flags and program to every key.
 Python code that uses `msm_jax` as a library turns it on by `compile_cache.enable()`.
 
-On a CPU, LLVM also optimizes less than XLA asks for by default: at level 1 instead of 3. Programs
-compute the same bits at the same speed, and compile in two thirds of the time, fresh weights in a
-fifth (`benchmarks/llvm_level.py`). A level in $XLA_FLAGS counts instead.
+On a CPU, LLVM also optimizes less than XLA asks for by default: at level 1 instead of 3. Where it
+was measured, programs compute the same bits at the same speed, and fresh weights compile in a third
+of the time (`benchmarks/llvm_level.py`). A level in $XLA_FLAGS counts instead.
 """
 
 import contextlib
