@@ -64,16 +64,17 @@ def submit(
                 waits.add(node.id)
                 lines.append(f"{node.title}: waits: {reason or 'what it is made from waits'}")
                 continue
-            state = "in the queue"
+            state = _state(queued.get(name(node.id), ("", "")))
             if name(node.id) not in queued:
                 needed = [there[each] for each in node.inputs.values() if each in there]
                 chosen = with_accelerator if devices.needs_accelerator(node) else without
                 own = jobs.command(words, node, sys.executable)
-                queued[name(node.id)] = submit_one(own, name(node.id), needed, chosen)
+                queued[name(node.id)] = submit_one(own, name(node.id), needed, chosen), ""
                 state = "submitted"
-            there[node.id] = queued[name(node.id)]
+            there[node.id] = queued[name(node.id)][0]
             lines.append(f"job {there[node.id]}: {node.title} ({node.id}): {state}")
-        if last := queued.get(name(jobs.REPORT)):  # it may wait for fewer jobs
+        if name(jobs.REPORT) in queued:  # it may wait for fewer jobs
+            last, _ = queued[name(jobs.REPORT)]
             subprocess.run(["scancel", "--state=PENDING", last], check=False)
         own = jobs.command(words, None, sys.executable)
         last = submit_one(own, name(jobs.REPORT), list(there.values()), without)
@@ -135,10 +136,19 @@ def _submitter(workdir: pathlib.Path):
     return submit_one
 
 
-def _queue() -> dict[str, str]:
-    """The user's jobs that have not ended: name -> id."""
+def _queue() -> dict[str, tuple[str, str]]:
+    """The user's jobs that have not ended: name -> id, and why it waits (%r of squeue)."""
     command = ["squeue", "--me", "--noheader", "--states=PENDING,RUNNING,SUSPENDED"]
-    done = subprocess.run([*command, "--format=%j %i"], capture_output=True, text=True)
+    done = subprocess.run([*command, "--format=%i|%r|%j"], capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"--executor=slurm: squeue failed: {done.stderr.strip()}")
-    return dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
+    found = [line.split("|", 2) for line in done.stdout.splitlines()]
+    return {name: (job, reason) for job, reason, name in found}
+
+
+def _state(queued: tuple[str, str]) -> str:
+    """What to tell about a job in the queue: held ones never start by themselves."""
+    job, reason = queued
+    if "held" not in reason.lower():  # such as JobHeldUser, launch failed requeued held
+        return "in the queue"
+    return f"in the queue, held by Slurm ({reason}): start it with: scontrol release {job}"

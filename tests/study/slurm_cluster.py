@@ -107,6 +107,16 @@ class Cluster:
         """The jobs that have not ended."""
         return self.run("squeue", "--noheader", "--format=%i %j %T %r")
 
+    def release(self) -> None:
+        """Release the jobs that Slurm holds because slurmstepd was too slow to answer.
+
+        On a machine with other work; as a user would do.
+        """
+        for line in self.run("squeue", "--noheader", "--format=%i|%r").splitlines():
+            job, reason = line.split("|")
+            if reason == "launch failed requeued held":
+                self.run("scontrol", "release", job)
+
     def _start(self, *words: str) -> None:
         with (self._folder / f"{words[0]}.log").open("ab") as log:
             started = subprocess.Popen(words, env=self.environment, stdout=log, stderr=log)
@@ -144,11 +154,14 @@ def study(cluster: Cluster, config: str, workdir: pathlib.Path, kills, more=()) 
     own = {"KILLS": str(plan), "KILLS_WORKDIR": str(workdir), "PYTHONPATH": path}
     command = [sys.executable, "-m", "msm_jax.study", f"--config={config}", f"--workdir={workdir}"]
     command += ["--executor=slurm", "--slurm=time=1:00:00", *more]
-    submitted = 0
+    submitted, until = 0, time.monotonic() + 1800 + 300 * len(kills)
     while (
         (queued := cluster.queue()) or [*plan.iterdir()] or not (workdir / "report.html").exists()
     ):
         cluster.start_node()
+        cluster.release()
+        if time.monotonic() > until:
+            raise TimeoutError(f"in the queue: {queued or 'nothing'}")
         if not queued:
             submitted += 1
             done = subprocess.run(

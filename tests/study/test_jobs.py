@@ -229,20 +229,47 @@ def results(workdir) -> dict:
     return {key: value for key, value in found.items() if key not in ("created", "seconds", "seal")}
 
 
-def test_on_slurm_with_kills_it_ends_with_the_same_results(small, tmp_path, forked):
-    """With more kills: python tests/study/slurm_cluster.py CONFIG WORKDIR."""
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A Slurm of this machine."""
     pytest.importorskip("submitit", reason="pip install 'msm_jax[slurm]'")
     if reason := slurm_cluster.missing():
         pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("slurm")
+    with contextlib.ExitStack() as stack:
+        try:
+            yield stack.enter_context(slurm_cluster.Cluster(folder))
+        except TimeoutError:
+            pytest.skip(f"Slurm does not start here: see {folder}/*.log")
+
+
+def test_jobs_that_slurm_holds_are_told_apart(small, tmp_path, forked, cluster):
+    words = [f"--config={small}", f"--workdir={tmp_path / 'out'}"]
+    words += ["--executor=slurm", "--slurm=time=1:00:00"]
+    cluster.run("scontrol", "update", "PartitionName=all", "State=DOWN")
+    lines = []
+    for _ in range(2):
+        done = forked("msm_jax.study", words, tmp_path, env=cluster.environment)
+        assert done["code"] == 0, done["err"]
+        lines.append(done["out"].splitlines())
+        first, *others = cluster.run("squeue", "--noheader", "--sort=i", "--format=%i").split()
+        cluster.run("scontrol", "uhold", first)
+    cluster.run("scancel", first, *others)
+    cluster.run("scontrol", "update", "PartitionName=all", "State=UP")
+    assert len(lines[0]) > 2 and all(line.endswith("submitted") for line in lines[0])
+    held, *queued, report = lines[1]
+    release = f"in the queue, held by Slurm (JobHeldUser): start it with: scontrol release {first}"
+    assert held.endswith(release)
+    assert all(line.endswith("in the queue") for line in queued)
+    assert report.endswith("results and report: submitted")
+
+
+def test_on_slurm_with_kills_it_ends_with_the_same_results(small, tmp_path, forked, cluster):
+    """With more kills: python tests/study/slurm_cluster.py CONFIG WORKDIR."""
     words = [f"--config={small}", f"--workdir={tmp_path / 'local'}"]
     assert forked("msm_jax.study", words, tmp_path)["code"] == 0
     kills = [("submitter", 2), ("preempted", 9), ("runner", 5), ("node", 2)]
-    with contextlib.ExitStack() as stack:
-        try:
-            cluster = stack.enter_context(slurm_cluster.Cluster(tmp_path / "slurm"))
-        except TimeoutError:
-            pytest.skip(f"Slurm does not start here: see {tmp_path}/slurm/*.log")
-        slurm_cluster.study(cluster, str(small), tmp_path / "out", kills)
+    slurm_cluster.study(cluster, str(small), tmp_path / "out", kills)
     assert results(tmp_path / "out") == results(tmp_path / "local")
     done = endings(tmp_path / "out")
     assert len(done) == 3 and set(done.values()) <= {0, 1}
