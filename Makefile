@@ -102,9 +102,12 @@ clean:
 	find msm_jax tests configs benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamps are written last, so that an interrupted installation is repeated.
-$(VENV)/.installed: setup.py constraints.txt
+$(BIN)/pip:
 	@$(PYTHON) -c '$(TOO_OLD)'
-	@test -x $(BIN)/pip || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@echo "creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.py constraints.txt | $(BIN)/pip
 	@echo "installing msm_jax and its dependencies into $(VENV)"
 	@# Python compiles the modules that are imported, which few of their files ever are.
 	@$(PIP) install --no-compile --constraint constraints.txt --editable .
@@ -116,8 +119,8 @@ $(VENV)/.installed-real: $(VENV)/.installed
 	@$(PIP) install --constraint constraints.txt --editable '.[gguf]'
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	@echo "installing the dependencies of the tests into $(VENV)"
+$(VENV)/.installed-test: setup.py constraints.txt | $(BIN)/pip
+	@echo "installing msm_jax and the dependencies of its tests into $(VENV)"
 	@$(PIP) install --no-compile --constraint constraints.txt --editable '.[test,docs]'
 	@# Only for one of its files: Qwen's BPE ranks, from which the tests build the real tokenizer.
 	@$(PIP) install --no-compile --no-deps dashscope==2.0.2
@@ -127,4 +130,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@# wherever it finds libtpu.
 	@$(PIP) install --no-deps --upgrade --target $(VENV)/tpu --constraint constraints.txt libtpu \
 		|| echo "there is no libtpu for this platform: its tests are skipped"
-	@touch $@
+	@touch $(VENV)/.installed $@

@@ -80,7 +80,7 @@ def lora_step(name: str) -> None:
     from msm_jax.model.kernels import documents_bound
     from msm_jax.train.config import stage
     from msm_jax.train.flops import flops_per_token, peak_flops
-    from msm_jax.train.optimizer import make_optimizer, split_params
+    from msm_jax.train.optimizer import make_optimizer, make_schedule, split_params
     from msm_jax.train.step import make_step
 
     T, rank, shape = (96, 4, model(True)) if name == "tiny" else (4096, 64, PRESETS[name])
@@ -88,13 +88,14 @@ def lora_step(name: str) -> None:
     segments = documents(1, T, T // 7)
     batch = jax.device_put(batch_of(config.vocab_size, segments))
     trained, frozen = split_params(random_int8(config), "lora")
-    optimizer = make_optimizer(stage().optimizer, 1000)
+    recipe = stage().optimizer
+    optimizer, schedule = make_optimizer(recipe), make_schedule(recipe, 1000)
     bound = documents_bound(documents_in(segments), None)
     state, run = optimizer.init(trained), make_step(config, optimizer, 1, None, bound)
-    compiled, taken = run.lower(trained, state, frozen, batch).compile(), []
+    compiled, taken = run.lower(trained, state, frozen, batch, schedule).compile(), []
     for _ in range(4):
         started = time.perf_counter()
-        trained, state, metrics = compiled(trained, state, frozen, batch)
+        trained, state, metrics = compiled(trained, state, frozen, batch, schedule)
         loss = float(metrics["loss"])
         taken.append(time.perf_counter() - started)
     each, memory = float(np.mean(taken[1:])), compiled.memory_analysis()

@@ -100,7 +100,7 @@ def _train(tiny: bool, preset: str, cases: list[tuple[int, str]]) -> None:
     from msm_jax.model.kernels import documents_bound
     from msm_jax.train.config import stage
     from msm_jax.train.flops import flops_per_token, peak_flops
-    from msm_jax.train.optimizer import make_optimizer, split_params
+    from msm_jax.train.optimizer import make_optimizer, make_schedule, split_params
     from msm_jax.train.step import make_step
 
     B, T, rank = (4, 96, 4) if tiny else (4, 4096, 64)
@@ -110,7 +110,8 @@ def _train(tiny: bool, preset: str, cases: list[tuple[int, str]]) -> None:
     batch = jax.device_put(batch_of(base.vocab_size, segments))
     params = random_params(base)
     bound, peak = documents_bound(documents_in(segments), None), peak_flops(jax.devices())
-    optimizer = make_optimizer(stage().optimizer, 1000)
+    recipe = stage().optimizer
+    optimizer, schedule = make_optimizer(recipe), make_schedule(recipe, 1000)
     flops = flops_per_token(base, T, "lora") * B * T
     trained, frozen = split_params(params, "lora")
     for parts, remat in cases[:2] if tiny else cases:
@@ -120,12 +121,12 @@ def _train(tiny: bool, preset: str, cases: list[tuple[int, str]]) -> None:
         state, run = optimizer.init(adapter), make_step(config, optimizer, parts, None, bound)
         started = time.perf_counter()
         try:
-            compiled = run.lower(adapter, state, frozen, batch).compile()
+            compiled = run.lower(adapter, state, frozen, batch, schedule).compile()
             compiling = time.perf_counter() - started
             taken = []
             for _ in range(4):
                 started = time.perf_counter()
-                adapter, state, metrics = compiled(adapter, state, frozen, batch)
+                adapter, state, metrics = compiled(adapter, state, frozen, batch, schedule)
                 loss = float(metrics["loss"])
                 taken.append(time.perf_counter() - started)
         except jax.errors.JaxRuntimeError as error:  # the next case may need less memory

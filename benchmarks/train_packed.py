@@ -195,11 +195,12 @@ def ours(model, mode, threads):
         param_shardings,
     )
     from msm_jax.train.config import stage
-    from msm_jax.train.optimizer import make_optimizer, split_params
+    from msm_jax.train.optimizer import make_optimizer, make_schedule, split_params
     from msm_jax.train.step import make_step
 
     config = ModelConfig(rope_theta=1e6, **model, **(LORA if mode == "lora" else {}))
-    optimizer = make_optimizer(stage().optimizer, 10_000)
+    recipe = stage().optimizer
+    optimizer, schedule = make_optimizer(recipe), make_schedule(recipe, 10_000)
     params = init_params(config, jax.random.key(0))
     mesh = make_mesh({"data": -1}) if jax.device_count() > 1 else None
     if mesh is not None:
@@ -214,7 +215,7 @@ def ours(model, mode, threads):
 
     def step():
         batch = next(found)
-        state[0], state[1], metrics = step_fn(*state, frozen, batch)
+        state[0], state[1], metrics = step_fn(*state, frozen, batch, schedule)
         return float(metrics["loss"]), int((batch["segment_ids"] > 0).sum())
 
     return step, fill

@@ -127,17 +127,18 @@ def jax_side(threads: int):
     from msm_jax.model import ModelConfig, init_params
     from msm_jax.train.config import stage
     from msm_jax.train.flops import flops_per_token
-    from msm_jax.train.optimizer import make_optimizer, split_params
+    from msm_jax.train.optimizer import make_optimizer, make_schedule, split_params
     from msm_jax.train.step import make_step
 
     config = ModelConfig(vocab_size=SETTING["vocab"], rope_theta=10_000.0, **MODEL)
-    optimizer = make_optimizer(stage().optimizer, 10_000)
+    recipe = stage().optimizer
+    optimizer, schedule = make_optimizer(recipe), make_schedule(recipe, 10_000)
     trained, frozen = split_params(init_params(config, jax.random.key(0)), "all")
     state = [trained, optimizer.init(trained)]
     step_fn, found = make_step(config, optimizer), itertools.cycle(batches())
 
     def step() -> float:
-        state[0], state[1], metrics = step_fn(*state, frozen, next(found))
+        state[0], state[1], metrics = step_fn(*state, frozen, next(found), schedule)
         return float(metrics["loss"])
 
     return step, product_flops(jax), flops_per_token(config, SETTING["length"])

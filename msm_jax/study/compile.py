@@ -33,6 +33,7 @@ from msm_jax.outputs import output_file
 from msm_jax.study import evaluations, graph
 from msm_jax.train import aot
 from msm_jax.train.config import EIGHT_BITS, STAGE
+from msm_jax.train.optimizer import RATES
 from msm_jax.train.stage import OURS
 from msm_jax.train.targets import devices_for
 
@@ -68,6 +69,8 @@ class Program:
         config, names = json.loads(self.config.to_json()), ["model"]
         if self.kind == "train":
             names += ["rows", "accumulation", "sequence_length", "trainable", "mesh", "optimizer"]
+            for name in RATES:
+                del config["optimizer"][name]
         else:
             config["model"]["remat"] = "none"
         return json.dumps([self.kind, self.rows, self.tokens, [config[name] for name in names]])

@@ -380,9 +380,8 @@ def _sample_chats(model, node: Node, workdir: pathlib.Path) -> list[dict]:
         file = own.get("pairs") or own["questions"]
         prompts = readers[settings["kind"]](str(material.place(file)))
         messages = prompts[(number * len(prompts)) // CHATS]
-        # With the evaluations' number of rows, whose programs are compiled already.
-        options = {"max_tokens": settings["max_tokens"], "rows": settings["rows"]}
-        ((answer,),) = model.sample([messages], 1, seed=settings["seed"], **options)
+        options = {"max_tokens": settings["max_tokens"], "seed": settings["seed"]}
+        ((answer,),) = model.sample([messages], 1, **options)
         chats.append({"messages": [*messages, {"role": "assistant", "content": answer.text}]})
     return chats
 

@@ -141,10 +141,11 @@ def lower_step(
     UserError if the mesh does not fit the model or its rows.
     """
     model, mesh = model or stage_model(config), make_mesh(config.mesh, devices)
-    optimizer = make_optimizer(config.optimizer, max(config.steps, 1))
-    trained, state, frozen, batch = step_arguments(config, model, mesh, optimizer)
+    optimizer = make_optimizer(config.optimizer)
+    shapes = step_arguments(config, model, mesh, optimizer)
+    trained, state, frozen, batch, _ = shapes
     step = make_step(model, optimizer, config.accumulation, mesh)
-    lowered = step.lower(trained, state, frozen, batch)
+    lowered = step.lower(*shapes)
     arguments = {"weights": trained, "frozen weights": frozen, "optimizer": state, "batch": batch}
     return lowered, model, mesh, arguments
 

@@ -81,6 +81,12 @@ def place_rows(
     return {name: _from_shards(shape, place, functools.partial(shard, name)) for name in names}
 
 
+def replicated(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Numbers that are the same in all processes, on every device of a mesh."""
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.tree.map(lambda each: _from_shards((), place, lambda _: np.asarray(each)), tree)
+
+
 def _from_shards(
     shape: tuple[int, ...],
     place: jax.sharding.NamedSharding,

@@ -25,7 +25,7 @@ from msm_jax.train import hosts, record
 from msm_jax.train.config import FEW_STEPS, METRICS
 from msm_jax.train.evaluations import Evaluations
 from msm_jax.train.metrics import LOWER, Metrics
-from msm_jax.train.optimizer import make_optimizer
+from msm_jax.train.optimizer import RATES, make_optimizer, make_schedule
 from msm_jax.train.remat import settled
 from msm_jax.train.stage import Stage, check_place
 from msm_jax.train.start import State, all_finite, start
@@ -79,6 +79,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
         stack.callback(metrics.close)
         _introduce(metrics, stage, state, why_remat)
         stop = stack.enter_context(hosts.StopRequest(stage.mesh).listening())
+        schedule = hosts.replicated(make_schedule(config.optimizer, stage.steps), stage.mesh)
         # From here on arrays move between host and device only where the code says so.
         stack.enter_context(jax.transfer_guard("disallow"))
         unread: Any = None  # metrics of the step before, which the device may still compute
@@ -90,7 +91,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, out: TextIO | None = N
             metrics.profile(state.step)
             with _out_of_memory(stage):
                 state.trained, state.optimizer_state, values = step_fn(
-                    state.trained, state.optimizer_state, state.frozen, batch
+                    state.trained, state.optimizer_state, state.frozen, batch, schedule
                 )
             # The device works on this step while the host reads the metrics of the one before.
             stopping = stop.agreed(unread)
@@ -152,21 +153,21 @@ def last_loss(run: str | os.PathLike) -> float | None:
 
 def _step(stage: Stage, model: ModelConfig) -> tuple[Any, Any]:
     """Optimizer and jitted step of a stage with this model."""
-    optimizer, accumulation = stage.config.optimizer.to_json(), stage.config.accumulation
-    return _shared_step(model, optimizer, stage.steps, accumulation, stage.mesh, stage.documents)
+    config = stage.config
+    optimizer = json.dumps({k: v for k, v in config.optimizer.items() if k not in RATES})
+    return _shared_step(model, optimizer, config.accumulation, stage.mesh, stage.documents)
 
 
 @functools.cache
 def _shared_step(
     model: ModelConfig,
     optimizer_json: str,
-    steps: int,
     accumulation: int,
     mesh: jax.sharding.Mesh,
     documents: int | None,
 ) -> tuple[Any, Any]:
     """The stages of a study that are alike share one compilation."""
-    optimizer = make_optimizer(ConfigDict(json.loads(optimizer_json)), steps)
+    optimizer = make_optimizer(ConfigDict(json.loads(optimizer_json)))
     return optimizer, make_step(model, optimizer, accumulation, mesh, documents)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import math
 import os
 import pathlib
@@ -19,7 +20,7 @@ from msm_jax.links import below
 from msm_jax.progress import progress_bar
 from msm_jax.train import hosts
 from msm_jax.train.flops import flops_per_token, peak_flops
-from msm_jax.train.optimizer import make_schedule
+from msm_jax.train.optimizer import learning_rate, make_schedule
 from msm_jax.train.stage import Stage
 
 LOWER = "lower optimizer.learning_rate or clip_norm, and run again: it resumes from a checkpoint"
@@ -100,7 +101,8 @@ class Metrics:
     def __init__(self, stage: Stage, run: pathlib.Path, resumed_at: int, out: TextIO | None):
         self._config, self._run, self._first = stage.config, run, hosts.is_first()
         self._out = out = out if self._first else None
-        self._rate = jax.jit(make_schedule(stage.config.optimizer, stage.steps))
+        self._rate = jax.jit(functools.partial(learning_rate, stage.config.optimizer.schedule))
+        self._schedule = make_schedule(stage.config.optimizer, stage.steps)
         length, trainable = stage.config.sequence_length, stage.config.trainable
         self._flops = flops_per_token(stage.model, length, trainable)
         self._peak = peak_flops(stage.mesh.devices.flatten())
@@ -146,7 +148,8 @@ class Metrics:
         if skipped := int(found["skipped"]):
             shown["skipped"] = skipped
         good = max(step - 1 - skipped - state.empty, 0)  # the schedule counts good steps only
-        shown["learning_rate"] = float(jax.device_get(self._rate(jax.device_put(np.int32(good)))))
+        of = jax.device_put((self._schedule, np.int32(good)))
+        shown["learning_rate"] = float(jax.device_get(self._rate(*of)))
         shown["tokens"] = state.tokens
         speed = self.speed()["tokens_per_second"]
         if speed:

@@ -1,10 +1,10 @@
 """AdamW with warmup and decay, and which parameters it moves."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -13,40 +13,76 @@ from msm_jax.model.adapter import only_adapter, without_adapter
 
 DECAYED = ("w", "lora_a", "lora_b")  # not norms, not biases
 TRAINABLE = ("all", "lora")
-SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {  # of (peak, steps)
-    "cosine": optax.cosine_decay_schedule,
-    "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
-    "constant": lambda peak, steps: optax.constant_schedule(peak),
+SCHEDULES = {  # the share of the peak, of the share of the decay that is over
+    "cosine": lambda over: 0.5 * (1 + jnp.cos(jnp.pi * over)),
+    "linear": lambda over: 1 - over,
+    "constant": jnp.ones_like,
 }
 
 
-def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
-    """Learning rate by step: linear warmup over `warmup_fraction` of the run, then decay to 0."""
-    if config.schedule not in SCHEDULES:
-        raise UserError(f"optimizer.schedule={config.schedule!r}: one of {(*SCHEDULES,)}")
-    peak, warmup = config.learning_rate, round(config.warmup_fraction * steps)
-    after = SCHEDULES[config.schedule](peak, max(steps - warmup, 1))
+RATES = ("learning_rate", "warmup_fraction")  # keys of the optimizer's that a Schedule has
+
+
+class Schedule(NamedTuple):
+    """What a learning rate depends on besides its form, each a float32 scalar; lengths in steps.
+
+    An argument of the compiled step: stages of other lengths or rates run the same program.
+    """
+
+    peak: Any
+    warmup: Any
+    decay: Any
+
+
+def make_schedule(config: ConfigDict, steps: int) -> Schedule:
+    """Linear warmup over `warmup_fraction` of the run, then decay to 0 at its end."""
+    warmup = round(config.warmup_fraction * steps)
+    return Schedule(*map(np.float32, (config.learning_rate, warmup, max(steps - warmup, 1))))
+
+
+def learning_rate(form: str, schedule: Schedule, step: jax.Array) -> jax.Array:
+    """The learning rate, float32 [], after `step` good steps; `form` is one of SCHEDULES."""
+    peak, warmup, decay = schedule
+    step = step.astype(jnp.float32)
+    over = jnp.clip((step - warmup) / decay, 0.0, 1.0)
     # (step + 1) / warmup: the first step already moves.
-    rising = lambda step: peak * (step + 1) / max(warmup, 1)
-    return optax.join_schedules([rising, after], [warmup])
+    rising = (step + 1) / jnp.maximum(warmup, 1.0)
+    return peak * jnp.where(step < warmup, rising, SCHEDULES[form](over))
 
 
-def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+def scale_by_schedule(form: str) -> optax.GradientTransformationExtraArgs:
+    """Updates times minus `learning_rate`, of the `schedule` that `update` is given."""
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, schedule: Schedule, **_: Any
+    ) -> tuple[Any, Any]:
+        rate = learning_rate(form, schedule, state.count)
+        updates = jax.tree.map(lambda each: (-rate).astype(each.dtype) * each, updates)
+        return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    init = lambda _: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     """AdamW (Loshchilov & Hutter 2019) with decoupled weight decay on matrices only.
 
-    Steps that are not finite, and loss spikes where config.skip_spikes asks for it, are skipped.
+    Its `update` takes `schedule`, as of `make_schedule`. Steps that are not finite, and loss spikes
+    where config.skip_spikes asks for it, are skipped.
+
+    Raises:
+      UserError: an unknown form of schedule.
     """
+    if config.schedule not in SCHEDULES:
+        raise UserError(f"optimizer.schedule={config.schedule!r}: one of {(*SCHEDULES,)}")
 
     def decays(params: dict) -> dict:
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
-    adamw = optax.adamw(
-        make_schedule(config, steps),
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=decays,
+    adamw = optax.chain(
+        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        optax.add_decayed_weights(config.weight_decay, decays),
+        scale_by_schedule(config.schedule),
     )
     if config.clip_norm:
         adamw = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
@@ -77,8 +113,10 @@ def skip_bad_steps(
     A step without loss tokens changes nothing either, and is not counted as skipped. With `spikes`
     above 0, a step whose loss is more than that many standard deviations above the mean of the last
     128 good ones is skipped too, once there are as many. The learning-rate schedule counts good
-    steps only.
+    steps only. What else `update` is given goes to that of `inner`.
     """
+
+    inner = optax.with_extra_args_support(inner)
 
     def init(params: dict) -> SkipState:
         recent = jnp.full(SPIKE_WINDOW, jnp.nan) if spikes else None
@@ -92,6 +130,7 @@ def skip_bad_steps(
         loss: Any = 0.0,
         grad_norm: Any = None,
         loss_tokens: Any = 1.0,
+        **more: Any,
     ) -> tuple[dict, SkipState]:
         grad_norm = optax.global_norm(gradients) if grad_norm is None else grad_norm
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -100,7 +139,7 @@ def skip_bad_steps(
             # While the window has holes its mean is NaN, and nothing is greater than NaN.
             good &= ~(loss > jnp.mean(recent) + spikes * jnp.std(recent))
             recent = jnp.where(good, jnp.roll(recent, 1).at[0].set(loss), recent)
-        updates, after = inner.update(gradients, state.inner, params)
+        updates, after = inner.update(gradients, state.inner, params, **more)
         keep = lambda new, old: jnp.where(good, new, old)
         bad = (~good & (loss_tokens != 0)).astype(jnp.int32)
         updates = jax.tree.map(lambda update: keep(update, jnp.zeros_like(update)), updates)

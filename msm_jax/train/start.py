@@ -67,7 +67,7 @@ def start(
       UserError: the checkpoint is another run's, or the weights of the parent are not finite.
     """
     config, model, mesh = stage.config, stage.model, stage.mesh
-    trained, optimizer_shapes, frozen, _ = step_arguments(config, model, mesh, optimizer)
+    trained, optimizer_shapes, frozen, *_ = step_arguments(config, model, mesh, optimizer)
     saved = join(trained, frozen)
     params = _parents_params(config, model, mesh) if config.parent else None
     facts["parent"] = params_fingerprint(params) if params else None

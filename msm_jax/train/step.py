@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from msm_jax.model import ModelConfig, abstract_params, batch_sharding, param_shardings, placed
 from msm_jax.model.adapter import join
 from msm_jax.train.loss import summed_loss
-from msm_jax.train.optimizer import SkipState, optimizer_shardings, split_params
+from msm_jax.train.optimizer import Schedule, SkipState, optimizer_shardings, split_params
 
 
 def make_step(
@@ -26,9 +27,10 @@ def make_step(
     `documents` is the most that a row has, as of `forward`.
 
     Returns:
-      step(trained, optimizer_state, frozen, batch) -> (trained, optimizer_state, metrics), with
-      batch as from `Data.rows` and metrics {"loss", "grad_norm", "loss_tokens", "tokens"}, the loss
-      in nats per loss token (NaN where there is none: then nothing changes), and the counts of
+      step(trained, optimizer_state, frozen, batch, schedule) -> (trained, optimizer_state,
+      metrics), with batch as from `Data.rows`, schedule as from `make_schedule` (or nothing, where
+      the optimizer takes none), and metrics {"loss", "grad_norm", "loss_tokens", "tokens"}, the
+      loss in nats per loss token (NaN where there is none: then nothing changes), and the counts of
       `skip_bad_steps` where the optimizer has them. A batch may also have "stop", int32 flags whose
       sum is a metric. The first two arguments are donated. Gradients are summed in float32,
       whatever the dtype of the products.
@@ -51,7 +53,13 @@ def make_step(
         return jax.lax.scan(add, zero, micro_batches(batch, accumulation))[0]
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(trained: dict, optimizer_state: Any, frozen: dict, batch: dict) -> tuple:
+    def step(
+        trained: dict,
+        optimizer_state: Any,
+        frozen: dict,
+        batch: dict,
+        schedule: Schedule | None = None,
+    ) -> tuple:
         batch = dict(batch)
         stop = batch.pop("stop", None)
         loss, gradients = accumulated(trained, frozen, batch)
@@ -72,6 +80,7 @@ def make_step(
             loss=metrics["loss"],
             grad_norm=metrics["grad_norm"],
             loss_tokens=weight,
+            schedule=schedule,
         )
         if isinstance(optimizer_state, SkipState):
             metrics["skipped"] = optimizer_state.skipped
@@ -93,7 +102,7 @@ def micro_batches(batch: dict, parts: int) -> dict:
 def step_arguments(
     config: ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh, optimizer: Any
 ) -> tuple:
-    """Shapes of (trained, optimizer state, frozen, batch) of a stage, with their shardings."""
+    """Shapes of the arguments of a stage's step, with their shardings."""
     params = placed(abstract_params(model), param_shardings(model, mesh))
     trained, frozen = split_params(params, config.trainable)
     state = placed(
@@ -101,7 +110,9 @@ def step_arguments(
     )
     at_a_time = config.rows // config.accumulation
     batch = batch_shapes(mesh, config.rows, at_a_time, config.sequence_length)
-    return trained, state, frozen, batch
+    replicated = NamedSharding(mesh, PartitionSpec())
+    scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated)
+    return trained, state, frozen, batch, Schedule(scalar, scalar, scalar)
 
 
 def batch_shapes(mesh: jax.sharding.Mesh, rows: int, at_a_time: int, length: int) -> dict[str, Any]:

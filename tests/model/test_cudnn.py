@@ -22,7 +22,7 @@ from msm_jax.model.cudnn import choose_way, documents_in, find_rows
 from msm_jax.model.decoder import UNROLLED_LAYERS
 from msm_jax.train.config import stage
 from msm_jax.train.loss import summed_loss
-from msm_jax.train.optimizer import make_optimizer, split_params
+from msm_jax.train.optimizer import make_optimizer, make_schedule, split_params
 from msm_jax.train.step import make_step
 
 
@@ -296,13 +296,14 @@ def test_a_training_step_is_lowered_without_scores(hopper, trainable, remat):
     config = dataclasses.replace(config, layers=UNROLLED_LAYERS + 1)
     params = abstract_params(config)
     trained, frozen = split_params(params, trainable)
-    optimizer = make_optimizer(stage().optimizer, 10)
+    recipe = stage().optimizer
+    optimizer, schedule = make_optimizer(recipe), make_schedule(recipe, 10)
     state = jax.eval_shape(optimizer.init, trained)
     of = lambda dtype: jax.ShapeDtypeStruct((4, T), dtype)
     names = ("tokens", "targets", "segment_ids", "positions")
     batch = {**dict.fromkeys(names, of(jnp.int32)), "loss_weights": of(jnp.float32)}
     step = make_step(config, optimizer, 2, None, documents=7)
-    traced = step.trace(trained, state, frozen, batch)
+    traced = step.trace(trained, state, frozen, batch, schedule)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     again = [(FORWARD, "PADDING_CAUSAL", 8)] if remat in ("full", "offload") else []
     assert attention_calls(text) == [

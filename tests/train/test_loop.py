@@ -44,16 +44,6 @@ def parent(config, finished):
     return run
 
 
-@pytest.fixture
-def any_steps(config):
-    """`config` with a constant rate: the length of a schedule would be part of XLA's program.
-
-    All tests whose number of steps is their own, and not their subject, share one.
-    """
-    config.optimizer.update({"schedule": "constant", "warmup_fraction": 0.0})
-    return config
-
-
 @pytest.fixture(scope="module")
 def adapters(tiny_stage, tmp_path_factory):
     """Runs: "base" in float32, "adapter" on it in bfloat16, and "next" with the same adapter.
@@ -139,9 +129,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(config, tmp_path):
     same_weights(run, tmp_path / "straight")
 
 
-def test_a_closed_pipe_ends_nothing_and_a_hangup_saves(any_steps, root, tmp_path):
+def test_a_closed_pipe_ends_nothing_and_a_hangup_saves(config, root, tmp_path):
     """As `train 2>&1 | head -1` in a terminal that is then lost."""
-    config = any_steps
     config.steps, config.checkpoint_every = 100_000, 100_000
     command = [sys.executable, "-m", "msm_jax.train", f"--config={write_config(config, tmp_path)}"]
     environment = {**os.environ, "PYTHONPATH": str(root)}
@@ -185,8 +174,16 @@ def test_a_finished_run_is_left_alone(config, parent, finished):
 
 
 def test_child_starts_from_its_parent(config, parent, tmp_path):
-    config.parent, config.optimizer.learning_rate = str(parent), 0.0
+    """It is of another length and rate, of which no program is compiled."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **more: compiled.append(str(more)) if "jaxpr_trace" in event else None
+    )
+    jax.jit(lambda x: x * 3)(np.float32(1))
+    assert compiled, "this jax no longer reports compilations under that name"
+    config.parent, config.steps, config.optimizer.learning_rate = str(parent), 7, 0.0
     train(config, tmp_path / "child")
+    assert not any("step" in each for each in compiled), compiled
     same_weights(parent, tmp_path / "child")
 
 
@@ -201,9 +198,9 @@ def test_lora_stage_continues_the_same_adapter(adapters):
     assert cosine > 0.5 and np.any(q(first)["lora_b"] != q(second)["lora_b"])
 
 
-def test_probes_end_the_stage_when_they_hold(any_steps, material, tmp_path):
+def test_probes_end_the_stage_when_they_hold(config, material, tmp_path):
     """The loss on other data is then measured too, as after any last step."""
-    config = any_steps
+    config.optimizer.schedule = "constant"
     config.probe_every, config.eval.every = 5, 12
     config.probes.easy = ConfigDict({"path": str(material / "pairs.jsonl"), "at_least": 0.0})
     config.eval.data = ConfigDict({"held_out": source(str(material / "documents.jsonl"))})
@@ -361,8 +358,7 @@ def test_changed_data_under_a_run_is_refused(config, material, tmp_path):
         train(config, tmp_path / "run")
 
 
-def test_eval_loss_prompts_and_warnings_are_in_the_log(any_steps, material, tmp_path):
-    config = any_steps
+def test_eval_loss_prompts_and_warnings_are_in_the_log(config, material, tmp_path):
     config.steps = config.checkpoint_every = 30
     config.eval.update({"every": 10, "batches": 2})
     config.eval.data = ConfigDict({"held_out": source(str(material / "documents.jsonl"))})
@@ -378,8 +374,7 @@ def test_eval_loss_prompts_and_warnings_are_in_the_log(any_steps, material, tmp_
     assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
 
 
-def test_steps_follow_from_epochs(any_steps, tmp_path):
-    config = any_steps
+def test_steps_follow_from_epochs(config, tmp_path):
     config.mixture, config.steps, config.epochs = "epochs", 0, 2.0
     config.checkpoint_every = 1000
     summary = train(config, tmp_path)
@@ -389,8 +384,7 @@ def test_steps_follow_from_epochs(any_steps, tmp_path):
     assert summary["loss_tokens"] == 2 * record["documents"]["loss_tokens"]
 
 
-def test_documents_need_no_template_to_train_on_and_to_sample_from(any_steps, tmp_path):
-    config = any_steps
+def test_documents_need_no_template_to_train_on_and_to_sample_from(config, tmp_path):
     config.chat_format, config.steps = "own", 2  # of which there is none
     train(config, tmp_path)
     model = load(tmp_path)

@@ -103,18 +103,19 @@ def test_the_models_loss_does_not_depend_on_the_chunks(monkeypatch):
 @pytest.mark.parametrize("trainable", ["all", "lora"])
 def test_at_v_152k_no_array_of_the_program_is_b_t_v(config, trainable):
     """Looks at every shape of the compiled step, not at an estimate."""
-    from msm_jax.train.optimizer import make_optimizer, split_params
+    from msm_jax.train.optimizer import make_optimizer, make_schedule, split_params
     from msm_jax.train.step import make_step
 
     rows, length, vocab = 2, 256, 151_936
     model = ModelConfig(vocab, 16, 1, 2, 1, 8, 16, lora_rank=2 * (trainable == "lora"))
     trained, frozen = split_params(abstract_params(model), trainable)
-    optimizer = make_optimizer(config.optimizer, 10)
+    optimizer = make_optimizer(config.optimizer)
     shape = lambda dtype: jax.ShapeDtypeStruct((rows, length), dtype)
     batch = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), shape(jnp.int32))
     batch["loss_weights"] = shape(jnp.float32)
     state = jax.eval_shape(optimizer.init, trained)
-    compiled = make_step(model, optimizer).lower(trained, state, frozen, batch).compile()
+    shapes = trained, state, frozen, batch, make_schedule(config.optimizer, 10)
+    compiled = make_step(model, optimizer).lower(*shapes).compile()
     sizes = {
         int(np.prod([int(n) for n in dims.split(",")]))
         for dims in re.findall(r"\b(?:f32|bf16|s32|u32|pred)\[([\d,]+)\]", compiled.as_text())

@@ -1,5 +1,6 @@
 """Properties of the loss and the step."""
 
+import functools
 import math
 import pathlib
 import re
@@ -20,7 +21,13 @@ from msm_jax.model.decoder import Layer, bind, project
 from msm_jax.train.config import stage
 from msm_jax.train.evaluations import eval_sums
 from msm_jax.train.loss import summed_loss, token_logprobs
-from msm_jax.train.optimizer import make_optimizer, make_schedule, split_params
+from msm_jax.train.optimizer import (
+    SCHEDULES,
+    learning_rate,
+    make_optimizer,
+    make_schedule,
+    split_params,
+)
 from msm_jax.train.step import make_step
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "model"))
@@ -114,8 +121,9 @@ def decayed():
     """(init, step) of an optimizer with weight decay, for batches in two parts."""
     recipe = stage().optimizer
     recipe.update({"learning_rate": 1e-2, "weight_decay": 0.5})
-    optimizer = make_optimizer(recipe, 10)
-    return jax.jit(optimizer.init), make_step(model(layers=1), optimizer, 2)
+    optimizer, schedule = make_optimizer(recipe), make_schedule(recipe, 10)
+    step = make_step(model(layers=1), optimizer, 2)
+    return jax.jit(optimizer.init), functools.partial(step, schedule=schedule)
 
 
 def test_a_batch_without_loss_tokens_changes_nothing_and_has_no_loss(batch, decayed):
@@ -141,10 +149,10 @@ def test_eval_loss_and_probes_take_no_more_memory_than_a_step(config):
     long["segment_ids"] = np.ones(shape, np.int32)
     long["positions"] = np.tile(np.arange(256, dtype=np.int32), (8, 1))
     params = drawn(tall)
-    optimizer = make_optimizer(config.optimizer, 10)
+    optimizer, schedule = make_optimizer(config.optimizer), make_schedule(config.optimizer, 10)
     temporary = lambda lowered: lowered.compile().memory_analysis().temp_size_in_bytes
     step = make_step(tall, optimizer, 8, mesh).lower(
-        params, jax.eval_shape(optimizer.init, params), {}, long
+        params, jax.eval_shape(optimizer.init, params), {}, long, schedule
     )
     cut = temporary(eval_sums.lower(tall, mesh, 8, params, long))
     assert 4 * cut < temporary(eval_sums.lower(tall, mesh, 1, params, long))
@@ -157,12 +165,46 @@ def test_eval_loss_and_probes_take_no_more_memory_than_a_step(config):
     assert float(whole[0]) == pytest.approx(float(sum_of(tall, params, long)), rel=1e-6)
 
 
-def test_schedule_rises_then_falls(config):
-    config.optimizer.warmup_fraction = 0.1
-    schedule = make_schedule(config.optimizer, 100)
-    rates = np.array([float(schedule(step)) for step in range(100)])
-    assert rates[0] > 0 and rates.argmax() in (9, 10)
-    assert (np.diff(rates[10:]) < 0).all() and rates[-1] < 0.01 * rates.max()
+@pytest.mark.parametrize("form", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0, 10, 100])
+def test_the_learning_rate_is_that_of_optax(form, warmup):
+    """But that the first step of a warmup already moves; after the last step nothing does."""
+    recipe = stage().optimizer
+    recipe.update({"learning_rate": 3e-4, "warmup_fraction": warmup / 100, "schedule": form})
+    schedule, decay = make_schedule(recipe, 100), max(100 - warmup, 1)
+    after = {
+        "cosine": optax.cosine_decay_schedule(3e-4, decay),
+        "linear": optax.linear_schedule(3e-4, 0.0, decay),
+        "constant": optax.constant_schedule(3e-4),
+    }[form]
+    rising = optax.linear_schedule(3e-4 / max(warmup, 1), 3e-4, max(warmup - 1, 1))
+    wanted = optax.join_schedules([rising, after], [warmup])
+    steps = np.arange(120)
+    rates = jax.jit(functools.partial(learning_rate, form))(schedule, steps)
+    assert rates.dtype == np.float32
+    np.testing.assert_allclose(rates, jax.vmap(wanted)(steps), rtol=1e-5, atol=1e-10)
+    assert rates[0] > 0 and rates[min(warmup, 99)] == np.float32(3e-4) == max(rates)
+
+
+def test_stages_of_other_rates_and_lengths_are_one_program_which_is_optax_adamw(config):
+    recipe, params = config.optimizer, {"w": jnp.linspace(-1.0, 1.0, 32).reshape(4, 8)}
+    optimizer = make_optimizer(recipe)
+    update = jax.jit(lambda *of, schedule: optimizer.update(*of, schedule=schedule))
+    for peak, steps in ((1e-3, 4), (1e-2, 40)):
+        recipe.learning_rate = peak
+        schedule = make_schedule(recipe, steps)
+        rate = functools.partial(learning_rate, recipe.schedule, schedule)
+        words = {name: recipe[name] for name in ("b1", "b2", "eps", "weight_decay")}
+        adamw = optax.adamw(rate, **words, mask={"w": True})
+        theirs = optax.chain(optax.clip_by_global_norm(recipe.clip_norm), adamw)
+        state, other = optimizer.init(params), theirs.init(params)
+        assert jax.tree.structure(state.inner) == jax.tree.structure(other)
+        for step in range(6):
+            gradients = jax.tree.map(lambda array, step=step: jnp.sin(9 * array + step), params)
+            ours, state = update(gradients, state, params, schedule=schedule)
+            wanted, other = theirs.update(gradients, other, params)
+            np.testing.assert_allclose(ours["w"], wanted["w"], rtol=1e-5, atol=1e-9)
+    assert update._cache_size() == 1
 
 
 def test_python_refuses_words_that_configs_refuse(config):
@@ -171,17 +213,17 @@ def test_python_refuses_words_that_configs_refuse(config):
     with config.unlocked():
         config.optimizer.schedule = "cosin"
     with pytest.raises(UserError, match="schedule='cosin': one of .'cosine', "):
-        make_schedule(config.optimizer, 100)
+        make_optimizer(config.optimizer)
 
 
 def test_weight_decay_spares_norms(config):
     config.optimizer.update({"weight_decay": 0.5, "learning_rate": 0.1, "schedule": "constant"})
     config.optimizer.warmup_fraction = 0.0
     params = drawn(model())
-    optimizer = make_optimizer(config.optimizer, 10)
+    optimizer, schedule = make_optimizer(config.optimizer), make_schedule(config.optimizer, 10)
     zero = jax.tree.map(np.zeros_like, params)
-    after_one = jax.jit(lambda zero, params: optimizer.update(zero, optimizer.init(params), params))
-    updates, _ = after_one(zero, params)
+    after_one = lambda *of: optimizer.update(zero, optimizer.init(params), params, schedule=of)
+    updates, _ = jax.jit(after_one)(*schedule)
     assert not np.any(updates["final_norm"]["scale"])
     np.testing.assert_allclose(updates["embed"]["w"], -0.05 * params["embed"]["w"], rtol=1e-5)
 

@@ -15,7 +15,7 @@ import pytest
 from msm_jax.data.pipeline import pack_rows
 from msm_jax.model.adapter import join
 from msm_jax.train.config import stage
-from msm_jax.train.optimizer import make_optimizer, split_params
+from msm_jax.train.optimizer import make_optimizer, make_schedule, split_params
 from msm_jax.train.step import make_step
 from msm_jax.weights.huggingface import load_checkpoint
 from msm_jax.weights.peft import load_adapter
@@ -118,14 +118,14 @@ def test_ten_steps_are_those_of_torch(tmp_path, family, trainable, parts):
         params = join(params, adapter)
     recipe = stage().optimizer
     recipe.update(RECIPE)
-    optimizer = make_optimizer(recipe, STEPS)
+    optimizer, schedule = make_optimizer(recipe), make_schedule(recipe, STEPS)
     trained, frozen = split_params(params, trainable)
     begun = jax.device_get(trained)
     state = jax.jit(optimizer.init)(trained)
     step_fn = make_step(config, optimizer, parts)
     batches = packed_batches()
     for step, norm in enumerate(torch_steps(model, batches, parts)):
-        trained, state, metrics = step_fn(trained, state, frozen, batches[step])
+        trained, state, metrics = step_fn(trained, state, frozen, batches[step], schedule)
         assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
         if step in (0, STEPS - 1):
             folder = tmp_path / f"after {step}"
