@@ -106,6 +106,8 @@ $(BIN)/pip:
 	@$(PYTHON) -c '$(TOO_OLD)'
 	@echo "creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv $(VENV)
+	@# Python 3.11 has one that takes twice as long to install the rest.
+	@$(PIP) install --no-compile --constraint constraints.txt --upgrade pip
 
 $(VENV)/.installed: setup.py constraints.txt | $(BIN)/pip
 	@echo "installing msm_jax and its dependencies into $(VENV)"
