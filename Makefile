@@ -11,7 +11,8 @@ ARGS ?=
 MODE ?= miniature
 WORKERS ?= 3
 
-PIP := $(RUN) -m pip --disable-pip-version-check --quiet
+# Without setuptools' warnings of what --editable means.
+PIP := PYTHONWARNINGS=ignore $(RUN) -m pip --disable-pip-version-check --quiet
 TOO_OLD = import sys; sys.exit(sys.version_info < (3, 11) and \
 	"error: Python >= 3.11 is needed, $(PYTHON) is " + sys.version.split()[0] + \
 	"; run: make PYTHON=/path/to/python3.11")
