@@ -13,13 +13,13 @@ from msm_jax.model.adapter import only_adapter, without_adapter
 
 DECAYED = ("w", "lora_a", "lora_b")  # not norms, not biases
 TRAINABLE = ("all", "lora")
-SCHEDULES = {  # the share of the peak, of the share of the decay that is over
+# The share of the peak, of the share of the decay that is over. optax's schedules want a number of
+# steps that is known when the program is compiled.
+SCHEDULES = {
     "cosine": lambda over: 0.5 * (1 + jnp.cos(jnp.pi * over)),
     "linear": lambda over: 1 - over,
     "constant": jnp.ones_like,
 }
-
-
 RATES = ("learning_rate", "warmup_fraction")  # keys of the optimizer's that a Schedule has
 
 
