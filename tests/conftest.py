@@ -71,7 +71,8 @@ FIRST = (
     "train/test_compile.py", "evals/agents/test_inspection.py", "evals/agents/test_evaluation.py",
     "corpus/test_local_server.py", "test_broken_inputs.py", "evals/agents/test_command.py",
     "corpus/test_api_writers.py", "sample/test_model.py", "launch/test_ssh.py",
-    "train/test_torch_parity.py", "weights/test_gguf_files.py",
+    "train/test_torch_parity.py", "weights/test_gguf_files.py", "weights/test_peft.py",
+    "weights/test_round_trip.py",
 )  # fmt: skip
 
 

@@ -50,11 +50,17 @@ def to_eight_bits(w_L: Array, kind: str, channel_axes: int) -> dict[str, Array]:
     if isinstance(w_L.sharding, NamedSharding):
         spec = PartitionSpec(*w_L.sharding.spec[:channel_axes])
         places = w_L.sharding, NamedSharding(w_L.sharding.mesh, spec)
-    one = functools.partial(quantized, kind=kind, channel_axes=channel_axes - 1)
-    q_L, scale_L = jax.jit(functools.partial(jax.lax.map, one), out_shardings=places)(w_L)
+    q_L, scale_L = _quantizer(kind, channel_axes, places)(w_L)
     jax.block_until_ready((q_L, scale_L))
     w_L.delete()
     return {"w": q_L, "w_scale": scale_L}
+
+
+@functools.cache
+def _quantizer(kind: str, channel_axes: int, places: Any) -> Any:
+    """`quantized` for stacked layers, one function for all weights that are placed alike."""
+    one = functools.partial(quantized, kind=kind, channel_axes=channel_axes - 1)
+    return jax.jit(functools.partial(jax.lax.map, one), out_shardings=places)
 
 
 @functools.partial(jax.jit, static_argnums=2)
